@@ -1,0 +1,1 @@
+"""Adaptive Focal Loss: losses, training, evaluation, tracking and reporting."""

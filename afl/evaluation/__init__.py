@@ -1,0 +1,9 @@
+"""Official detection metrics behind ``reset / process / evaluate``."""
+
+from afl.evaluation.coco import CocoEvaluator
+from afl.evaluation.evaluator import METRICS, Evaluator
+from afl.evaluation.groups import group_means
+from afl.evaluation.lvis import LvisEvaluator
+from afl.evaluation.voc import VocEvaluator
+
+__all__ = ["METRICS", "CocoEvaluator", "Evaluator", "LvisEvaluator", "VocEvaluator", "group_means"]

@@ -1,0 +1,123 @@
+"""The annotations that detections are measured against, checked once and held as flat arrays."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """I images, C classes and A annotations of a COCO-format dictionary.
+
+    Classes are numbered in the order of ``categories``, images by rising id (the order in which the official
+    evaluators break ties of equal scores).
+
+    Attributes:
+        image_ids: (I,) original ids, rising.
+        category_ids: (C,) original ids; the position in this list is the label a detector uses.
+        names: (C,) class names, unique.
+        frequency: (C,) "r", "c" or "f" where every category says so (LVIS), else None.
+        image: (A,) int64 position of each annotation's image in ``image_ids``.
+        label: (A,) int64 class numbers.
+        boxes: (A, 4) float64 (x, y, width, height) in pixels of the original image.
+        area: (A,) float64 ``area`` of the annotation, of the box where the file has none.
+        ignored: (A,) bool: crowd, difficult or ignored, neither to be found nor a false positive when found.
+    """
+
+    image_ids: list[int]
+    category_ids: list[int]
+    names: list[str]
+    frequency: list[str] | None
+    image: np.ndarray
+    label: np.ndarray
+    boxes: np.ndarray
+    area: np.ndarray
+    ignored: np.ndarray
+
+    @classmethod
+    def from_coco(cls, data: Mapping) -> GroundTruth:
+        """Read ``images``, ``categories`` and ``annotations``.
+
+        Raises:
+            ValueError: a list is missing, an id or class name is there twice, or an annotation names an
+                unknown image or category or has no box of four numbers.
+        """
+        for key in ("images", "categories", "annotations"):
+            if key not in data:
+                raise ValueError(f"the ground truth has no {key!r}; a COCO-format dictionary is needed")
+        image_ids = sorted(image["id"] for image in data["images"])
+        category_ids = [category["id"] for category in data["categories"]]
+        names = [category["name"] for category in data["categories"]]
+        _refuse_repeats(image_ids, "image id")
+        _refuse_repeats(category_ids, "category id")
+        _refuse_repeats(names, "class name")
+        frequency = [category.get("frequency") for category in data["categories"]]
+        image_of = {number: position for position, number in enumerate(image_ids)}
+        label_of = {number: position for position, number in enumerate(category_ids)}
+
+        annotations = data["annotations"]
+        image = np.empty(len(annotations), np.int64)
+        label = np.empty(len(annotations), np.int64)
+        boxes = np.empty((len(annotations), 4), np.float64)
+        area = np.empty(len(annotations), np.float64)
+        ignored = np.empty(len(annotations), bool)
+        for row, annotation in enumerate(annotations):
+            where = f"annotation {annotation.get('id', row)} of the ground truth"
+            if annotation["image_id"] not in image_of:
+                raise ValueError(
+                    f"{where} has image_id {annotation['image_id']}, which is not among the images"
+                )
+            if annotation["category_id"] not in label_of:
+                raise ValueError(
+                    f"{where} has category_id {annotation['category_id']}, which is not among the categories"
+                )
+            box = annotation.get("bbox")
+            if box is None or len(box) != 4:
+                raise ValueError(f"{where} needs a bbox of four numbers, it has {box}")
+            image[row] = image_of[annotation["image_id"]]
+            label[row] = label_of[annotation["category_id"]]
+            boxes[row] = box
+            area[row] = annotation.get("area", box[2] * box[3])
+            ignored[row] = any(annotation.get(flag) for flag in ("iscrowd", "ignore", "difficult"))
+        return cls(
+            image_ids=image_ids,
+            category_ids=category_ids,
+            names=names,
+            frequency=None if not frequency or None in frequency else frequency,
+            image=image,
+            label=label,
+            boxes=boxes,
+            area=area,
+            ignored=ignored,
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.category_ids)
+
+    def frequency_groups(self, groups: Sequence[str] | None) -> list[str] | None:
+        """(C,) group of each class: ``groups`` where given, else the file's own.
+
+        Raises:
+            ValueError: ``groups`` has another length than there are classes, or another label than r, c, f.
+        """
+        chosen = list(groups) if groups is not None else self.frequency
+        if chosen is None:
+            return None
+        if len(chosen) != self.num_classes:
+            raise ValueError(f"{len(chosen)} frequency groups were given for {self.num_classes} classes")
+        for name, group in zip(self.names, chosen, strict=True):
+            if group not in ("r", "c", "f"):
+                raise ValueError(f"class {name!r} has frequency group {group!r}; it must be 'r', 'c' or 'f'")
+        return chosen
+
+
+def _refuse_repeats(values: Iterable[Hashable], what: str) -> None:
+    repeated = [value for value, count in Counter(values).items() if count > 1]
+    if repeated:
+        raise ValueError(f"the ground truth has the {what} {repeated[0]!r} more than once")

@@ -1,0 +1,86 @@
+"""LVIS's detection metrics: federated annotation, 300 detections per image, AP by class frequency."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from afl.evaluation.evaluator import DetectionArrays, Evaluator, summarize
+
+
+class LvisEvaluator(Evaluator):
+    """AP, AP_r, AP_c and AP_f as the official package counts them (Gupta et al. 2019; lvis.LVISEval).
+
+    A class counts in an image only if its presence was checked there: where it is annotated, or listed in
+    ``neg_category_ids``. In images listing it in ``not_exhaustive_category_ids``, unmatched detections are
+    ignored. Only the best 300 detections of an image count; that cut comes first, before unchecked classes
+    are dropped.
+
+    The numbers are those of ``lvis.LVISEval``; only pairs of image and class that have something in them are
+    visited.
+    """
+
+    def __init__(
+        self, ground_truth: Mapping, max_detections: int = 300, groups: Sequence[str] | None = None
+    ) -> None:
+        """
+        Args:
+            ground_truth: LVIS-format dictionary: COCO's lists, with ``neg_category_ids`` and
+                ``not_exhaustive_category_ids`` for every image and ``frequency`` for every category.
+            max_detections: largest number of detections of an image.
+            groups: (C,) "r", "c" or "f" of each class, instead of ``frequency``.
+
+        Raises:
+            ValueError: one of these fields is missing.
+        """
+        super().__init__(ground_truth, groups)
+        if max_detections < 1:
+            raise ValueError(f"max_detections must be at least 1, it is {max_detections}")
+        if self.groups is None:
+            raise ValueError("LVIS evaluation needs a frequency ('r', 'c' or 'f') for every category")
+        self.max_detections = max_detections
+        self.negative = self._pairs(ground_truth["images"], "neg_category_ids")
+        self.not_exhaustive = self._pairs(ground_truth["images"], "not_exhaustive_category_ids")
+
+    def _pairs(self, images: Iterable[Mapping], field: str) -> np.ndarray:
+        """(n, 2) int64 image positions and classes that ``field`` lists; classes the file lacks are
+        skipped."""
+        label_of = {number: label for label, number in enumerate(self.truth.category_ids)}
+        pairs = []
+        for image in images:
+            if field not in image:
+                raise ValueError(f"image {image['id']} of the ground truth has no {field}: not an LVIS file")
+            position = self._position[image["id"]]
+            pairs += [(position, label_of[number]) for number in image[field] if number in label_of]
+        return np.array(pairs, np.int64).reshape(-1, 2)
+
+    def _measure(self, found: DetectionArrays) -> dict:
+        evaluation = _sparse_evaluation()(
+            truth=self.truth,
+            found=found.best_per_image(self.max_detections),
+            negative=self.negative,
+            not_exhaustive=self.not_exhaustive,
+        )
+        evaluation.evaluate()
+        evaluation.accumulate()
+        return summarize(
+            evaluation.eval["precision"],
+            evaluation.eval["recall"],
+            evaluation.params.iou_thrs,
+            self.truth.names,
+            self.groups,
+        )
+
+
+def _sparse_evaluation() -> type:
+    """Import ``lvis`` only when it is needed: it brings OpenCV and matplotlib and configures the root logger,
+    which is put back as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    from afl.evaluation.sparse_lvis import SparseLVISEval
+
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    return SparseLVISEval

@@ -1,0 +1,114 @@
+"""The Adaptive Gradient Function: a gate that bounds every gradient while the model is immature.
+
+The formula of the paper is not public; this is a *reconstruction* from its description.
+
+    u     = W G_gamma(g)                                    size of an element's weighted gradient, alpha_t apart
+    A     = 1 / (1 + kappa u / tau)                         the gate, detached: A u < tau / kappa, and A u rises with u
+    kappa = kappa_0 clip((ghat - h) / (ghat_0 - h), 0, 1)   ghat: running mean of g over positives, h = 1/2
+
+A fresh head gives every positive g = 1 - prior, so ghat starts at ghat_0 = 1 - prior and kappa at kappa_0;
+once the positives are on average more right than wrong, kappa is 0, the gate 1, and what is left is
+class-balanced focal loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from afl.losses.maturity import Maturity
+from afl.losses.target import ClassificationTarget
+from afl.losses.weighting import ElementWeights, MapInfo, Weighting, positive_hardness
+
+
+class AdaptiveGradient(Weighting):
+    """The gate, opened by the model's own progress on the positives.
+
+    Args:
+        info: the map; its ``prior`` is where the running mean starts.
+        kappa: kappa_0, strength of the gate for a fresh head; 0 switches it off.
+        tau: with kappa_0 = 1, the size of gradient that the closed gate never lets through.
+        momentum: of the running mean of g, per optimiser step.
+        threshold: h, the mean g at which the gate is fully open.
+        per_class: a running mean, and so a kappa, for every class; a class moves only in steps that have one
+            of its positives.
+    """
+
+    def __init__(
+        self,
+        info: MapInfo,
+        *,
+        kappa: float = 1.0,
+        tau: float = 1.0,
+        momentum: float = 0.99,
+        threshold: float = 0.5,
+        per_class: bool = False,
+    ) -> None:
+        super().__init__()
+        check_gate(kappa, tau)
+        self.kappa_0, self.tau = float(kappa), float(tau)
+        self.maturity = Maturity(
+            prior=info.prior,
+            threshold=threshold,
+            momentum=momentum,
+            groups=info.num_classes if per_class else 1,
+        )
+
+    @property
+    def kappa(self) -> Tensor:
+        """Scalar, or (C,) where every class has its own."""
+        return self.kappa_0 * self.maturity.immaturity
+
+    def forward(
+        self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights
+    ) -> ElementWeights:
+        if self.training:
+            self.maturity.observe(
+                positive_hardness(logits, target), target.is_positive, target.positive_class
+            )
+        return replace(weights, gate=self.kappa / self.tau)
+
+    def update(self) -> None:
+        self.maturity.update()
+
+    def statistics(self) -> dict[str, float | Tensor]:
+        return {"ghat": self.maturity.ghat.squeeze(), "kappa": self.kappa}
+
+
+class ScheduledGradient(Weighting):
+    """The same gate, opened by a schedule: kappa = kappa_0 max(0, 1 - t / fade_steps)^2 after t optimiser
+    steps."""
+
+    def __init__(self, info: MapInfo, *, fade_steps: int, kappa: float = 1.0, tau: float = 1.0) -> None:
+        super().__init__()
+        check_gate(kappa, tau)
+        if fade_steps <= 0:
+            raise ValueError(f"fade_steps is {fade_steps}, but the gate needs at least one step to open.")
+        self.kappa_0, self.tau, self.fade_steps = float(kappa), float(tau), fade_steps
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def kappa(self) -> Tensor:
+        """Scalar."""
+        return self.kappa_0 * (1.0 - self.steps / self.fade_steps).clamp(min=0.0) ** 2
+
+    def forward(
+        self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights
+    ) -> ElementWeights:
+        return replace(weights, gate=self.kappa / self.tau)
+
+    def update(self) -> None:
+        self.steps += 1
+
+    def statistics(self) -> dict[str, float | Tensor]:
+        return {"kappa": self.kappa}
+
+
+def check_gate(kappa: float, tau: float) -> None:
+    """Raises ValueError where the gate would not lie in (0, 1]."""
+    if kappa < 0 or tau <= 0:
+        raise ValueError(
+            f"kappa is {kappa} and tau {tau}, but kappa must not be negative and tau must be positive."
+        )

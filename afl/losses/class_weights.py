@@ -1,0 +1,133 @@
+"""Class-balanced weights by the effective number of samples (Cui et al., CVPR 2019), on positives only.
+
+    E_n = (1 - beta^n) / (1 - beta)        effective number of n instances, eq. 2
+    w_c = 1 / E_{n_c}, normalised
+
+Cui et al. weight the samples of a classifier. A background location of a detector has no class, so a choice
+has to be made, and here it is: the weight multiplies the positive elements of a class, negatives keep weight
+1.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from afl.losses.target import ClassificationTarget
+from afl.losses.weighting import ElementWeights, MapInfo, Weighting
+
+Normalization = Literal["head", "instances", "classes"]
+
+
+def class_balanced_weights(
+    instances_per_class: Tensor,
+    beta: float = 0.999,
+    normalize: Normalization = "head",
+    cap: float | None = None,
+) -> Tensor:
+    """Weights of classes by their effective number of instances (Cui et al. 2019, eq. 2 and section 3).
+
+    Args:
+        instances_per_class: (C,) training instances; a class without any weighs as if it had one.
+        beta: in [0, 1); 0 weighs all classes alike, towards 1 the weights tend to inverse frequency.
+        normalize: ``head``: the most frequent class weighs 1; ``instances``: the mean over instances is 1;
+            ``classes``: the mean over classes is 1, so the weights sum to C as in Cui et al.
+        cap: largest weight, at least 1; a mean of 1 is kept under the cap. None: no cap.
+
+    Returns:
+        (C,) float32 weights on the device of the counts.
+
+    Raises:
+        ValueError: where an argument is out of its range.
+    """
+    counts = torch.as_tensor(instances_per_class).to(torch.float64)
+    if counts.ndim != 1 or not counts.numel() or not bool(torch.isfinite(counts).all() & (counts >= 0).all()):
+        raise ValueError(
+            "instances_per_class must be a vector with one finite, non-negative count per class."
+        )
+    if not 0 <= beta < 1:
+        raise ValueError(f"beta is {beta}, but must lie in [0, 1).")
+    if cap is not None and cap < 1:
+        raise ValueError(f"cap is {cap}, but a largest weight below 1 leaves no weight for any class.")
+    n = counts.clamp(min=1)
+    # 1 - beta^n without the cancellation that eats digits for beta near 1.
+    weight = (1 - beta) / -torch.expm1(n * torch.log(torch.tensor(beta, dtype=torch.float64)))
+    limit = torch.inf if cap is None else cap
+    if normalize == "head":
+        weight = (weight / weight[counts.argmax()]).clamp(max=limit)
+    elif normalize == "instances":
+        weight = _with_mean_one(weight, counts if counts.sum() > 0 else n, limit)
+    elif normalize == "classes":
+        weight = _with_mean_one(weight, torch.ones_like(counts), limit)
+    else:
+        raise ValueError(f"normalize is {normalize!r}, but must be 'head', 'instances' or 'classes'.")
+    return weight.to(torch.float32)
+
+
+def _with_mean_one(weight: Tensor, mass: Tensor, limit: float) -> Tensor:
+    """min(s weight, limit) with the factor s that makes its mean under ``mass`` equal to 1.
+
+    Cutting at the limit lowers the mean, raising the others to repair it may lift more of them over the
+    limit: each round fixes those at the limit, and there are at most as many rounds as classes.
+    """
+    capped = torch.zeros_like(weight, dtype=torch.bool)
+    scaled = weight
+    for _ in range(weight.numel()):
+        free = (mass * weight)[~capped].sum()
+        if free <= 0:
+            break
+        scaled = weight * ((mass.sum() - limit * mass[capped].sum() if capped.any() else mass.sum()) / free)
+        over = (scaled > limit) & ~capped
+        if not over.any():
+            break
+        capped |= over
+    return torch.where(capped, limit, scaled).clamp(max=limit)
+
+
+class ClassWeights(Weighting):
+    """Class-balanced weights on the positives: w_c on a hard positive, 1 + (w_c - 1) y on a soft one.
+
+    Args:
+        info: the map; its ``instances_per_class`` are counted.
+        beta, normalize, cap: see ``class_balanced_weights``.
+        fade_steps: over how many optimiser steps the weights fade in, as w_c^(t / fade_steps) for step t: the
+            deferred re-weighting of Cao et al. (NeurIPS 2019) without its jump. 0: in force from the start.
+    """
+
+    def __init__(
+        self,
+        info: MapInfo,
+        *,
+        beta: float = 0.999,
+        normalize: Normalization = "head",
+        cap: float | None = 5.0,
+        fade_steps: int = 0,
+    ) -> None:
+        super().__init__()
+        if fade_steps < 0:
+            raise ValueError(f"fade_steps is {fade_steps}, but a number of steps must not be negative.")
+        self.fade_steps = fade_steps
+        self.register_buffer("weight", class_balanced_weights(info.instances_per_class, beta, normalize, cap))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def forward(
+        self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights
+    ) -> ElementWeights:
+        weight = self._current()[target.positive_class]
+        if target.value is not None:
+            weight = torch.lerp(torch.ones_like(weight), weight, target.value.to(weight.dtype))
+        return weights.times(positive=weight)
+
+    def update(self) -> None:
+        self.steps += 1
+
+    def statistics(self) -> dict[str, float | Tensor]:
+        weight = self._current()
+        return {"weight_min": weight.min(), "weight_max": weight.max()}
+
+    def _current(self) -> Tensor:
+        if self.fade_steps == 0:
+            return self.weight
+        return self.weight ** (self.steps / self.fade_steps).clamp(max=1.0)

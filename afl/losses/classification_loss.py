@@ -1,0 +1,110 @@
+"""One loss for every map: a focal element loss under a chain of weightings.
+
+    loss = (1 / N) sum over elements of W A alpha_t g^gamma BCE(z, y),    W = product of the chain, A = its gate
+
+The empty chain is focal loss; the files of ``conf/loss`` are the other arms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from afl.losses.primitive import positives, weighted_loss
+from afl.losses.target import ClassificationTarget
+from afl.losses.weighting import ElementWeights, MapInfo, Weighting, positive_logits
+
+_QUANTILES = (0.1, 0.5, 0.9)
+
+
+class ClassificationLoss(nn.Module):
+    """Sum of weighted element losses of one map over a normaliser that the caller chooses.
+
+    Args:
+        info: the map the loss is for.
+        chain: ordered names and factories of weightings, each called with ``info``; empty or None: none.
+        gamma: focusing exponent, 0 is cross-entropy.
+        alpha: balance of positives and negatives; None takes what the head is used to, negative switches it
+            off.
+    """
+
+    def __init__(
+        self,
+        info: MapInfo,
+        *,
+        chain: Mapping[str, Callable[[MapInfo], Weighting]] | None = None,
+        gamma: float = 2.0,
+        alpha: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_classes = info.num_classes
+        self.gamma = float(gamma)
+        self.alpha = float(info.alpha if alpha is None else alpha)
+        self.chain = nn.ModuleDict(
+            {name: factory(info) for name, factory in (chain or {}).items() if factory}
+        )
+        # Logits of the last training batch's positives, their target and weights, for ``statistics`` alone.
+        self._seen: tuple[Tensor, ClassificationTarget, ElementWeights] | None = None
+        self.uses_overlap = any(link.uses_overlap for link in self.chain.values())
+        if self.gamma < 0:
+            raise ValueError(f"gamma is {gamma}, but the focusing exponent must not be negative.")
+        if self.alpha > 1:
+            raise ValueError(
+                f"alpha is {self.alpha}, but it must lie in [0, 1], or be negative to switch it off."
+            )
+
+    def forward(
+        self,
+        logits: Tensor,
+        target: ClassificationTarget,
+        normalizer: Tensor,
+        localization: Tensor | None = None,
+    ) -> Tensor:
+        """Logits (R, C) against their target, over ``normalizer`` (scalar tensor, not zero): scalar float32.
+
+        ``localization`` is part of the contract of all losses and not read here.
+        """
+        if logits.shape != (target.num_locations, self.num_classes):
+            raise ValueError(
+                f"Logits of shape {tuple(logits.shape)} do not fit a target of {target.num_locations} locations and a "
+                f"loss built for {self.num_classes} classes."
+            )
+        weights = ElementWeights(alpha=self.alpha, gamma=self.gamma)
+        with torch.no_grad():
+            for link in self.chain.values():
+                weights = link(logits.detach(), target, weights)
+            if self.training:
+                self._seen = positive_logits(logits.detach(), target), target, weights
+        return weighted_loss(logits, target, weights, normalizer)
+
+    def update(self) -> None:
+        """Moves the running state of every link; once per optimiser step."""
+        for link in self.chain.values():
+            link.update()
+
+    def statistics(self) -> dict[str, float | Tensor]:
+        """What the links have to say for the log, as ``link/quantity``, and quantiles over the last batch's
+        positives.
+
+        ``gradient_q`` is the size of a positive's gradient before the normaliser, ``gate_q`` its gate.
+        """
+        numbers = {
+            f"{name}/{key}": value
+            for name, link in self.chain.items()
+            for key, value in link.statistics().items()
+        }
+        if self._seen is not None and bool(self._seen[1].is_positive.any()):
+            z, target, weights = self._seen
+            gated, free = positives(z, target, weights), positives(z, target, replace(weights, gate=None))
+            quantities = {"gradient": gated.weight * gated.alpha * gated.gradient.abs()}
+            if weights.gate is not None:
+                quantities["gate"] = gated.weight / free.weight
+            for name, values in quantities.items():
+                quantiles = torch.quantile(values[gated.valid], values.new_tensor(_QUANTILES))
+                numbers |= {
+                    f"{name}_q{round(100 * q)}": value for q, value in zip(_QUANTILES, quantiles, strict=True)
+                }
+        return numbers

@@ -1,0 +1,105 @@
+"""The fused element loss for dense targets, behind the public functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from afl.losses.fused import block_rows, times_upstream
+from afl.losses.gradient import alpha_balance, computing_type, gate, mixture, modulated_cross_entropy
+
+# Elements of a block on a CPU: its dozen temporaries stay in the cache of a core.
+_BLOCK = 1 << 15
+
+
+def dense_loss(
+    logits: Tensor,
+    targets: Tensor,
+    class_weights: Tensor | None,
+    strength: Tensor | None,
+    alpha: float,
+    gamma: float,
+    reduction: str,
+) -> Tensor:
+    """w^y A alpha_t (1 - p_t)^gamma BCE(z, y), reduced; ``strength`` is kappa / tau of the gate A, None: no
+    gate."""
+    if logits.shape != targets.shape:
+        raise ValueError(
+            f"Targets of shape {tuple(targets.shape)} do not fit logits of shape {tuple(logits.shape)}."
+        )
+    if class_weights is not None and (logits.ndim == 0 or class_weights.shape != logits.shape[-1:]):
+        raise ValueError(
+            f"Class weights of shape {tuple(class_weights.shape)} do not fit logits of shape {tuple(logits.shape)}, "
+            f"whose last dimension is that of the classes."
+        )
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"reduction is {reduction!r}, but must be 'none', 'mean' or 'sum'.")
+    if gamma < 0 or alpha > 1:
+        raise ValueError(f"gamma {gamma} must not be negative, alpha {alpha} in [0, 1] or negative (off).")
+    differentiable = torch.is_grad_enabled() and logits.requires_grad
+    return _DenseLoss.apply(
+        logits, targets, class_weights, strength, float(alpha), float(gamma), reduction, differentiable
+    )
+
+
+class _DenseLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits, targets, class_weights, strength, alpha, gamma, reduction, differentiable):
+        dtype, device = computing_type(logits.dtype), logits.device
+        z_rows, y_rows = _as_rows(logits), _as_rows(targets)
+        each = reduction == "none"
+        losses = torch.empty(z_rows.shape, dtype=dtype, device=device) if each else None
+        gradient = torch.empty(z_rows.shape, dtype=logits.dtype, device=device) if differentiable else None
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        scale = 1.0 / max(logits.numel(), 1) if reduction == "mean" else 1.0
+        with torch.autocast(device_type=device.type, enabled=False):
+            for rows in _blocks(z_rows):
+                z, y = z_rows[rows].to(dtype), y_rows[rows].to(dtype)
+                loss, slope = modulated_cross_entropy(z, y, mixture, gamma)
+                weight = alpha_balance(y, alpha)
+                if class_weights is not None:
+                    priority = 1.0 + (class_weights.to(dtype) - 1.0) * y
+                    weight = priority * weight
+                    if strength is not None:
+                        weight *= gate(priority.mul_(slope).abs_(), strength.to(dtype))
+                loss *= weight
+                if each:
+                    losses[rows] = loss
+                else:
+                    total += loss.sum()
+                if gradient is not None:
+                    gradient[rows] = slope.mul_(weight).mul_(scale)
+        if differentiable:
+            ctx.save_for_backward(gradient.view(logits.shape))
+        return losses.view(logits.shape) if each else (total * scale).to(dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, upstream):
+        (gradient,) = ctx.saved_tensors
+        return times_upstream(gradient, upstream), *(None,) * 7
+
+
+def hardness_of_positives(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of y |p - y| and sum of y over all elements: their ratio is the mean g over positives; float64
+    scalars."""
+    dtype = computing_type(logits.dtype)
+    total, count = torch.zeros((2,), dtype=torch.float64, device=logits.device)
+    z_rows, y_rows = _as_rows(logits), _as_rows(targets)
+    for rows in _blocks(z_rows):
+        y = y_rows[rows].to(dtype)
+        total += torch.sigmoid(z_rows[rows].to(dtype)).sub_(y).abs_().mul_(y).sum()
+        count += y.sum()
+    return total, count
+
+
+def _as_rows(tensor: Tensor) -> Tensor:
+    """(..., C) as a matrix (N, C); a view wherever possible."""
+    return tensor.detach().reshape(-1, tensor.shape[-1] if tensor.ndim else 1)
+
+
+def _blocks(rows: Tensor) -> Iterator[slice]:
+    step = block_rows(rows.shape[1], rows.device, _BLOCK)
+    return (slice(start, start + step) for start in range(0, rows.shape[0], step))

@@ -1,0 +1,87 @@
+"""Balance of a group's negatives against its positives, by the mass of their gradients.
+
+    P = running sum over positives of |gradient|,   N = the same over negatives, before any gate
+    a = clip((ratio P / N)^power, minimum, 1)       factor of all negatives of the group
+
+A heat map of a fresh head has a million easy negatives whose gradients are tiny one by one and overwhelming
+together: the Adaptive Gradient Function bounds single gradients and cannot see that, this bounds their sum.
+It is a permanent balance, in force wherever N > ratio P; as negatives are learnt N falls and a rises to 1 by
+itself.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from afl.losses.distributed import all_reduce_sum
+from afl.losses.primitive import gradient_mass
+from afl.losses.target import ClassificationTarget
+from afl.losses.weighting import ElementWeights, MapInfo, Weighting
+
+
+class GradientBalance(Weighting):
+    """Scales negatives so that their gradients together weigh at most ``ratio`` times the positives'.
+
+    Put it behind the links whose weights it has to see. The current batch counts from the start, so the very
+    first step is balanced; a batch without positives changes nothing. It costs a second pass over the logits.
+
+    Args:
+        info: the map.
+        ratio: allowed mass of negatives for each unit of positives' mass.
+        power: 1 balances in full, less in part.
+        minimum: smallest factor.
+        decay: of the running sums, per optimiser step; 1 sums for ever, which rare classes need.
+        per_class: one balance for every class instead of one for the map.
+    """
+
+    def __init__(
+        self,
+        info: MapInfo,
+        *,
+        ratio: float = 1.0,
+        power: float = 1.0,
+        minimum: float = 1e-4,
+        decay: float = 0.99,
+        per_class: bool = False,
+    ) -> None:
+        super().__init__()
+        if ratio <= 0 or power < 0 or not 0 < minimum <= 1 or not 0 <= decay <= 1:
+            raise ValueError(
+                f"ratio {ratio} must be positive, power {power} not negative, minimum {minimum} in (0, 1] and decay "
+                f"{decay} in [0, 1]."
+            )
+        self.num_classes, self.per_class = info.num_classes, per_class
+        self.ratio, self.power, self.minimum, self.decay = ratio, power, minimum, decay
+        groups = info.num_classes if per_class else 1
+        # Rows: mass of positives, mass of negatives.
+        self.register_buffer("running", torch.zeros(2, groups, dtype=torch.float64))
+        self.register_buffer("pending", torch.zeros(2, groups, dtype=torch.float64))
+
+    def forward(
+        self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights
+    ) -> ElementWeights:
+        mass = self.running
+        if self.training:
+            seen = torch.stack(gradient_mass(logits, target, weights))
+            # Summed over ranks here and not in ``update``: all of them must balance their first step alike.
+            seen = all_reduce_sum(seen if self.per_class else seen.sum(1, keepdim=True))
+            seen = torch.where(seen[0].sum() > 0, seen, 0.0)
+            self.pending += seen
+            mass = self.decay * self.running + seen
+        factor = self._factor(mass).to(torch.float32)
+        return weights.times(negative_class=factor.expand(self.num_classes))
+
+    def update(self) -> None:
+        moved = self.decay * self.running + self.pending
+        self.running.copy_(torch.where(self.pending[0].sum() > 0, moved, self.running))
+        self.pending.zero_()
+
+    def statistics(self) -> dict[str, float | Tensor]:
+        return {"negative_factor": self._factor(self.running).squeeze()}
+
+    def _factor(self, mass: Tensor) -> Tensor:
+        """(groups,) a; 1 for a group that has had no positive yet."""
+        positive, negative = mass
+        balance = self.ratio * positive / negative.clamp(min=torch.finfo(mass.dtype).tiny)
+        return torch.where(positive > 0, balance.pow(self.power).clamp(self.minimum, 1.0), 1.0)

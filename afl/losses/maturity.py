@@ -1,0 +1,62 @@
+"""How far a model has come, told by the mean size of the gradient over its positives."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from afl.losses.distributed import all_reduce_sum
+
+
+class Maturity(nn.Module):
+    """Running mean ghat of g = |p - y| over positives, and what it says: 1 for a fresh head, 0 for one that
+    has learnt.
+
+        immaturity = clip((ghat - threshold) / (ghat_0 - threshold), 0, 1)
+
+    Args:
+        prior: probability that a fresh head gives to every element; ghat starts at ghat_0 = 1 - prior.
+        threshold: ghat from which on a model counts as mature.
+        momentum: of the running mean, per ``update``.
+        groups: 1, or the number of classes for a mean of each; a group moves only by its own positives.
+    """
+
+    def __init__(
+        self, *, prior: float, threshold: float = 0.5, momentum: float = 0.99, groups: int = 1
+    ) -> None:
+        super().__init__()
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum is {momentum}, but must lie in [0, 1).")
+        if threshold >= 1 - prior:
+            raise ValueError(
+                f"A fresh head with prior {prior:.3g} starts at a mean g of {1 - prior:.3g} over positives, which must "
+                f"lie above the threshold {threshold:.3g}: lower the prior or the threshold."
+            )
+        self.ghat_0, self.threshold, self.momentum = 1.0 - prior, threshold, momentum
+        self.register_buffer("ghat", torch.full((groups,), self.ghat_0))
+        # Sum of g and number of positives since the last update.
+        self.register_buffer("pending", torch.zeros(2, groups, dtype=torch.float64))
+
+    @property
+    def immaturity(self) -> Tensor:
+        """(groups,) in [0, 1]; a scalar for one group."""
+        value = ((self.ghat - self.threshold) / (self.ghat_0 - self.threshold)).clamp(0.0, 1.0)
+        return value.squeeze(0) if value.numel() == 1 else value
+
+    def observe(self, g: Tensor, count: Tensor, group: Tensor) -> None:
+        """Adds K positives: ``g`` (K,) times its ``count`` (K,), 0 where an entry is padding, in ``group``
+        (K,) int64."""
+        seen = torch.stack([g * count, count.to(g.dtype)]).to(self.pending.dtype)
+        if self.ghat.numel() == 1:
+            self.pending += seen.sum(1, keepdim=True)
+        else:
+            self.pending.index_add_(1, group, seen)
+
+    def update(self) -> None:
+        """Moves the running mean by all that was observed since the last call, on all ranks; nothing seen, no
+        move."""
+        total, count = all_reduce_sum(self.pending)
+        # Counts may be fractions, for soft targets: nothing but zero may be kept from the division.
+        mean = (total / torch.where(count > 0, count, 1.0)).to(self.ghat.dtype)
+        self.ghat.copy_(torch.where(count > 0, torch.lerp(mean, self.ghat, self.momentum), self.ghat))
+        self.pending.zero_()

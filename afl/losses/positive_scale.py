@@ -1,0 +1,52 @@
+"""The control of every class-weighted loss: all positives scaled alike, by what class weights scale them on
+average.
+
+Class weights do two things, they shift weight between classes and they change that of positives against
+negatives. This link does only the second, so a gain of class weights over focal loss means something only
+beside it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from afl.losses.class_weights import Normalization, class_balanced_weights
+from afl.losses.target import ClassificationTarget
+from afl.losses.weighting import ElementWeights, MapInfo, Weighting
+
+
+class PositiveScale(Weighting):
+    """One factor s on all positives, 1 + (s - 1) y on soft ones: s is the mean of class weights over
+    instances.
+
+    Args:
+        info: the map; its ``instances_per_class`` are counted.
+        beta, normalize, cap: of the class weights that this is the control of.
+    """
+
+    def __init__(
+        self,
+        info: MapInfo,
+        *,
+        beta: float = 0.999,
+        normalize: Normalization = "head",
+        cap: float | None = 5.0,
+    ) -> None:
+        super().__init__()
+        counts = info.instances_per_class.to(torch.float32)
+        weight = class_balanced_weights(counts, beta, normalize, cap)
+        self.register_buffer(
+            "scale", (counts * weight).sum() / counts.sum() if counts.sum() > 0 else weight.mean()
+        )
+
+    def forward(
+        self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights
+    ) -> ElementWeights:
+        value = (
+            torch.ones_like(target.positive, dtype=self.scale.dtype) if target.value is None else target.value
+        )
+        return weights.times(positive=1.0 + (self.scale - 1.0) * value)
+
+    def statistics(self) -> dict[str, float | Tensor]:
+        return {"scale": self.scale}

@@ -1,0 +1,103 @@
+"""What a chain of weightings passes on: the weights of all elements of a map, never as a dense tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from afl.losses.gradient import computing_type
+from afl.losses.target import ClassificationTarget
+
+
+class MapInfo(Protocol):
+    """What a loss may know of the classification map it is built for; any object with these attributes
+    serves.
+
+    ``num_classes`` is C, ``instances_per_class`` and ``images_per_class`` (C,) count the training data,
+    ``prior`` is the probability a fresh head gives to every element, ``alpha`` the balance the head is used
+    to (negative: off).
+    """
+
+    name: str
+    num_classes: int
+    instances_per_class: Tensor
+    images_per_class: Tensor
+    prior: float
+    alpha: float
+    dense_positives: bool
+
+
+@dataclass(frozen=True)
+class ElementWeights:
+    """The element loss and the product W of the weights so far; None stands for 1 everywhere.
+
+    A positive element weighs ``positive``, a negative one the product of ``negative_class``,
+    ``negative_location`` and ``negative_element``; the target's own ``negative_scale`` comes on top. All
+    tensors are detached.
+
+    Attributes:
+        alpha: balance of positives and negatives, negative switches it off.
+        gamma: focusing exponent, one number or (C,).
+        positive: (P,) weights of the target's positives, in its order.
+        negative_class: (C,) weights of negatives.
+        negative_location: (R,) weights of negatives.
+        negative_element: (R, C) weights of negatives, for methods that need every single one.
+        gate: kappa / tau of the Adaptive Gradient Function, scalar or (C,); None: no gate. The gate sees the
+            whole W, whatever its place in the chain, and so bounds the gradient that is finally used.
+    """
+
+    alpha: float
+    gamma: float | Tensor
+    positive: Tensor | None = None
+    negative_class: Tensor | None = None
+    negative_location: Tensor | None = None
+    negative_element: Tensor | None = None
+    gate: Tensor | None = None
+
+    def times(self, **factors: Tensor) -> ElementWeights:
+        """The same weights with some of the four products multiplied by another factor."""
+        products = {
+            name: factor if getattr(self, name) is None else getattr(self, name) * factor
+            for name, factor in factors.items()
+        }
+        return replace(self, **products)
+
+
+class Weighting(nn.Module):
+    """A link of the chain: multiplies its weights onto those of the links before it.
+
+    ``forward`` runs without gradient and accumulates statistics in training mode only; ``update`` is called
+    once per optimiser step, sums them over ranks and moves the running state, which lives in buffers.
+    """
+
+    uses_overlap: bool = False
+
+    def forward(
+        self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights
+    ) -> ElementWeights:
+        """Logits (R, C), detached, to the weights of the chain up to and with this link."""
+        return weights
+
+    def update(self) -> None:
+        """Moves the running state by what ``forward`` has seen since the last call."""
+
+    def statistics(self) -> dict[str, float | Tensor]:
+        """Numbers for the log."""
+        return {}
+
+
+def positive_logits(logits: Tensor, target: ClassificationTarget) -> Tensor:
+    """(P,) logits of the target's positives in the computing type; at padding, some other element's."""
+    if not logits.numel():
+        return logits.new_zeros(target.positive.shape, dtype=computing_type(logits.dtype))
+    return logits.reshape(-1)[target.positive.clamp(min=0)].to(computing_type(logits.dtype))
+
+
+def positive_hardness(logits: Tensor, target: ClassificationTarget) -> Tensor:
+    """(P,) g = |p - y| of the target's positives, 0 at padding."""
+    z = positive_logits(logits, target)
+    g = torch.sigmoid(-z) if target.value is None else (torch.sigmoid(z) - target.value).abs()
+    return torch.where(target.is_positive, g, 0.0)

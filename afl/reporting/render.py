@@ -1,0 +1,271 @@
+"""Four ways to write a table down. Nothing is computed here."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from afl.reporting.intervals import Estimate
+
+if TYPE_CHECKING:
+    from afl.reporting.table import Block, Entry, Table
+
+ABSENT = "—"
+FAILED = "failed"
+UNDEFINED = "n/a"
+
+
+def to_csv(table: Table) -> str:
+    """One line per cell and seed."""
+    spec = table.spec
+    lines = [
+        [
+            "dataset",
+            "detector",
+            "loss",
+            "seed",
+            "status",
+            *spec.metrics,
+            "train_seconds",
+            "eval_seconds",
+            "key",
+        ]
+    ]
+    for cell, record in table.cells.items():
+        if record is None:
+            lines.append([*cell, "missing", *[""] * (len(spec.metrics) + 3)])
+            continue
+        metrics = [_decimal(record.metrics.get(name)) for name in spec.metrics]
+        seconds = [_decimal(record.train_seconds, 1), _decimal(record.eval_seconds, 1)]
+        lines.append([*cell, record.status, *metrics, *seconds, record.key])
+    return _csv(lines)
+
+
+def to_folded_csv(table: Table) -> str:
+    """One line per data set, metric, row and loss."""
+    lines = [
+        [
+            "dataset",
+            "metric",
+            "detector",
+            "loss",
+            "mean",
+            "interval",
+            "difference",
+            "difference_interval",
+            "pairs",
+            "finished",
+            "failed",
+            "missing",
+        ]
+    ]
+    for block in table.blocks:
+        for row, entries in block.rows.items():
+            for loss, entry in entries.items():
+                lines.append(
+                    [
+                        block.dataset,
+                        block.metric,
+                        row,
+                        loss,
+                        *_numbers(entry.value),
+                        *_numbers(entry.difference),
+                        entry.difference.n if entry.difference else "",
+                        entry.finished,
+                        entry.failed,
+                        entry.missing,
+                    ]
+                )
+    return _csv(lines)
+
+
+def to_markdown(table: Table) -> str:
+    """Caption, notes, one table per block."""
+    parts = [_markdown(table.caption)]
+    if table.notes:
+        parts.append("\n".join(f"- {_markdown(note)}." for note in table.notes))
+    for block in table.blocks:
+        lines = [
+            _markdown_line(["", *map(_markdown, table.spec.losses)]),
+            _markdown_line(["---", *["---:"] * len(table.spec.losses)]),
+        ]
+        for row, entries in block.rows.items():
+            texts = [_markdown_entry(entry) for entry in entries.values()]
+            lines.append(_markdown_line([_markdown(row), *texts]))
+        parts.append(f"**{_markdown(_heading(block))}**\n\n" + "\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def to_latex(table: Table) -> str:
+    """``table*`` with one headed group of rows per block."""
+    columns = len(table.spec.losses)
+    lines = [
+        r"\begin{table*}",
+        r"\centering",
+        r"\small",
+        rf"\begin{{tabular}}{{l{'r' * columns}}}",
+        r"\toprule",
+        " & ".join(["", *map(_latex, table.spec.losses)]).strip() + r" \\",
+    ]
+    for block in table.blocks:
+        lines += [
+            r"\midrule",
+            rf"\multicolumn{{{columns + 1}}}{{l}}{{\textit{{{_latex(_heading(block))}}}}} \\",
+        ]
+        for row, entries in block.rows.items():
+            texts = [_latex_entry(entry) for entry in entries.values()]
+            lines.append(" & ".join([_latex(row), *texts]) + r" \\")
+    caption = " ".join([table.caption, *(f"{note}." for note in table.notes)])
+    lines += [
+        r"\bottomrule",
+        r"\end{tabular}",
+        rf"\caption{{{_latex(caption)}}}",
+        rf"\label{{tab:{table.spec.name}}}",
+        r"\end{table*}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def to_rich(table: Table) -> Any:
+    """Blocks and wall times as a ``rich`` group."""
+    from rich.console import Group
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    parts: list[Any] = [Text(table.caption)]
+    parts += [Text(f"{note}.", style="yellow") for note in table.notes]
+    for block in table.blocks:
+        shown = _rich_frame(RichTable, _heading(block), table.spec.losses)
+        for row, entries in block.rows.items():
+            texts = [
+                Text(_plain_entry(entry, "\n"), style="bold" if entry.best else "")
+                for entry in entries.values()
+            ]
+            shown.add_row(row, *texts)
+        parts.append(shown)
+    for dataset in table.spec.datasets:
+        shown = _rich_frame(RichTable, f"{dataset}: wall time per cell, seconds", table.spec.losses)
+        for detector in table.spec.detectors:
+            shown.add_row(
+                detector, *(_wall_time(table, dataset, detector, loss) for loss in table.spec.losses)
+            )
+        parts.append(shown)
+    return Group(*parts)
+
+
+def _rich_frame(kind: type, title: str, losses: Sequence[str]) -> Any:
+    from rich import box
+
+    frame = kind(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    frame.add_column("")
+    for loss in losses:
+        frame.add_column(loss, justify="right")
+    return frame
+
+
+def _wall_time(table: Table, dataset: str, detector: str, loss: str) -> str:
+    records = [table.cells[dataset, detector, loss, seed] for seed in table.spec.seeds]
+    seconds = [record.seconds for record in records if record is not None and record.seconds is not None]
+    return " ".join(f"{value:.0f}" for value in seconds) if seconds else ABSENT
+
+
+def _heading(block: Block) -> str:
+    return f"{block.dataset}: {block.metric}"
+
+
+def _hole(entry: Entry) -> str:
+    """What stands where there is no number."""
+    if entry.finished:
+        return UNDEFINED
+    return FAILED if entry.failed else ABSENT
+
+
+def _incomplete(entry: Entry) -> str:
+    total = entry.finished + entry.failed + entry.missing
+    return "" if entry.finished == total else f" [{entry.finished}/{total}]"
+
+
+def _plain_entry(entry: Entry, separator: str = " ") -> str:
+    if entry.value is None:
+        return _hole(entry)
+    difference = f"{separator}({_percent(entry.difference, '+')})" if entry.difference else ""
+    return _percent(entry.value, "") + difference + _incomplete(entry)
+
+
+def _percent(value: Estimate, sign: str) -> str:
+    half = f" ± {100 * value.half:.1f}" if value.half is not None else ""
+    return f"{_rounded(100 * value.mean, sign)}{half}"
+
+
+def _rounded(value: float, sign: str) -> str:
+    """One decimal; never "-0.0", which says more than is known."""
+    return f"{round(value, 1) + 0.0:{sign}.1f}"
+
+
+def _markdown_entry(entry: Entry) -> str:
+    if entry.value is None:
+        return _hole(entry)
+    value = _percent(entry.value, "")
+    return _plain_entry(entry).replace(value, f"**{value}**", 1) if entry.best else _plain_entry(entry)
+
+
+def _markdown_line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _markdown(text: str) -> str:
+    """Escaped; an underscore inside a word is no markup."""
+    return re.sub(r"([\\|*`<>\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+
+
+def _latex_entry(entry: Entry) -> str:
+    if entry.value is None:
+        return {ABSENT: "---", FAILED: "failed", UNDEFINED: "n/a"}[_hole(entry)]
+    value = _latex_number(_percent(entry.value, ""))
+    value = rf"\textbf{{{value}}}" if entry.best else value
+    if entry.difference:
+        value += rf" {{\scriptsize ({_latex_number(_percent(entry.difference, '+'))})}}"
+    return value + _incomplete(entry)
+
+
+def _latex_number(text: str) -> str:
+    return text.replace("±", r"$\pm$").replace("-", "$-$")
+
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "_": r"\_",
+    "%": r"\%",
+    "&": r"\&",
+    "#": r"\#",
+    "$": r"\$",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "—": "---",
+}
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def _numbers(value: Estimate | None) -> list[str]:
+    return ["", ""] if value is None else [_decimal(value.mean), _decimal(value.half)]
+
+
+def _decimal(value: float | None, places: int = 6) -> str:
+    return "" if value is None else f"{round(value, places) + 0.0:.{places}f}"
+
+
+def _csv(lines: Sequence[Sequence[object]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(lines)
+    return buffer.getvalue()

@@ -1,0 +1,30 @@
+"""What a run leaves behind: its key, its record, its curves, and their mirror in W&B."""
+
+from afl.tracking.atomic import write_arrays, write_bytes, write_json, write_text
+from afl.tracking.environment import environment, git_state
+from afl.tracking.metrics_log import MetricsLog, read_metrics
+from afl.tracking.record import FAILED, FINISHED, Record, read_record, write_record
+from afl.tracking.run_key import RunKey, run_key
+from afl.tracking.wandb import NullTracker, Picture, Tracker, WandbTracker
+
+__all__ = [
+    "FAILED",
+    "FINISHED",
+    "MetricsLog",
+    "NullTracker",
+    "Picture",
+    "Record",
+    "RunKey",
+    "Tracker",
+    "WandbTracker",
+    "environment",
+    "git_state",
+    "read_metrics",
+    "read_record",
+    "run_key",
+    "write_arrays",
+    "write_bytes",
+    "write_json",
+    "write_record",
+    "write_text",
+]

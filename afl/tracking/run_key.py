@@ -1,0 +1,93 @@
+"""The name of a run: what decides its result, and nothing else.
+
+The same configuration gives the same key on every machine and at any time, so that the same command finds the
+run it started before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# Left out of the digest: where things are, what is shown, and how fast it goes, but not what comes out.
+EXCLUDED = (
+    "paths",
+    "logger",
+    "hydra",
+    "dataset.root",
+    "trainer.checkpoint_every",
+    "trainer.log_every",
+    "trainer.num_workers",
+    "trainer.progress",
+    "trainer.threads",
+)
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """Name of a run.
+
+    Attributes:
+        slug: ``dataset-detector-loss-sSEED``, for people.
+        digest: 8 hexadecimal digits of the configuration, for machines.
+        name: ``slug-digest``, the name of the run's folder.
+    """
+
+    slug: str
+    digest: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.slug}-{self.digest}"
+
+
+def run_key(config: Mapping[str, Any], data: str = "") -> RunKey:
+    """Key of a resolved configuration.
+
+    Args:
+        config: plain dictionary without interpolations. ``dataset``, ``detector`` and ``loss`` are names, or
+            dictionaries with a ``name``; ``seed`` is a number. The order of keys does not matter, nor whether
+            a whole number is written 1 or 1.0. What ``EXCLUDED`` lists takes no part.
+        data: fingerprint of the data set's content, in place of the path that is left out.
+
+    Raises:
+        ValueError: one of the four is missing.
+        TypeError: a value is neither a number, a string, a list, a dictionary nor None.
+    """
+    names = [_name(config, key) for key in ("dataset", "detector", "loss")]
+    if config.get("seed") is None:
+        raise ValueError("the configuration has no seed, which a run is named by; set seed=0")
+    slug = "-".join([*map(_plain, names), f"s{config['seed']}"])
+    content = json.dumps([_canonical(config, ""), data], sort_keys=True)
+    return RunKey(slug=slug, digest=hashlib.sha256(content.encode()).hexdigest()[:8])
+
+
+def _name(config: Mapping[str, Any], key: str) -> str:
+    value = config.get(key)
+    name = value.get("name") if isinstance(value, Mapping) else value
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"the configuration has no {key}.name, which a run is named by")
+    return name
+
+
+def _plain(name: str) -> str:
+    """Letters, digits, dots and underscores only, so that the slug is one word in every shell and file
+    system."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "_", name)
+
+
+def _canonical(value: Any, path: str) -> Any:
+    if isinstance(value, Mapping):
+        children = {str(key): (child, f"{path}.{key}" if path else str(key)) for key, child in value.items()}
+        return {key: _canonical(child, at) for key, (child, at) in children.items() if at not in EXCLUDED}
+    if isinstance(value, list | tuple):
+        return [_canonical(child, path) for child in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise TypeError(f"{path} of the configuration is a {type(value).__name__}; a run key needs plain values")

@@ -1,0 +1,283 @@
+"""A mirror of the run in Weights & Biases: curves, gradient statistics, pictures, the per-class table.
+
+The record and ``metrics.jsonl`` are complete without it. Whatever goes wrong here (no network, no account, a
+full disk, a crash of its process) is said once, in one line, and training goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import netrc
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import numpy as np
+
+log = logging.getLogger(__name__)
+
+MODES = ("auto", "online", "offline")
+STEP = "global_step"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image with what is there and what was found; n objects, m detections.
+
+    Attributes:
+        name: what it is called in the gallery; the same image has the same name at every step.
+        pixels: (H, W, 3) uint8 RGB.
+        boxes: (n, 4) xyxy in pixels of ``pixels``; labels: (n,).
+        found_boxes: (m, 4); found_scores: (m,); found_labels: (m,).
+    """
+
+    name: str
+    pixels: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    found_boxes: np.ndarray
+    found_scores: np.ndarray
+    found_labels: np.ndarray
+
+
+class Tracker(Protocol):
+    """What the training loop says to whoever listens; nothing of it may raise."""
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Numbers by name; a tensor or array of several values becomes a histogram."""
+
+    def log_pictures(self, step: int, pictures: Sequence[Picture]) -> None:
+        """Images with boxes: the same ones at every step."""
+
+    def log_table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """A table, for example of AP by class."""
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Final figures."""
+
+    def finish(self, failed: bool = False) -> None:
+        """The run is over."""
+
+
+class NullTracker:
+    """Listens to nothing: ``logger=none``, and all ranks but the first. Takes what the other tracker takes."""
+
+    def __init__(self, **about: Any) -> None:
+        pass
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        pass
+
+    def log_pictures(self, step: int, pictures: Sequence[Picture]) -> None:
+        pass
+
+    def log_table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        pass
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        pass
+
+    def finish(self, failed: bool = False) -> None:
+        pass
+
+
+class WandbTracker:
+    """One W&B run.
+
+    Online, a run that starts again continues the W&B run of the same id. Offline W&B cannot do that, so every
+    attempt is a run of its own in the same group; ``wandb sync`` uploads them.
+    """
+
+    def __init__(
+        self,
+        *,
+        project: str,
+        directory: str | Path,
+        name: str,
+        run_id: str,
+        entity: str | None = None,
+        mode: str = "auto",
+        group: str | None = None,
+        job_type: str = "train",
+        tags: Sequence[str] = (),
+        config: Mapping[str, Any] | None = None,
+        class_names: Sequence[str] = (),
+        system_metrics: bool = False,
+    ) -> None:
+        """
+        Args:
+            project, entity, group, job_type, tags, config, name: as in ``wandb.init``.
+            directory: W&B's files go to a folder ``wandb`` in it.
+            run_id: digest of the run key.
+            mode: ``online``, ``offline``, or ``auto``: what WANDB_MODE says, else online for who is logged
+                in.
+            class_names: (C,) for the boxes of pictures.
+            system_metrics: let W&B sample processor, memory and GPU.
+
+        Raises:
+            ValueError: an unknown mode. Nothing else stops a run.
+        """
+        if mode not in MODES:
+            raise ValueError(f"the W&B mode is one of {', '.join(MODES)}, not {mode!r}")
+        if mode == "auto":
+            mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
+        self._class_names = {label: str(class_name) for label, class_name in enumerate(class_names)}
+        self._run: Any = None
+        self._wandb: Any = None
+        try:
+            import wandb  # two seconds of import, only where it is used
+
+            self._wandb = wandb
+            Path(directory).mkdir(parents=True, exist_ok=True)
+            self._run = wandb.init(
+                project=project,
+                entity=entity,
+                mode=mode,
+                group=group,
+                job_type=job_type,
+                tags=list(tags),
+                name=name,
+                id=run_id if mode == "online" else None,
+                resume="allow" if mode == "online" else None,
+                dir=str(directory),
+                config=dict(config or {}),
+                settings=_settings(wandb, system_metrics),
+            )
+            self._run.define_metric(STEP, hidden=True)
+            self._run.define_metric("*", step_metric=STEP)
+            log.info(
+                "W&B %s run in %s%s", mode, directory, "; wandb sync uploads it" if mode == "offline" else ""
+            )
+        except Exception as error:
+            self._give_up("start", error)
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Numbers by name; a tensor or array of several values becomes a histogram of its finite ones."""
+        self._safely("log", lambda: self._run.log(self._plain(values) | {STEP: step}))
+
+    def log_pictures(self, step: int, pictures: Sequence[Picture]) -> None:
+        """Images with ground-truth and predicted boxes, under ``images/NAME``."""
+
+        def send() -> None:
+            images = {f"images/{picture.name}": self._image(picture) for picture in pictures}
+            self._run.log(images | {STEP: step})
+
+        self._safely("log pictures", send)
+
+    def log_table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """A table under ``name``."""
+
+        def send() -> None:
+            table = self._wandb.Table(columns=list(columns), data=[list(row) for row in rows])
+            self._run.log({name: table, STEP: step})
+
+        self._safely("log a table", send)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Final figures, by which W&B sorts runs."""
+        self._safely("write the summary", lambda: self._run.summary.update(self._plain(values)))
+
+    def finish(self, failed: bool = False) -> None:
+        """Close the W&B run; an upload gets a minute."""
+        self._safely("finish", lambda: self._run.finish(exit_code=int(failed)))
+        self._run = None
+
+    def _safely(self, action: str, call: Callable[[], None]) -> None:
+        if self._run is None:
+            return
+        try:
+            call()
+        except Exception as error:
+            self._give_up(action, error)
+
+    def _give_up(self, action: str, error: Exception) -> None:
+        self._run = None
+        message = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        log.warning("W&B could not %s (%s); the run goes on without it", action, message)
+        # otherwise its own exit hook fails once more, with a traceback
+        with contextlib.suppress(Exception):
+            self._wandb.teardown()
+
+    def _plain(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        plain = {}
+        for name, value in values.items():
+            if value is None or isinstance(value, str):
+                plain[name] = value
+                continue
+            numbers = np.asarray(
+                value.detach().float().cpu() if hasattr(value, "detach") else value, float
+            ).ravel()
+            finite = numbers[np.isfinite(numbers)]
+            if numbers.size == 1:
+                plain[name] = float(numbers[0])
+            elif finite.size:
+                plain[name] = self._wandb.Histogram(finite)
+        return plain
+
+    def _image(self, picture: Picture) -> Any:
+        truth = [
+            _box(box, label, self._class_names.get(int(label), str(int(label))))
+            for box, label in zip(picture.boxes, picture.labels, strict=True)
+        ]
+        found = [
+            _box(box, label, f"{self._class_names.get(int(label), int(label))} {float(score):.2f}")
+            | {"scores": {"score": float(score)}}
+            for box, label, score in zip(
+                picture.found_boxes, picture.found_labels, picture.found_scores, strict=True
+            )
+        ]
+        names = {"class_labels": self._class_names} if self._class_names else {}
+        return self._wandb.Image(
+            np.asarray(picture.pixels),
+            caption=picture.name,
+            boxes={
+                "ground_truth": {"box_data": truth, **names},
+                "predictions": {"box_data": found, **names},
+            },
+        )
+
+
+def logged_in() -> bool:
+    """Whether W&B would find a key: WANDB_API_KEY is set, or ``wandb login`` has left an entry in the netrc
+    file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _settings(wandb: Any, system_metrics: bool) -> Any:
+    """Nothing on the terminal, no copy of code, console or packages (the record has them), no waiting without
+    end."""
+    return wandb.Settings(
+        silent=True,
+        console="off",
+        disable_code=True,
+        disable_git=True,
+        save_code=False,
+        x_disable_meta=True,
+        x_save_requirements=False,
+        x_disable_stats=not system_metrics,
+        init_timeout=30,
+        finish_timeout=60,
+    )
+
+
+def _box(box: Sequence[float], label: int, caption: str) -> dict[str, Any]:
+    x1, y1, x2, y2 = (float(value) for value in box)
+    if not all(map(math.isfinite, (x1, y1, x2, y2))):
+        raise ValueError(f"a box is not finite: {(x1, y1, x2, y2)}")
+    return {
+        "position": {"minX": x1, "minY": y1, "maxX": x2, "maxY": y2},
+        "domain": "pixel",
+        "class_id": int(label),
+        "box_caption": caption,
+    }

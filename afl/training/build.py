@@ -1,0 +1,101 @@
+"""From a composed config to the objects of a run. A config only calls constructors; this calls them in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from afl.training.duration import Duration
+from afl.training.loop import LoopOptions
+from afl.training.schedule import Schedule, warmed_up
+from detectors.contract import ClassCounts
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp32": None}
+OWN_PACKAGES = ("afl.", "datasets.", "detectors.", "torch.optim.")
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run, with what would fix it."""
+
+
+def check_targets(config: Any, path: str = "") -> None:
+    """Refuse every ``_target_`` outside this project and torch's optimisers: a config is data, not code."""
+    if OmegaConf.is_dict(config) or isinstance(config, dict):
+        target = config.get("_target_")
+        if target is not None and not str(target).startswith(OWN_PACKAGES):
+            raise ConfigError(f"{path}._target_ is {target!r}; only {', '.join(OWN_PACKAGES)} may be called")
+        for key in config:
+            if not OmegaConf.is_missing(config, key):
+                check_targets(config[key], f"{path}.{key}" if path else str(key))
+    elif OmegaConf.is_list(config):
+        for i in range(len(config)):
+            check_targets(config[i], f"{path}[{i}]")
+
+
+def instantiate(config: DictConfig, **arguments: Any) -> Any:
+    """Call the constructor a config names; lists and dicts arrive as plain Python.
+
+    ``arguments`` are handed over as they are: merged into the config, dataclasses and tensors would be converted.
+    """
+    check_targets(config)
+    if not arguments:
+        return hydra.utils.instantiate(config, _convert_="all")
+    return hydra.utils.instantiate(config, _convert_="all", _partial_=True)(**arguments)
+
+
+def build_detector(config: DictConfig, classes: ClassCounts) -> nn.Module:
+    """Backbone and detector with its classification losses."""
+    backbone = instantiate(config.backbone)
+    loss = instantiate(config.loss)
+    return instantiate(config.detector, backbone=backbone, classes=classes, loss=loss)
+
+
+def loop_options(config: DictConfig, *, num_images: int, world_size: int) -> LoopOptions:
+    """Durations resolved to steps.
+
+    Raises:
+        ConfigError: an unknown precision, or a batch that cannot be shared out evenly.
+    """
+    trainer = config.trainer
+    if trainer.precision not in PRECISIONS:
+        raise ConfigError(f"trainer.precision is {trainer.precision!r}; known are {', '.join(PRECISIONS)}")
+    if trainer.batch_size % (trainer.accumulate * world_size):
+        raise ConfigError(
+            f"trainer.batch_size={trainer.batch_size} cannot be shared by {world_size} processes "
+            f"x trainer.accumulate={trainer.accumulate} parts"
+        )
+
+    def steps(text: str | None, total: int | None = None) -> int:
+        if text is None:
+            return 0
+        return Duration.parse(text).in_steps(
+            images_per_epoch=num_images, batch_size=trainer.batch_size, total_steps=total
+        )
+
+    total = steps(trainer.max_duration)
+    if total < 1:
+        raise ConfigError(f"trainer.max_duration is {trainer.max_duration!r}: no step to train")
+    return LoopOptions(
+        total_steps=total,
+        batch_size=trainer.batch_size,
+        accumulate=trainer.accumulate,
+        autocast=PRECISIONS[trainer.precision],
+        channels_last=trainer.channels_last,
+        clip_norm=trainer.clip_norm,
+        log_every=steps(trainer.log_every, total),
+        checkpoint_every=steps(trainer.checkpoint_every, total),
+        evaluate_every=steps(trainer.evaluate_every, total),
+    )
+
+
+def build_schedule(config: DictConfig, *, num_images: int, total_steps: int) -> Schedule:
+    """The learning-rate factor by step, warm-up included; a warm-up never takes more than a tenth of the run."""
+    warmup = Duration.parse(config.schedule.warmup).in_steps(
+        images_per_epoch=num_images, batch_size=config.trainer.batch_size, total_steps=total_steps
+    )
+    schedule = instantiate(config.schedule.factory)(total_steps=total_steps)
+    return warmed_up(schedule, min(warmup, total_steps // 10), config.schedule.warmup_start)

@@ -1,0 +1,92 @@
+"""Checkpoints: written whole or not at all, checked when read, the one before kept.
+
+A checkpoint is a plain ``torch.save`` file (a zip archive whose members carry checksums), so ``torch.load`` reads it
+anywhere; the weights stand under ``model``.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LAST, PREVIOUS = "last.pt", "previous.pt"
+FORMAT = "afl-checkpoint-1"
+
+
+class CheckpointError(RuntimeError):
+    """A file that is not a checkpoint of this project, or is damaged."""
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> Path:
+    """Write ``state`` to ``folder/last.pt``; what was there becomes ``previous.pt``.
+
+    The bytes go to a temporary name first, are flushed to the disk and then renamed: a kill or a full disk at any moment
+    leaves the last good checkpoint in place.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; the temporary file is removed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    last, temporary = folder / LAST, folder / f".{LAST}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"could not write the checkpoint {last}: {error}; the last good one is kept") from error
+    if last.exists():
+        os.replace(last, folder / PREVIOUS)
+    os.replace(temporary, last)
+    return last
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read one checkpoint to the CPU, verifying the checksum of every member first.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, damaged, or was not written by :func:`save_checkpoint`.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise CheckpointError(f"{path} is damaged: the checksum of {damaged} does not fit")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, pickle.UnpicklingError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path} was not written by this project (no format {FORMAT!r} in it)")
+    return state
+
+
+def load_latest(folder: Path, run_digest: str) -> tuple[dict[str, Any] | None, list[str]]:
+    """The newest good checkpoint of this very run.
+
+    Args:
+        run_digest: digest of the run's config; a checkpoint of another config is not continued.
+
+    Returns:
+        The state (None where there is nothing to resume from), and a line about every file that was passed over.
+    """
+    passed_over = []
+    for path in (folder / LAST, folder / PREVIOUS):
+        if not path.exists():
+            continue
+        try:
+            state = load_checkpoint(path)
+        except CheckpointError as error:
+            passed_over.append(str(error))
+            continue
+        if state.get("run") == run_digest:
+            return state, passed_over
+        passed_over.append(f"{path} belongs to another run ({state.get('run')}, this is {run_digest})")
+    return None, passed_over

@@ -1,0 +1,119 @@
+"""The data of a run: two splits, what is known of their classes, loaders and an evaluator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from omegaconf import DictConfig
+
+from afl.evaluation import CocoEvaluator, Evaluator, LvisEvaluator, VocEvaluator
+from afl.training.build import ConfigError, instantiate
+from afl.training.distributed import World
+from datasets import (
+    AnnotationIndex,
+    ClassStatistics,
+    DetectionDataset,
+    EpochPlan,
+    make_eval_loader,
+    make_train_loader,
+    repeat_factors,
+)
+from detectors.contract import ClassCounts
+
+METRICS = ("coco", "lvis", "voc")
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Training and validation annotations, and class statistics of the training split."""
+
+    train: AnnotationIndex
+    val: AnnotationIndex
+    statistics: ClassStatistics
+
+    @property
+    def classes(self) -> ClassCounts:
+        """Training counts as tensors."""
+        return ClassCounts(
+            instances=torch.as_tensor(self.statistics.instances, dtype=torch.float32),
+            images=torch.as_tensor(self.statistics.images, dtype=torch.float32),
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of what was read, whatever folder it was read from."""
+        return f"{self.train.content_hash[:16]}-{self.val.content_hash[:16]}"
+
+
+def read_data(config: DictConfig) -> RunData:
+    """Both splits of ``config.dataset``.
+
+    Raises:
+        ConfigError: the splits do not have the same classes.
+    """
+    train, val = instantiate(config.dataset.train), instantiate(config.dataset.val)
+    if list(train.category_names) != list(val.category_names):
+        odd = sorted(set(train.category_names) ^ set(val.category_names))
+        raise ConfigError(
+            f"training and validation split of {config.cell.dataset} differ in their classes: {', '.join(odd[:5])}"
+        )
+    return RunData(train=train, val=val, statistics=ClassStatistics.from_index(train))
+
+
+def training_batches(config: DictConfig, data: RunData, world: World, start_step: int):
+    """Endless batches from ``start_step`` on; each optimiser step takes ``trainer.accumulate`` of them."""
+    trainer, dataset = config.trainer, config.dataset
+    samples = DetectionDataset(
+        data.train,
+        instantiate(dataset.train_transform[config.family]),
+        seed=config.seed,
+        extreme_source=(dataset.extreme_source or "masks") if config.needs_extreme_points else None,
+        federated=dataset.federated,
+        cache_images=dataset.cache_images,
+    )
+    plan = EpochPlan(
+        len(data.train),
+        trainer.batch_size // trainer.accumulate,
+        seed=config.seed,
+        rank=world.rank,
+        world_size=world.size,
+        repeat_factors=repeat_factors(data.train, dataset.repeat_threshold) if dataset.repeat_threshold else None,
+    )
+    return make_train_loader(
+        samples,
+        plan,
+        start_step=start_step * trainer.accumulate,
+        num_workers=trainer.num_workers,
+        pin_memory=world.device.type == "cuda",
+    )
+
+
+def evaluation_batches(config: DictConfig, data: RunData, world: World):
+    """Batches over this process's part of the validation images."""
+    samples = DetectionDataset(
+        data.val,
+        instantiate(config.dataset.eval_transform[config.family]),
+        cache_images=config.dataset.cache_images,
+    )
+    return make_eval_loader(
+        samples,
+        config.trainer.eval_batch_size,
+        rank=world.rank,
+        world_size=world.size,
+        num_workers=config.trainer.num_workers,
+        pin_memory=world.device.type == "cuda",
+    )
+
+
+def build_evaluator(config: DictConfig, data: RunData) -> Evaluator:
+    """The data set's official metric, by class and by frequency group of the training split."""
+    metric, truth = config.dataset.metric, data.val.coco_dict()
+    groups, limit = list(data.statistics.groups), config.dataset.max_detections
+    if metric == "coco":
+        return CocoEvaluator(truth, max_detections=limit, backend=config.trainer.evaluator, groups=groups)
+    if metric == "lvis":
+        return LvisEvaluator(truth, max_detections=limit, groups=groups)
+    if metric == "voc":
+        return VocEvaluator(truth, metric="area", groups=groups)
+    raise ConfigError(f"dataset.metric is {metric!r}; known are {', '.join(METRICS)}")

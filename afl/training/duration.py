@@ -1,0 +1,51 @@
+"""Durations in any unit: ``600steps``, ``12epochs``, ``20000images`` or ``25percent``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+UNITS = ("steps", "epochs", "images", "percent")
+_PATTERN = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([a-z%]+)\s*")
+_SYNONYMS = {"step": "steps", "epoch": "epochs", "image": "images", "%": "percent"}
+
+
+@dataclass(frozen=True)
+class Duration:
+    """An amount and one of ``UNITS``."""
+
+    amount: float
+    unit: str
+
+    @classmethod
+    def parse(cls, text: str | int) -> Duration:
+        """Read ``"12epochs"``, ``"1.5 epochs"``, ``"600steps"`` ...; a bare number has no unit and is refused.
+
+        Raises:
+            ValueError: naming the text and the units that exist.
+        """
+        found = _PATTERN.fullmatch(str(text))
+        unit = _SYNONYMS.get(found[2], found[2]) if found else None
+        if unit not in UNITS:
+            raise ValueError(f"{text!r} is not a duration; write a number and one of {', '.join(UNITS)}: 600steps")
+        return cls(float(found[1]), unit)
+
+    def in_steps(self, *, images_per_epoch: int, batch_size: int, total_steps: int | None = None) -> int:
+        """Whole optimiser steps, rounded to the nearest, at least 1 for a positive amount.
+
+        Args:
+            images_per_epoch: images in one pass over the training set.
+            batch_size: images per optimiser step, over all processes.
+            total_steps: what 100 percent is; needed for ``percent`` only.
+        """
+        if self.unit == "steps":
+            steps = self.amount
+        elif self.unit == "epochs":
+            steps = self.amount * images_per_epoch / batch_size
+        elif self.unit == "images":
+            steps = self.amount / batch_size
+        elif total_steps is None:
+            raise ValueError(f"{self.amount:g}percent of what? the length of training itself needs another unit")
+        else:
+            steps = self.amount / 100 * total_steps
+        return max(1, round(steps)) if self.amount > 0 else 0

@@ -1,0 +1,262 @@
+"""The training loop: one step, top to bottom.
+
+Nothing in here knows which detector, loss or data set is being trained.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from afl.training.checkpoint import save_checkpoint
+from afl.training.distributed import World
+from afl.training.guard import check_finite
+from afl.training.optimizer import set_learning_rate
+from afl.training.progress import ProgressReport
+from afl.training.schedule import Schedule
+from detectors.contract import Targets, weighted_sum
+
+# Mean and standard deviation of ImageNet's RGB channels in [0, 255]: what torchvision's weights expect.
+PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How to train, apart from what.
+
+    Attributes:
+        total_steps: optimiser steps of the whole run.
+        batch_size: images per optimiser step, over all processes and accumulated parts.
+        accumulate: backward passes per optimiser step.
+        autocast: dtype of the network's arithmetic, None for float32; losses are float32 always.
+        channels_last: memory format of images and weights.
+        clip_norm: largest gradient norm, None for no clipping.
+        log_every, checkpoint_every, evaluate_every: in steps; 0 for never (the end always evaluates and saves).
+    """
+
+    total_steps: int
+    batch_size: int
+    accumulate: int
+    autocast: torch.dtype | None
+    channels_last: bool
+    clip_norm: float | None
+    log_every: int
+    checkpoint_every: int
+    evaluate_every: int
+
+
+@dataclass
+class LoopState:
+    """What changes while training; with model, optimiser and average, all that a checkpoint holds."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+
+class Batch(Protocol):
+    """What the loop needs of a batch."""
+
+    images: Tensor
+    boxes: Tensor
+    labels: Tensor
+    ignored: Tensor
+    sizes: Tensor
+    image_ids: Tensor
+    extreme_points: Tensor | None
+    verified: Tensor | None
+
+    def to(self, device: torch.device, non_blocking: bool = ...) -> Batch: ...
+
+
+def normalise(images: Tensor, channels_last: bool) -> Tensor:
+    """uint8 (B, 3, H, W) to float32 with ImageNet's statistics, in the wanted memory format."""
+    mean = torch.tensor(PIXEL_MEAN, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(PIXEL_STD, device=images.device).view(1, 3, 1, 1)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return ((images.float() - mean) / std).contiguous(memory_format=layout)
+
+
+def targets_of(batch: Batch) -> Targets:
+    """The part of a batch that a detector learns from."""
+    return Targets(
+        boxes=batch.boxes,
+        labels=batch.labels,
+        ignored=batch.ignored,
+        image_sizes=batch.sizes,
+        extreme_points=batch.extreme_points,
+        verified=batch.verified,
+    )
+
+
+def train(
+    *,
+    detector: nn.Module,
+    batches: Iterable[Batch],
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    options: LoopOptions,
+    world: World,
+    state: LoopState,
+    run_digest: str,
+    folder: Path,
+    log: Callable[[int, dict[str, float]], None],
+    progress: ProgressReport,
+    evaluate: Callable[[int], None],
+    average: AveragedModel | None = None,
+    compiled: Callable[[Tensor], dict[str, Tensor]] | None = None,
+) -> LoopState:
+    """Train from ``state.step`` to ``options.total_steps``.
+
+    Args:
+        detector: forward, losses, ``loss_weights`` and ``classification`` of the contract.
+        batches: endless, beginning with the batch of ``state.step``; ``options.accumulate`` of them make a step.
+        optimizer: over the detector's parameters, its learning rates at their base values.
+        schedule: factor on the learning rates by step.
+        run_digest: identity of the run, kept in checkpoints.
+        folder: the run directory.
+        log: called on the main process with step and figures.
+        evaluate: called every ``options.evaluate_every`` steps with the step.
+        average: exponential moving average of the weights, updated after each step.
+        compiled: the compiled forward pass, where one is wanted.
+    """
+    device_type = world.device.type
+    base_rates = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
+    forward = compiled or detector
+    if world.size > 1:
+        forward = DistributedDataParallel(
+            forward if isinstance(forward, nn.Module) else detector,
+            device_ids=[world.device] if device_type == "cuda" else None,
+            find_unused_parameters=False,
+        )
+    stream = iter(batches)
+    detector.train()
+    last_log_time, last_log_step = time.perf_counter(), state.step
+    started = last_log_time - state.seconds
+
+    while state.step < options.total_steps:
+        step = state.step
+
+        # ---- learning rate ------------------------------------------------------------------
+        set_learning_rate(optimizer, base_rates, schedule(step))
+        optimizer.zero_grad(set_to_none=True)
+
+        # ---- gradients, in one part or several ----------------------------------------------
+        for part in range(options.accumulate):
+            batch = next(stream).to(world.device, non_blocking=True)
+            images = normalise(batch.images, options.channels_last)
+            targets = targets_of(batch)
+            last_part = part == options.accumulate - 1
+            keep_local = world.size > 1 and not last_part
+            with forward.no_sync() if keep_local else contextlib.nullcontext():
+                with torch.autocast(device_type, options.autocast, enabled=options.autocast is not None):
+                    outputs = forward(images)
+                losses = detector.losses(outputs, targets)
+                total = weighted_sum(losses, detector.loss_weights)
+                check_finite(
+                    losses,
+                    total,
+                    step=step,
+                    images=images,
+                    image_ids=batch.image_ids,
+                    targets=targets,
+                    model_state=detector.state_dict(),
+                    folder=folder,
+                )
+                (total / options.accumulate).backward()
+
+        # ---- one move of the weights --------------------------------------------------------
+        limit = options.clip_norm if options.clip_norm is not None else float("inf")
+        gradient_norm = nn.utils.clip_grad_norm_(detector.parameters(), limit)
+        optimizer.step()
+        for loss in detector.classification.values():
+            loss.update()
+        if average is not None:
+            average.update_parameters(detector)
+        state.step += 1
+        state.seconds = time.perf_counter() - started
+
+        # ---- what a person, a table or the next attempt wants to know -----------------------
+        done = state.step == options.total_steps
+        if world.is_main and (done or state.step % options.log_every == 0):
+            now = time.perf_counter()
+            speed = (state.step - last_log_step) * options.batch_size / max(now - last_log_time, 1e-9)
+            last_log_time, last_log_step = now, state.step
+            log(state.step, _figures(detector, losses, total, gradient_norm, optimizer, speed))
+            progress.update(state.step, float(total.detach()), speed)
+        if not done and options.evaluate_every and state.step % options.evaluate_every == 0:
+            evaluate(state.step)
+            detector.train()
+        if done or (options.checkpoint_every and state.step % options.checkpoint_every == 0):
+            if world.is_main:
+                save_checkpoint(
+                    folder / "checkpoints", checkpoint_state(detector, optimizer, average, state, run_digest)
+                )
+    return state
+
+
+def _figures(
+    detector: nn.Module,
+    losses: dict[str, Tensor],
+    total: Tensor,
+    gradient_norm: Tensor,
+    optimizer: torch.optim.Optimizer,
+    images_per_second: float,
+) -> dict[str, float]:
+    figures = {f"loss/{name}": float(value.detach()) for name, value in losses.items()}
+    figures |= {
+        "loss/total": float(total.detach()),
+        "gradient_norm": float(gradient_norm),
+        "learning_rate": optimizer.param_groups[0]["lr"],
+        "images_per_second": images_per_second,
+    }
+    for name, loss in detector.classification.items():
+        figures |= {f"gradient/{name}/{key}": float(value) for key, value in loss.statistics().items()}
+    return figures
+
+
+def checkpoint_state(
+    detector: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedModel | None,
+    state: LoopState,
+    run_digest: str,
+) -> dict[str, Any]:
+    """Everything a resumed run needs, as plain tensors, numbers, lists and dicts."""
+    return {
+        "run": run_digest,
+        "model": detector.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "average": average.state_dict() if average is not None else None,
+        "step": state.step,
+        "seconds": state.seconds,
+        "torch_rng": torch.get_rng_state(),
+    }
+
+
+def restore(
+    saved: dict[str, Any],
+    detector: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedModel | None,
+) -> LoopState:
+    """Put model, optimiser, average and random state back; returns the loop's state."""
+    detector.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    if average is not None:
+        average.load_state_dict(saved["average"])
+    torch.set_rng_state(saved["torch_rng"])
+    return LoopState(step=saved["step"], seconds=saved["seconds"])
+
+
+def moving_average(detector: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of weights and buffers with the given decay per step."""
+    return AveragedModel(detector, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

@@ -1,0 +1,30 @@
+"""Which parameters an optimiser gets, and with how much decay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Trainable parameters in two groups: matrices and kernels decay, biases and norms (one dimension) do not."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def build_optimizer(
+    factory: Callable[..., torch.optim.Optimizer], model: nn.Module, weight_decay: float
+) -> torch.optim.Optimizer:
+    """Call ``factory`` (an optimiser class with its numbers bound) on the model's parameter groups."""
+    return factory(parameter_groups(model, weight_decay))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, base: list[float], factor: float) -> None:
+    """Set each group's learning rate to its base times ``factor``."""
+    for group, rate in zip(optimizer.param_groups, base, strict=True):
+        group["lr"] = rate * factor

@@ -1,0 +1,335 @@
+"""One cell from config to record: build, resume, train, evaluate, write down."""
+
+from __future__ import annotations
+
+import logging
+import random
+import resource
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from afl.tracking import (
+    FAILED,
+    FINISHED,
+    MetricsLog,
+    NullTracker,
+    Picture,
+    Record,
+    RunKey,
+    Tracker,
+    environment,
+    git_state,
+    read_record,
+    run_key,
+    write_arrays,
+    write_bytes,
+    write_record,
+    write_text,
+)
+from afl.training.build import build_detector, build_schedule, instantiate, loop_options
+from afl.training.checkpoint import load_latest
+from afl.training.data import RunData, build_evaluator, evaluation_batches, read_data, training_batches
+from afl.training.distributed import World, barrier, join_world
+from afl.training.evaluation import detect
+from afl.training.initial_weights import start_from
+from afl.training.lock import RunBusy, run_lock
+from afl.training.loop import LoopOptions, LoopState, moving_average, restore, train
+from afl.training.optimizer import build_optimizer
+from afl.training.pictures import contact_sheet
+from afl.training.progress import ProgressReport
+from datasets.images import read_image
+
+RECORD, CONFIG, CURVES, DETECTIONS, PICTURES = (
+    "record.json",
+    "config.yaml",
+    "metrics.jsonl",
+    "detections.json",
+    "predictions.png",
+)
+log = logging.getLogger(__name__)
+
+
+def run_cell(config: DictConfig, *, wait: bool = False) -> Record | None:
+    """Train and evaluate the cell of ``config``, or pick up what there is of it.
+
+    A finished run is left as it is; an unfinished one goes on from its last checkpoint; a failed one tries again.
+
+    Args:
+        wait: when another process is at the same run, wait for it instead of leaving.
+
+    Returns:
+        The run's record; None where another process is at it.
+    """
+    world = join_world(config.trainer.device)
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    data = read_data(config)
+    plain = OmegaConf.to_container(config, resolve=True)
+    key = cell_key(plain, data)
+    folder = Path(config.paths.output) / key.name
+    finished = _finished(folder)
+    if finished is None and world.is_main:
+        try:
+            with run_lock(folder, wait=wait):
+                finished = _finished(folder)
+                if finished is None:
+                    return _run(config, plain, key, folder, data, world)
+        except RunBusy as busy:
+            log.info("%s", busy)
+            return None
+    elif finished is None:
+        return _run(config, plain, key, folder, data, world)
+    if world.is_main:
+        log.info("%s is finished: AP %s (%s)", key.name, _percent(finished.metrics.get("AP")), folder / RECORD)
+    return finished
+
+
+def cell_key(plain: dict[str, Any], data: RunData) -> RunKey:
+    """Identity of a run: its resolved config and the content of its data."""
+    named = {part: {**plain[part], "name": plain["cell"][part]} for part in ("dataset", "detector", "loss")}
+    return run_key({**plain, **named}, data=data.fingerprint)
+
+
+def _finished(folder: Path) -> Record | None:
+    if not (folder / RECORD).exists():
+        return None
+    record = read_record(folder / RECORD)
+    return record if record.status == FINISHED else None
+
+
+def _run(
+    config: DictConfig, plain: dict[str, Any], key: RunKey, folder: Path, data: RunData, world: World
+) -> Record:
+    """Everything between the lock and the record; a failure leaves a record too, then goes on upwards."""
+    torch.manual_seed(config.seed)
+    np.random.seed(config.seed)
+    random.seed(config.seed)
+    record = Record(
+        key=key.name,
+        status=FAILED,
+        dataset=plain["cell"]["dataset"],
+        detector=plain["cell"]["detector"],
+        loss=plain["cell"]["loss"],
+        seed=config.seed,
+        config=plain,
+        groups=dict(zip(data.statistics.names, data.statistics.groups, strict=True)),
+        environment=environment(str(world.device)),
+        git=git_state(),
+        data_hash=data.fingerprint,
+        curves=CURVES,
+    )
+    tracker: Tracker = NullTracker()
+    try:
+        if world.is_main:
+            write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(plain)))
+            tracker = instantiate(config.logger)(
+                directory=folder,
+                name=key.slug,
+                run_id=key.digest,
+                group=f"{record.dataset}-{record.detector}-{record.loss}",
+                tags=(record.dataset, record.detector, record.loss, f"seed{record.seed}"),
+                config=plain,
+                class_names=data.statistics.names,
+            )
+        record = _train_and_evaluate(config, record, key, folder, data, world, tracker)
+    except BaseException as error:
+        if world.is_main and isinstance(error, Exception):
+            write_record(folder / RECORD, replace(record, error=f"{type(error).__name__}: {error}"))
+        tracker.finish(failed=True)
+        raise
+    if world.is_main:
+        write_record(folder / RECORD, record)
+    tracker.summary(record.metrics)
+    tracker.finish()
+    return record
+
+
+def _train_and_evaluate(
+    config: DictConfig,
+    record: Record,
+    key: RunKey,
+    folder: Path,
+    data: RunData,
+    world: World,
+    tracker: Tracker,
+) -> Record:
+    # ---- what is trained ----------------------------------------------------------------
+    options = loop_options(config, num_images=len(data.train), world_size=world.size)
+    detector = build_detector(config, data.classes)
+    saved, notes = load_latest(folder / "checkpoints", key.digest)
+    for note in notes:
+        log.warning("%s", note)
+    if saved is None:
+        start_from(config, detector, world)
+    layout = torch.channels_last if options.channels_last else torch.contiguous_format
+    detector.to(world.device, memory_format=layout)
+    optimizer = build_optimizer(instantiate(config.optimizer.factory), detector, config.optimizer.weight_decay)
+    average = moving_average(detector, config.trainer.ema) if config.trainer.ema else None
+    state = restore(saved, detector, optimizer, average) if saved else LoopState()
+    if saved and world.is_main:
+        log.info("%s goes on from step %d of %d", key.name, state.step, options.total_steps)
+    del saved
+    evaluated = average.module if average is not None else detector
+
+    # ---- training -----------------------------------------------------------------------
+    curves = MetricsLog(folder / CURVES, resume_step=state.step) if world.is_main else None
+
+    def report(step: int, figures: dict[str, float]) -> None:
+        curves.log(step, figures)
+        tracker.log(step, figures)
+
+    def look(step: int) -> None:
+        metrics, _ = evaluate_detector(evaluated, config, data, world, folder, options)
+        if world.is_main:
+            report(step, {f"val/{name}": value for name, value in metrics.items() if name != "per_class"})
+
+    progress = ProgressReport(
+        title=key.slug,
+        total_steps=options.total_steps,
+        start_step=state.step,
+        mode=config.trainer.progress if world.is_main else "none",
+    )
+    try:
+        state = train(
+            detector=detector,
+            batches=training_batches(config, data, world, state.step),
+            optimizer=optimizer,
+            schedule=build_schedule(config, num_images=len(data.train), total_steps=options.total_steps),
+            options=options,
+            world=world,
+            state=state,
+            run_digest=key.digest,
+            folder=folder,
+            log=report,
+            progress=progress,
+            evaluate=look,
+            average=average,
+            compiled=torch.compile(detector, dynamic=False) if config.trainer.compile else None,
+        )
+    finally:
+        progress.close()
+
+    # ---- evaluation and record ----------------------------------------------------------
+    started = time.perf_counter()
+    metrics, pictures = evaluate_detector(evaluated, config, data, world, folder, options)
+    seconds = time.perf_counter() - started
+    per_class = metrics.pop("per_class")
+    if world.is_main:
+        report(options.total_steps, {f"val/{name}": value for name, value in metrics.items()})
+        curves.close()
+        tracker.log_pictures(options.total_steps, pictures)
+        tracker.log_table(
+            options.total_steps,
+            "val/per_class",
+            ["class", "group", "instances", "AP"],
+            [
+                [name, record.groups[name], int(count), per_class[name]]
+                for name, count in zip(data.statistics.names, data.statistics.instances, strict=True)
+            ],
+        )
+        if pictures:
+            sheet = contact_sheet(pictures, data.statistics.names)
+            write_bytes(folder / PICTURES, cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
+        log.info("%s  AP %s  in %.0f s", key.slug, _percent(metrics["AP"]), state.seconds + seconds)
+    return replace(
+        record,
+        status=FINISHED,
+        protocol=protocol(config, options, detector),
+        metrics=metrics,
+        per_class=per_class,
+        train_seconds=state.seconds,
+        eval_seconds=seconds,
+        images_per_second=options.total_steps * options.batch_size / max(state.seconds, 1e-9),
+        peak_memory_bytes=_peak_memory(world),
+        parameters=sum(p.numel() for p in detector.parameters() if p.requires_grad),
+        steps=options.total_steps,
+    )
+
+
+def evaluate_detector(
+    detector: nn.Module, config: DictConfig, data: RunData, world: World, folder: Path, options: LoopOptions
+) -> tuple[dict[str, Any], list[Picture]]:
+    """Detect on the validation split, write ``detections.json``, and measure.
+
+    Every process looks at its part of the images and leaves its detections in a file; the first one evaluates them all.
+
+    Returns:
+        The evaluator's figures (empty on other processes than the first), and the first images with their boxes.
+    """
+    evaluator = build_evaluator(config, data)
+    number = {int(image_id): i for i, image_id in enumerate(data.val.image_ids)}
+    pictures: list[Picture] = []
+    found = detect(
+        detector,
+        evaluation_batches(config, data, world),
+        device=world.device,
+        autocast=options.autocast,
+        channels_last=options.channels_last,
+    )
+    for batch, detections in found:
+        image_ids = batch.image_ids.tolist()
+        evaluator.process(image_ids, detections)
+        for image_id, one in zip(image_ids, detections, strict=True):
+            if world.is_main and len(pictures) < config.trainer.pictures:
+                pictures.append(_picture(data, number[image_id], image_id, one))
+    if world.size > 1:
+        parts = [folder / f"detections-{rank}.npz" for rank in range(world.size)]
+        write_arrays(parts[world.rank], evaluator.state())
+        barrier(world)
+        if world.is_main:
+            evaluator.merge(parts)
+            for part in parts:
+                part.unlink()
+    metrics = {"per_class": {}}
+    if world.is_main:
+        write_bytes(folder / DETECTIONS, evaluator.detections_json())
+        metrics = evaluator.evaluate()
+    barrier(world)
+    return metrics, pictures
+
+
+def _picture(data: RunData, i: int, image_id: int, found) -> Picture:
+    chosen = data.val.annotations(i)
+    return Picture(
+        name=str(image_id),
+        pixels=read_image(data.val, i),
+        boxes=data.val.boxes[chosen],
+        labels=data.val.labels[chosen],
+        found_boxes=found.boxes.numpy(),
+        found_scores=found.scores.float().numpy(),
+        found_labels=found.labels.numpy(),
+    )
+
+
+def protocol(config: DictConfig, options: LoopOptions, detector: nn.Module) -> dict[str, str]:
+    """What a caption says beside the cell."""
+    trainer = config.trainer
+    backbone = config.backbone.get("name") or "tiny"
+    start = "ImageNet weights" if config.backbone.get("pretrained") else config.initial_weights or "random weights"
+    return {
+        "backbone": f"{backbone}, {start if start != 'shapes' else 'pre-trained on generated images of other classes'}",
+        "image size": str(config.dataset.image_size),
+        "schedule": f"{trainer.max_duration} ({options.total_steps} steps of {trainer.batch_size} images), "
+        f"{config.schedule.factory['_target_'].split('.')[-1].removesuffix('_schedule')}",
+        "optimiser": f"{config.optimizer.factory['_target_'].split('.')[-1]} {config.optimizer.factory.lr:g}",
+        "precision": trainer.precision,
+        "metric": config.dataset.metric,
+    }
+
+
+def _peak_memory(world: World) -> int:
+    if world.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(world.device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _percent(value: float | None) -> str:
+    return "undefined" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,53 @@
+"""Data sets for object detection: readers, a generated long-tailed set, transforms and loaders.
+
+Everything a configuration file may build is exported here.  Boxes are (x1, y1, x2, y2) in continuous pixels
+everywhere, the image spanning [0, W] x [0, H].
+"""
+
+from datasets.batch import PAD_COLOR, Batch, Polygons, Sample, boxes_in_file, collate
+from datasets.coco import read_coco
+from datasets.color import ColorJitter
+from datasets.dataset import DetectionDataset
+from datasets.errors import DataError
+from datasets.images import check_images, read_image
+from datasets.index import AnnotationIndex, require_same_classes
+from datasets.loader import EpochPlan, make_eval_loader, make_train_loader, repeat_factors
+from datasets.lvis import read_lvis
+from datasets.shapes import generate_pretraining_shapes, generate_shapes, read_shapes
+from datasets.statistics import ClassStatistics, frequency_groups
+from datasets.transforms import CropTransform, EvalResize, FixedTransform, PadOnly, ResizeTransform
+from datasets.voc import VOC_CLASSES, read_voc
+
+__all__ = [
+    "AnnotationIndex",
+    "Batch",
+    "ClassStatistics",
+    "ColorJitter",
+    "CropTransform",
+    "DataError",
+    "DetectionDataset",
+    "EpochPlan",
+    "EvalResize",
+    "FixedTransform",
+    "PAD_COLOR",
+    "PadOnly",
+    "Polygons",
+    "ResizeTransform",
+    "Sample",
+    "VOC_CLASSES",
+    "boxes_in_file",
+    "check_images",
+    "collate",
+    "frequency_groups",
+    "generate_pretraining_shapes",
+    "generate_shapes",
+    "make_eval_loader",
+    "make_train_loader",
+    "read_coco",
+    "read_image",
+    "read_lvis",
+    "read_shapes",
+    "read_voc",
+    "repeat_factors",
+    "require_same_classes",
+]

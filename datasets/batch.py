@@ -1,0 +1,158 @@
+"""One annotated image on its way through the transforms, and a batch of them on its way to the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# ImageNet's mean colour in RGB, rounded.  Padding of this colour is about 0 once the detector has subtracted
+# the mean, so the network sees beyond an image's border what its convolutions' own zero padding shows them.
+PAD_COLOR = (124, 116, 104)
+
+
+@dataclass(frozen=True)
+class Polygons:
+    """Outlines of n objects, flat: part p has vertices part_offsets[p] to [p + 1], object a has parts
+    object_part_offsets[a] to [a + 1]; points are (V, 2) in the pixels of the sample's image."""
+
+    points: np.ndarray
+    part_offsets: np.ndarray
+    object_part_offsets: np.ndarray
+
+    def parts(self, a: int) -> list[np.ndarray]:
+        """Vertices (m, 2) of each part of object a."""
+        return [
+            self.points[self.part_offsets[p] : self.part_offsets[p + 1]]
+            for p in range(self.object_part_offsets[a], self.object_part_offsets[a + 1])
+        ]
+
+
+@dataclass
+class Sample:
+    """One image with its n objects, in continuous pixels of ``image``.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        boxes: (n, 4) float32 xyxy.
+        labels: (n,) int64 class numbers.
+        ignored: (n,) bool, crowd regions and difficult objects.
+        image_id: id in the data set.
+        original_size: (height, width) of the image in its file.
+        matrix: (2, 3) float64, affine map from pixels of the file to pixels of ``image``.
+        extreme_points: (n, 4, 2) float32 top, left, bottom, right, NaN where unknown; None where not asked
+            for.
+        polygons: outlines, from which cut objects get new extreme points; None where not asked for.
+        verified: (C,) bool, classes checked in this image (LVIS); None where all are.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    ignored: np.ndarray
+    image_id: int
+    original_size: tuple[int, int]
+    matrix: np.ndarray
+    extreme_points: np.ndarray | None = None
+    polygons: Polygons | None = None
+    verified: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B images of one padded size with up to M objects each.
+
+    Attributes:
+        images: (B, 3, H, W) uint8 RGB in channels-last memory, padded at the bottom and the right with
+            ``PAD_COLOR``.
+        boxes: (B, M, 4) float32 xyxy in pixels of ``images``.
+        labels: (B, M) int64, -1 at padding.
+        ignored: (B, M) bool, crowd regions and difficult objects.
+        sizes: (B, 2) int64 height and width of each image inside the padded batch.
+        image_ids: (B,) int64.
+        original_sizes: (B, 2) int64 height and width of each image in its file.
+        matrices: (B, 2, 3) float32 affine maps from pixels of the file to pixels of ``images``.
+        extreme_points: (B, M, 4, 2) float32, NaN where unknown; or None.
+        verified: (B, C) bool; or None.
+    """
+
+    images: Tensor
+    boxes: Tensor
+    labels: Tensor
+    ignored: Tensor
+    sizes: Tensor
+    image_ids: Tensor
+    original_sizes: Tensor
+    matrices: Tensor
+    extreme_points: Tensor | None = None
+    verified: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The batch on another device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory, from which copies to a GPU can overlap with its work."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function) -> Batch:
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return Batch(**{name: None if value is None else function(value) for name, value in values.items()})
+
+
+def collate(samples: Sequence[Sample], divisor: int = 32) -> Batch:
+    """Pad samples to one size, a multiple of ``divisor``, and to one number of objects, at least 1."""
+    count, objects = len(samples), max(1, *(len(sample.labels) for sample in samples))
+    height, width = (max(sample.image.shape[axis] for sample in samples) for axis in (0, 1))
+    height, width = (-(-side // divisor) * divisor for side in (height, width))
+    images = np.empty((count, height, width, 3), dtype=np.uint8)
+    boxes = np.zeros((count, objects, 4), dtype=np.float32)
+    labels = np.full((count, objects), -1, dtype=np.int64)
+    ignored = np.zeros((count, objects), dtype=bool)
+    with_points = samples[0].extreme_points is not None
+    points = np.full((count, objects, 4, 2), np.nan, dtype=np.float32) if with_points else None
+    for i, sample in enumerate(samples):
+        h, w = sample.image.shape[:2]
+        n = len(sample.labels)
+        images[i, :h, :w] = sample.image
+        images[i, h:] = PAD_COLOR
+        images[i, :h, w:] = PAD_COLOR
+        boxes[i, :n], labels[i, :n], ignored[i, :n] = sample.boxes, sample.labels, sample.ignored
+        if points is not None:
+            points[i, :n] = sample.extreme_points
+    verified = None
+    if samples[0].verified is not None:
+        verified = torch.from_numpy(np.stack([sample.verified for sample in samples]))
+    return Batch(
+        images=torch.from_numpy(images).permute(0, 3, 1, 2),
+        boxes=torch.from_numpy(boxes),
+        labels=torch.from_numpy(labels),
+        ignored=torch.from_numpy(ignored),
+        sizes=torch.tensor([sample.image.shape[:2] for sample in samples], dtype=torch.int64),
+        image_ids=torch.tensor([sample.image_id for sample in samples], dtype=torch.int64),
+        original_sizes=torch.tensor([sample.original_size for sample in samples], dtype=torch.int64),
+        matrices=torch.from_numpy(np.stack([sample.matrix for sample in samples]).astype(np.float32)),
+        extreme_points=None if points is None else torch.from_numpy(points),
+        verified=verified,
+    )
+
+
+def boxes_in_file(boxes: Tensor, matrix: Tensor, original_size: Tensor) -> Tensor:
+    """Detected boxes (n, 4) xyxy mapped back to pixels of the image's file and cut at its border.
+
+    Args:
+        boxes: in pixels of the network input.
+        matrix: (2, 3) this image's row of ``Batch.matrices``.
+        original_size: (2,) this image's row of ``Batch.original_sizes``, height and width.
+    """
+    linear, shift = matrix[:, :2].double(), matrix[:, 2].double()
+    corners = (boxes.double().view(-1, 2, 2) - shift) @ torch.linalg.inv(linear).T
+    limit = original_size.flip(0).to(corners)
+    corners = torch.minimum(corners.clamp(min=0), limit)
+    return torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1).to(boxes.dtype)

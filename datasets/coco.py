@@ -1,0 +1,221 @@
+"""Reader of MS COCO annotation files (instances_*.json), and of any data set in that format.
+
+https://cocodataset.org/#format-data.  Category ids may be sparse; classes are numbered by rising id.  Crowd
+regions are kept and flagged.  Polygons give extreme points; run-length masks of single objects are decoded
+for theirs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from pycocotools import mask as mask_api
+
+from datasets.defects import DefectLog, Policy
+from datasets.extreme_points import extreme_points_of_mask
+from datasets.index import AnnotationIndex, cached_index
+from datasets.records import (
+    DEFAULT_REMEDY,
+    BadRecord,
+    IndexBuilder,
+    checked_box,
+    integer,
+    is_finite_number,
+    load_json,
+    numbers,
+    records,
+    require_file,
+    require_folder,
+    shown,
+    text,
+    without_bad_images,
+)
+
+READER_VERSION = "coco-1"
+
+
+def read_coco(
+    annotations: Path | str,
+    image_root: Path | str,
+    *,
+    policy: Policy = "error",
+    cache: Path | str | None = None,
+    remedy: str = DEFAULT_REMEDY,
+) -> AnnotationIndex:
+    """Read one split.
+
+    Args:
+        annotations: the JSON file.
+        image_root: folder of the images that ``file_name`` is relative to.
+        policy: what to do about bad records: stop at the first, or count them and go on without them.
+        cache: folder that keeps parsed indices; None parses every time.
+        remedy: how to get the data set, for the message when it is not there.
+
+    Raises:
+        DataError: a file is missing or damaged, or (policy ``error``) a record is bad.
+    """
+    path, root = Path(annotations), Path(image_root)
+    require_file(path, remedy)
+    require_folder(root, remedy)
+    log = DefectLog(policy)
+
+    def build(content_hash: str) -> AnnotationIndex:
+        content = load_json(path)
+        builder = IndexBuilder()
+        labels, names = read_categories(content, path, log)
+        image_numbers = read_images(content, path, log, builder, lambda record: text(record, "file_name"))
+        read_annotations(content, path, log, builder, labels, image_numbers)
+        return builder.build(
+            image_root=root,
+            sources=[path],
+            content_hash=content_hash,
+            category_ids=list(labels),
+            category_names=names,
+            log=log,
+        )
+
+    settings = {"policy": policy}
+    index = cached_index(build, reader=READER_VERSION, sources=[path], settings=settings, cache=cache)
+    return without_bad_images(index, root, [path], log, remedy)
+
+
+def read_categories(content: dict, path: Path, log: DefectLog) -> tuple[dict[int, int], list[str]]:
+    """Category id to class number, by rising id, and the classes' names."""
+    found: dict[int, str] = {}
+    for number, record in records(content, "categories", path, log):
+        where = f"{path}: categories[{number}]"
+        try:
+            category_id, name = integer(record, "id"), text(record, "name")
+            if category_id in found:
+                raise BadRecord(
+                    "duplicate_category_id", f"repeats id {category_id}", "give each category its own id"
+                )
+            found[category_id] = name
+        except BadRecord as bad:
+            log.report(bad.kind, f"{where} {bad.what}", bad.remedy)
+    ids = sorted(found)
+    return {category_id: label for label, category_id in enumerate(ids)}, [found[i] for i in ids]
+
+
+def read_images(
+    content: dict, path: Path, log: DefectLog, builder: IndexBuilder, file_name
+) -> dict[int, int]:
+    """Image id to its number in the index; ``file_name`` takes a record to the path below the image root."""
+    found: dict[int, int] = {}
+    for number, record in records(content, "images", path, log):
+        where = f"{path}: images[{number}]"
+        try:
+            image_id = integer(record, "id")
+            where = f"{path}: image {image_id}"
+            if image_id in found:
+                raise BadRecord(
+                    "duplicate_image_id", "has an id that an earlier image has", "give each its own id"
+                )
+            name = file_name(record)
+            if name.startswith("/") or ".." in name.split("/"):
+                raise BadRecord(
+                    "bad_file_name", f"lies outside the image folder: {shown(name)}", "correct the path"
+                )
+            builder.add_image(image_id, name, integer(record, "width"), integer(record, "height"))
+            found[image_id] = len(found)
+        except BadRecord as bad:
+            log.report(bad.kind, f"{where} {bad.what}", bad.remedy)
+    return found
+
+
+def read_annotations(
+    content: dict,
+    path: Path,
+    log: DefectLog,
+    builder: IndexBuilder,
+    labels: dict[int, int],
+    image_numbers: dict[int, int],
+) -> None:
+    """All annotations of images that are kept."""
+    seen: set[int] = set()
+    for number, record in records(content, "annotations", path, log):
+        where = f"{path}: annotations[{number}]"
+        try:
+            annotation_id = integer(record, "id")
+            where = f"{path}: annotation {annotation_id}"
+            if annotation_id in seen:
+                what = "has an id that an earlier annotation has"
+                raise BadRecord("duplicate_annotation_id", what, "give each its own id")
+            image_id, category_id = integer(record, "image_id"), integer(record, "category_id")
+            if category_id not in labels:
+                what = f"has category_id = {category_id}, which 'categories' does not list"
+                raise BadRecord("unknown_category", what, "add the category or correct the id")
+            if image_id not in image_numbers:
+                what = f"has image_id = {image_id}, which 'images' does not list"
+                raise BadRecord("unknown_image", what, "add the image or correct the id")
+            image_number = image_numbers[image_id]
+            height, width = builder.sizes[image_number]
+            x, y, w, h = numbers(record, "bbox", 4)
+            box = checked_box((x, y, x + w, y + h), width, height, log, where)
+            crowd = bool(integer({"iscrowd": record.get("iscrowd", 0)}, "iscrowd"))
+            area = numbers({"area": [record.get("area", w * h)]}, "area", 1)[0]
+            if area < 0:
+                raise BadRecord("bad_field", f"has area = {shown(area)}", "correct 'area'")
+            polygons, mask_extremes = _segmentation(
+                record.get("segmentation"), crowd, width, height, log, where
+            )
+            builder.add_annotation(
+                image_number,
+                annotation_id,
+                labels[category_id],
+                box,
+                area=area,
+                crowd=crowd,
+                polygons=polygons,
+                mask_extremes=mask_extremes,
+            )
+            seen.add(annotation_id)
+        except BadRecord as bad:
+            log.report(bad.kind, f"{where} {bad.what}", bad.remedy)
+
+
+def _segmentation(
+    value: object, crowd: bool, width: int, height: int, log: DefectLog, where: str
+) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """Polygons of a mask, or the extreme points of a run-length one; nothing for crowds and for what is
+    absent.
+
+    A bad mask is reported, but the box is still good: under ``skip`` the object stays, without a mask.
+    """
+    if not value or crowd:
+        return [], None
+    try:
+        if isinstance(value, dict):
+            return [], extreme_points_of_mask(_decode(value, width, height))
+        if not isinstance(value, list):
+            raise ValueError(f"it is {shown(value)}")
+        return [_polygon(part) for part in value], None
+    except (ValueError, TypeError, KeyError) as error:
+        log.report(
+            "bad_segmentation", f"{where} has a 'segmentation' that cannot be used: {error}", "correct it"
+        )
+        return [], None
+
+
+def _polygon(part: object) -> np.ndarray:
+    if not isinstance(part, list) or len(part) < 6 or len(part) % 2:
+        raise ValueError(f"a polygon needs x, y of three or more points, got {shown(part)}")
+    if not all(map(is_finite_number, part)):
+        raise ValueError(f"a polygon has coordinates that are no finite numbers: {shown(part)}")
+    return np.asarray(part, dtype=np.float64).reshape(-1, 2)
+
+
+def _decode(rle: dict, width: int, height: int) -> np.ndarray:
+    """Pixels (H, W) of a run-length mask, whose counts are a list or COCO's compressed text."""
+    counts = rle["counts"]
+    if rle["size"] != [height, width]:
+        raise ValueError(f"its size {shown(rle['size'])} is not the image's [{height}, {width}]")
+    if isinstance(counts, list):
+        if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != width * height:
+            raise ValueError("its run lengths do not add up to the image")
+        values = np.arange(len(counts)) % 2
+        return np.repeat(values, counts).reshape(width, height).T.astype(bool)
+    if not isinstance(counts, str) or not counts:
+        raise ValueError(f"its counts are {shown(counts)}")
+    return mask_api.decode({"size": [height, width], "counts": counts.encode()}).astype(bool)

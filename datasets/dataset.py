@@ -1,0 +1,108 @@
+"""The map from (epoch, image number) to an augmented sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from datasets.batch import Polygons, Sample
+from datasets.errors import DataError
+from datasets.extreme_points import extreme_points_of_boxes
+from datasets.images import read_image
+from datasets.index import AnnotationIndex
+
+ExtremeSource = Literal["masks", "box_sides"]
+
+# Order of images and augmentation draw from different streams of one seed (see loader.py).
+AUGMENTATION_STREAM = 1
+
+
+class DetectionDataset:
+    """Samples of one split.
+
+    A sample depends on (seed, epoch, image number) alone: not on the order of calls, nor on the process they
+    come from.
+
+    Args:
+        index: the annotations.
+        transform: called with (sample, generator).
+        seed: seed of the augmentation.
+        extreme_source: where extreme points come from: ``masks``, ``box_sides`` (the middles of the boxes'
+            sides, an approximation for data without masks), or None for no extreme points.
+        federated: hand out which classes were verified in each image (LVIS), so that losses leave the others
+            alone.
+        cache_images: keep decoded images in memory, for sets that fit.
+
+    Raises:
+        DataError: extreme points from masks are asked of a data set that has none.
+    """
+
+    def __init__(
+        self,
+        index: AnnotationIndex,
+        transform: Callable[[Sample, np.random.Generator], Sample],
+        *,
+        seed: int = 0,
+        extreme_source: ExtremeSource | None = None,
+        federated: bool = False,
+        cache_images: bool = False,
+    ) -> None:
+        if extreme_source not in (None, "masks", "box_sides"):
+            raise DataError(f"extreme_source is 'masks', 'box_sides' or null, not {extreme_source!r}")
+        if extreme_source == "masks" and not index.has_masks:
+            raise DataError(
+                f"{index.sources[0]} has no masks, so objects have no extreme points; "
+                "set dataset.extreme_source=box_sides to take the middles of the boxes' sides instead"
+            )
+        self.index = index
+        self.transform = transform
+        self.seed = seed
+        self.extreme_source = extreme_source
+        self.federated = federated
+        self._images: dict[int, np.ndarray] | None = {} if cache_images else None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, i = key
+        rng = np.random.default_rng([AUGMENTATION_STREAM, self.seed, epoch, i])
+        sample = self.transform(self.unchanged(i), rng)
+        if self.extreme_source == "box_sides":
+            sample.extreme_points = extreme_points_of_boxes(sample.boxes)
+        return sample
+
+    def unchanged(self, i: int) -> Sample:
+        """Image i as its file has it, with its annotations."""
+        index, chosen = self.index, self.index.annotations(i)
+        masks = self.extreme_source == "masks"
+        return Sample(
+            image=self._image(i),
+            boxes=index.boxes[chosen],
+            labels=index.labels[chosen].astype(np.int64),
+            ignored=index.crowd[chosen] | index.difficult[chosen],
+            image_id=int(index.image_ids[i]),
+            original_size=(int(index.heights[i]), int(index.widths[i])),
+            matrix=np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]),
+            extreme_points=index.extreme_points[chosen] if masks else None,
+            polygons=self._polygons(chosen) if masks else None,
+            verified=index.verified(i) if self.federated else None,
+        )
+
+    def _polygons(self, chosen: slice) -> Polygons:
+        index = self.index
+        parts = index.annotation_part_offsets[chosen.start : chosen.stop + 1]
+        vertices = index.part_offsets[parts[0] : parts[-1] + 1]
+        return Polygons(
+            index.polygon_points[vertices[0] : vertices[-1]], vertices - vertices[0], parts - parts[0]
+        )
+
+    def _image(self, i: int) -> np.ndarray:
+        if self._images is not None and i in self._images:
+            return self._images[i]
+        image = read_image(self.index, i)
+        if self._images is not None:
+            self._images[i] = image
+        return image

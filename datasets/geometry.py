@@ -1,0 +1,78 @@
+"""Small geometry shared by readers, transforms and the generated data set.
+
+Coordinates are continuous pixels: an image spans [0, W] x [0, H] and pixel (i, j) covers [j, j+1] x [i, i+1].
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def polygon_box(points: np.ndarray) -> np.ndarray:
+    """(n, 2) vertices to their tight box, (4,) xyxy."""
+    return np.concatenate([points.min(axis=0), points.max(axis=0)])
+
+
+def polygon_area(points: np.ndarray) -> float:
+    """Area of a simple polygon (n, 2), by the shoelace formula."""
+    x, y = points[:, 0].astype(np.float64), points[:, 1].astype(np.float64)
+    return 0.5 * abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))
+
+
+def clip_polygon(points: np.ndarray, width: float, height: float) -> np.ndarray:
+    """Part of a polygon (n, 2) inside the window [0, width] x [0, height]; (m, 2), empty when they do not
+    meet.
+
+    Sutherland & Hodgman 1974: the polygon is cut by one side of the window after the other.  A concave
+    polygon that falls into several pieces comes back as one ring joined along the window's border: its extent
+    and its area are those of the pieces.
+    """
+    low, high = points.min(axis=0), points.max(axis=0)
+    if low[0] >= 0 and low[1] >= 0 and high[0] <= width and high[1] <= height:
+        return points
+    ring = points.astype(np.float64)
+    for axis, limit, keep_above in ((0, 0.0, True), (0, width, False), (1, 0.0, True), (1, height, False)):
+        if len(ring) == 0:
+            break
+        ring = _cut(ring, axis, float(limit), keep_above)
+    return ring.astype(points.dtype)
+
+
+def _cut(ring: np.ndarray, axis: int, limit: float, keep_above: bool) -> np.ndarray:
+    """One step of Sutherland-Hodgman: what lies on one side of an axis-parallel line."""
+    following = np.roll(ring, -1, axis=0)
+    distance = ring[:, axis] - limit if keep_above else limit - ring[:, axis]
+    next_distance = np.roll(distance, -1)
+    inside = distance >= 0
+    crosses = inside != (next_distance >= 0)
+    # Each vertex gives up to two points: itself when inside, then the crossing of the edge that leaves it.
+    result = np.empty((len(ring), 2, 2))
+    result[:, 0] = ring
+    span = np.where(crosses, distance - next_distance, 1.0)
+    result[:, 1] = ring + (distance / span)[:, None] * (following - ring)
+    result[crosses, 1, axis] = limit
+    return result[np.stack([inside, crosses], axis=1)]
+
+
+def transform_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Points (..., 2) through an affine matrix (2, 3), in the points' dtype."""
+    return (points @ matrix[:, :2].T + matrix[:, 2]).astype(points.dtype)
+
+
+def transform_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Boxes (n, 4) xyxy through an axis-parallel affine matrix (2, 3): scale, shift, mirror, transpose."""
+    corners = transform_points(boxes.reshape(-1, 2, 2), matrix)
+    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+
+
+def invert_matrix(matrix: np.ndarray) -> np.ndarray:
+    """Inverse (2, 3) of an affine matrix (2, 3)."""
+    linear = np.linalg.inv(matrix[:, :2])
+    return np.concatenate([linear, -linear @ matrix[:, 2:]], axis=1)
+
+
+def compose(second: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """The affine matrix (2, 3) that applies ``first``, then ``second``."""
+    result = second[:, :2] @ first
+    result[:, 2] += second[:, 2]
+    return result

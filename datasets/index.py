@@ -1,0 +1,322 @@
+"""The annotation index: every annotation of one split in a few flat arrays.
+
+Flat arrays are shared by forked loader workers without being copied, whereas a million small Python objects
+would be copied page by page as their reference counts change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from datasets.defects import Defect
+from datasets.errors import DataError
+from datasets.files import atomic_file
+
+FORMAT_VERSION = 1
+
+_log = logging.getLogger(__name__)
+
+_ARRAYS = (
+    "image_ids", "heights", "widths", "offsets", "boxes", "labels", "crowd", "difficult", "areas",
+    "annotation_ids", "extreme_points", "polygon_points", "part_offsets", "annotation_part_offsets",
+    "category_ids",
+)  # fmt: skip
+_OPTIONAL_ARRAYS = ("negative_labels", "negative_offsets", "not_exhaustive_labels", "not_exhaustive_offsets")
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotationIndex:
+    """N images, A annotations, C classes of one split.
+
+    Boxes and points are continuous pixels, the image spanning [0, W] x [0, H]; classes are numbered 0..C-1 by
+    rising category id.
+
+    Attributes:
+        image_root: folder that ``file_names`` are relative to.
+        sources: the annotation files.
+        content_hash: SHA-256 over the sources' bytes, the reader's version and the policy; names what was
+            read.
+        image_ids: (N,) int64 ids in the data set.
+        file_names: (N,) paths below ``image_root``.
+        heights, widths: (N,) int32 pixels.
+        offsets: (N + 1,) int64; image i has annotations offsets[i] to offsets[i + 1].
+        boxes: (A, 4) float32 xyxy.
+        labels: (A,) int32 class numbers.
+        crowd: (A,) bool, regions that stand for many objects.
+        difficult: (A,) bool, VOC's flag.
+        areas: (A,) float32 square pixels, of the mask where the data set says so, else of the box.
+        annotation_ids: (A,) int64.
+        extreme_points: (A, 4, 2) float32 (x, y) of top, left, bottom, right; NaN where there is no mask.
+        polygon_points: (V, 2) float32 vertices of all polygons.
+        part_offsets: (P + 1,) int64; polygon p has vertices part_offsets[p] to part_offsets[p + 1].
+        annotation_part_offsets: (A + 1,) int64; annotation a has polygons annotation_part_offsets[a] to [a +
+            1].
+        category_ids: (C,) int64 ids in the data set.
+        category_names: (C,) names.
+        frequency: (C,) "r", "c" or "f" where the data set brings them (LVIS), else None.
+        negative_labels, negative_offsets: classes verified to be absent, per image (LVIS), else None.
+        not_exhaustive_labels, not_exhaustive_offsets: classes not annotated completely, per image (LVIS),
+            else None.
+        defects: bad records by kind, counted while reading under the policy ``skip``.
+    """
+
+    image_root: Path
+    sources: tuple[str, ...]
+    content_hash: str
+    image_ids: np.ndarray
+    file_names: Sequence[str]
+    heights: np.ndarray
+    widths: np.ndarray
+    offsets: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    difficult: np.ndarray
+    areas: np.ndarray
+    annotation_ids: np.ndarray
+    extreme_points: np.ndarray
+    polygon_points: np.ndarray
+    part_offsets: np.ndarray
+    annotation_part_offsets: np.ndarray
+    category_ids: np.ndarray
+    category_names: Sequence[str]
+    frequency: Sequence[str] | None = None
+    negative_labels: np.ndarray | None = None
+    negative_offsets: np.ndarray | None = None
+    not_exhaustive_labels: np.ndarray | None = None
+    not_exhaustive_offsets: np.ndarray | None = None
+    defects: dict[str, Defect] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.category_ids)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether any annotation has a mask, that is, extreme points of its own."""
+        return bool(np.isfinite(self.extreme_points).any())
+
+    def image_path(self, i: int) -> Path:
+        return self.image_root / self.file_names[i]
+
+    def annotations(self, i: int) -> slice:
+        """Annotations of image i, as a slice of the (A, ...) arrays."""
+        return slice(int(self.offsets[i]), int(self.offsets[i + 1]))
+
+    def verified(self, i: int) -> np.ndarray | None:
+        """(C,) bool: classes whose absence outside the annotated boxes of image i is known; None where all
+        are.
+
+        LVIS's federated annotation: those seen in the image and those verified to be absent, without those
+        that were not annotated completely.
+        """
+        if self.negative_labels is None:
+            return None
+        mask = np.zeros(self.num_classes, dtype=bool)
+        mask[self.labels[self.annotations(i)]] = True
+        mask[self.negative_labels[self.negative_offsets[i] : self.negative_offsets[i + 1]]] = True
+        mask[
+            self.not_exhaustive_labels[self.not_exhaustive_offsets[i] : self.not_exhaustive_offsets[i + 1]]
+        ] = False
+        return mask
+
+    def select(self, numbers: Sequence[int] | np.ndarray) -> AnnotationIndex:
+        """The index of some images only, in the given order; classes stay as they are."""
+        numbers = np.asarray(numbers, dtype=np.int64)
+        annotations, offsets = _gather(self.offsets, numbers)
+        parts, annotation_part_offsets = _gather(self.annotation_part_offsets, annotations)
+        vertices, part_offsets = _gather(self.part_offsets, parts)
+        changes: dict = {
+            name: getattr(self, name)[annotations]
+            for name in ("boxes", "labels", "crowd", "difficult", "areas", "annotation_ids", "extreme_points")
+        }
+        for name in ("negative", "not_exhaustive"):
+            if getattr(self, f"{name}_labels") is not None:
+                kept, new_offsets = _gather(getattr(self, f"{name}_offsets"), numbers)
+                changes |= {
+                    f"{name}_labels": getattr(self, f"{name}_labels")[kept],
+                    f"{name}_offsets": new_offsets,
+                }
+        digest = hashlib.sha256(self.content_hash.encode() + self.image_ids[numbers].tobytes()).hexdigest()
+        return replace(
+            self,
+            content_hash=digest,
+            image_ids=self.image_ids[numbers],
+            file_names=[self.file_names[i] for i in numbers],
+            heights=self.heights[numbers],
+            widths=self.widths[numbers],
+            offsets=offsets,
+            polygon_points=self.polygon_points[vertices],
+            part_offsets=part_offsets,
+            annotation_part_offsets=annotation_part_offsets,
+            **changes,
+        )
+
+    def coco_dict(self) -> dict:
+        """The annotations in MS COCO's format, with the data set's own ids, for evaluators.
+
+        ``ignore`` is 1 on crowd regions and difficult objects; categories have ``frequency`` and images
+        ``neg_category_ids`` and ``not_exhaustive_category_ids`` where the data set brings them.
+        """
+        images = [
+            {"id": i, "file_name": name, "height": h, "width": w}
+            for i, name, h, w in zip(
+                self.image_ids.tolist(),
+                self.file_names,
+                self.heights.tolist(),
+                self.widths.tolist(),
+                strict=True,
+            )
+        ]
+        if self.negative_labels is not None:
+            for key, labels, offsets in (
+                ("neg_category_ids", self.negative_labels, self.negative_offsets),
+                ("not_exhaustive_category_ids", self.not_exhaustive_labels, self.not_exhaustive_offsets),
+            ):
+                ids = self.category_ids[labels].tolist()
+                for i, image in enumerate(images):
+                    image[key] = ids[offsets[i] : offsets[i + 1]]
+        corners = self.boxes.astype(np.float64)
+        xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
+        image_ids = np.repeat(self.image_ids, np.diff(self.offsets)).tolist()
+        category_ids = self.category_ids[self.labels].tolist()
+        areas, ids = self.areas.tolist(), self.annotation_ids.tolist()
+        crowd, difficult = self.crowd.astype(int).tolist(), self.difficult.astype(int).tolist()
+        annotations = [
+            {
+                "id": ids[a],
+                "image_id": image_ids[a],
+                "category_id": category_ids[a],
+                "bbox": xywh[a],
+                "area": areas[a],
+                "iscrowd": crowd[a],
+                "difficult": difficult[a],
+                "ignore": crowd[a] | difficult[a],
+            }
+            for a in range(len(ids))
+        ]
+        names = zip(self.category_ids.tolist(), self.category_names, strict=True)
+        categories: list[dict] = [{"id": i, "name": name} for i, name in names]
+        if self.frequency is not None:
+            for category, frequency in zip(categories, self.frequency, strict=True):
+                category["frequency"] = frequency
+        return {"images": images, "annotations": annotations, "categories": categories}
+
+    def save(self, path: Path) -> None:
+        """Write the index as .npz, whole or not at all."""
+        meta = {
+            "version": FORMAT_VERSION,
+            "image_root": str(self.image_root),
+            "sources": self.sources,
+            "content_hash": self.content_hash,
+            "file_names": list(self.file_names),
+            "category_names": list(self.category_names),
+            "frequency": None if self.frequency is None else list(self.frequency),
+            "defects": {kind: [defect.count, defect.examples] for kind, defect in self.defects.items()},
+        }
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        arrays |= {name: getattr(self, name) for name in _OPTIONAL_ARRAYS if getattr(self, name) is not None}
+        with atomic_file(path) as file:
+            np.savez(file, meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8), **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> AnnotationIndex:
+        """Read what ``save`` wrote.
+
+        Raises:
+            ValueError: the file is damaged or of another version.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+            meta = json.loads(arrays.pop("meta").tobytes())
+            if meta.pop("version") != FORMAT_VERSION:
+                raise ValueError("written by another version")
+            meta["image_root"] = Path(meta["image_root"])
+            meta["sources"] = tuple(meta["sources"])
+            meta["defects"] = {kind: Defect(count, shown) for kind, (count, shown) in meta["defects"].items()}
+            return cls(**meta, **arrays)
+        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"annotation cache {path} cannot be used: {error}") from error
+
+
+def require_same_classes(train: AnnotationIndex, val: AnnotationIndex) -> None:
+    """Check that class numbers mean the same in two splits.
+
+    Raises:
+        DataError: their category ids or names differ.
+    """
+    ours, theirs = (
+        dict(zip(index.category_ids.tolist(), index.category_names, strict=True)) for index in (train, val)
+    )
+    for category_id in sorted(ours.keys() | theirs.keys()):
+        if ours.get(category_id) != theirs.get(category_id):
+            raise DataError(
+                f"category {category_id} is {ours.get(category_id)!r} in {train.sources[0]} but "
+                f"{theirs.get(category_id)!r} in {val.sources[0]}; give both files the same categories"
+            )
+
+
+def cached_index(
+    build: Callable[[str], AnnotationIndex],
+    *,
+    reader: str,
+    sources: Sequence[Path],
+    settings: dict,
+    cache: Path | None,
+) -> AnnotationIndex:
+    """The index of some annotation files: from the cache when it has them, else built and put there.
+
+    Args:
+        build: makes the index, given its content hash.
+        reader: name and version of the reader.
+        sources: annotation files; their bytes are what the cache is looked up by.
+        settings: whatever else the result depends on, as plain JSON values.
+        cache: folder of the cached indices, or None for no cache.
+    """
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, reader, settings], sort_keys=True).encode())
+    for source in sources:
+        try:
+            with open(source, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise DataError(f"{source} cannot be read: {error.strerror}; fetch it again") from error
+    content_hash = digest.hexdigest()
+    if cache is None:
+        return build(content_hash)
+    path = Path(cache) / f"index-{content_hash[:20]}.npz"
+    if path.is_file():
+        try:
+            index = AnnotationIndex.load(path)
+            if index.content_hash == content_hash:
+                return index
+            _log.warning("annotation cache %s belongs to other files; it is rebuilt", path)
+        except ValueError as error:
+            _log.warning("%s; it is rebuilt", error)
+    index = build(content_hash)
+    try:
+        index.save(path)
+    except OSError as error:
+        _log.warning(
+            "annotation cache %s cannot be written (%s); it will be parsed again next time", path, error
+        )
+    return index
+
+
+def _gather(offsets: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Members of the chosen groups, one group after the other, and the offsets of the new grouping."""
+    counts = np.diff(offsets)[chosen]
+    new_offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    members = np.arange(new_offsets[-1]) + np.repeat(offsets[chosen] - new_offsets[:-1], counts)
+    return members, new_offsets

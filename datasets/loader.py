@@ -1,0 +1,195 @@
+"""Which images come in which batch, and the loaders that bring them.
+
+The order of images depends on (seed, epoch) alone and a batch on its step alone, so training goes on at step
+k by asking for step k: there is no state of a loader to save, and the number of workers changes nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from datasets.batch import Batch, collate
+from datasets.dataset import DetectionDataset
+from datasets.index import AnnotationIndex
+
+ORDER_STREAM = 2
+
+
+class EpochPlan:
+    """The stream of all epochs' images, cut into batches.
+
+    Every epoch is a new permutation of all images.  Epochs follow each other without a gap: where the batch
+    size does not divide an epoch, a batch holds the end of one epoch and the beginning of the next, so that
+    every batch is full and every image comes exactly once in each epoch.
+
+    Args:
+        num_images: images of the split.
+        batch_size: images per step, all ranks together.
+        seed: seed of the order.
+        rank, world_size: this process takes the rank-th part of every batch.
+        repeat_factors: (num_images,) how often an image comes per epoch on average, at least 1
+            (``repeat_factors``); None for once.
+
+    Raises:
+        ValueError: no images, or a batch that cannot be shared out evenly.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        repeat_factors: np.ndarray | None = None,
+    ) -> None:
+        if num_images < 1:
+            raise ValueError("the training split has no images")
+        if batch_size < 1 or batch_size % world_size:
+            raise ValueError(f"batch size {batch_size} cannot be shared out to {world_size} processes evenly")
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.repeat_factors = repeat_factors
+        self._starts = [0]
+        self._orders: dict[int, np.ndarray] = {}
+
+    @property
+    def images_per_epoch(self) -> float:
+        """Images in an epoch; with repeat factors their mean over epochs."""
+        return float(self.num_images if self.repeat_factors is None else self.repeat_factors.sum())
+
+    def steps(self, epochs: float) -> int:
+        """Steps that see at least ``epochs`` epochs."""
+        return math.ceil(epochs * self.images_per_epoch / self.batch_size - 1e-9)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Image numbers of one epoch, in order."""
+        if epoch not in self._orders:
+            rng = np.random.default_rng([ORDER_STREAM, self.seed, epoch])
+            numbers = np.arange(self.num_images)
+            if self.repeat_factors is not None:
+                # The fraction is drawn anew each epoch, so that its mean over epochs is met.
+                whole = np.floor(self.repeat_factors)
+                more = rng.random(self.num_images) < self.repeat_factors - whole
+                numbers = np.repeat(numbers, (whole + more).astype(np.int64))
+            # Two epochs can meet in a batch; older ones are not asked for again.
+            self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1}
+            self._orders[epoch] = rng.permutation(numbers)
+        return self._orders[epoch]
+
+    def batch(self, step: int) -> list[tuple[int, int]]:
+        """This rank's (epoch, image number) pairs of one step."""
+        share = self.batch_size // self.world_size
+        first = step * self.batch_size + self.rank * share
+        return [self._at(position) for position in range(first, first + share)]
+
+    def _at(self, position: int) -> tuple[int, int]:
+        if self.repeat_factors is None:
+            epoch, offset = divmod(position, self.num_images)
+        else:
+            while self._starts[-1] <= position:
+                self._starts.append(self._starts[-1] + len(self.order(len(self._starts) - 1)))
+            epoch = int(np.searchsorted(self._starts, position, side="right")) - 1
+            offset = position - self._starts[epoch]
+        return epoch, int(self.order(epoch)[offset])
+
+
+def repeat_factors(index: AnnotationIndex, threshold: float = 0.001) -> np.ndarray:
+    """Repeat factor of each image (N,): the largest max(1, sqrt(threshold / f_c)) over its classes c, f_c
+    being the part of the images that show class c (Gupta et al. 2019, LVIS, section 5.2)."""
+    kept = ~(index.crowd | index.difficult)
+    image_numbers = np.repeat(np.arange(len(index)), np.diff(index.offsets))[kept]
+    pairs = np.unique(np.stack([image_numbers, index.labels[kept]]), axis=1)
+    share = np.bincount(pairs[1], minlength=index.num_classes) / len(index)
+    factor_of_class = np.sqrt(np.maximum(1.0, threshold / np.maximum(share, 1e-12)))
+    factors = np.ones(len(index))
+    np.maximum.at(factors, pairs[0], factor_of_class[pairs[1]])
+    return factors
+
+
+def make_train_loader(
+    dataset: DetectionDataset,
+    plan: EpochPlan,
+    *,
+    start_step: int = 0,
+    num_steps: int | None = None,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    divisor: int = 32,
+) -> Iterable[Batch]:
+    """Batches of steps start_step, start_step + 1, ...: ``num_steps`` of them, or without end.
+
+    Args:
+        dataset: the training split.
+        plan: which images come when.
+        start_step: first step, so that an interrupted training goes on where it was.
+        num_steps: number of batches, None for no end.
+        num_workers: loader processes; the batches do not depend on it.
+        pin_memory: page-locked batches, for copies to a GPU.
+        divisor: padded sides are multiples of this.
+    """
+    stop = None if num_steps is None else start_step + num_steps
+    return _loader(dataset, _Steps(plan, start_step, stop), num_workers, pin_memory, divisor)
+
+
+def make_eval_loader(
+    dataset: DetectionDataset,
+    batch_size: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    divisor: int = 32,
+) -> Iterable[Batch]:
+    """Batches that show each image exactly once, over all ranks together; the last one may be smaller."""
+    mine = [(0, i) for i in range(rank, len(dataset), world_size)]
+    batches = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
+    return _loader(dataset, batches, num_workers, pin_memory, divisor)
+
+
+class _Steps:
+    """The plan's batches from one step on, anew at each iteration."""
+
+    def __init__(self, plan: EpochPlan, start: int, stop: int | None) -> None:
+        self.plan, self.start, self.stop = plan, start, stop
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        steps = itertools.count(self.start) if self.stop is None else range(self.start, self.stop)
+        return map(self.plan.batch, steps)
+
+
+def _loader(
+    dataset: DetectionDataset,
+    batches: Iterable[Sequence[tuple[int, int]]],
+    num_workers: int,
+    pin_memory: bool,
+    divisor: int,
+) -> DataLoader:
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=num_workers,
+        collate_fn=partial(collate, divisor=divisor),
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
+        # The loader draws a seed for its workers at each start; from the global generator that would make a
+        # resumed training differ from an uninterrupted one.
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def _start_worker(worker: int) -> None:
+    cv2.setNumThreads(0)

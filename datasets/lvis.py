@@ -1,0 +1,150 @@
+"""Reader of LVIS annotation files (lvis_v1_*.json).
+
+Gupta et al. 2019, https://www.lvisdataset.org/dataset.  The format is MS COCO's with three differences:
+images lie in COCO's folders and are found by the last two parts of ``coco_url``; categories bring their
+``frequency``, r, c or f; and annotation is federated: an image lists the classes that were verified to be
+absent (``neg_category_ids``) and those that were not annotated completely (``not_exhaustive_category_ids``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from datasets.coco import read_annotations, read_categories, read_images
+from datasets.defects import DefectLog, Policy
+from datasets.errors import DataError
+from datasets.index import AnnotationIndex, cached_index
+from datasets.records import (
+    DEFAULT_REMEDY,
+    BadRecord,
+    IndexBuilder,
+    integer,
+    load_json,
+    offsets_of,
+    require_file,
+    require_folder,
+    shown,
+    text,
+    without_bad_images,
+)
+
+READER_VERSION = "lvis-1"
+
+
+def read_lvis(
+    annotations: Path | str,
+    image_root: Path | str,
+    *,
+    policy: Policy = "error",
+    cache: Path | str | None = None,
+    remedy: str = DEFAULT_REMEDY,
+) -> AnnotationIndex:
+    """Read one split.
+
+    Args:
+        annotations: the JSON file.
+        image_root: folder that holds ``train2017`` and ``val2017``.
+        policy: what to do about bad records: stop at the first, or count them and go on without them.
+        cache: folder that keeps parsed indices; None parses every time.
+        remedy: how to get the data set, for the message when it is not there.
+
+    Raises:
+        DataError: a file is missing or damaged, or (policy ``error``) a record is bad.
+    """
+    path, root = Path(annotations), Path(image_root)
+    require_file(path, remedy)
+    require_folder(root, remedy)
+    log = DefectLog(policy)
+
+    def build(content_hash: str) -> AnnotationIndex:
+        content = load_json(path)
+        builder = IndexBuilder()
+        labels, names = read_categories(content, path, log)
+        image_numbers = read_images(content, path, log, builder, image_file)
+        read_annotations(content, path, log, builder, labels, image_numbers)
+        negative = _classes_of_images(content, path, "neg_category_ids", builder, labels, log)
+        not_exhaustive = _classes_of_images(
+            content, path, "not_exhaustive_category_ids", builder, labels, log
+        )
+        return builder.build(
+            image_root=root,
+            sources=[path],
+            content_hash=content_hash,
+            category_ids=list(labels),
+            category_names=names,
+            log=log,
+            frequency=_frequencies(content, path, labels),
+            negative_labels=negative[0],
+            negative_offsets=negative[1],
+            not_exhaustive_labels=not_exhaustive[0],
+            not_exhaustive_offsets=not_exhaustive[1],
+        )
+
+    settings = {"policy": policy}
+    index = cached_index(build, reader=READER_VERSION, sources=[path], settings=settings, cache=cache)
+    return without_bad_images(index, root, [path], log, remedy)
+
+
+def image_file(record: dict) -> str:
+    """Path of an image below the root: folder and file of its ``coco_url``, else its ``file_name``."""
+    if "coco_url" in record:
+        return "/".join(text(record, "coco_url").split("/")[-2:])
+    return text(record, "file_name")
+
+
+def _frequencies(content: dict, path: Path, labels: dict[int, int]) -> list[str]:
+    """The letter r, c or f of each class, in class order."""
+    found: dict[int, str] = {}
+    for record in _objects(content, "categories"):
+        if _id(record) in labels and record.get("frequency") in ("r", "c", "f"):
+            found.setdefault(_id(record), record["frequency"])
+    for category_id in labels:
+        if category_id not in found:
+            raise DataError(
+                f"{path}: category {category_id} has no 'frequency' r, c or f; add the field, or read "
+                "the file as a COCO-format data set"
+            )
+    return [found[category_id] for category_id in labels]
+
+
+def _classes_of_images(
+    content: dict, path: Path, field: str, builder: IndexBuilder, labels: dict[int, int], log: DefectLog
+) -> tuple[np.ndarray, np.ndarray]:
+    """Class numbers that each kept image lists under ``field``, flat, and their offsets."""
+    kept = set(builder.image_ids)
+    listed: dict[int, list[int]] = {}
+    for record in _objects(content, "images"):
+        image_id = _id(record)
+        if image_id not in kept or image_id in listed:
+            continue
+        listed[image_id] = []
+        where = f"{path}: image {image_id}"
+        ids = record.get(field, [])
+        if not isinstance(ids, list) or not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
+            log.report(
+                "bad_field", f"{where} has {field} = {shown(ids)}, not a list of category ids", "correct it"
+            )
+            continue
+        for category_id in ids:
+            if category_id in labels:
+                listed[image_id].append(labels[category_id])
+            else:
+                what = f"{where} has {category_id} in {field}, which 'categories' does not list"
+                log.report("unknown_category", what, "add the category or correct the id")
+    ordered = [listed[image_id] for image_id in builder.image_ids]
+    flat = [label for classes in ordered for label in classes]
+    return np.asarray(flat, dtype=np.int32), offsets_of([len(classes) for classes in ordered])
+
+
+def _objects(content: dict, name: str) -> list[dict]:
+    return [record for record in content[name] if isinstance(record, dict)]
+
+
+def _id(record: dict) -> int | None:
+    """The record's id where it has a usable one; others were reported when the record was read."""
+    try:
+        return integer(record, "id")
+    except BadRecord:
+        return None

@@ -1,0 +1,115 @@
+"""Backbones: torchvision's ResNets, and ``tiny`` for small images on a CPU.
+
+A backbone maps images (B, 3, H, W) to a dict ``{stride: features (B, channels, H / stride, W / stride)}`` and
+tells the channels of every stride in ``channels``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet
+from torchvision.ops import FrozenBatchNorm2d
+
+STRIDES = (4, 8, 16, 32)
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+
+
+class ResNetBackbone(nn.Module):
+    """A torchvision ResNet without its classifier: C2 to C5 at strides 4, 8, 16 and 32 (He et al., CVPR 2016).
+
+    Args:
+        name: one of ``RESNETS``.
+        pretrained: load torchvision's ImageNet weights (downloaded once by torchvision).
+        frozen_batch_norm: use fixed statistics, as detectors on ImageNet weights do; needs ``pretrained`` to
+            make sense and is what parameter counts are quoted for.
+        frozen_stages: how many of (stem + layer1, layer2, layer3, layer4) get no gradient; 1 is the usual
+            choice with ImageNet weights.
+    """
+
+    def __init__(
+        self, *, name: str, pretrained: bool, frozen_batch_norm: bool, frozen_stages: int = 0
+    ) -> None:
+        super().__init__()
+        if name not in RESNETS:
+            raise ValueError(f"backbone.name is {name!r}; known are {', '.join(RESNETS)}")
+        norm = FrozenBatchNorm2d if frozen_batch_norm else nn.BatchNorm2d
+        weights = resnet.__dict__[f"ResNet{name[6:]}_Weights"].DEFAULT if pretrained else None
+        body = getattr(resnet, name)(weights=weights, norm_layer=norm)
+        self.stem = nn.Sequential(body.conv1, body.bn1, body.relu, body.maxpool)
+        self.stages = nn.ModuleList([body.layer1, body.layer2, body.layer3, body.layer4])
+        width = 64 if name in ("resnet18", "resnet34") else 256
+        self.channels = {stride: width * 2**i for i, stride in enumerate(STRIDES)}
+        frozen = [self.stem, *self.stages][: frozen_stages + 1] if frozen_stages else []
+        for module in frozen:
+            module.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        """(B, 3, H, W) to {4: C2, 8: C3, 16: C4, 32: C5}."""
+        features: dict[int, Tensor] = {}
+        x = self.stem(images)
+        for stride, stage in zip(STRIDES, self.stages, strict=True):
+            x = stage(x)
+            features[stride] = x
+        return features
+
+
+class TinyBackbone(nn.Module):
+    """A narrow ResNet of basic blocks for images of about 100 pixels: strides 2, 4, 8 and 16.
+
+    Args:
+        widths: channels at strides 2, 4, 8 and 16.
+        blocks: basic blocks at each stride.
+    """
+
+    def __init__(self, *, widths: tuple[int, ...] = (16, 32, 64, 128), blocks: tuple[int, ...] = (1, 1, 1, 1)):
+        super().__init__()
+        if len(widths) != 4 or len(blocks) != 4:
+            raise ValueError("backbone.widths and backbone.blocks need four numbers each: strides 2, 4, 8, 16")
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(inplace=True),
+        )
+        stages, before = [], widths[0]
+        for i, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+            stages.append(_stage(before, width, count, stride=1 if i == 0 else 2))
+            before = width
+        self.stages = nn.ModuleList(stages)
+        self.channels = {2 * 2**i: width for i, width in enumerate(widths)}
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        """(B, 3, H, W) to {2: ..., 4: ..., 8: ..., 16: ...}."""
+        features: dict[int, Tensor] = {}
+        x = self.stem(images)
+        for stride, stage in zip(self.channels, self.stages, strict=True):
+            x = stage(x)
+            features[stride] = x
+        return features
+
+
+def _stage(before: int, width: int, count: int, stride: int) -> nn.Sequential:
+    shortcut = None
+    if stride != 1 or before != width:
+        shortcut = nn.Sequential(
+            nn.Conv2d(before, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width)
+        )
+    first = resnet.BasicBlock(before, width, stride=stride, downsample=shortcut)
+    return nn.Sequential(first, *(resnet.BasicBlock(width, width) for _ in range(count - 1)))
+
+
+def load_features(module: nn.Module, path: str | Path) -> list[str]:
+    """Start ``module`` from the weights in ``path``: every tensor whose name and shape fit, the rest stays.
+
+    Returns the names that did not fit (class layers of another set of classes, state of a loss).
+    Raises ValueError when nothing fits: the file belongs to another architecture.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=True)["model"]
+    own = module.state_dict()
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    if not any(name.startswith("backbone.") for name in fitting):
+        raise ValueError(f"{path} has no weight that fits this detector: was it made with another backbone?")
+    module.load_state_dict(fitting, strict=False)
+    return sorted(set(own) - set(fitting))

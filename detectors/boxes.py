@@ -1,0 +1,92 @@
+"""Geometry shared by the detectors: pairwise overlaps, box losses, padded selections, clipping."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of every box of ``a`` (..., N, 4) with every box of ``b`` (..., K, 4), xyxy: (..., N, K)."""
+    inter = pairwise_intersection(a, b)
+    union = box_area(a).unsqueeze(-1) + box_area(b).unsqueeze(-2) - inter
+    return inter / union.clamp(min=1e-9)
+
+
+def pairwise_intersection(a: Tensor, b: Tensor) -> Tensor:
+    """Area shared by every box of ``a`` (..., N, 4) with every box of ``b`` (..., K, 4): (..., N, K)."""
+    # Coordinate by coordinate: the (..., N, K, 2) corners need not exist.
+    width = torch.minimum(a[..., :, None, 2], b[..., None, :, 2]) - torch.maximum(
+        a[..., :, None, 0], b[..., None, :, 0]
+    )
+    height = torch.minimum(a[..., :, None, 3], b[..., None, :, 3]) - torch.maximum(
+        a[..., :, None, 1], b[..., None, :, 1]
+    )
+    return width.clamp_(min=0).mul_(height.clamp_(min=0))
+
+
+def box_area(boxes: Tensor) -> Tensor:
+    """(..., 4) xyxy to (...) area, zero for degenerate boxes."""
+    return (boxes[..., 2] - boxes[..., 0]).clamp(min=0) * (boxes[..., 3] - boxes[..., 1]).clamp(min=0)
+
+
+def aligned_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of box i of ``a`` (N, 4) with box i of ``b`` (N, 4): (N,)."""
+    return _iou_union(a, b)[0]
+
+
+def aligned_giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU of box i of ``a`` with box i of ``b``, in (-1, 1]: (N,) (Rezatofighi et al., CVPR 2019)."""
+    iou, union = _iou_union(a, b)
+    hull = (torch.maximum(a[..., 2], b[..., 2]) - torch.minimum(a[..., 0], b[..., 0])) * (
+        torch.maximum(a[..., 3], b[..., 3]) - torch.minimum(a[..., 1], b[..., 1])
+    )
+    return iou - (hull - union) / hull.clamp(min=1e-7)
+
+
+def _iou_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    width = (torch.minimum(a[..., 2], b[..., 2]) - torch.maximum(a[..., 0], b[..., 0])).clamp(min=0)
+    height = (torch.minimum(a[..., 3], b[..., 3]) - torch.maximum(a[..., 1], b[..., 1])).clamp(min=0)
+    inter = width * height
+    union = box_area(a) + box_area(b) - inter
+    return inter / union.clamp(min=1e-7), union
+
+
+def clip_boxes(boxes: Tensor, size: Tensor) -> Tensor:
+    """Clip (..., 4) xyxy to images of ``size`` (2,) or (..., 2), height then width."""
+    height, width = size[..., 0], size[..., 1]
+    zero = torch.zeros_like(width)
+    low = torch.stack([zero, zero, zero, zero], -1)
+    high = torch.stack([width, height, width, height], -1)
+    return torch.minimum(torch.maximum(boxes, low.to(boxes)), high.to(boxes))
+
+
+def nonzero_padded(mask: Tensor, size: int) -> Tensor:
+    """Positions of the true entries of a flat bool mask, (n,) int64, padded with -1 where that saves a wait.
+
+    On a CPU the exact positions; on an accelerator always ``size`` entries, because counting them would stop the
+    host until the device has caught up. ``size`` must be an upper bound of their number.
+    """
+    if mask.device.type == "cpu":
+        return mask.nonzero().flatten()
+    return torch.nonzero_static(mask, size=min(size, mask.numel()), fill_value=-1).flatten()
+
+
+def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
+    """Sum of the values where the mask holds; whatever stands elsewhere, NaN included, has no say."""
+    return torch.where(mask, values, torch.zeros_like(values)).sum()
+
+
+def cells_inside(boxes: Tensor, mask: Tensor, points: Tensor) -> Tensor:
+    """Which points lie in at least one of the masked boxes of their image.
+
+    Args:
+        boxes: (B, M, 4) xyxy; mask: (B, M) bool; points: (L, 2) x, y.
+
+    Returns:
+        (B, L) bool.
+    """
+    x, y = points[:, 0], points[:, 1]
+    x1, y1, x2, y2 = (side.unsqueeze(-1) for side in boxes.unbind(-1))
+    inside = (x >= x1) & (x <= x2) & (y >= y1) & (y <= y2) & mask.unsqueeze(-1)
+    return inside.any(1)

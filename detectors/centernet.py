@@ -1,0 +1,159 @@
+"""CenterNet (Zhou et al., Objects as Points, 2019).
+
+Head: on one map at stride 4, C heat-map logits, the size (2) and the sub-cell offset (2) of the object centred in a
+cell. Targets: a Gaussian around each centre (detectors/heatmap.py); size and offset at the centre cell alone. Losses: the
+classification loss under study on the heat map divided by the number of peaks; L1 on offset and size, each divided by
+twice the number of objects (two coordinates). Decode: peaks of 3 x 3 cells, the best 100, no NMS.
+
+Differs from the official code: corrected Gaussian radius with overlap 0.3 (``legacy_radius`` brings back the old one), plain
+convolutions on a feature pyramid instead of deformable ones, crowd regions are ignored instead of learnt as objects,
+any number of objects. ``size_loss="giou"`` replaces the L1 loss on sizes: it weighs small and large objects alike, which
+short training on small images needs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from afl.losses.target import ClassificationTarget
+from detectors.boxes import aligned_giou, clip_boxes, masked_sum
+from detectors.contract import ClassCounts, Detections, LossFactory, Outputs, Targets
+from detectors.fpn import FeaturePyramid
+from detectors.heads import as_map, map_head
+from detectors.heatmap import (
+    gather_cells,
+    heatmap_target,
+    keep_peaks,
+    object_radius,
+    point_cells,
+    top_peaks,
+)
+from detectors.normalizer import mean_over_ranks
+
+SIZE_LOSSES = ("l1", "giou")
+
+
+class CenterNet(nn.Module):
+    """Objects as centre points.
+
+    Args:
+        backbone: gives features by stride and tells their ``channels``.
+        classes: training counts; their number is C.
+        loss: makes the classification loss from the map's facts.
+        stride: pixels per cell of the map.
+        channels, head_channels, pyramid_batch_norm: size of pyramid and heads.
+        min_overlap, legacy_radius: Gaussian radius, see :func:`detectors.heatmap.gaussian_radius`.
+        prior: probability a fresh heat map gives to every element (official bias -2.19, that is 0.1).
+        alpha: balance of peaks and negatives in the loss; the paper has none (-1).
+        size_loss: ``"l1"`` (paper) or ``"giou"``.
+        size_weight, offset_weight: weights in the sum; the paper's are 0.1 and 1.
+        max_detections: boxes kept per image.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        classes: ClassCounts,
+        loss: LossFactory,
+        stride: int = 4,
+        channels: int = 256,
+        head_channels: int = 64,
+        pyramid_batch_norm: bool = False,
+        min_overlap: float = 0.3,
+        legacy_radius: bool = False,
+        prior: float = 0.1,
+        alpha: float = -1.0,
+        size_loss: str = "l1",
+        size_weight: float = 0.1,
+        offset_weight: float = 1.0,
+        max_detections: int = 100,
+    ) -> None:
+        super().__init__()
+        if size_loss not in SIZE_LOSSES:
+            raise ValueError(f"size_loss is {size_loss!r}; known are {', '.join(SIZE_LOSSES)}")
+        self.num_classes, self.stride = len(classes), stride
+        self.min_overlap, self.legacy_radius = min_overlap, legacy_radius
+        self.size_loss, self.max_detections = size_loss, max_detections
+        self.loss_weights = {"heat": 1.0, "size": size_weight, "offset": offset_weight}
+        self.backbone = backbone
+        self.pyramid = FeaturePyramid(
+            in_channels=backbone.channels, strides=(stride,), channels=channels, batch_norm=pyramid_batch_norm
+        )
+        self.heat = map_head(channels, head_channels, self.num_classes, prior=prior)
+        self.size = map_head(channels, head_channels, 2)
+        self.offset = map_head(channels, head_channels, 2)
+        info = classes.map_info("heat", prior=prior, alpha=alpha, dense_positives=False)
+        self.classification = nn.ModuleDict({"heat": loss(info)})
+
+    def forward(self, images: Tensor) -> Outputs:
+        """(B, 3, H, W) to ``heat`` (B, C, h, w) logits, ``size`` (B, 2, h, w) width and height in cells, ``offset``
+        (B, 2, h, w) x and y in cells from the cell's upper left corner."""
+        (x,) = self.pyramid(self.backbone(images))
+        return {"heat": self.heat(x), "size": self.size(x), "offset": self.offset(x)}
+
+    @torch.no_grad()
+    def assign(self, outputs: Outputs, targets: Targets) -> tuple[ClassificationTarget, Tensor]:
+        """The heat map's target, and the centre cell (B, M, 2) column, row of each object."""
+        height, width = outputs["heat"].shape[-2:]
+        centre = (targets.boxes[..., :2] + targets.boxes[..., 2:]) / 2
+        cells = point_cells(centre, self.stride, height, width)
+        radius = object_radius(targets.boxes, self.stride, self.min_overlap, self.legacy_radius)
+        target = heatmap_target(
+            cells=cells,
+            radius=radius,
+            labels=targets.labels,
+            present=targets.valid,
+            targets=targets,
+            num_classes=self.num_classes,
+            height=height,
+            width=width,
+            stride=self.stride,
+        )
+        return target, cells
+
+    def losses(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
+        """``heat`` divided by the number of peaks, ``size`` and ``offset`` by (twice) the number of objects."""
+        target, cells = self.assign(outputs, targets)
+        valid = targets.valid
+        objects = mean_over_ranks(valid.sum())
+        size = gather_cells(outputs["size"], cells).float()
+        offset = gather_cells(outputs["offset"], cells).float()
+        centre = (targets.boxes[..., :2] + targets.boxes[..., 2:]) / 2 / self.stride
+        wanted = (targets.boxes[..., 2:] - targets.boxes[..., :2]) / self.stride
+        offset_loss = masked_sum((offset - (centre - cells)).abs(), valid.unsqueeze(-1)) / (2 * objects)
+        if self.size_loss == "l1":
+            size_loss = masked_sum((size - wanted).abs(), valid.unsqueeze(-1)) / (2 * objects)
+        else:
+            # Only the sizes are judged: both boxes stand on the true centre. A size below zero has no box, so an L1
+            # pull brings it back.
+            solid = size.clamp(min=1e-3)
+            giou = aligned_giou(torch.cat([-solid, solid], -1), torch.cat([-wanted, wanted], -1))
+            below = (solid - size).abs().sum(-1)
+            size_loss = masked_sum(1 - giou + below, valid) / objects
+        heat = self.classification["heat"](
+            as_map(outputs["heat"], self.num_classes).flatten(0, 1),
+            target,
+            mean_over_ranks(target.num_positives()),
+            localization=(
+                self.loss_weights["size"] * size_loss + self.loss_weights["offset"] * offset_loss
+            ).detach(),
+        )
+        return {"heat": heat, "size": size_loss, "offset": offset_loss}
+
+    @torch.no_grad()
+    def decode(self, outputs: Outputs, image_sizes: Tensor) -> list[Detections]:
+        """Boxes around the best peaks of each image."""
+        scores, labels, cells = top_peaks(
+            keep_peaks(outputs["heat"].float().sigmoid()), self.max_detections
+        )
+        centre = cells + gather_cells(outputs["offset"], cells).float()
+        half = gather_cells(outputs["size"], cells).float().clamp(min=0) / 2
+        boxes = torch.cat([centre - half, centre + half], -1) * self.stride
+        found = []
+        for i, size in enumerate(image_sizes):
+            clipped = clip_boxes(boxes[i], size)
+            solid = (clipped[:, 2:] > clipped[:, :2]).all(1)
+            found.append(Detections(boxes=clipped[solid], scores=scores[i][solid], labels=labels[i][solid]))
+        return found

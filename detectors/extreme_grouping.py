@@ -1,0 +1,197 @@
+"""From four maps of extreme points and one of centres to boxes (Zhou et al., ExtremeNet, CVPR 2019, 4.2 to 4.4).
+
+A box is a top, a left, a bottom and a right point of one class, in an order that makes a box, with a centre that the
+network sees as well. Trying all quadruples of the 40 best peaks of each map is 2.56 million look-ups per image. Here
+the centre map leads: a (top, bottom) pair fixes the row of the centre, a (left, right) pair its column, so pairs of
+both kinds are joined through the centre cells that are above the threshold, and nothing else is ever written down. All
+images of a batch go through the same joins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TOP, LEFT, BOTTOM, RIGHT = range(4)
+X, Y = 0, 1
+
+# Quadruples written down at once: bounds the memory that an untrained network, above every threshold, would take.
+_AT_ONCE = 1 << 21
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Quadruples of extreme points, at most N per image, by falling score.
+
+    Attributes:
+        scores: (B, N), 0 at padding.
+        labels: (B, N) int64.
+        points: (B, N, 4) int64, positions of top, left, bottom and right in the lists of peaks.
+        candidates: quadruples of the whole batch that were looked at; all others were never formed.
+    """
+
+    scores: Tensor
+    labels: Tensor
+    points: Tensor
+    candidates: int
+
+
+def aggregate_edges(heat: Tensor, dim: int, weight: float) -> Tensor:
+    """Strengthen peaks of an edge that has no single extreme point (ExtremeNet, 4.4).
+
+    To each cell ``weight`` times the sum of the monotonically rising run that leads into it is added, from both sides
+    along ``dim``: the row for top and bottom points, the column for left and right ones.
+
+    Args:
+        heat: non-negative scores, any shape.
+    """
+    return heat + weight * (_rising_run(heat, dim) + _rising_run(heat.flip(dim), dim).flip(dim))
+
+
+def _rising_run(heat: Tensor, dim: int) -> Tensor:
+    """At each cell the sum of the cells before it, back to where the values last fell."""
+    length = heat.shape[dim]
+    first, last = heat.narrow(dim, 0, length - 1), heat.narrow(dim, 1, length - 1)
+    zero = torch.zeros_like(heat.narrow(dim, 0, 1))
+    before = torch.cat([zero, first.cumsum(dim)], dim)
+    # Sums of non-negative values never fall, so the latest restart is the largest one.
+    restarts = torch.cat([zero, torch.where(last < first, before.narrow(dim, 1, length - 1), 0.0)], dim)
+    return before - restarts.cummax(dim).values
+
+
+def group_extremes(
+    scores: Tensor, labels: Tensor, cells: Tensor, center: Tensor, *, threshold: float, limit: int
+) -> Groups:
+    """Quadruples of peaks that make a box around a centre.
+
+    Kept are quadruples of one class, each score at least ``threshold``, the top point not below and the bottom point not
+    above any other, the left point not right of and the right point not left of any other, whose centre cell (the
+    rounded-down middle of the left and right columns and of the top and bottom rows) scores at least ``threshold``. The
+    score is (top + left + bottom + right + 2 centre) / 6.
+
+    Args:
+        scores, labels: (B, 4, K) of the best peaks of the top, left, bottom and right maps.
+        cells: (B, 4, K, 2) int64 column, row.
+        center: (B, C, H, W) scores.
+        limit: most quadruples per image, the best ones.
+    """
+    usable = scores >= threshold
+    vertical = _Pairs.of(TOP, BOTTOM, Y, usable, labels, cells)
+    horizontal = _Pairs.of(LEFT, RIGHT, X, usable, labels, cells)
+    classes, _, width = center.shape[1:]
+
+    # Every (top, bottom) pair with every good centre cell of its row.
+    rows = center[vertical.image, vertical.label, vertical.middle]
+    pair, column = (rows >= threshold).nonzero(as_tuple=True)
+    center_scores = rows[pair, column]
+    # Every such link with every (left, right) pair around the same centre: those of the same key, numbered through.
+    key = (vertical.image[pair] * classes + vertical.label[pair]) * width + column
+    known, order = ((horizontal.image * classes + horizontal.label) * width + horizontal.middle).sort()
+    first, last = torch.searchsorted(known, key), torch.searchsorted(known, key, right=True)
+    end = (last - first).cumsum(0)
+    candidates = int(end[-1]) if len(end) else 0
+
+    found = []
+    for piece in range(0, candidates, _AT_ONCE):
+        number = torch.arange(piece, min(piece + _AT_ONCE, candidates), device=scores.device)
+        link = torch.searchsorted(end, number, right=True)
+        partner = order[last[link] - (end[link] - number)]
+        top_bottom, image = pair[link], vertical.image[pair[link]]
+        points = torch.stack(
+            [
+                vertical.first[top_bottom],
+                horizontal.first[partner],
+                vertical.second[top_bottom],
+                horizontal.second[partner],
+            ],
+            1,
+        )
+        sides = torch.arange(4, device=scores.device)
+        ordered = _is_box(cells[image.unsqueeze(1), sides, points])
+        image, points, link = image[ordered], points[ordered], link[ordered]
+        score = (scores[image.unsqueeze(1), sides, points].sum(1) + 2 * center_scores[link]) / 6
+        found.append((image, score, vertical.label[pair[link]], points))
+    if not found:
+        empty = labels.new_zeros(len(labels), 0)
+        return Groups(scores.new_zeros(len(labels), 0), empty, empty.unsqueeze(-1).expand(-1, -1, 4), candidates)
+    image, score, label, points = (torch.cat(part) for part in zip(*found, strict=True))
+    return Groups(*_best_of_each_image(image, score, label, points, len(labels), limit), candidates)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """P pairs of opposite points: (P,) image, positions of both in their lists, class, and the middle between them."""
+
+    image: Tensor
+    first: Tensor
+    second: Tensor
+    label: Tensor
+    middle: Tensor
+
+    @classmethod
+    def of(cls, one: int, other: int, axis: int, usable: Tensor, labels: Tensor, cells: Tensor) -> _Pairs:
+        """Usable points of one class, the first before the second along the axis."""
+        before, after = cells[:, one, :, axis].unsqueeze(2), cells[:, other, :, axis].unsqueeze(1)
+        fits = (
+            usable[:, one].unsqueeze(2)
+            & usable[:, other].unsqueeze(1)
+            & (labels[:, one].unsqueeze(2) == labels[:, other].unsqueeze(1))
+            & (before <= after)
+        )
+        image, first, second = fits.nonzero(as_tuple=True)
+        middle = torch.div(
+            cells[image, one, first, axis] + cells[image, other, second, axis], 2, rounding_mode="floor"
+        )
+        return cls(image, first, second, labels[image, one, first], middle)
+
+
+def _is_box(cells: Tensor) -> Tensor:
+    """(P, 4, 2) cells of top, left, bottom, right to (P,) bool: each is the extreme of its side."""
+    low, high = cells.amin(1), cells.amax(1)
+    return (
+        (cells[:, TOP, Y] == low[:, Y])
+        & (cells[:, LEFT, X] == low[:, X])
+        & (cells[:, BOTTOM, Y] == high[:, Y])
+        & (cells[:, RIGHT, X] == high[:, X])
+    )
+
+
+def _best_of_each_image(
+    image: Tensor, score: Tensor, label: Tensor, points: Tensor, batch: int, limit: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Flat lists to padded ones: scores (B, N) falling, labels (B, N), points (B, N, 4)."""
+    order = score.argsort(descending=True)
+    order = order[image[order].argsort(stable=True)]
+    image = image[order]
+    counts = torch.bincount(image, minlength=batch)
+    place = torch.arange(len(image), device=image.device) - (counts.cumsum(0) - counts)[image]
+    kept = place < limit
+    image, place, order = image[kept], place[kept], order[kept]
+    size = min(limit, int(counts.max()))
+    scores = score.new_zeros(batch, size).index_put((image, place), score[order])
+    labels = label.new_zeros(batch, size).index_put((image, place), label[order])
+    return scores, labels, points.new_zeros(batch, size, 4).index_put((image, place), points[order])
+
+
+def suppress_ghosts(
+    boxes: Tensor, scores: Tensor, labels: Tensor, *, factor: float = 3.0, min_score: float = 0.2
+) -> Tensor:
+    """Halve the scores of boxes that are made of the points of several objects (ExtremeNet, 4.3).
+
+    Three equal objects side by side have a false box around all three, centred on the middle one. A box with more than
+    ``min_score`` is taken for such a ghost where the scores of the boxes of its class inside it, itself included, sum up
+    to more than ``factor`` times its own.
+
+    Args:
+        boxes: (B, N, 4) xyxy; scores: (B, N), 0 at padding; labels: (B, N).
+
+    Returns:
+        (B, N) scores, in the order of the boxes.
+    """
+    outer, inner = boxes.unsqueeze(2), boxes.unsqueeze(1)
+    inside = (inner[..., :2] >= outer[..., :2]).all(-1) & (inner[..., 2:] <= outer[..., 2:]).all(-1)
+    inside &= labels.unsqueeze(2) == labels.unsqueeze(1)
+    total = (inside * scores.unsqueeze(1)).sum(2)
+    return torch.where((scores > min_score) & (total > factor * scores), scores / 2, scores)

@@ -1,0 +1,249 @@
+"""ExtremeNet (Zhou et al., Bottom-up Object Detection by Grouping Extreme and Center Points, CVPR 2019).
+
+Head: on one map at stride 4, C heat-map logits for each of the top, left, bottom and right points of objects and for
+their centres, and a sub-cell offset (2) for each but the centre. Targets: a Gaussian around each point's cell, its radius
+that of the whole box (detectors/heatmap.py). Losses: the classification loss under study on each of the five heat maps,
+divided by its number of peaks; smooth L1 on the offsets at the points' cells, divided by the number of objects. Decode: edge
+aggregation on the four extreme maps, their best 40 peaks, grouping around centres, Gaussian soft-NMS, ghost suppression
+(detectors/extreme_grouping.py).
+
+Extreme points come with the data, from masks or, as an approximation, from the sides of boxes; the box that is learnt is
+that of the extreme points. Objects without known extreme points are no positives, and nothing is learnt inside their
+boxes.
+
+Differs from the official code: corrected Gaussian radius with overlap 0.3 (``legacy_radius`` brings back the old one); a
+feature pyramid instead of two hourglasses; crowd regions are ignored; any number of objects; the centre's target stands in
+the cell that decoding looks at, between the cells of the points, not in the cell of their middle, which may be the next
+one; ghosts are judged by the scores before any of them is halved; no flipped second pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from afl.losses.target import ClassificationTarget
+from detectors.contract import ClassCounts, Detections, LossFactory, Outputs, Targets
+from detectors.extreme_grouping import (
+    BOTTOM,
+    LEFT,
+    RIGHT,
+    TOP,
+    X,
+    Y,
+    aggregate_edges,
+    group_extremes,
+    suppress_ghosts,
+)
+from detectors.fpn import FeaturePyramid
+from detectors.heads import as_map
+from detectors.heatmap import (
+    gather_cells,
+    heatmap_target,
+    keep_peaks,
+    object_radius,
+    offset_loss,
+    point_cells,
+    top_peaks,
+)
+from detectors.normalizer import mean_over_ranks
+from detectors.point_head import PointHead
+from detectors.soft_nms import as_detections, soft_suppress
+
+EXTREMES = ("top", "left", "bottom", "right")
+MAPS = (*EXTREMES, "center")
+
+
+class ExtremeNet(nn.Module):
+    """Objects as four extreme points and a centre.
+
+    Args:
+        backbone: gives features by stride and tells their ``channels``.
+        classes: training counts; their number is C.
+        loss: makes the classification loss of each of the five maps from the map's facts.
+        stride: pixels per cell of the map.
+        channels, head_channels, pyramid_batch_norm: size of pyramid and heads.
+        shared_branches: heat map and offset of a point share their 3x3 convolution.
+        min_overlap, legacy_radius: Gaussian radius, see :func:`detectors.heatmap.gaussian_radius`.
+        prior: probability a fresh heat map gives to every element (official bias -2.19, that is 0.1).
+        alpha: balance of peaks and negatives in the loss; the paper has none (-1).
+        offset_weight: weight in the sum.
+        aggregation: weight of edge aggregation.
+        max_points: peaks of each extreme map that are grouped.
+        min_score: least score of an extreme point and of a centre.
+        max_groups: best quadruples per image that go into soft-NMS.
+        soft_nms_sigma: width of its Gaussian.
+        ghost_factor: how many times its own score a box's content may have before it is taken for a ghost.
+        max_detections: boxes kept per image.
+    """
+
+    needs_extreme_points = True
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        classes: ClassCounts,
+        loss: LossFactory,
+        stride: int = 4,
+        channels: int = 256,
+        head_channels: int = 256,
+        pyramid_batch_norm: bool = False,
+        shared_branches: bool = False,
+        min_overlap: float = 0.3,
+        legacy_radius: bool = False,
+        prior: float = 0.1,
+        alpha: float = -1.0,
+        offset_weight: float = 1.0,
+        aggregation: float = 0.1,
+        max_points: int = 40,
+        min_score: float = 0.1,
+        max_groups: int = 1000,
+        soft_nms_sigma: float = 0.5,
+        ghost_factor: float = 3.0,
+        max_detections: int = 100,
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.stride = len(classes), stride
+        self.min_overlap, self.legacy_radius = min_overlap, legacy_radius
+        self.aggregation, self.max_points, self.min_score = aggregation, max_points, min_score
+        self.max_groups, self.soft_nms_sigma = max_groups, soft_nms_sigma
+        self.ghost_factor, self.max_detections = ghost_factor, max_detections
+        self.loss_weights = {name: 1.0 for name in MAPS} | {"offset": offset_weight}
+        self.backbone = backbone
+        self.pyramid = FeaturePyramid(
+            in_channels=backbone.channels, strides=(stride,), channels=channels, batch_norm=pyramid_batch_norm
+        )
+        self.heads = nn.ModuleDict(
+            {
+                name: PointHead(
+                    channels=channels,
+                    hidden=head_channels,
+                    num_classes=self.num_classes,
+                    prior=prior,
+                    values={"offset": 2} if name in EXTREMES else {},
+                    shared=shared_branches,
+                )
+                for name in MAPS
+            }
+        )
+        self.classification = nn.ModuleDict(
+            {
+                name: loss(classes.map_info(name, prior=prior, alpha=alpha, dense_positives=False))
+                for name in MAPS
+            }
+        )
+
+    def forward(self, images: Tensor) -> Outputs:
+        """(B, 3, H, W) to the heat maps ``top``, ``left``, ``bottom``, ``right`` and ``center`` (B, C, h, w) of logits, and
+        for all but the centre ``NAME_offset`` (B, 2, h, w), x and y in cells from the cell's upper left corner."""
+        (x,) = self.pyramid(self.backbone(images))
+        outputs: Outputs = {}
+        for name in MAPS:
+            found = self.heads[name](x)
+            outputs[name] = found["heat"]
+            if name in EXTREMES:
+                outputs[f"{name}_offset"] = found["offset"]
+        return outputs
+
+    @torch.no_grad()
+    def assign(
+        self, outputs: Outputs, targets: Targets
+    ) -> tuple[dict[str, ClassificationTarget], Tensor, Tensor]:
+        """For each map its target; the cells (B, M, 4, 2) column, row of each object's extreme points; and which objects
+        are learnt (B, M) bool.
+
+        Raises:
+            ValueError: the batch has no extreme points.
+        """
+        if targets.extreme_points is None:
+            raise ValueError(
+                "ExtremeNet learns from extreme points and this batch has none; set dataset.extreme_source to masks, or to "
+                "box_sides where the data has no masks"
+            )
+        known = torch.isfinite(targets.extreme_points).all(-1).all(-1)
+        targets = replace(targets, ignored=targets.ignored | ~known)
+        points = targets.extreme_points.nan_to_num()
+        height, width = outputs["center"].shape[-2:]
+        cells = point_cells(points, self.stride, height, width)
+        center = torch.stack(
+            [cells[..., (LEFT, RIGHT), X].sum(-1), cells[..., (TOP, BOTTOM), Y].sum(-1)], -1
+        )
+        center = torch.div(center, 2, rounding_mode="floor")
+        boxes = torch.stack(
+            [points[..., LEFT, X], points[..., TOP, Y], points[..., RIGHT, X], points[..., BOTTOM, Y]], -1
+        )
+        radius = object_radius(boxes, self.stride, self.min_overlap, self.legacy_radius)
+        maps = {
+            name: heatmap_target(
+                cells=where,
+                radius=radius,
+                labels=targets.labels,
+                present=targets.valid,
+                targets=targets,
+                num_classes=self.num_classes,
+                height=height,
+                width=width,
+                stride=self.stride,
+            )
+            for name, where in zip(MAPS, (*cells.unbind(2), center), strict=True)
+        }
+        return maps, cells, targets.valid
+
+    def losses(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
+        """The five heat maps by name, each divided by its number of peaks, and ``offset`` by the number of objects with
+        extreme points."""
+        maps, cells, learnt = self.assign(outputs, targets)
+        points = targets.extreme_points.nan_to_num()
+        offset = sum(
+            offset_loss(outputs[f"{name}_offset"], points[..., i, :], cells[..., i, :], learnt, self.stride)
+            for i, name in enumerate(EXTREMES)
+        ) / mean_over_ranks(learnt.sum())
+        # Each map gets its part of the rest, so that all maps together are set against the whole of it.
+        rest = self.loss_weights["offset"] * offset.detach() / len(MAPS)
+        heat = {
+            name: self.classification[name](
+                as_map(outputs[name], self.num_classes).flatten(0, 1),
+                target,
+                mean_over_ranks(target.num_positives()),
+                localization=rest,
+            )
+            for name, target in maps.items()
+        }
+        return heat | {"offset": offset}
+
+    @torch.no_grad()
+    def decode(self, outputs: Outputs, image_sizes: Tensor) -> list[Detections]:
+        """Boxes of grouped extreme points."""
+        peaks, points = [], []
+        for name in EXTREMES:
+            along = -1 if name in ("top", "bottom") else -2
+            heat = aggregate_edges(outputs[name].float().sigmoid(), along, self.aggregation)
+            peaks.append(top_peaks(keep_peaks(heat).clamp(max=1), self.max_points))
+            points.append(peaks[-1][2] + gather_cells(outputs[f"{name}_offset"], peaks[-1][2]).float())
+        scores, labels, cells = (torch.stack(part, 1) for part in zip(*peaks, strict=True))
+        groups = group_extremes(
+            scores,
+            labels,
+            cells,
+            outputs["center"].float().sigmoid(),
+            threshold=self.min_score,
+            limit=self.max_groups,
+        )
+        sides = [
+            points[side][..., axis].gather(1, groups.points[..., side])
+            for side, axis in ((LEFT, X), (TOP, Y), (RIGHT, X), (BOTTOM, Y))
+        ]
+        boxes, scores, labels = soft_suppress(
+            torch.stack(sides, -1) * self.stride,
+            groups.scores,
+            groups.labels,
+            image_sizes,
+            limit=self.max_detections,
+            sigma=self.soft_nms_sigma,
+        )
+        scores, order = suppress_ghosts(boxes, scores, labels, factor=self.ghost_factor).sort(descending=True)
+        boxes = boxes.gather(1, order.unsqueeze(-1).expand(-1, -1, 4))
+        return as_detections(boxes, scores, labels.gather(1, order))

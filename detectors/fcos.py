@@ -1,0 +1,298 @@
+"""FCOS (Tian et al., FCOS: Fully Convolutional One-Stage Object Detection, ICCV 2019; improved version, TPAMI 2020).
+
+Head: two towers of 3x3 convolutions shared over the levels P3 to P7 (P6 from P5), giving in every cell C class logits
+and, on the box branch, the distances to the four sides of the box and its centre-ness. Targets: a cell is positive
+for an object when its centre lies inside the box and within 1.5 strides of the box's centre, and its farthest side is
+as far as the level is meant for; where several objects claim a cell, the smallest wins. Losses: the classification
+loss under study on all cells, GIoU and the binary cross-entropy of the centre-ness on positives, all divided by the
+number of positive cells. Decode: score = sqrt(class x centre-ness), the 1000 best pairs of each level, per-class NMS
+at 0.6.
+
+Differs from the official code: distances are counted in strides, so there is no learnt scale per level; boxes weigh
+alike instead of by their centre-ness (as in torchvision and detectron2); a farthest side exactly on the border of two
+level ranges belongs to the lower level alone; crowd regions are ignored; the number of positives is averaged over
+processes. ``activation="exp"`` brings back the first version's exponential, which unlike a ReLU cannot die: short
+training needs it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from afl.losses.target import PADDING, ClassificationTarget
+from detectors.anchors import MAX_LOG_SCALE
+from detectors.boxes import aligned_giou, aligned_iou, box_area, cells_inside, masked_sum, nonzero_padded
+from detectors.contract import ClassCounts, Detections, LossFactory, Outputs, Targets
+from detectors.fpn import FeaturePyramid
+from detectors.heads import Tower, as_map, normal_init, prior_bias
+from detectors.heatmap import cell_centres
+from detectors.normalizer import mean_over_ranks
+from detectors.postprocess import select_candidates, suppress
+
+ACTIVATIONS = ("relu", "exp")
+BACKGROUND = -1
+
+
+class FCOS(nn.Module):
+    """One-stage detector on cells.
+
+    Args:
+        backbone: gives features by stride and tells their ``channels``.
+        classes: training counts; their number is C.
+        loss: makes the classification loss from the map's facts.
+        strides: pyramid levels.
+        channels, tower_depth, norm, pyramid_batch_norm: size of pyramid and towers.
+        center_radius: how far from a box's centre cells may be positive, in strides.
+        level_reach: a level learns boxes whose farthest side is at most so many strides away, and farther than the
+            level below reaches; the last level learns all the rest. 8 gives the paper's 64, 128, 256 and 512 pixels.
+        activation: from raw outputs to distances in strides, ``"relu"`` (improved version) or ``"exp"``.
+        prior: probability a fresh head gives to every element.
+        alpha: balance of positives and negatives in the loss.
+        box_weight, centerness_weight: weights in the sum.
+        score_threshold: least sqrt(class x centre-ness), exclusive; the paper's 0.05 is on the class score alone.
+        candidates_per_level, nms_iou, max_detections: decoding.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        classes: ClassCounts,
+        loss: LossFactory,
+        strides: tuple[int, ...] = (8, 16, 32, 64, 128),
+        channels: int = 256,
+        tower_depth: int = 4,
+        norm: str = "group",
+        pyramid_batch_norm: bool = False,
+        center_radius: float = 1.5,
+        level_reach: float = 8.0,
+        activation: str = "relu",
+        prior: float = 0.01,
+        alpha: float = 0.25,
+        box_weight: float = 1.0,
+        centerness_weight: float = 1.0,
+        score_threshold: float = 0.2,
+        candidates_per_level: int = 1000,
+        nms_iou: float = 0.6,
+        max_detections: int = 100,
+    ) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation is {activation!r}; known are {', '.join(ACTIVATIONS)}")
+        self.num_classes, self.strides = len(classes), tuple(strides)
+        self.center_radius, self.level_reach, self.activation = center_radius, level_reach, activation
+        self.score_threshold, self.candidates_per_level = score_threshold, candidates_per_level
+        self.nms_iou, self.max_detections = nms_iou, max_detections
+        self.loss_weights = {"classification": 1.0, "box": box_weight, "centerness": centerness_weight}
+        self.backbone = backbone
+        self.pyramid = FeaturePyramid(
+            in_channels=backbone.channels,
+            strides=self.strides,
+            channels=channels,
+            extra_from="pyramid",
+            batch_norm=pyramid_batch_norm,
+        )
+        levels = len(self.strides)
+        self.class_tower = Tower(channels=channels, depth=tower_depth, norm=norm, levels=levels)
+        self.box_tower = Tower(channels=channels, depth=tower_depth, norm=norm, levels=levels)
+        self.class_layer = normal_init(
+            nn.Conv2d(channels, self.num_classes, 3, padding=1), bias=prior_bias(prior)
+        )
+        self.box_layer = normal_init(nn.Conv2d(channels, 4, 3, padding=1))
+        self.centerness_layer = normal_init(nn.Conv2d(channels, 1, 3, padding=1))
+        info = classes.map_info("classification", prior=prior, alpha=alpha, dense_positives=True)
+        self.classification = nn.ModuleDict({"classification": loss(info)})
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Raw outputs, level after level.
+
+        ``logits`` (B, A, C); ``distances`` (B, A, 4) to the left, top, right and bottom side before the activation;
+        ``centerness`` (B, A) logits; ``points`` (A, 2) x, y of the cells' centres in pixels; ``strides`` (A,) of their
+        levels; ``level_sizes`` (L,), the number of cells on each level (on the CPU).
+        """
+        levels = self.pyramid(self.backbone(images))
+        logits, distances, centerness, points, strides = [], [], [], [], []
+        for i, (x, stride) in enumerate(zip(levels, self.strides, strict=True)):
+            box_features = self.box_tower(x, i)
+            logits.append(as_map(self.class_layer(self.class_tower(x, i)), self.num_classes))
+            distances.append(as_map(self.box_layer(box_features), 4))
+            centerness.append(as_map(self.centerness_layer(box_features), 1).squeeze(-1))
+            points.append(cell_centres(*x.shape[-2:], stride, x.device))
+            strides.append(torch.full((len(points[-1]),), float(stride), device=x.device))
+        return {
+            "logits": torch.cat(logits, 1),
+            "distances": torch.cat(distances, 1),
+            "centerness": torch.cat(centerness, 1),
+            "points": torch.cat(points),
+            "strides": torch.cat(strides),
+            "level_sizes": torch.tensor([len(level) for level in points]),
+        }
+
+    @torch.no_grad()
+    def match(self, outputs: Outputs, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Which object each cell stands for, before and after smaller objects have taken their cells.
+
+        Returns:
+            match (B, A) int64: position of the object in its image or ``BACKGROUND``; and eligible (B, M) bool: objects
+            with at least one cell that could stand for them.
+        """
+        points, strides = outputs["points"], outputs["strides"]
+        batch, count = targets.labels.shape
+        if count == 0:
+            shape = (batch, points.shape[0])
+            return torch.full(shape, BACKGROUND, device=points.device), targets.valid
+        x, y = points.unbind(1)
+        x1, y1, x2, y2 = (side.unsqueeze(-1) for side in targets.boxes.unbind(-1))
+        left, top, right, bottom = x - x1, y - y1, x2 - x, y2 - y
+        nearest = torch.minimum(torch.minimum(left, right), torch.minimum(top, bottom))
+        farthest = torch.maximum(torch.maximum(left, right), torch.maximum(top, bottom))
+        off_centre = torch.maximum((left - right).abs(), (top - bottom).abs()) / 2
+        lower, upper = self._level_ranges(strides)
+        candidate = (
+            (nearest > 0)
+            & (off_centre < self.center_radius * strides)
+            & (farthest > lower)
+            & (farthest <= upper)
+            & targets.valid.unsqueeze(-1)
+        )
+        area = torch.where(candidate, box_area(targets.boxes).unsqueeze(-1), math.inf)
+        smallest, match = area.min(1)
+        return torch.where(smallest < math.inf, match, BACKGROUND), candidate.any(2)
+
+    def _level_ranges(self, strides: Tensor) -> tuple[Tensor, Tensor]:
+        """(A,) each: the farthest side of a cell's boxes lies in (lower, upper], in pixels."""
+        reach = self.level_reach * strides
+        lower = torch.where(strides == self.strides[0], 0.0, reach / 2)
+        return lower, torch.where(strides == self.strides[-1], math.inf, reach)
+
+    @torch.no_grad()
+    def assign(self, outputs: Outputs, targets: Targets) -> tuple[ClassificationTarget, Tensor, Tensor]:
+        """Match cells with objects.
+
+        Returns:
+            The map's target; positions (P,) of the positives in the flattened (B * A) cells, padded; and the box
+            (P, 4) that each of them stands for.
+        """
+        match, _ = self.match(outputs, targets)
+        (batch, num_cells), count = match.shape, targets.labels.shape[1]
+        # An open interval of 2 r strides holds at most ceil(2 r) cell centres.
+        most = count * math.ceil(2 * self.center_radius) ** 2 * len(self.strides)
+        location = nonzero_padded((match >= 0).flatten(), batch * min(num_cells, most))
+        at = location.clamp(min=0)
+        image = torch.div(at, num_cells, rounding_mode="floor")
+        slot = image * count + match.flatten()[at].clamp(min=0)
+        boxes = targets.boxes.flatten(0, 1)[slot]
+        ignored = (match < 0) & cells_inside(targets.boxes, targets.ignored_boxes, outputs["points"])
+        label = targets.labels.flatten()[slot]
+        target = ClassificationTarget(
+            num_classes=self.num_classes,
+            image=torch.arange(batch, device=match.device).repeat_interleave(num_cells),
+            num_images=batch,
+            positive=torch.where(location >= 0, at * self.num_classes + label, PADDING),
+            ignored=ignored.flatten(),
+            verified=targets.verified,
+            overlap=aligned_iou(self._boxes_at(outputs, at), boxes)
+            if self.classification["classification"].uses_overlap
+            else None,
+            object=torch.where(location >= 0, slot, PADDING),
+        )
+        return target, location, boxes
+
+    def assignment_statistics(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
+        """Objects that nothing is learnt from: scalar counts over the batch.
+
+        ``objects``; ``without_positive``, those without a positive cell; ``covered_by_smaller``, the part of these
+        that lost all cells to smaller objects (the others fit no cell: they lie between cell centres).
+        """
+        match, eligible = self.match(outputs, targets)
+        # One slot more than objects, for the background.
+        assigned = torch.zeros(match.shape[0], targets.labels.shape[1] + 1, dtype=torch.bool, device=match.device)
+        assigned.scatter_(1, match + 1, True)
+        without = targets.valid & ~assigned[:, 1:]
+        return {
+            "objects": targets.valid.sum(),
+            "without_positive": without.sum(),
+            "covered_by_smaller": (without & eligible).sum(),
+        }
+
+    def losses(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
+        """``classification``, ``box`` and ``centerness``, each divided by the number of positive cells."""
+        target, location, boxes = self.assign(outputs, targets)
+        normalizer = mean_over_ranks(target.num_positives())
+        at, present = location.clamp(min=0), location >= 0
+        points = outputs["points"][at % outputs["points"].shape[0]]
+        box = masked_sum(1 - aligned_giou(self._boxes_at(outputs, at), boxes), present) / normalizer
+        centerness = F.binary_cross_entropy_with_logits(
+            outputs["centerness"].flatten()[at].float(), box_centerness(points, boxes), reduction="none"
+        )
+        centerness = masked_sum(centerness, present) / normalizer
+        localization = self.loss_weights["box"] * box + self.loss_weights["centerness"] * centerness
+        classification = self.classification["classification"](
+            outputs["logits"].flatten(0, 1), target, normalizer, localization=localization.detach()
+        )
+        return {"classification": classification, "box": box, "centerness": centerness}
+
+    def _boxes_at(self, outputs: Outputs, at: Tensor) -> Tensor:
+        """Boxes (P, 4) predicted at positions (P,) of the flattened (B * A) cells."""
+        cell = at % outputs["points"].shape[0]
+        distances = outputs["distances"].flatten(0, 1)[at]
+        return self.boxes_from_distances(outputs["points"][cell], outputs["strides"][cell], distances)
+
+    def boxes_from_distances(self, points: Tensor, strides: Tensor, distances: Tensor) -> Tensor:
+        """Points (P, 2), strides (P,) and raw distances (P, 4) to boxes (P, 4) xyxy in pixels, float32."""
+        raw = distances.float()
+        reach = F.relu(raw) if self.activation == "relu" else raw.clamp(max=MAX_LOG_SCALE).exp()
+        reach = reach * strides.unsqueeze(-1)
+        return torch.cat([points - reach[:, :2], points + reach[:, 2:]], 1)
+
+    @torch.no_grad()
+    def decode(self, outputs: Outputs, image_sizes: Tensor) -> list[Detections]:
+        """Boxes of each image: threshold, best pairs per level, per-class NMS."""
+        per_level = outputs["level_sizes"].tolist()
+        points, strides = outputs["points"].split(per_level), outputs["strides"].split(per_level)
+        found = []
+        for i, size in enumerate(image_sizes):
+            boxes, scores, labels = [], [], []
+            parts = zip(
+                outputs["logits"][i].split(per_level),
+                outputs["centerness"][i].split(per_level),
+                outputs["distances"][i].split(per_level),
+                points,
+                strides,
+                strict=True,
+            )
+            for logits, centerness, distances, level_points, level_strides in parts:
+                quality = centerness.float().sigmoid().unsqueeze(-1)
+                score, cell, label = select_candidates(
+                    (logits.float().sigmoid() * quality).sqrt(), self.score_threshold, self.candidates_per_level
+                )
+                boxes.append(
+                    self.boxes_from_distances(level_points[cell], level_strides[cell], distances[cell])
+                )
+                scores.append(score)
+                labels.append(label)
+            found.append(
+                suppress(
+                    torch.cat(boxes),
+                    torch.cat(scores),
+                    torch.cat(labels),
+                    size,
+                    iou=self.nms_iou,
+                    limit=self.max_detections,
+                )
+            )
+        return found
+
+
+def box_centerness(points: Tensor, boxes: Tensor) -> Tensor:
+    """How central points (P, 2) lie in boxes (P, 4) xyxy, 1 at the centre, 0 on a side and outside: (P,).
+
+    sqrt(min(l, r) / max(l, r) x min(t, b) / max(t, b)) (FCOS, equation 3).
+    """
+    low, high = points - boxes[:, :2], boxes[:, 2:] - points
+    ratio = torch.minimum(low, high) / torch.maximum(low, high).clamp(min=1e-9)
+    return ratio.clamp(min=0).prod(1).sqrt()

@@ -1,0 +1,79 @@
+"""Feature pyramid network (Lin et al., CVPR 2017), giving exactly the strides that a detector asks for."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FeaturePyramid(nn.Module):
+    """Top-down pathway with lateral connections; coarser levels than the backbone's by strided convolutions.
+
+    Args:
+        in_channels: channels of the backbone's features by stride.
+        strides: levels wanted, ascending, each twice the one before; for example (8, 16, 32, 64, 128) for
+            P3 to P7, or (4,) for one fine map.
+        channels: channels of every level.
+        extra_from: what the first level beyond the backbone is made of: ``"backbone"`` (C5, RetinaNet) or
+            ``"pyramid"`` (P5, FCOS).
+        batch_norm: normalise every lateral and output convolution; for training from scratch.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: dict[int, int],
+        strides: tuple[int, ...],
+        channels: int,
+        extra_from: str = "backbone",
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        if extra_from not in ("backbone", "pyramid"):
+            raise ValueError(f"extra_from is {extra_from!r}; it is 'backbone' or 'pyramid'")
+        self.strides, self.channels, self.extra_from = tuple(strides), channels, extra_from
+        lateral = [stride for stride in in_channels if stride >= strides[0]]
+        if not lateral or any(b != 2 * a for a, b in zip(strides, strides[1:], strict=False)):
+            raise ValueError(f"a pyramid with strides {strides} cannot stand on features at {list(in_channels)}")
+        self.lateral_strides = tuple(sorted(lateral))
+        self.lateral = nn.ModuleDict(
+            {str(s): _conv(in_channels[s], channels, 1, batch_norm) for s in self.lateral_strides}
+        )
+        self.output = nn.ModuleDict(
+            {str(s): _conv(channels, channels, 3, batch_norm) for s in self.lateral_strides if s in strides}
+        )
+        top = self.lateral_strides[-1]
+        self.extra = nn.ModuleDict()
+        for stride in (s for s in strides if s > top):
+            from_backbone = stride == 2 * top and extra_from == "backbone"
+            before = in_channels[top] if from_backbone else channels
+            self.extra[str(stride)] = nn.Conv2d(before, channels, 3, stride=2, padding=1)
+        for conv in self.modules():
+            if isinstance(conv, nn.Conv2d):
+                nn.init.kaiming_uniform_(conv.weight, a=1)
+                if conv.bias is not None:
+                    nn.init.zeros_(conv.bias)
+
+    def forward(self, features: dict[int, Tensor]) -> list[Tensor]:
+        """{stride: (B, c, h, w)} to a list of (B, channels, h, w), one for each wanted stride."""
+        levels: dict[int, Tensor] = {}
+        above: Tensor | None = None
+        for stride in reversed(self.lateral_strides):
+            x = self.lateral[str(stride)](features[stride])
+            if above is not None:
+                x = x + F.interpolate(above, size=x.shape[-2:], mode="nearest")
+            above = x
+            if str(stride) in self.output:
+                levels[stride] = self.output[str(stride)](x)
+        top = self.lateral_strides[-1]
+        x = features[top] if self.extra_from == "backbone" else levels.get(top)
+        for i, (stride, conv) in enumerate(self.extra.items()):
+            # P6 is a plain convolution of its source; from P7 on a ReLU stands before it (RetinaNet, 4).
+            x = conv(x if i == 0 else F.relu(x))
+            levels[int(stride)] = x
+        return [levels[stride] for stride in self.strides]
+
+
+def _conv(before: int, after: int, size: int, batch_norm: bool) -> nn.Module:
+    conv = nn.Conv2d(before, after, size, padding=size // 2, bias=not batch_norm)
+    return nn.Sequential(conv, nn.BatchNorm2d(after)) if batch_norm else conv

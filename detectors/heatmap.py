@@ -1,0 +1,195 @@
+"""What the heat-map detectors share: Gaussian targets, peaks, and reading values at cells.
+
+Maps have a stride: cell (x, y) of a map covers the pixels [x * stride, (x + 1) * stride). Element order of a
+heat map seen as (R, C) logits: image, row, column, class.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from afl.losses.target import PADDING, ClassificationTarget
+from detectors.boxes import cells_inside, masked_sum, nonzero_padded
+from detectors.contract import Targets
+
+PENALTY_POWER = 4  # beta of CornerNet's equation 1: a negative at height Y of a Gaussian counts (1 - Y)^4
+
+
+def gaussian_radius(height: Tensor, width: Tensor, overlap: float = 0.3, legacy: bool = False) -> Tensor:
+    """Radius within which a shifted box still overlaps its object by ``overlap`` (CornerNet, 3.2).
+
+    Three ways of moving the two corners by r are looked at (both the same way, both inwards, both outwards); each
+    gives a quadratic equation in r, the smallest root that keeps the overlap is taken, and the least of the three.
+
+    Args:
+        height, width: object sizes in map cells, any shape.
+        overlap: least IoU of the shifted box with the object.
+        legacy: the formula of the first releases, which forgot the leading coefficient when dividing and is 2 to 4
+            times larger; only for reproducing their targets, with their overlap of 0.7.
+
+    Returns:
+        Radius in cells, not rounded.
+    """
+    total, area = height + width, height * width
+    if legacy:
+        a = torch.tensor([1.0, 4.0, 4.0 * overlap])
+        b = torch.stack([total, 2 * total, -2 * overlap * total], -1)
+        c = torch.stack([area * (1 - overlap) / (1 + overlap), (1 - overlap) * area, (overlap - 1) * area], -1)
+        root = (b**2 - 4 * a.to(b) * c).clamp(min=0).sqrt()
+        return ((b + root) / 2).amin(-1)
+    same = (total - (total**2 - 4 * area * (1 - overlap) / (1 + overlap)).clamp(min=0).sqrt()) / 2
+    inwards = (2 * total - (4 * total**2 - 16 * (1 - overlap) * area).clamp(min=0).sqrt()) / 8
+    outwards = (
+        -2 * overlap * total + (4 * overlap**2 * total**2 + 16 * overlap * (1 - overlap) * area).sqrt()
+    ) / (8 * overlap)
+    return torch.stack([same, inwards, outwards], -1).amin(-1)
+
+
+def object_radius(
+    boxes: Tensor, stride: int, overlap: float = 0.3, legacy: bool = False
+) -> Tensor:
+    """Whole-cell Gaussian radius of every box: (..., 4) xyxy pixels to (...) float, at least 0."""
+    size = ((boxes[..., 2:] - boxes[..., :2]) / stride).ceil().clamp(min=1)
+    return gaussian_radius(size[..., 1], size[..., 0], overlap, legacy).floor().clamp(min=0)
+
+
+def point_cells(points: Tensor, stride: int, height: int, width: int) -> Tensor:
+    """(..., 2) x, y in pixels to the integer cell (..., 2) column, row they fall into, kept inside the map."""
+    limit = points.new_tensor([width - 1, height - 1])
+    return torch.minimum((points / stride).floor().clamp(min=0), limit).long()
+
+
+def heatmap_target(
+    *,
+    cells: Tensor,
+    radius: Tensor,
+    labels: Tensor,
+    present: Tensor,
+    targets: Targets,
+    num_classes: int,
+    height: int,
+    width: int,
+    stride: int,
+) -> ClassificationTarget:
+    """Target of a heat map with one point per object (CornerNet, equation 1 and 3.2).
+
+    Around each point an unnormalised Gaussian with sigma = (2 r + 1) / 6 is drawn inside the square of radius r; where
+    two objects of a class meet, the higher value holds. The point's cell is positive; the rest of the Gaussian are
+    negatives scaled by (1 - Y)^4. Nothing is learnt in ignored regions, nor where ``present`` is false.
+
+    Args:
+        cells: (B, M, 2) int64 column, row of each object's point.
+        radius: (B, M) float, whole cells.
+        labels: (B, M) int64, class of each object.
+        present: (B, M) bool, which entries are objects with a point.
+        targets: the batch's ground truth, for its ignored regions and verified classes.
+        num_classes, height, width, stride: the map's shape.
+    """
+    batch, count = labels.shape
+    device = cells.device
+    image = torch.arange(batch, device=device).repeat_interleave(height * width)
+    planes = _gaussian_planes(cells, radius, height, width) * present[..., None, None]
+    # Objects of one class share one plane, that of the first of them, so that every element occurs once.
+    first = _first_of_class(labels, present)
+    merged = torch.zeros_like(planes.flatten(2))
+    merged.scatter_reduce_(1, first.unsqueeze(-1).expand_as(merged), planes.flatten(2), "amax")
+    peak = merged.flatten() == 1
+    positive = nonzero_padded(peak, batch * count)
+    slope = nonzero_padded((merged.flatten() > 0) & ~peak, merged.numel())
+    scale = (1 - merged.flatten()[slope.clamp(min=0)]) ** PENALTY_POWER
+    ignored = targets.ignored_boxes
+    return ClassificationTarget(
+        num_classes=num_classes,
+        image=image,
+        num_images=batch,
+        positive=_element_index(positive, labels, num_classes, height * width),
+        ignored=_ignored_cells(targets, ignored, height, width, stride) if count else None,
+        negative_index=_element_index(slope, labels, num_classes, height * width),
+        negative_scale=scale,
+        verified=targets.verified,
+    )
+
+
+def _gaussian_planes(cells: Tensor, radius: Tensor, height: int, width: int) -> Tensor:
+    """(B, M, H, W) Gaussians, cut to their squares and to what float32 can tell from zero."""
+    sigma = (2 * radius + 1) / 6
+    columns = torch.arange(width, device=cells.device) - cells[..., :1]
+    rows = torch.arange(height, device=cells.device) - cells[..., 1:]
+    spread = 2 * sigma.unsqueeze(-1) ** 2
+    across = torch.exp(-(columns**2) / spread) * (columns.abs() <= radius.unsqueeze(-1))
+    down = torch.exp(-(rows**2) / spread) * (rows.abs() <= radius.unsqueeze(-1))
+    planes = down.unsqueeze(-1) * across.unsqueeze(-2)
+    return planes * (planes >= torch.finfo(planes.dtype).eps)
+
+
+def _first_of_class(labels: Tensor, present: Tensor) -> Tensor:
+    """(B, M) position of the first present object of the same image and class; absent entries stay apart."""
+    count = labels.shape[1]
+    own = torch.arange(count, device=labels.device)
+    same = (labels.unsqueeze(2) == labels.unsqueeze(1)) & present.unsqueeze(2) & present.unsqueeze(1)
+    candidates = torch.where(same, own, count)
+    first = candidates.amin(2) if count else labels
+    return torch.where(present, first, own)
+
+
+def _element_index(plane_index: Tensor, labels: Tensor, num_classes: int, cells: int) -> Tensor:
+    """Flat index into (B, M, H * W) planes to flat index into (B, H * W, C) elements, padding kept."""
+    index = plane_index.clamp(min=0)
+    plane, cell = torch.div(index, cells, rounding_mode="floor"), index % cells
+    image = torch.div(plane, max(labels.shape[1], 1), rounding_mode="floor")
+    element = (image * cells + cell) * num_classes + labels.flatten()[plane]
+    return torch.where(plane_index >= 0, element, PADDING)
+
+
+def _ignored_cells(targets: Targets, ignored: Tensor, height: int, width: int, stride: int) -> Tensor:
+    return cells_inside(targets.boxes, ignored, cell_centres(height, width, stride, targets.boxes.device)).flatten()
+
+
+def cell_centres(height: int, width: int, stride: int, device: torch.device) -> Tensor:
+    """(H * W, 2) x, y in pixels of the centre of every cell, row by row."""
+    y, x = torch.meshgrid(
+        torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
+    )
+    return (torch.stack([x, y], -1).reshape(-1, 2) + 0.5) * stride
+
+
+def gather_cells(features: Tensor, cells: Tensor) -> Tensor:
+    """Values of a map at cells: features (B, D, H, W), cells (B, M, 2) column, row, to (B, M, D)."""
+    flat = features.flatten(2).transpose(1, 2)
+    index = cells[..., 1] * features.shape[-1] + cells[..., 0]
+    return flat.gather(1, index.unsqueeze(-1).expand(-1, -1, flat.shape[-1]))
+
+
+def offset_loss(offsets: Tensor, points: Tensor, cells: Tensor, mask: Tensor, stride: int) -> Tensor:
+    """Smooth L1 distance of the sub-cell offsets, summed over objects and both coordinates (CornerNet, equation 3).
+
+    Args:
+        offsets: (B, 2, h, w) predicted x, y in cells from a cell's upper left corner.
+        points: (B, M, 2) x, y in pixels; cells: (B, M, 2) column, row they fall into; mask: (B, M) bool.
+    """
+    wanted = points / stride - cells
+    distance = F.smooth_l1_loss(gather_cells(offsets, cells).float(), wanted, reduction="none")
+    return masked_sum(distance, mask.unsqueeze(-1))
+
+
+def keep_peaks(heat: Tensor) -> Tensor:
+    """Scores (B, C, H, W) with everything but the local maxima of 3 x 3 cells set to zero (Objects as Points, 3)."""
+    return heat * (F.max_pool2d(heat, 3, stride=1, padding=1) == heat)
+
+
+def top_peaks(heat: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The best ``count`` cells over all classes of each image.
+
+    Args:
+        heat: (B, C, H, W) scores.
+
+    Returns:
+        scores (B, K) falling, labels (B, K) int64, cells (B, K, 2) int64 column, row; K = min(count, C * H * W).
+    """
+    batch, classes, height, width = heat.shape
+    scores, index = heat.flatten(1).topk(min(count, classes * height * width))
+    cell = index % (height * width)
+    cells = torch.stack([cell % width, torch.div(cell, width, rounding_mode="floor")], -1)
+    return scores, torch.div(index, height * width, rounding_mode="floor"), cells

@@ -1,0 +1,20 @@
+"""The number that sums of losses are divided by."""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+from torch import Tensor
+
+
+def mean_over_ranks(count: Tensor) -> Tensor:
+    """Mean of a per-process count over all processes, at least 1, as a float32 scalar on the device.
+
+    Gradients are averaged over processes, so dividing each local sum by the mean count gives the same gradient as one
+    process with the whole batch would (FCOS's published gap between 4 and 8 GPUs came from leaving this out).
+    """
+    count = count.float()
+    if dist.is_available() and dist.is_initialized():
+        count = count.clone()
+        dist.all_reduce(count)
+        count /= dist.get_world_size()
+    return count.clamp(min=1.0)

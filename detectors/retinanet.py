@@ -1,0 +1,196 @@
+"""RetinaNet (Lin et al., Focal Loss for Dense Object Detection, ICCV 2017).
+
+Head: two towers of 3x3 convolutions shared over the levels P3 to P7, giving C class logits and 4 deltas for each of A
+anchors. Targets: anchors with IoU >= 0.5 are positive (each object keeps its best anchor), < 0.4 negative, the rest
+takes no part. Losses: the classification loss under study on all anchors and an L1 loss on the deltas of the positives,
+both divided by the number of positive anchors. Decode: the 1000 best pairs of each level, per-class NMS at 0.5.
+
+Differs from the official code: anchors are centred on the middle of their cells, crowd regions are ignored, and the
+number of positives is averaged over processes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from afl.losses.target import PADDING, ClassificationTarget
+from detectors.anchors import (
+    BETWEEN,
+    anchors_in_ignored,
+    base_anchors,
+    decode_deltas,
+    encode_deltas,
+    grid_anchors,
+    match_anchors,
+)
+from detectors.boxes import aligned_iou, masked_sum, nonzero_padded
+from detectors.contract import ClassCounts, Detections, LossFactory, Outputs, Targets
+from detectors.fpn import FeaturePyramid
+from detectors.heads import Tower, as_map, normal_init, prior_bias
+from detectors.normalizer import mean_over_ranks
+from detectors.postprocess import select_candidates, suppress
+
+
+class RetinaNet(nn.Module):
+    """One-stage detector on anchors.
+
+    Args:
+        backbone: gives features by stride and tells their ``channels``.
+        classes: training counts; their number is C.
+        loss: makes the classification loss from the map's facts.
+        strides: pyramid levels.
+        channels, tower_depth, norm, pyramid_batch_norm: size of pyramid and towers.
+        anchor_size: side of an anchor as a multiple of its level's stride.
+        anchor_ratios, anchor_scales: ratios height / width and extra scales; A is their product.
+        prior: probability a fresh head gives to every element.
+        alpha: balance of positives and negatives in the loss.
+        box_weight: weight of the box loss in the sum.
+        score_threshold, candidates_per_level, nms_iou, max_detections: decoding.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        classes: ClassCounts,
+        loss: LossFactory,
+        strides: tuple[int, ...] = (8, 16, 32, 64, 128),
+        channels: int = 256,
+        tower_depth: int = 4,
+        norm: str = "none",
+        pyramid_batch_norm: bool = False,
+        anchor_size: float = 4.0,
+        anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
+        anchor_scales: tuple[float, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3)),
+        prior: float = 0.01,
+        alpha: float = 0.25,
+        box_weight: float = 1.0,
+        score_threshold: float = 0.05,
+        candidates_per_level: int = 1000,
+        nms_iou: float = 0.5,
+        max_detections: int = 100,
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.strides = len(classes), tuple(strides)
+        self.score_threshold, self.candidates_per_level = score_threshold, candidates_per_level
+        self.nms_iou, self.max_detections = nms_iou, max_detections
+        self.loss_weights = {"classification": 1.0, "box": box_weight}
+        self.backbone = backbone
+        self.pyramid = FeaturePyramid(
+            in_channels=backbone.channels,
+            strides=self.strides,
+            channels=channels,
+            extra_from="backbone",
+            batch_norm=pyramid_batch_norm,
+        )
+        self.base_anchors = [base_anchors(anchor_size * s, anchor_ratios, anchor_scales) for s in self.strides]
+        per_cell = len(anchor_ratios) * len(anchor_scales)
+        levels = len(self.strides)
+        self.class_tower = Tower(channels=channels, depth=tower_depth, norm=norm, levels=levels)
+        self.box_tower = Tower(channels=channels, depth=tower_depth, norm=norm, levels=levels)
+        self.class_layer = normal_init(
+            nn.Conv2d(channels, per_cell * self.num_classes, 3, padding=1), bias=prior_bias(prior)
+        )
+        self.box_layer = normal_init(nn.Conv2d(channels, per_cell * 4, 3, padding=1))
+        info = classes.map_info("classification", prior=prior, alpha=alpha, dense_positives=True)
+        self.classification = nn.ModuleDict({"classification": loss(info)})
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Raw outputs, level after level: ``logits`` (B, A, C), ``deltas`` (B, A, 4), ``anchors`` (A, 4) and
+        ``level_sizes`` (L,), the number of anchors on each level (on the CPU)."""
+        levels = self.pyramid(self.backbone(images))
+        logits, deltas, anchors = [], [], []
+        for i, (x, stride) in enumerate(zip(levels, self.strides, strict=True)):
+            logits.append(as_map(self.class_layer(self.class_tower(x, i)), self.num_classes))
+            deltas.append(as_map(self.box_layer(self.box_tower(x, i)), 4))
+            anchors.append(grid_anchors(self.base_anchors[i].to(x.device), *x.shape[-2:], stride))
+        return {
+            "logits": torch.cat(logits, 1),
+            "deltas": torch.cat(deltas, 1),
+            "anchors": torch.cat(anchors),
+            "level_sizes": torch.tensor([len(level) for level in anchors]),
+        }
+
+    @torch.no_grad()
+    def assign(self, outputs: Outputs, targets: Targets) -> tuple[ClassificationTarget, Tensor, Tensor]:
+        """Match anchors with objects.
+
+        Returns:
+            The map's target; positions (P,) of the positives in the flattened (B * A) anchors, padded; and the box
+            (P, 4) that each of them stands for.
+        """
+        anchors = outputs["anchors"]
+        batch, count = targets.labels.shape
+        num_anchors = anchors.shape[0]
+        match, overlap = match_anchors(anchors, targets.boxes, targets.valid)
+        ignored = (match == BETWEEN) | (
+            (match < 0) & anchors_in_ignored(anchors, targets.boxes, targets.ignored_boxes)
+        )
+        location = nonzero_padded((match >= 0).flatten(), batch * num_anchors)
+        at = location.clamp(min=0)
+        image = torch.div(at, num_anchors, rounding_mode="floor")
+        slot = image * count + match.flatten()[at].clamp(min=0)
+        label = targets.labels.flatten()[slot]
+        target = ClassificationTarget(
+            num_classes=self.num_classes,
+            image=torch.arange(batch, device=anchors.device).repeat_interleave(num_anchors),
+            num_images=batch,
+            positive=torch.where(location >= 0, at * self.num_classes + label, PADDING),
+            ignored=ignored.flatten(),
+            verified=targets.verified,
+            overlap=self._overlap(outputs, at, targets.boxes.flatten(0, 1)[slot])
+            if self.classification["classification"].uses_overlap
+            else None,
+            object=torch.where(location >= 0, slot, PADDING),
+            location_overlap=overlap.flatten(),
+        )
+        return target, location, targets.boxes.flatten(0, 1)[slot]
+
+    def _overlap(self, outputs: Outputs, at: Tensor, boxes: Tensor) -> Tensor:
+        anchors = outputs["anchors"][at % outputs["anchors"].shape[0]]
+        return aligned_iou(decode_deltas(anchors, outputs["deltas"].flatten(0, 1)[at].float()), boxes)
+
+    def losses(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
+        """``classification`` and ``box``, each divided by the number of positive anchors."""
+        target, location, boxes = self.assign(outputs, targets)
+        normalizer = mean_over_ranks(target.num_positives())
+        at = location.clamp(min=0)
+        anchors = outputs["anchors"][at % outputs["anchors"].shape[0]]
+        predicted = outputs["deltas"].flatten(0, 1)[at].float()
+        distance = (predicted - encode_deltas(anchors, boxes)).abs()
+        box = masked_sum(distance, (location >= 0).unsqueeze(1)) / normalizer
+        logits = outputs["logits"].flatten(0, 1)
+        classification = self.classification["classification"](
+            logits, target, normalizer, localization=box.detach()
+        )
+        return {"classification": classification, "box": box}
+
+    @torch.no_grad()
+    def decode(self, outputs: Outputs, image_sizes: Tensor) -> list[Detections]:
+        """Boxes of each image: threshold, best pairs per level, deltas, per-class NMS."""
+        per_level = outputs["level_sizes"].tolist()
+        found = []
+        for logits, deltas, size in zip(outputs["logits"], outputs["deltas"], image_sizes, strict=True):
+            boxes, scores, labels = [], [], []
+            parts = zip(
+                logits.split(per_level), deltas.split(per_level), outputs["anchors"].split(per_level), strict=True
+            )
+            for level_logits, level_deltas, level_anchors in parts:
+                score, location, label = select_candidates(
+                    level_logits.float().sigmoid(), self.score_threshold, self.candidates_per_level
+                )
+                boxes.append(decode_deltas(level_anchors[location], level_deltas[location].float()))
+                scores.append(score)
+                labels.append(label)
+            found.append(
+                suppress(
+                    torch.cat(boxes),
+                    torch.cat(scores),
+                    torch.cat(labels),
+                    size,
+                    iou=self.nms_iou,
+                    limit=self.max_detections,
+                )
+            )
+        return found

@@ -1,0 +1,76 @@
+"""Gaussian soft-NMS (Bodla et al., ICCV 2017) for a whole batch at once.
+
+Instead of removing the neighbours of a good box, their scores are lowered by exp(-IoU^2 / sigma). The choice is greedy,
+so it is a loop over the boxes kept; each turn serves all images and all classes together, and the host never waits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from detectors.boxes import clip_boxes, pairwise_iou
+from detectors.contract import Detections
+
+
+def soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    *,
+    limit: int,
+    sigma: float = 0.5,
+    min_score: float = 0.001,
+) -> tuple[Tensor, Tensor]:
+    """Keep the best boxes of each image, lowering the scores of what overlaps them in the same class.
+
+    A lowered score never overtakes the one that lowered it, so boxes are kept in falling order of their final scores:
+    the first ``limit`` over all classes are the best ``limit`` of a suppression of each class to its end.
+
+    Args:
+        boxes: (B, N, 4) xyxy; scores: (B, N), 0 at padding; labels: (B, N) int64.
+        limit: most boxes kept per image.
+        sigma: width of the Gaussian.
+        min_score: a box with less, after it was lowered, is dropped.
+
+    Returns:
+        scores (B, K) falling, 0 where nothing was left, and positions (B, K) int64 in N; K = min(limit, N).
+    """
+    kept, chosen = [], []
+    remaining = torch.where(scores >= min_score, scores, 0.0)
+    for _ in range(min(limit, scores.shape[1])):
+        best, index = remaining.max(1, keepdim=True)
+        kept.append(best)
+        chosen.append(index)
+        box = boxes.gather(1, index.unsqueeze(-1).expand(-1, 1, 4))
+        overlap = pairwise_iou(box, boxes).squeeze(1) * (labels == labels.gather(1, index))
+        remaining = remaining * torch.exp(-(overlap**2) / sigma)
+        remaining = torch.where(remaining >= min_score, remaining, 0.0).scatter(1, index, 0.0)
+    if not kept:
+        return scores.new_zeros(scores.shape[0], 0), labels.new_zeros(labels.shape[0], 0)
+    return torch.cat(kept, 1), torch.cat(chosen, 1)
+
+
+def soft_suppress(
+    boxes: Tensor, scores: Tensor, labels: Tensor, image_sizes: Tensor, *, limit: int, sigma: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Clip to the images, drop empty boxes, soft-NMS.
+
+    Args:
+        boxes: (B, N, 4) xyxy; scores: (B, N), 0 at padding; labels: (B, N); image_sizes: (B, 2) height, width.
+
+    Returns:
+        boxes (B, K, 4), scores (B, K) falling, 0 at padding, labels (B, K).
+    """
+    boxes = clip_boxes(boxes, image_sizes.to(boxes.device).unsqueeze(1))
+    solid = (boxes[..., 2:] > boxes[..., :2]).all(-1)
+    scores, index = soft_nms(boxes, scores * solid, labels, limit=limit, sigma=sigma)
+    return boxes.gather(1, index.unsqueeze(-1).expand(-1, -1, 4)), scores, labels.gather(1, index)
+
+
+def as_detections(boxes: Tensor, scores: Tensor, labels: Tensor) -> list[Detections]:
+    """Padded batch (score 0 at padding, scores falling) to one list entry per image."""
+    counts = (scores > 0).sum(1).tolist()
+    return [
+        Detections(boxes=boxes[i, :n], scores=scores[i, :n], labels=labels[i, :n]) for i, n in enumerate(counts)
+    ]

@@ -1,0 +1,89 @@
+"""Starting a Hydra command so that a typo gets one clear line instead of a stack trace."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+def run_hydra(task: Callable[[DictConfig], None], config_name: str = "config") -> None:
+    """Run ``task`` with the config composed from the command line.
+
+    A group member that does not exist is refused before Hydra starts, with the nearest one that does; for a key that does
+    not exist the nearest key is named after Hydra's own message.
+    """
+    problem = unknown_choice(sys.argv[1:])
+    if problem:
+        sys.exit(problem)
+    entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)
+    try:
+        entry()
+    except SystemExit as stop:
+        hint = unknown_key(sys.argv[1:], config_name) if stop.code not in (0, None) else None
+        if hint:
+            print(hint, file=sys.stderr)
+        raise
+
+
+def unknown_choice(arguments: list[str]) -> str | None:
+    """One line about the first ``group=member`` whose member does not exist, or None."""
+    for argument in arguments:
+        found = re.fullmatch(r"\+?([a-z_/]+)=([\w,]+)", argument)
+        if not found or not (CONF / found[1]).is_dir():
+            continue
+        known = sorted(path.stem for path in (CONF / found[1]).glob("*.yaml"))
+        for member in found[2].split(","):
+            if member not in known and member != "null":
+                near = difflib.get_close_matches(member, known, n=1, cutoff=0.4)
+                meant = f" Did you mean {found[1]}={near[0]}?" if near else ""
+                return f"There is no {found[1]} {member!r}.{meant} There are: {', '.join(known)}"
+    return None
+
+
+def unknown_key(arguments: list[str], config_name: str) -> str | None:
+    """One line about the first ``a.b=value`` whose key does not exist in the config, or None."""
+    keys = [found[1] for a in arguments if (found := re.match(r"([\w.]+)=", a))]
+    groups = [a for a in arguments if "=" in a and (CONF / a.lstrip("+").split("=")[0]).is_dir() and "," not in a]
+    try:
+        GlobalHydra.instance().clear()
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose(config_name, overrides=groups)
+    except Exception:  # the hint is a courtesy: Hydra has already said what is wrong
+        return None
+    known = list(_keys(OmegaConf.to_container(config, resolve=False)))
+    for key in keys:
+        if key in known or (CONF / key).is_dir() or key.startswith("hydra"):
+            continue
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        if near:
+            return f"There is no {key}. Did you mean {near[0]}?"
+    return None
+
+
+def _keys(config: dict, prefix: str = "") -> list[str]:
+    found = []
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        found.append(name)
+        if isinstance(value, dict):
+            found += _keys(value, f"{name}.")
+    return found
+
+
+def quiet_libraries() -> None:
+    """Keep libraries' notes out of a run's output; warnings and errors stay."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    for name in ("matplotlib", "git", "hydra"):
+        logging.getLogger(name).setLevel(logging.WARNING)

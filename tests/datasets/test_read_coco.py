@@ -1,0 +1,358 @@
+"""The COCO reader against pycocotools, and every defect with its message."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from contextlib import redirect_stdout
+from copy import deepcopy
+from io import StringIO
+
+import numpy as np
+import pytest
+from pycocotools import mask as mask_api
+from pycocotools.coco import COCO
+
+from datasets import DataError, read_coco
+from datasets.extreme_points import extreme_points_of_mask
+
+
+def official(path) -> COCO:
+    with redirect_stdout(StringIO()):
+        return COCO(str(path))
+
+
+def assert_equals_pycocotools(index, coco: COCO) -> None:
+    categories = coco.loadCats(sorted(coco.getCatIds()))
+    assert list(index.category_names) == [category["name"] for category in categories]
+    assert sorted(index.image_ids.tolist()) == sorted(coco.getImgIds())
+    for i, image_id in enumerate(index.image_ids.tolist()):
+        image = coco.loadImgs(image_id)[0]
+        assert index.file_names[i] == image["file_name"]
+        assert (index.heights[i], index.widths[i]) == (image["height"], image["width"])
+        expected = {annotation["id"]: annotation for annotation in coco.loadAnns(coco.getAnnIds([image_id]))}
+        chosen = index.annotations(i)
+        assert index.annotation_ids[chosen].tolist() == list(expected)
+        for a in range(chosen.start, chosen.stop):
+            annotation = expected[int(index.annotation_ids[a])]
+            x, y, w, h = annotation["bbox"]
+            np.testing.assert_allclose(index.boxes[a], [x, y, x + w, y + h], rtol=1e-6, atol=1e-4)
+            assert index.category_ids[index.labels[a]] == annotation["category_id"]
+            assert index.crowd[a] == bool(annotation["iscrowd"])
+            np.testing.assert_allclose(index.areas[a], annotation["area"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("split", ["train2017", "val2017"])
+def test_index_of_real_images_equals_pycocotools(shared_data, split):
+    path = shared_data / "coco_sample" / "annotations" / f"instances_{split}.json"
+    index = read_coco(path, shared_data / "coco_sample" / split)
+    assert index.num_classes == 80 and index.crowd.any()
+    assert_equals_pycocotools(index, official(path))
+
+
+def test_index_of_shapes_equals_pycocotools(shapes_folder):
+    path = shapes_folder / "coco" / "val.json"
+    index = read_coco(path, shapes_folder / "JPEGImages")
+    assert_equals_pycocotools(index, official(path))
+
+
+def test_coco_dict_gives_pycocotools_the_file_it_was_read_from(shared_data):
+    path = shared_data / "coco_sample" / "annotations" / "instances_val2017.json"
+    truth = official(path)
+    content = read_coco(path, shared_data / "coco_sample" / "val2017").coco_dict()
+    assert {c["id"]: c["name"] for c in content["categories"]} == {
+        c["id"]: c["name"] for c in truth.dataset["categories"]
+    }
+    assert sorted(image["id"] for image in content["images"]) == sorted(truth.getImgIds())
+    assert len(content["annotations"]) == len(truth.anns)
+    for annotation in content["annotations"]:
+        expected = truth.anns[annotation["id"]]
+        for key in ("image_id", "category_id", "iscrowd"):
+            assert annotation[key] == expected[key]
+        np.testing.assert_allclose(annotation["bbox"], expected["bbox"], atol=1e-4)
+        np.testing.assert_allclose(annotation["area"], expected["area"], rtol=1e-6)
+    json.dumps(content)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_extreme_points_of_run_lengths_equal_those_of_the_pixels(write_coco, small_coco, compressed):
+    content = deepcopy(small_coco)
+    mask = np.zeros((20, 20), dtype=np.uint8)
+    mask[4:9, 3:11] = 1
+    mask[9, 6:8] = 1
+    if compressed:
+        rle = mask_api.encode(np.asfortranarray(mask))
+        rle["counts"] = rle["counts"].decode()
+    else:
+        flat = mask.T.ravel()
+        ends = np.flatnonzero(np.diff(np.concatenate([[0], flat, [1 - flat[-1]]])))
+        rle = {"size": [20, 20], "counts": np.diff(np.concatenate([[0], ends])).tolist()}
+    content["annotations"][0]["segmentation"] = rle
+    index = read_coco(*write_coco(content))
+    points = index.extreme_points[index.annotation_ids.tolist().index(11)]
+    np.testing.assert_array_equal(points, [[7, 4], [3, 6.5], [7, 10], [11, 6.5]])
+    np.testing.assert_array_equal(points, extreme_points_of_mask(mask))
+
+
+def test_classes_are_numbered_by_category_id_and_annotations_sorted_by_image(write_coco, small_coco):
+    index = read_coco(*write_coco(small_coco))
+    assert index.category_ids.tolist() == [2, 90] and list(index.category_names) == ["ant", "zebra"]
+    assert index.image_ids.tolist() == [7, 3]
+    assert index.annotation_ids.tolist() == [12, 13, 11] and index.labels.tolist() == [0, 1, 1]
+    assert index.offsets.tolist() == [0, 2, 3]
+    np.testing.assert_array_equal(index.extreme_points[1], [[10, 5], [5, 5], [10, 15], [15, 5]])
+    assert np.isnan(index.extreme_points[[0, 2]]).all()
+
+
+def change(path: str, value: object):
+    """A change of one field, e.g. ``annotations.0.bbox``; DELETE removes it."""
+
+    def apply(content: dict) -> None:
+        *parents, last = path.split(".")
+        target = content
+        for key in parents:
+            target = target[int(key)] if isinstance(target, list) else target[key]
+        last = int(last) if isinstance(target, list) else last
+        if value == "DELETE":
+            del target[last]
+        else:
+            target[last] = value
+
+    return apply
+
+
+DEFECTS = [
+    ("annotations.0.bbox", [1, 2, 0, 8], "degenerate_box", "annotation 11 has a box without area"),
+    ("annotations.0.bbox", [1, 2, 5, -8], "degenerate_box", "annotation 11 has a box without area"),
+    (
+        "annotations.0.bbox",
+        [25, 2, 5, 5],
+        "box_outside_image",
+        "annotation 11 has a box outside its image of 20 x 20",
+    ),
+    ("annotations.0.bbox", [15, 2, 9, 5], "box_sticks_out", "annotation 11 has a box that sticks out"),
+    (
+        "annotations.0.bbox",
+        [1, 2, 3],
+        "bad_field",
+        r"annotation 11 has bbox = \[1, 2, 3\], not 4 finite numbers",
+    ),
+    ("annotations.0.bbox", [1, 2, 3, "4"], "bad_field", "annotation 11 has bbox"),
+    ("annotations.0.bbox", [1, 2, float("nan"), 4], "bad_field", "annotation 11 has bbox"),
+    ("annotations.0.bbox", [1, 2, 10**400, 4], "bad_field", "annotation 11 has bbox"),
+    ("annotations.0.bbox", "DELETE", "missing_field", "annotation 11 has no 'bbox'"),
+    ("annotations.0.area", -1, "bad_field", "annotation 11 has area = -1"),
+    ("annotations.0.area", "big", "bad_field", r"annotation 11 has area = \['big'\]"),
+    ("annotations.0.iscrowd", "no", "bad_field", "annotation 11 has iscrowd = 'no'"),
+    (
+        "annotations.0.category_id",
+        5,
+        "unknown_category",
+        "annotation 11 has category_id = 5, which 'categories'",
+    ),
+    (
+        "annotations.0.category_id",
+        "90",
+        "bad_field",
+        "annotation 11 has category_id = '90', not a whole number",
+    ),
+    ("annotations.0.image_id", 99, "unknown_image", "annotation 11 has image_id = 99, which 'images'"),
+    (
+        "annotations.0.id",
+        13,
+        "duplicate_annotation_id",
+        "annotation 13 has an id that an earlier annotation has",
+    ),
+    ("annotations.0.id", "DELETE", "missing_field", r"annotations\[0\] has no 'id'"),
+    ("annotations.0", 5, "bad_record", r"annotations\[0\] is 5, not an object"),
+    ("annotations.2.segmentation", [[1, 2, 3]], "bad_segmentation", "annotation 13 has a 'segmentation'"),
+    (
+        "annotations.2.segmentation",
+        [["1", 2, 3, 4, 5, 6]],
+        "bad_segmentation",
+        "annotation 13 has a 'segmentation'",
+    ),
+    ("annotations.2.segmentation", "x", "bad_segmentation", "annotation 13 has a 'segmentation'"),
+    (
+        "annotations.2.segmentation",
+        {"size": [30, 40], "counts": [5, 3]},
+        "bad_segmentation",
+        "annotation 13 has a 'segmentation' that cannot be used: its run lengths do not add up",
+    ),
+    (
+        "annotations.2.segmentation",
+        {"size": [30, 40], "counts": "~~~~zz"},
+        "bad_segmentation",
+        "annotation 13 has a 'segmentation'",
+    ),
+    (
+        "annotations.2.segmentation",
+        {"size": [3, 4], "counts": [5, 7]},
+        "bad_segmentation",
+        "annotation 13 has a 'segmentation'",
+    ),
+    ("images.0.width", 0, "bad_image_size", "image 7 has width = 0 pixels"),
+    ("images.0.height", "DELETE", "missing_field", "image 7 has no 'height'"),
+    ("images.0.file_name", "../a.jpg", "bad_file_name", r"image 7 lies outside the image folder: '../a.jpg'"),
+    ("images.0.file_name", "c.jpg", "missing_image", r"c\.jpg \(id 7\) does not exist"),
+    ("images.0.id", 3, "duplicate_image_id", "image 3 has an id that an earlier image has"),
+    ("categories.0.id", 2, "duplicate_category_id", r"categories\[1\] repeats id 2"),
+    ("categories.0.name", 8, "bad_field", r"categories\[0\] has name = 8, not a text"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "kind", "message"), DEFECTS)
+def test_each_defect_has_one_clear_error_or_is_counted(write_coco, small_coco, field, value, kind, message):
+    content = deepcopy(small_coco)
+    # The record that repeats an id must come second to be the one at fault.
+    if kind == "duplicate_annotation_id":
+        content["annotations"].reverse()
+        field = "annotations.2.id"
+    if kind == "duplicate_image_id":
+        content["images"].reverse()
+        field = "images.1.id"
+    change(field, value)(content)
+    path, root = write_coco(content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_coco(path, root)
+    text = str(caught.value)
+    assert (str(path) in text or "c.jpg" in text) and "\n" not in text and "'skip'" in text
+    index = read_coco(path, root, policy="skip")
+    assert index.defects[kind].count >= 1
+    assert re.search(message, index.defects[kind].examples[0])
+
+
+def test_skipping_leaves_everything_else_as_it_was(write_coco, small_coco):
+    whole = read_coco(*write_coco(small_coco))
+    content = deepcopy(small_coco)
+    content["annotations"].append({"id": 14, "image_id": 3, "category_id": 90, "bbox": [1, 1, 0, 0]})
+    index = read_coco(*write_coco(content), policy="skip")
+    assert {kind: defect.count for kind, defect in index.defects.items()} == {"degenerate_box": 1}
+    assert index.coco_dict() == whole.coco_dict()
+
+
+def test_a_box_that_sticks_out_is_cut_when_skipping(write_coco, small_coco):
+    content = deepcopy(small_coco)
+    content["annotations"][0]["bbox"] = [15, 2, 9, 5]
+    index = read_coco(*write_coco(content), policy="skip")
+    assert index.boxes[2].tolist() == [15, 2, 20, 7]
+
+
+def test_rounding_of_annotation_tools_is_no_defect(write_coco, small_coco):
+    content = deepcopy(small_coco)
+    content["annotations"][0]["bbox"] = [-0.5, 2, 21, 5]
+    assert read_coco(*write_coco(content)).defects == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"images": [', "cannot be read as JSON"),
+        ("", "cannot be read as JSON"),
+        ("[" * 100_000, "cannot be read as JSON"),
+        ("\x80\xff", "cannot be read as JSON"),
+        ("[1, 2]", "holds a list, not an object"),
+        ('{"images": [], "categories": []}', "has no list 'annotations'"),
+        ('{"images": 3, "categories": [], "annotations": []}', "has no list 'images'"),
+    ],
+)
+def test_a_broken_file_is_named(write_coco, small_coco, text, message):
+    path, root = write_coco(small_coco)
+    path.write_bytes(text.encode("latin-1"))
+    for policy in ("error", "skip"):
+        with pytest.raises(DataError, match=message) as caught:
+            read_coco(path, root, policy=policy)
+        assert str(path) in str(caught.value)
+
+
+def test_a_missing_data_set_says_how_to_get_it(tmp_path):
+    with pytest.raises(DataError, match="there is no file .*none.json: run the download"):
+        read_coco(tmp_path / "none.json", tmp_path, remedy="run the download")
+
+
+def test_an_unknown_policy_is_refused(write_coco, small_coco):
+    with pytest.raises(DataError, match="'error' or 'skip', not 'ignore'"):
+        read_coco(*write_coco(small_coco), policy="ignore")
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "b.png"])
+@pytest.mark.parametrize("part", [0.0, 0.5, 0.98])
+def test_images_that_were_cut_off_are_skipped_and_counted(write_coco, small_coco, name, part):
+    path, root = write_coco(small_coco)
+    data = (root / name).read_bytes()
+    (root / name).write_bytes(data[: int(part * len(data))])
+    index = read_coco(path, root, policy="skip")
+    assert index.defects["broken_image"].count == 1 and name in index.defects["broken_image"].examples[0]
+    assert len(index) == 1 and name not in index.file_names
+
+
+def test_cache_gives_the_same_index_and_survives_a_move(write_coco, small_coco, tmp_path):
+    path, root = write_coco(small_coco)
+    first = read_coco(path, root, cache=tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    moved = tmp_path / "moved"
+    root.rename(moved)
+    again = read_coco(path, moved, cache=tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert again.coco_dict() == first.coco_dict() and again.content_hash == first.content_hash
+    assert again.image_path(0) == moved / "a.jpg"
+    for name in ("extreme_points", "polygon_points", "part_offsets", "annotation_part_offsets"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
+
+
+def test_cache_follows_the_content_of_the_file(write_coco, small_coco, tmp_path):
+    first = read_coco(*write_coco(small_coco), cache=tmp_path / "cache")
+    content = deepcopy(small_coco)
+    content["categories"][0]["name"] = "horse"
+    second = read_coco(*write_coco(content), cache=tmp_path / "cache")
+    assert list(second.category_names) == ["ant", "horse"] and second.content_hash != first.content_hash
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text"])
+def test_a_damaged_cache_is_rebuilt_and_said_so(write_coco, small_coco, tmp_path, caplog, damage):
+    files = write_coco(small_coco)
+    first = read_coco(*files, cache=tmp_path / "cache")
+    (cached,) = (tmp_path / "cache").iterdir()
+    data = bytearray(cached.read_bytes())
+    if damage == "cut":
+        data = data[: len(data) // 2]
+    elif damage == "flip":
+        position = data.index(b"annotation_ids") + 160
+        data[position : position + 8] = bytes(255 - byte for byte in data[position : position + 8])
+    else:
+        data = b"" if damage == "empty" else b"no archive"
+    cached.write_bytes(bytes(data))
+    with caplog.at_level(logging.WARNING):
+        again = read_coco(*files, cache=tmp_path / "cache")
+    assert again.coco_dict() == first.coco_dict()
+    assert "rebuilt" in caplog.text and str(cached) in caplog.text
+    caplog.clear()
+    read_coco(*files, cache=tmp_path / "cache")
+    assert caplog.text == ""
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(write_coco, small_coco, tmp_path, caplog):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    index = read_coco(*write_coco(small_coco), cache=blocked / "cache")
+    assert len(index) == 2 and "cannot be written" in caplog.text
+
+
+def test_selected_images_equal_reading_only_them(shared_data):
+    folder = shared_data / "coco_sample"
+    index = read_coco(folder / "annotations" / "instances_val2017.json", folder / "val2017")
+    chosen = index.select([9, 2])
+    for new, old in enumerate((9, 2)):
+        assert chosen.file_names[new] == index.file_names[old]
+        a, b = chosen.annotations(new), index.annotations(old)
+        for name in ("boxes", "labels", "crowd", "annotation_ids", "extreme_points"):
+            np.testing.assert_array_equal(getattr(chosen, name)[a], getattr(index, name)[b])
+        for n, o in zip(range(a.start, a.stop), range(b.start, b.stop), strict=True):
+            assert polygons(chosen, n) == polygons(index, o)
+    assert chosen.content_hash != index.content_hash and chosen.num_classes == index.num_classes
+
+
+def polygons(index, a: int) -> list[list]:
+    parts = range(index.annotation_part_offsets[a], index.annotation_part_offsets[a + 1])
+    return [index.polygon_points[index.part_offsets[p] : index.part_offsets[p + 1]].tolist() for p in parts]

@@ -1,0 +1,98 @@
+"""The LVIS reader against the official lvis package."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from datasets import DataError, read_lvis, read_shapes
+
+
+def official(path):
+    import lvis
+
+    return lvis.LVIS(str(path))
+
+
+def assert_equals_lvis(index, truth) -> None:
+    categories = [truth.cats[i] for i in sorted(truth.cats)]
+    assert list(index.category_names) == [category["name"] for category in categories]
+    assert list(index.frequency) == [category["frequency"] for category in categories]
+    content = index.coco_dict()
+    assert {image["id"] for image in content["images"]} == set(truth.imgs)
+    for image in content["images"]:
+        expected = truth.imgs[image["id"]]
+        for key in ("height", "width", "neg_category_ids", "not_exhaustive_category_ids"):
+            assert image[key] == expected[key]
+    assert len(content["annotations"]) == len(truth.anns)
+    for annotation in content["annotations"]:
+        expected = truth.anns[annotation["id"]]
+        assert annotation["image_id"] == expected["image_id"]
+        assert annotation["category_id"] == expected["category_id"]
+        np.testing.assert_allclose(annotation["bbox"], expected["bbox"], atol=1e-4)
+        np.testing.assert_allclose(annotation["area"], expected["area"], rtol=1e-6)
+
+
+def test_index_of_shapes_equals_lvis_package(shapes_folder):
+    index = read_shapes(shapes_folder, split="val", annotation_format="lvis")
+    assert_equals_lvis(index, official(shapes_folder / "lvis" / "val.json"))
+    assert all(index.verified(i).all() for i in range(len(index)))
+
+
+@pytest.fixture
+def sample(shared_data, tmp_path):
+    """The official sample of 100 images, with empty files where its images would be."""
+    path = shared_data / "evaluators" / "lvis" / "lvis_val_100.json"
+    content = json.loads(path.read_text())
+    (tmp_path / "val2017").mkdir()
+    for image in content["images"]:
+        (tmp_path / "val2017" / image["coco_url"].rpartition("/")[2]).touch()
+    return path, tmp_path, content
+
+
+def test_index_of_the_official_sample_equals_lvis_package(sample):
+    path, root, content = sample
+    index = read_lvis(path, root)
+    assert index.num_classes == 1230
+    assert_equals_lvis(index, official(path))
+    first = content["images"][0]
+    assert index.image_path(0) == root / "val2017" / first["coco_url"].rpartition("/")[2]
+
+
+def test_verified_classes_are_the_present_and_the_negative_ones_without_the_incomplete(sample):
+    path, root, content = sample
+    index = read_lvis(path, root)
+    incomplete = 0
+    for i, image in enumerate(content["images"]):
+        present = {a["category_id"] for a in content["annotations"] if a["image_id"] == image["id"]}
+        expected = (present | set(image["neg_category_ids"])) - set(image["not_exhaustive_category_ids"])
+        assert set(index.category_ids[index.verified(i)].tolist()) == expected
+        incomplete += len(present & set(image["not_exhaustive_category_ids"]))
+    assert incomplete > 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda c: c["images"][0].update(neg_category_ids=[5000]), "has 5000 in neg_category_ids"),
+        (
+            lambda c: c["images"][0].update(not_exhaustive_category_ids="x"),
+            "not_exhaustive_category_ids = 'x'",
+        ),
+        (lambda c: c["images"][0].update(id=[3]), r"images\[0\] has id = \[3\], not a whole number"),
+    ],
+)
+def test_damaged_federated_fields_are_named_or_counted(sample, tmp_path, damage, message):
+    _, root, content = sample
+    damage(content)
+    path = tmp_path / "damaged.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=message):
+        read_lvis(path, root)
+
+
+def test_a_coco_file_is_not_taken_for_lvis(shapes_folder):
+    with pytest.raises(DataError, match="category 1 has no 'frequency' r, c or f"):
+        read_lvis(shapes_folder / "coco" / "val.json", shapes_folder / "JPEGImages")

@@ -1,0 +1,148 @@
+"""The VOC reader against files written by hand and against the XML's own text."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from datasets import DataError, read_shapes, read_voc
+
+XML = """<annotation><filename>wrong.jpg</filename><size><width>50</width><height>40</height><depth>3</depth></size>
+<object><name>dog</name><difficult>1</difficult><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>50</xmax><ymax>40</ymax></bndbox>
+<part><name>head</name><bndbox><xmin>3</xmin><ymin>3</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></part></object>
+<object><name>cat</name><bndbox><xmin>11</xmin><ymin>21</ymin><xmax>12</xmax><ymax>30</ymax></bndbox></object></annotation>
+"""
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    """Two years, two images; the cat occurs only in the second year's list."""
+    for year, name in (("VOC2007", "000005"), ("VOC2012", "2008_000001")):
+        folder = tmp_path / year
+        for part in ("Annotations", "ImageSets/Main", "JPEGImages"):
+            (folder / part).mkdir(parents=True)
+        (folder / "ImageSets" / "Main" / "trainval.txt").write_text(f"{name}  1\n\n")
+        (folder / "Annotations" / f"{name}.xml").write_text(XML)
+        cv2.imwrite(str(folder / "JPEGImages" / f"{name}.jpg"), np.zeros((40, 50, 3), np.uint8))
+    first = tmp_path / "VOC2007" / "Annotations" / "000005.xml"
+    first.write_text(XML.replace("cat", "dog"))
+    return tmp_path
+
+
+BOTH = ["VOC2007/trainval", "VOC2012/trainval"]
+
+
+def test_two_years_equal_what_was_written_by_hand(voc):
+    index = read_voc(voc, BOTH)
+    assert list(index.category_names) == ["cat", "dog"]
+    assert index.file_names == ["VOC2007/JPEGImages/000005.jpg", "VOC2012/JPEGImages/2008_000001.jpg"]
+    assert index.heights.tolist() == [40, 40] and index.widths.tolist() == [50, 50]
+    assert index.labels.tolist() == [1, 1, 1, 0] and index.difficult.tolist() == [True, False, True, False]
+    # 1-based and inclusive: columns 1 to 50 are the whole image, columns 11 to 12 are two pixels wide.
+    assert index.boxes.tolist() == [[0, 0, 50, 40], [10, 20, 12, 30]] * 2
+    assert index.areas.tolist() == [2000, 20] * 2
+    assert not index.has_masks
+    ignored = [annotation["ignore"] for annotation in index.coco_dict()["annotations"]]
+    assert ignored == [1, 0, 1, 0]
+
+
+def test_given_classes_keep_their_order(voc):
+    index = read_voc(voc, BOTH, classes=["dog", "horse", "cat"])
+    assert list(index.category_names) == ["dog", "horse", "cat"] and index.labels.tolist() == [0, 0, 0, 2]
+
+
+def test_blood_cells_equal_the_text_of_their_files(shared_data):
+    folder = shared_data / "bccd"
+    index = read_voc(folder, ["train"], policy="skip")
+    names = (folder / "ImageSets" / "Main" / "train.txt").read_text().split()
+    assert list(index.category_names) == ["Platelets", "RBC", "WBC"]
+    assert [Path(name).stem for name in index.file_names] == names
+    assert index.defects["degenerate_box"].count == 1
+    assert "BloodImage_00343.xml: object" in index.defects["degenerate_box"].examples[0]
+    for i, name in enumerate(names):
+        text = (folder / "Annotations" / f"{name}.xml").read_text()
+        boxes = [list(map(int, found)) for found in re.findall(
+            r"<xmin>(\d+)</xmin>\s*<ymin>(\d+)</ymin>\s*<xmax>(\d+)</xmax>\s*<ymax>(\d+)</ymax>", text)]  # fmt: skip
+        expected = [[x1 - 1, y1 - 1, x2, y2] for x1, y1, x2, y2 in boxes if x2 > x1 and y2 > y1]
+        assert index.boxes[index.annotations(i)].tolist() == expected
+
+
+def test_blood_cells_stop_at_the_first_defect_by_default(shared_data):
+    with pytest.raises(DataError, match=r"BloodImage_00343\.xml: object 4 has a box without area, xmin 181"):
+        read_voc(shared_data / "bccd", ["train"])
+
+
+def test_shapes_in_whole_pixels_lie_within_half_a_pixel_of_the_exact_boxes(shapes_folder):
+    voc, coco = (read_shapes(shapes_folder, split="val", annotation_format=form) for form in ("voc", "coco"))
+    assert [Path(name).name for name in voc.file_names] == coco.file_names
+    np.testing.assert_array_equal(voc.offsets, coco.offsets)
+    assert np.abs(voc.boxes - coco.boxes).max() <= 0.51
+    names = np.asarray(voc.category_names)[voc.labels], np.asarray(coco.category_names)[coco.labels]
+    np.testing.assert_array_equal(*names)
+
+
+DEFECTS = [
+    ("<xmin>11</xmin>", "<xmin>12</xmin>", "degenerate_box", "object 2 has a box without area"),
+    ("<xmin>11</xmin>", "<xmin>many</xmin>", "bad_field", "object 2 has bndbox/xmin = 'many', not a number"),
+    ("<xmin>11</xmin>", "", "missing_field", "object 2 has no 'bndbox/xmin'"),
+    ("<xmax>12</xmax>", "<xmax>99</xmax>", "box_sticks_out", "object 2 has a box that sticks out"),
+    ("<name>cat</name>", "<name>cow</name>", "unknown_category", "object 2 has the class name 'cow'"),
+    ("<width>50</width>", "<width>0</width>", "bad_image_size", "has width = 0"),
+    ("<width>50</width>", "", "missing_field", "has no 'size/width'"),
+    ("</annotation>", "", "broken_xml", "cannot be read as XML"),
+    (
+        "<annotation>",
+        '<?xml version="1.0" encoding="klingon"?><annotation>',
+        "broken_xml",
+        "cannot be read as XML",
+    ),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "kind", "message"), DEFECTS)
+def test_each_defect_has_one_clear_error_or_is_counted(voc, old, new, kind, message):
+    path = voc / "VOC2012" / "Annotations" / "2008_000001.xml"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(DataError, match=message) as caught:
+        read_voc(voc, BOTH, classes=["cat", "dog"])
+    assert str(path) in str(caught.value)
+    index = read_voc(voc, BOTH, classes=["cat", "dog"], policy="skip")
+    assert index.defects[kind].count == 1 and message in index.defects[kind].examples[0]
+    assert index.boxes[index.annotations(0)].tolist() == [[0, 0, 50, 40], [10, 20, 12, 30]]
+
+
+def test_missing_files_are_named_or_counted(voc):
+    (voc / "VOC2012" / "Annotations" / "2008_000001.xml").unlink()
+    with pytest.raises(DataError, match=r"2008_000001\.xml does not exist"):
+        read_voc(voc, BOTH)
+    (voc / "VOC2007" / "JPEGImages" / "000005.jpg").unlink()
+    index = read_voc(voc, BOTH, policy="skip")
+    assert len(index) == 0
+    assert {kind: defect.count for kind, defect in index.defects.items()} == {
+        "missing_annotations": 1,
+        "missing_image": 1,
+    }
+
+
+def test_an_image_listed_twice_is_a_defect(voc):
+    (voc / "VOC2007" / "ImageSets" / "Main" / "trainval.txt").write_text("000005\n000005\n")
+    with pytest.raises(DataError, match=r"000005\.xml is listed twice"):
+        read_voc(voc, BOTH)
+    assert len(read_voc(voc, BOTH, policy="skip")) == 2
+
+
+def test_cache_follows_the_xml_files(voc, tmp_path):
+    first = read_voc(voc, BOTH, cache=tmp_path / "cache")
+    assert read_voc(voc, BOTH, cache=tmp_path / "cache").coco_dict() == first.coco_dict()
+    path = voc / "VOC2012" / "Annotations" / "2008_000001.xml"
+    path.write_text(path.read_text().replace("<xmax>12</xmax>", "<xmax>15</xmax>"))
+    assert read_voc(voc, BOTH, cache=tmp_path / "cache").boxes[3].tolist() == [10, 20, 15, 30]
+
+
+def test_a_missing_list_says_how_to_get_the_data(voc):
+    with pytest.raises(DataError, match=r"there is no file .*test\.txt: fetch it"):
+        read_voc(voc, ["VOC2007/test"], remedy="fetch it")

@@ -1,0 +1,66 @@
+"""Corner pooling against its definition: a loop over cells, and finite differences."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from detectors.corner_pooling import CornerPooling, bottom_pool, left_pool, right_pool, top_pool
+
+# Each pool with the cells whose maximum it takes, seen from (row, column).
+POOLS = {
+    top_pool: lambda x, i, j: x[i:, j],
+    left_pool: lambda x, i, j: x[i, j:],
+    bottom_pool: lambda x, i, j: x[: i + 1, j],
+    right_pool: lambda x, i, j: x[i, : j + 1],
+}
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=lambda pool: pool.__name__)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_pool_equals_maximum_over_the_cells_it_looks_at(pool, channels_last):
+    x = torch.randn(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
+    if channels_last:
+        x = x.to(memory_format=torch.channels_last)
+    expected = torch.empty_like(x)
+    for b in range(2):
+        for c in range(3):
+            for i in range(5):
+                for j in range(7):
+                    expected[b, c, i, j] = POOLS[pool](x[b, c], i, j).max()
+    assert torch.equal(pool(x), expected)
+
+
+def test_left_pool_of_a_row_equals_the_papers_walk():
+    assert left_pool(torch.tensor([[2.0, 1, 3, 0, 2]])).tolist() == [[3, 3, 3, 2, 2]]
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=lambda pool: pool.__name__)
+def test_gradient_equals_finite_differences_without_ties(pool):
+    # A permutation: all values differ by at least 0.1, far more than the step of the differences.
+    x = torch.randperm(2 * 4 * 5, generator=torch.Generator().manual_seed(1)).double().view(1, 2, 4, 5) / 10
+    assert gradcheck(pool, (x.requires_grad_(),))
+
+
+@pytest.mark.parametrize("corner", ["top_left", "bottom_right"])
+def test_a_corner_sees_its_object_and_nothing_behind_it(corner):
+    # In evaluation mode batch norm is the identity; 5x5 cells around a cell are its convolutions' neighbourhood.
+    torch.manual_seed(0)
+    block = CornerPooling(channels=4, corner=corner).eval()
+    # A change in row 10, column 14 of a map.
+    base = torch.randn(1, 4, 24, 24)
+    changed = base.clone()
+    changed[0, :, 10, 14] += 50.0
+    seen = (block(changed) - block(base)).abs().sum(1)[0] > 0
+    towards = -1 if corner == "top_left" else 1
+    far_along_column = seen[10 + towards * 8, 14]
+    far_along_row = seen[10, 14 + towards * 8]
+    assert far_along_column and far_along_row
+    assert not seen[10 - towards * 8, 14] and not seen[10, 14 - towards * 8]
+    assert not seen[10 + towards * 8, 14 + towards * 8]
+
+
+def test_unknown_corner_is_refused():
+    with pytest.raises(ValueError, match="top_left, bottom_right"):
+        CornerPooling(channels=4, corner="top_right")

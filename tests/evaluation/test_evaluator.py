@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from afl.evaluation.coco import CocoEvaluator
+from afl.evaluation.evaluator import DetectionArrays
+from afl.evaluation.groups import group_means
+from afl.evaluation.lvis import LvisEvaluator
+from afl.evaluation.voc import VocEvaluator
+
+
+def replace(**changes):
+    return {"boxes": [[0, 0, 40, 40]], "scores": [0.9], "labels": [0]} | changes
+
+
+@pytest.mark.parametrize(
+    "found, message",
+    [
+        (replace(scores=[np.nan]), "image 7.*score is not finite"),
+        (replace(scores=[np.inf]), "image 7.*score is not finite"),
+        (replace(boxes=[[0, 0, np.nan, 40]]), "image 7.*box is not finite"),
+        (replace(boxes=[[40, 0, 0, 40]]), "image 7.*x1, y1, x2, y2"),
+        (replace(labels=[1]), "image 7.*labels run from 1 to 1"),
+        (replace(labels=[-1]), "image 7.*labels run from -1"),
+        (replace(scores=[0.9, 0.8]), "image 7.*needed"),
+    ],
+)
+def test_bad_detections_are_refused_by_image(one_class, detections, found, message):
+    evaluator = CocoEvaluator(one_class)
+    with pytest.raises(ValueError, match=message):
+        evaluator.process([7], [detections(**found)])
+    assert len(evaluator.detections()) == 0
+
+
+def test_unknown_and_repeated_images_are_refused(one_class, detections):
+    evaluator = CocoEvaluator(one_class)
+    found = detections(**replace())
+    with pytest.raises(ValueError, match="image 8"):
+        evaluator.process([8], [found])
+    evaluator.process([7], [found])
+    with pytest.raises(ValueError, match=r"image 7.*reset\(\)"):
+        evaluator.process([7], [found])
+    with pytest.raises(ValueError, match="2 image ids came with detections of 1"):
+        evaluator.process([7, 9], [found])
+    evaluator.reset()
+    evaluator.process([7], [found])
+    assert len(evaluator.detections()) == 1
+
+
+def test_images_never_processed_are_reported(one_class, caplog):
+    CocoEvaluator(one_class).evaluate()
+    assert "2 of 2 images were never processed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda d: d.pop("categories"), "no 'categories'"),
+        (lambda d: d["images"].append(d["images"][0]), "image id 7 more than once"),
+        (lambda d: d["categories"].append({"id": 6, "name": "thing"}), "class name 'thing' more than once"),
+        (lambda d: d["annotations"][0].update(image_id=3), "annotation 1 .* image_id 3"),
+        (lambda d: d["annotations"][0].update(category_id=3), "annotation 1 .* category_id 3"),
+        (lambda d: d["annotations"][0].update(bbox=[1, 2, 3]), "annotation 1 .* four numbers"),
+    ],
+)
+def test_bad_ground_truth_is_refused_with_its_record(one_class, change, message):
+    change(one_class)
+    with pytest.raises(ValueError, match=message):
+        CocoEvaluator(one_class)
+
+
+def test_groups_must_fit_the_classes(one_class):
+    with pytest.raises(ValueError, match="2 frequency groups were given for 1 classes"):
+        CocoEvaluator(one_class, groups=["r", "c"])
+    with pytest.raises(ValueError, match="'thing' has frequency group 'rare'"):
+        CocoEvaluator(one_class, groups=["rare"])
+
+
+def test_tensors_of_any_float_type_equal_arrays(one_class, detections):
+    reference = CocoEvaluator(one_class)
+    reference.process([7], [detections([[0, 0, 40, 40], [48, 50, 90, 90]], [0.75, 0.5], [0, 0])])
+    for kind in (torch.float32, torch.float64, torch.bfloat16):
+        evaluator = CocoEvaluator(one_class)
+        found = detections([], [], [])
+        found.boxes = torch.tensor([[0, 0, 40, 40], [48, 50, 90, 90]], dtype=kind, requires_grad=True)
+        found.scores = torch.tensor([0.75, 0.5], dtype=kind)
+        found.labels = torch.tensor([0, 0])
+        evaluator.process(torch.tensor([7]), [found])
+        assert evaluator.evaluate() == reference.evaluate()
+
+
+@pytest.mark.parametrize("kind", [CocoEvaluator, LvisEvaluator, VocEvaluator])
+def test_files_of_two_ranks_equal_one_process(random_set, feed, tmp_path, kind):
+    ground_truth, results = random_set(1, federated=True)
+    whole = kind(ground_truth)
+    feed(whole, ground_truth, results)
+    paths = []
+    # the last two images go to both ranks, as a sampler that fills up its batches does
+    for rank, images in enumerate((ground_truth["images"][::2], ground_truth["images"][1::2])):
+        images = images + ground_truth["images"][:2]
+        part = {image["id"]: image for image in images}
+        evaluator = kind(ground_truth)
+        mine = [result for result in results if result["image_id"] in part]
+        feed(evaluator, ground_truth | {"images": list(part.values())}, mine)
+        paths.append(tmp_path / f"rank{rank}.npz")
+        np.savez(paths[-1], **evaluator.state())
+    merged = kind(ground_truth)
+    merged.merge(paths)
+    assert merged.detections_json() == whole.detections_json()
+    assert merged.evaluate() == whole.evaluate()
+
+
+def test_damaged_and_foreign_files_of_ranks_are_refused(one_class, random_set, feed, tmp_path):
+    ground_truth, results = random_set(1)
+    foreign = CocoEvaluator(ground_truth)
+    feed(foreign, ground_truth, results)
+    path = tmp_path / "rank0.npz"
+    np.savez(path, **foreign.state())
+    with pytest.raises(ValueError, match="another data set"):
+        CocoEvaluator(one_class).merge([path])
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ValueError, match="rank0.npz is not a whole file"):
+        CocoEvaluator(ground_truth).merge([path])
+    with pytest.raises(FileNotFoundError):
+        CocoEvaluator(ground_truth).merge([tmp_path / "rank1.npz"])
+
+
+def test_the_cut_per_image_equals_sorting_each_image(random_set):
+    rng = np.random.default_rng(0)
+    image = np.sort(rng.integers(0, 5, 200)).astype(np.int32)
+    scores = (rng.integers(0, 20, 200) / 20).astype(np.float32)
+    rows = np.arange(200)
+    found = DetectionArrays(image=image, label=rows.astype(np.int32), boxes=np.zeros((200, 4)), scores=scores)
+    expected = []
+    for number in range(5):
+        mine = [row for row in rows if image[row] == number]
+        expected += sorted(sorted(mine, key=lambda row: -scores[row])[:17])
+    assert found.best_per_image(17).label.tolist() == expected
+
+
+def test_group_means_of_a_hand_computed_case():
+    per_class = {"a": 0.5, "b": None, "c": 0.1, "d": 0.3, "e": None}
+    assert group_means(per_class, ["r", "r", "c", "c", "f"]) == {
+        "AP_r": 0.5,
+        "AP_c": pytest.approx(0.2),
+        "AP_f": None,
+    }
+    assert group_means(per_class, None) == {"AP_r": None, "AP_c": None, "AP_f": None}

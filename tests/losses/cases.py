@@ -1,0 +1,119 @@
+"""Random maps, targets and weights that the tests of the losses share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from afl.losses import PADDING, ClassificationTarget, ElementWeights
+
+
+@dataclass(frozen=True)
+class Info:
+    """A map's facts, as a detector would give them."""
+
+    num_classes: int
+    instances_per_class: Tensor
+    images_per_class: Tensor
+    name: str = "map"
+    prior: float = 0.01
+    alpha: float = 0.25
+    dense_positives: bool = True
+
+
+def make_info(counts: list[float], prior: float = 0.01, alpha: float = 0.25) -> Info:
+    tensor = torch.tensor(counts, dtype=torch.float32)
+    return Info(len(counts), tensor, tensor, prior=prior, alpha=alpha)
+
+
+def plain_target(locations: int, classes: int, positive: list[int], **fields) -> ClassificationTarget:
+    """One image, the given flat indices positive."""
+    return ClassificationTarget(
+        num_classes=classes,
+        image=torch.zeros(locations, dtype=torch.int64),
+        num_images=1,
+        positive=torch.tensor(positive, dtype=torch.int64),
+        **fields,
+    )
+
+
+def random_target(
+    seed: int,
+    *,
+    images: int = 2,
+    locations: int = 30,
+    classes: int = 5,
+    positives: int = 6,
+    scaled: int = 12,
+    soft: bool = False,
+    ignored: bool = False,
+    verified: bool = False,
+    padding: int = 3,
+) -> ClassificationTarget:
+    """``locations`` per image; lists padded in front, between and behind; some scaled negatives are positives too."""
+    random = torch.Generator().manual_seed(seed)
+    total = images * locations
+    skipped = torch.rand(total, generator=random) < 0.3 if ignored else None
+    order = torch.randperm(total * classes, generator=random)
+    if skipped is not None:
+        order = order[~skipped[order // classes]]
+    positive = order[:positives]
+    overlapping = torch.cat([positive[: positives // 2], order[positives:]])[:scaled]
+
+    def pad(values: Tensor, filler: float) -> Tensor:
+        full = torch.full((len(values) + padding,), filler, dtype=values.dtype)
+        full[torch.randperm(len(full), generator=random)[: len(values)].sort().values] = values
+        return full
+
+    index = pad(positive, PADDING)
+    return ClassificationTarget(
+        num_classes=classes,
+        image=torch.arange(images).repeat_interleave(locations),
+        num_images=images,
+        positive=index,
+        value=torch.rand(len(index), generator=random) if soft else None,
+        ignored=skipped,
+        negative_index=pad(overlapping, PADDING) if scaled else None,
+        negative_scale=torch.rand(len(overlapping) + padding, generator=random) if scaled else None,
+        verified=torch.rand(images, classes, generator=random) < 0.5 if verified else None,
+    )
+
+
+def random_weights(
+    seed: int,
+    target: ClassificationTarget,
+    *,
+    gamma: float | str = 2.0,
+    alpha: float = 0.25,
+    gate: str = "none",
+    negatives: bool = False,
+) -> ElementWeights:
+    """``gate`` none | scalar | class; ``gamma`` a number or ``class`` for one per class; double precision."""
+    random = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int, low: float = 0.0, high: float = 3.0) -> Tensor:
+        return low + (high - low) * torch.rand(shape, generator=random, dtype=torch.float64)
+
+    classes, locations = target.num_classes, target.num_locations
+    return ElementWeights(
+        alpha=alpha,
+        gamma=draw(classes, low=0.5) if gamma == "class" else gamma,
+        positive=draw(len(target.positive), high=20.0),
+        negative_class=draw(classes) if negatives else None,
+        negative_location=draw(locations) if negatives else None,
+        negative_element=draw(locations, classes) if negatives else None,
+        gate={"none": None, "scalar": draw(1)[0], "class": draw(classes)}[gate],
+    )
+
+
+def random_logits(seed: int, target: ClassificationTarget, spread: float = 3.0) -> Tensor:
+    random = torch.Generator().manual_seed(seed)
+    shape = target.num_locations, target.num_classes
+    return (spread * torch.randn(shape, generator=random, dtype=torch.float64)).requires_grad_()
+
+
+def loss_and_gradient(loss: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    (gradient,) = torch.autograd.grad(loss, logits)
+    return loss.detach(), gradient

@@ -1,0 +1,242 @@
+"""The fused sum against the dense reference by autograd, against finite differences, and in what it keeps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from afl.losses import ElementWeights, primitive, reference
+from afl.losses.primitive import gradient_mass, weighted_loss
+from tests.losses.cases import loss_and_gradient, plain_target, random_logits, random_target, random_weights
+
+NORMALIZER = torch.tensor(7.0, dtype=torch.float64)
+
+
+def assert_equals_reference(logits, target, weights):
+    expected = loss_and_gradient(reference.weighted_loss(logits, target, weights, NORMALIZER), logits)
+    actual = loss_and_gradient(weighted_loss(logits, target, weights, NORMALIZER), logits)
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    positives=st.integers(0, 9),
+    scaled=st.integers(0, 20),
+    padding=st.integers(0, 3),
+    soft=st.booleans(),
+    ignored=st.booleans(),
+    verified=st.booleans(),
+    negatives=st.booleans(),
+    gamma=st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, "class"]),
+    alpha=st.sampled_from([-1.0, 0.0, 0.25, 1.0]),
+    gate=st.sampled_from(["none", "scalar", "class"]),
+    classes=st.sampled_from([1, 5]),
+)
+def test_fused_equals_dense_reference_on_random_targets(
+    seed, positives, scaled, padding, soft, ignored, verified, negatives, gamma, alpha, gate, classes
+):
+    target = random_target(
+        seed,
+        positives=positives,
+        scaled=scaled,
+        padding=padding,
+        soft=soft,
+        ignored=ignored,
+        verified=verified,
+        classes=classes,
+    )
+    weights = random_weights(seed, target, gamma=gamma, alpha=alpha, gate=gate, negatives=negatives)
+    assert_equals_reference(random_logits(seed, target), target, weights)
+
+
+@pytest.mark.parametrize("block", [1, 7, 5 * 13, 1 << 20])
+def test_fused_equals_dense_reference_for_every_size_of_block(monkeypatch, block):
+    monkeypatch.setattr(primitive, "_BLOCK", block)
+    target = random_target(3, ignored=True, verified=True, scaled=40, positives=20)
+    weights = random_weights(3, target, gate="class", negatives=True)
+    assert_equals_reference(random_logits(3, target), target, weights)
+
+
+@pytest.mark.parametrize("block", [7, 1 << 20])
+def test_path_without_host_synchronisation_equals_dense_reference(monkeypatch, block):
+    """Off the CPU the exceptions of a block are not counted on the host; the same code runs here."""
+    monkeypatch.setattr(primitive, "_BLOCK", block)
+    monkeypatch.setattr(primitive._Eraser, "on_host", False)
+    target = random_target(4, ignored=True, verified=True, scaled=40, positives=20)
+    weights = random_weights(4, target, gate="scalar", negatives=True)
+    assert_equals_reference(random_logits(4, target), target, weights)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("soft", [False, True])
+def test_gradient_passes_gradcheck_without_gate(gamma, soft):
+    target = random_target(5, locations=6, soft=soft, ignored=True, verified=True)
+    weights = random_weights(5, target, gamma=gamma, negatives=True)
+    logits = random_logits(5, target)
+    assert torch.autograd.gradcheck(lambda z: weighted_loss(z, target, weights, NORMALIZER), logits)
+
+
+def test_gated_gradient_is_gate_times_finite_difference_of_the_ungated_loss():
+    target = random_target(6, locations=4, scaled=8)
+    weights = random_weights(6, target, gate="scalar")
+    free = replace(weights, gate=None, alpha=-1.0)
+    logits = random_logits(6, target)
+    _, gradient = loss_and_gradient(weighted_loss(logits, target, weights, NORMALIZER), logits)
+    step, one = 1e-6, torch.ones((), dtype=torch.float64)
+    with torch.no_grad():
+        for index in range(logits.numel()):
+            shift = torch.zeros_like(logits)
+            shift.view(-1)[index] = step
+            up, down = (weighted_loss(logits + s * shift, target, free, one) for s in (1, -1))
+            u = (up - down) / (2 * step)
+            alpha = 0.25 if index in target.positive.tolist() else 0.75
+            expected = alpha * u / (1 + weights.gate * u.abs()) / NORMALIZER
+            assert gradient.view(-1)[index].item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_low_precision_equals_double_precision_reference_up_to_80(dtype):
+    target = random_target(7, locations=40, ignored=True, verified=True, soft=False)
+    weights = random_weights(7, target, gate="scalar", negatives=True)
+    z = torch.linspace(-80, 80, target.num_locations * target.num_classes).view(-1, target.num_classes)
+    low = z.to(dtype).requires_grad_()
+    double = low.detach().double().requires_grad_()
+    loss, gradient = loss_and_gradient(weighted_loss(low, target, weights, NORMALIZER), low)
+    expected, slope = loss_and_gradient(reference.weighted_loss(double, target, weights, NORMALIZER), double)
+    assert loss.dtype == torch.float32 and gradient.dtype == dtype
+    torch.testing.assert_close(loss.double(), expected, rtol=2e-6, atol=0)
+    rounding = {torch.float32: 5e-6, torch.bfloat16: 2**-8, torch.float16: 2**-10}[dtype]
+    smallest = 1e-7 if dtype == torch.float16 else 1e-30
+    torch.testing.assert_close(gradient.double(), slope, rtol=rounding, atol=smallest)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("value", [None, 0.0, 0.3, 1.0])
+@pytest.mark.parametrize("z", [-300.0, -80.0, 0.0, 80.0, 300.0])
+def test_extreme_logits_stay_finite_and_misses_keep_their_gradient(gamma, value, z):
+    target = plain_target(2, 1, [0], value=None if value is None else torch.tensor([value]))
+    logits = torch.full((2, 1), z, requires_grad=True)
+    weights = ElementWeights(alpha=-1.0, gamma=gamma)
+    loss, gradient = loss_and_gradient(weighted_loss(logits, target, weights, torch.tensor(1.0)), logits)
+    assert loss.isfinite() and gradient.isfinite().all()
+    if z >= 80:  # a negative that is certainly wrong is pushed down with full force
+        assert gradient[1].item() == pytest.approx(1.0)
+    if z <= -80 and value in (None, 1.0):  # and a positive up: CornerNet's clamp gives 0 here
+        assert gradient[0].item() == pytest.approx(-1.0)
+
+
+def test_soft_value_of_one_equals_hard_positive():
+    target = random_target(8)
+    soft = replace(target, value=torch.ones(len(target.positive)))
+    weights = random_weights(8, target, gate="scalar")
+    logits = random_logits(8, target)
+    hard = loss_and_gradient(weighted_loss(logits, target, weights, NORMALIZER), logits)
+    torch.testing.assert_close(
+        loss_and_gradient(weighted_loss(logits, soft, weights, NORMALIZER), logits), hard, rtol=1e-12, atol=0
+    )
+
+
+def test_heat_map_with_zero_one_targets_equals_label_path():
+    """Scale 1 on a list of negatives is what a map without a list says."""
+    labels = random_target(9, scaled=0)
+    negatives = torch.arange(labels.num_locations * labels.num_classes)
+    heat = replace(labels, negative_index=negatives, negative_scale=torch.ones(len(negatives)))
+    weights = random_weights(9, labels, gate="scalar", negatives=True)
+    logits = random_logits(9, labels)
+    expected = loss_and_gradient(weighted_loss(logits, labels, weights, NORMALIZER), logits)
+    actual = loss_and_gradient(weighted_loss(logits, heat, weights, NORMALIZER), logits)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-15)
+
+
+def test_padding_changes_nothing():
+    bare, padded = (random_target(10, padding=0, soft=True), random_target(10, padding=0, soft=True))
+    tail = torch.full((4,), -1)
+    padded = replace(
+        padded,
+        positive=torch.cat([tail, bare.positive]),
+        value=torch.cat([torch.rand(4), bare.value]),
+        negative_index=torch.cat([bare.negative_index, tail]),
+        negative_scale=torch.cat([bare.negative_scale, torch.rand(4)]),
+    )
+    weights = ElementWeights(alpha=0.25, gamma=2.0, gate=torch.tensor(1.0))
+    logits = random_logits(10, bare)
+    expected = loss_and_gradient(weighted_loss(logits, bare, weights, NORMALIZER), logits)
+    actual = loss_and_gradient(weighted_loss(logits, padded, weights, NORMALIZER), logits)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=0)
+
+
+def test_ignored_locations_and_unverified_classes_get_exactly_no_gradient():
+    target = random_target(11, ignored=True, verified=True, positives=0)
+    weights = random_weights(11, target)
+    logits = random_logits(11, target)
+    _, gradient = loss_and_gradient(weighted_loss(logits, target, weights, NORMALIZER), logits)
+    out = target.ignored[:, None] | ~target.verified[target.image]
+    assert (gradient[out] == 0).all()
+    assert (gradient[~out] > 0).sum() > 0
+
+
+@pytest.mark.parametrize("locations", [0, 3])
+def test_map_without_positives_has_finite_loss(locations):
+    target = plain_target(locations, 4, [])
+    logits = torch.zeros(locations, 4, requires_grad=True)
+    weights = ElementWeights(alpha=-1.0, gamma=2.0)
+    loss, gradient = loss_and_gradient(weighted_loss(logits, target, weights, torch.tensor(1.0)), logits)
+    assert loss.item() == pytest.approx(locations * 4 * 0.25 * 0.6931472)
+    assert gradient.shape == logits.shape
+
+
+def test_saved_for_backward_is_one_tensor_of_the_logits_size():
+    target = random_target(12, scaled=30, ignored=True, verified=True)
+    weights = random_weights(12, target, gate="class", negatives=True)
+    for dtype in (torch.float32, torch.bfloat16):
+        logits = random_logits(12, target).detach().to(dtype).requires_grad_()
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=saved: s.append(t) or t, lambda t: t):
+            weighted_loss(logits, target, weights, NORMALIZER)
+        assert [(t.shape, t.dtype) for t in saved] == [(logits.shape, dtype)]
+
+
+def test_no_gradient_is_kept_where_none_is_asked_for():
+    target = random_target(13)
+    weights = random_weights(13, target, gate="scalar")
+    logits = random_logits(13, target)
+    expected = weighted_loss(logits, target, weights, NORMALIZER)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda t: t):
+        frozen = weighted_loss(logits.detach(), target, weights, NORMALIZER)
+        with torch.no_grad():
+            silent = weighted_loss(logits, target, weights, NORMALIZER)
+    assert not saved and not frozen.requires_grad and not silent.requires_grad
+    assert frozen == silent == expected
+
+
+def test_backward_scales_by_what_comes_from_above_every_time():
+    target = random_target(14)
+    weights = random_weights(14, target)
+    logits = random_logits(14, target)
+    loss = weighted_loss(logits, target, weights, NORMALIZER)
+    (once,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    (thrice,) = torch.autograd.grad(3 * loss, logits, retain_graph=True)
+    (again,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(thrice, 3 * once)
+    torch.testing.assert_close(again, once)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_gradient_mass_equals_sums_of_the_reference_gradient(soft):
+    target = random_target(15, soft=soft, ignored=True, verified=True, scaled=30)
+    weights = random_weights(15, target, gate="scalar", negatives=True)
+    logits = random_logits(15, target)
+    free = replace(weights, gate=None)
+    one = torch.ones((), dtype=torch.float64)
+    _, gradient = loss_and_gradient(reference.weighted_loss(logits, target, free, one), logits)
+    is_positive = torch.zeros(logits.numel(), dtype=torch.bool)
+    is_positive[target.positive[target.is_positive]] = True
+    size, is_positive = gradient.abs(), is_positive.view_as(logits)
+    expected = (size * is_positive).sum(0), (size * ~is_positive).sum(0)
+    torch.testing.assert_close(gradient_mass(logits.detach(), target, weights), expected)

@@ -1,0 +1,229 @@
+"""The running state of the links: what moves it, that it is saved, and that two processes equal one."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from afl.losses import (
+    AdaptiveFocalLoss,
+    AdaptiveGradient,
+    ClassificationLoss,
+    ClassificationTarget,
+    ClassWeights,
+    GradientBalance,
+)
+from tests.losses.cases import make_info, plain_target, random_logits, random_target
+
+COUNTS = [1400.0, 567.0, 87.0, 12.0, 2.0]
+
+
+def build(per_class=False):
+    return ClassificationLoss(
+        make_info(COUNTS),
+        chain={
+            "weights": lambda info: ClassWeights(info, fade_steps=10),
+            "balance": lambda info: GradientBalance(info, decay=0.9, per_class=per_class),
+            "gradient": lambda info: AdaptiveGradient(info, momentum=0.8, per_class=per_class),
+        },
+    )
+
+
+def test_ghat_is_the_running_mean_over_micro_batches_of_one_step():
+    loss = ClassificationLoss(
+        make_info([1.0], prior=0.1), chain={"gate": lambda info: AdaptiveGradient(info, momentum=0.75)}
+    )
+    probabilities = [0.3, 0.8, 0.6]
+    for p in probabilities:
+        z = torch.tensor([[p], [0.5]]).logit()
+        loss(z, plain_target(2, 1, [0, -1]), torch.tensor(1.0))
+    loss.update()
+    gate = loss.chain["gate"]
+    expected = 0.75 * 0.9 + 0.25 * sum(1 - p for p in probabilities) / 3
+    assert gate.maturity.ghat.item() == pytest.approx(expected)
+    assert gate.kappa.item() == pytest.approx((expected - 0.5) / 0.4)
+
+
+def test_ghat_of_soft_positives_is_mean_distance_to_their_value():
+    loss = ClassificationLoss(
+        make_info([1.0]), chain={"gate": lambda info: AdaptiveGradient(info, momentum=0.0)}
+    )
+    z = torch.tensor([[0.2], [0.9]]).logit()
+    loss(z, plain_target(2, 1, [0, 1], value=torch.tensor([0.7, 0.6])), torch.tensor(1.0))
+    loss.update()
+    assert loss.chain["gate"].maturity.ghat.item() == pytest.approx((0.5 + 0.3) / 2)
+
+
+def test_ghat_per_class_moves_only_the_classes_seen_and_gates_each_by_its_own():
+    link = AdaptiveGradient(make_info([5.0, 5.0, 5.0]), momentum=0.5, per_class=True)
+    loss = ClassificationLoss(make_info([5.0, 5.0, 5.0]), chain={"gate": lambda info: link})
+    z = torch.tensor([[0.9, 0.2, 0.3], [0.7, 0.4, 0.5]]).logit()
+    loss(z, plain_target(2, 3, [0, 3, 4]), torch.tensor(1.0))
+    loss.update()
+    ghat = [0.5 * 0.99 + 0.5 * 0.2, 0.5 * 0.99 + 0.5 * 0.6, 0.99]
+    assert link.maturity.ghat.tolist() == pytest.approx(ghat)
+    assert link.kappa.tolist() == pytest.approx([max(0.0, (g - 0.5) / 0.49) for g in ghat])
+
+
+def test_balance_follows_decayed_sums_that_include_the_current_batch():
+    loss = ClassificationLoss(
+        make_info([1.0], alpha=-1),
+        gamma=0.0,
+        chain={"balance": lambda info: GradientBalance(info, decay=0.5)},
+    )
+    link = loss.chain["balance"]
+
+    def negatives_weight(p_positive, p_negatives):
+        z = torch.tensor([[p_positive], *[[p] for p in p_negatives]]).logit().requires_grad_()
+        loss(z, plain_target(len(z), 1, [0]), torch.tensor(1.0)).backward()
+        loss.update()
+        return z.grad[1].item() / p_negatives[0]
+
+    assert negatives_weight(0.4, [0.9, 0.9, 0.6]) == pytest.approx(0.6 / 2.4)
+    assert negatives_weight(0.8, [0.5, 0.3, 0.2]) == pytest.approx((0.3 + 0.2) / (1.2 + 1.0))
+    assert link.running.squeeze(1).tolist() == pytest.approx([0.5, 2.2])
+
+
+def test_evaluation_mode_moves_nothing():
+    loss, target = build().eval(), random_target(1)
+    before = copy.deepcopy(loss.state_dict())
+    loss(random_logits(1, target), target, torch.tensor(1.0))
+    after = loss.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("per_class", [False, True])
+def test_state_survives_saving_and_loading(per_class, tmp_path):
+    first, target = build(per_class), random_target(2)
+    logits = random_logits(2, target)
+    for _ in range(3):
+        first(logits, target, torch.tensor(1.0))
+        first.update()
+    first(logits, target, torch.tensor(1.0))  # half a step: what is pending is saved too
+    torch.save(first.state_dict(), tmp_path / "loss.pt")
+    second = build(per_class)
+    assert second(logits, target, torch.tensor(1.0)) != first(logits, target, torch.tensor(1.0))
+    second.load_state_dict(torch.load(tmp_path / "loss.pt", weights_only=True))
+    for loss in (first, second):
+        loss.load_state_dict(torch.load(tmp_path / "loss.pt", weights_only=True))
+        loss.update()
+    assert torch.equal(first(logits, target, torch.tensor(1.0)), second(logits, target, torch.tensor(1.0)))
+
+
+def test_prior_above_the_threshold_is_refused_with_what_to_do():
+    with pytest.raises(ValueError, match="lower the prior or the threshold"):
+        AdaptiveGradient(make_info([1.0], prior=0.6))
+
+
+@pytest.mark.parametrize(
+    ("link", "options"),
+    [
+        (AdaptiveGradient, {"tau": 0.0}),
+        (AdaptiveGradient, {"kappa": -1.0}),
+        (AdaptiveGradient, {"momentum": 1.0}),
+        (GradientBalance, {"ratio": 0.0}),
+        (GradientBalance, {"minimum": 0.0}),
+        (ClassWeights, {"fade_steps": -1}),
+    ],
+)
+def test_options_out_of_range_are_named(link, options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        link(make_info([1.0]), **options)
+
+
+def test_statistics_are_finite_numbers_with_the_gate_of_the_last_positives():
+    loss, target = build(), random_target(3)
+    logits = random_logits(3, target)
+    loss(logits, target, torch.tensor(1.0))
+    numbers = loss.statistics()
+    assert all(torch.as_tensor(value).isfinite().all() for value in numbers.values())
+    hits = logits.view(-1)[target.positive[target.is_positive]]
+    g = torch.sigmoid(-hits)
+    size = g**2 * (g - 2 * (1 - g) * torch.log(1 - g))  # step 0: the weights have not begun to fade in
+    assert numbers["gate_q50"].item() == pytest.approx(torch.quantile(1 / (1 + size), 0.5).item(), rel=1e-5)
+    assert numbers["gradient_q90"].item() == pytest.approx(
+        torch.quantile(0.25 * size / (1 + size), 0.9).item(), rel=1e-5
+    )
+
+
+def test_statistics_of_a_loss_that_saw_no_positive_are_still_given():
+    loss = build()
+    assert "gate_q50" not in loss.statistics()
+    target = random_target(4, positives=0)
+    loss(random_logits(4, target), target, torch.tensor(1.0))
+    assert loss.statistics()["gradient/kappa"].item() == pytest.approx(1.0)
+
+
+# --- two processes ---------------------------------------------------------------------------------------------
+
+
+def halves(target: ClassificationTarget, logits: torch.Tensor):
+    """The two images of a batch, one for each rank."""
+    count = target.num_locations // 2
+    for rank in range(2):
+        start = rank * count * target.num_classes
+
+        def own(index, start=start, size=count * target.num_classes):
+            inside = (index >= start) & (index < start + size)
+            return torch.where(inside, index - start, -1)
+
+        yield (
+            replace(
+                target,
+                image=target.image[:count],
+                num_images=1,
+                positive=own(target.positive),
+                negative_index=own(target.negative_index),
+            ),
+            logits[rank * count : (rank + 1) * count],
+        )
+
+
+def batches():
+    """Three steps; in the second all positives are in the first image, the third has none."""
+    for seed, positives in enumerate([8, 8, 0]):
+        target = random_target(20 + seed, positives=positives)
+        if seed == 1:
+            middle = target.num_locations * target.num_classes // 2
+            target = replace(target, positive=torch.where(target.positive < middle, target.positive, -1))
+        yield target, random_logits(20 + seed, target).detach()
+
+
+def train(per_class, rank):
+    loss = build(per_class)
+    alone = AdaptiveFocalLoss(torch.tensor(COUNTS), momentum=0.5, reduction="sum")
+    values = []
+    for target, logits in batches():
+        if rank is not None:
+            target, logits = list(halves(target, logits))[rank]
+        dense = torch.zeros(logits.numel(), dtype=logits.dtype)
+        dense[target.positive[target.is_positive]] = 1
+        values.append(loss(logits, target, torch.tensor(5.0)))
+        values.append(alone(logits, dense.view_as(logits)))
+        loss.update()
+    return {"loss": loss.state_dict(), "alone": alone.state_dict(), "values": torch.stack(values)}
+
+
+def work(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch.save([train(per_class, rank) for per_class in (False, True)], f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_equal_one(tmp_path: Path):
+    mp.spawn(work, args=(str(tmp_path),), nprocs=2)
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    for number, per_class in enumerate((False, True)):
+        alone, (first, second) = train(per_class, None), (rank[number] for rank in ranks)
+        for part in ("loss", "alone"):
+            for name, value in alone[part].items():
+                torch.testing.assert_close(first[part][name], value, msg=f"{name} differs from one process")
+                assert torch.equal(first[part][name], second[part][name]), f"{name} differs between ranks"
+        torch.testing.assert_close(first["values"] + second["values"], alone["values"])

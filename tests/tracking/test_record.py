@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+
+from afl.tracking.environment import environment, git_state
+from afl.tracking.record import Record, read_record, write_record
+
+RECORD = Record(
+    key="shapes-fcos-fl-s0-01234567",
+    status="finished",
+    dataset="shapes",
+    detector="fcos",
+    loss="fl",
+    seed=0,
+    config={"loss": {"name": "fl", "gamma": 2.0}},
+    protocol={"backbone": "tiny"},
+    metrics={"AP": 0.25, "AP_r": None},
+    per_class={"red disc": 0.5, "Größe": None},
+    groups={"red disc": "f"},
+    train_seconds=60.0,
+    eval_seconds=3.5,
+)
+
+
+def test_a_record_comes_back_as_it_was(tmp_path):
+    write_record(tmp_path / "record.json", RECORD)
+    assert read_record(tmp_path / "record.json") == RECORD
+    assert RECORD.seconds == 63.5
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda text: text[: len(text) // 2], "is damaged"),
+        (lambda text: "[]", "not the record of a run"),
+        (lambda text: text.replace('"schema": 1', '"schema": 99'), "schema 99, this code reads 1"),
+        (lambda text: text.replace('"seed"', '"sed"'), "unknown field 'sed'"),
+        (lambda text: text.replace('"seed": 0', '"seed": "0"'), "field 'seed' is a str"),
+        (lambda text: text.replace('"AP": 0.25', '"AP": "0.25"'), "metric 'AP' is '0.25'"),
+        (lambda text: text.replace("finished", "done"), "'done'"),
+    ],
+)
+def test_damaged_records_are_refused_by_name(tmp_path, change, message):
+    path = tmp_path / "record.json"
+    write_record(path, RECORD)
+    path.write_text(change(path.read_text()))
+    with pytest.raises(ValueError, match=f"record.json.*{message}"):
+        read_record(path)
+
+
+def test_a_missing_field_is_named(tmp_path):
+    data = asdict(RECORD)
+    del data["git"]
+    (tmp_path / "record.json").write_text(json.dumps(data))
+    with pytest.raises(ValueError, match="lacks 'git'"):
+        read_record(tmp_path / "record.json")
+
+
+def test_a_record_with_nan_is_not_written(tmp_path):
+    bad = Record(**(asdict(RECORD) | {"metrics": {"AP": float("nan")}}))
+    with pytest.raises(ValueError, match="shapes-fcos-fl-s0-01234567.*not finite"):
+        write_record(tmp_path / "record.json", bad)
+    assert not (tmp_path / "record.json").exists()
+
+
+def test_environment_names_this_machine():
+    values = environment()
+    assert values["torch"] == torch.__version__ or values["torch"] == torch.__version__.partition("+")[0]
+    assert values["numpy"] == np.__version__
+    assert values["python"] == platform.python_version()
+    assert values["threads"] == torch.get_num_threads()
+    assert values["device"] == values["cpu"]
+    json.dumps(values)
+
+
+def git(folder, *arguments):
+    command = ["git", "-C", folder, "-c", "user.name=t", "-c", "user.email=t@t", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_git_state_follows_commits_edits_and_sources(tmp_path):
+    (tmp_path / "detectors").mkdir()
+    (tmp_path / "detectors" / "fcos.py").write_text("x = 1\n")
+    (tmp_path / "README.md").write_text("one")
+    without = git_state(tmp_path)
+    assert (without["sha"], without["dirty"]) == (None, None)
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "first")
+    clean = git_state(tmp_path)
+    assert clean == {"sha": git(tmp_path, "rev-parse", "HEAD"), "dirty": False, "source": without["source"]}
+    (tmp_path / "README.md").write_text("two")
+    assert git_state(tmp_path) == clean | {"dirty": True}
+    (tmp_path / "detectors" / "fcos.py").write_text("x = 2\n")
+    assert git_state(tmp_path)["source"] != clean["source"]
+
+
+def test_git_state_without_git(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    state = git_state(tmp_path)
+    assert (state["sha"], state["dirty"]) == (None, None)

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import copy
+import hashlib
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from afl.tracking.run_key import EXCLUDED, run_key
+
+CONFIG = {
+    "dataset": {"name": "shapes_lvis", "root": "/data/shapes", "size": 96},
+    "detector": {"name": "centernet", "head": {"channels": 32}},
+    "loss": {"name": "afl", "chain": ["class_weights", "gate"], "tau": 1.0},
+    "optimizer": {"lr": 0.005},
+    "trainer": {"max_duration": "24epochs", "threads": 1},
+    "paths": {"output": "/somewhere"},
+    "seed": 3,
+}
+
+
+def changed(path, value):
+    config = copy.deepcopy(CONFIG)
+    *parents, last = path.split(".")
+    place = config
+    for parent in parents:
+        place = place.setdefault(parent, {})
+    place[last] = value
+    return config
+
+
+def shuffled(value, rng):
+    if isinstance(value, dict):
+        keys = list(value)
+        rng.shuffle(keys)
+        return {key: shuffled(value[key], rng) for key in keys}
+    return value
+
+
+def test_digest_equals_sha256_of_the_canonical_text():
+    config = {
+        "seed": 0,
+        "loss": "fl",
+        "detector": "fcos",
+        "dataset": "voc",
+        "paths": {"a": 1},
+        "lr": 0.5,
+        "n": 2.0,
+    }
+    text = '[{"dataset": "voc", "detector": "fcos", "loss": "fl", "lr": 0.5, "n": 2, "seed": 0}, ""]'
+    key = run_key(config)
+    assert key.digest == hashlib.sha256(text.encode()).hexdigest()[:8]
+    assert key.name == f"voc-fcos-fl-s0-{key.digest}"
+
+
+def test_slug_names_the_cell_in_one_word():
+    assert run_key(CONFIG).slug == "shapes_lvis-centernet-afl-s3"
+    assert run_key(changed("loss.name", "afl, tau = 0.5/x")).slug == "shapes_lvis-centernet-afl_tau_0.5_x-s3"
+
+
+@given(st.randoms(use_true_random=False))
+def test_order_of_keys_does_not_matter(rng: random.Random):
+    assert run_key(shuffled(CONFIG, rng)) == run_key(CONFIG)
+
+
+@pytest.mark.parametrize("path", EXCLUDED)
+def test_what_does_not_change_the_result_does_not_change_the_key(path):
+    assert run_key(changed(path, "other")) == run_key(CONFIG)
+
+
+@pytest.mark.parametrize(
+    "path, value",
+    [
+        ("seed", 4),
+        ("loss.tau", 0.5),
+        ("loss.chain", ["gate", "class_weights"]),
+        ("detector.head.channels", 64),
+        ("trainer.max_duration", "12epochs"),
+        ("optimizer.root", "x"),
+        ("optimizer.momentum", None),
+    ],
+)
+def test_what_changes_the_result_changes_the_key(path, value):
+    assert run_key(changed(path, value)).digest != run_key(CONFIG).digest
+
+
+def test_whole_numbers_are_one_number_and_truth_is_none():
+    assert run_key(changed("loss.tau", 1)) == run_key(CONFIG)
+    assert run_key(changed("loss.tau", True)) != run_key(CONFIG)
+    assert run_key(changed("loss.tau", "1")) != run_key(CONFIG)
+
+
+def test_other_data_are_another_run():
+    assert run_key(CONFIG, data="a") != run_key(CONFIG, data="b")
+
+
+@pytest.mark.parametrize("key", ["dataset", "detector", "loss", "seed"])
+def test_a_run_without_a_cell_is_refused(key):
+    config = {name: value for name, value in CONFIG.items() if name != key}
+    with pytest.raises(ValueError, match=key):
+        run_key(config)
+
+
+def test_objects_are_refused_with_their_place():
+    with pytest.raises(TypeError, match=r"detector\.head\.channels .* object"):
+        run_key(changed("detector.head.channels", object()))
