@@ -26,10 +26,10 @@ lint: setup  ## style and common mistakes
 	@$(RUN) ruff check . && $(RUN) ruff format --check .
 
 reproduce-table: setup  ## run the missing cells of the embedded benchmark, then print its table (SEEDS=0,1,2)
-	@$(RUN) scripts.table run table=shapes seeds=[$(SEEDS)] jobs=$(JOBS)
+	@$(RUN) scripts.table table=shapes action=run seeds=[$(SEEDS)] jobs=$(JOBS)
 
 table-shapes: setup  ## rebuild that table from its records, without training
-	@$(RUN) scripts.table build table=shapes
+	@$(RUN) scripts.table table=shapes
 
 clean:  ## remove runs and caches, keep the environment and downloaded data
 	rm -rf outputs .cache .pytest_cache .ruff_cache .hypothesis

@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from pycocotools import mask as mask_api
 
 from datasets.defects import DefectLog, Policy
 from datasets.extreme_points import extreme_points_of_mask
@@ -207,15 +206,35 @@ def _polygon(part: object) -> np.ndarray:
 
 
 def _decode(rle: dict, width: int, height: int) -> np.ndarray:
-    """Pixels (H, W) of a run-length mask, whose counts are a list or COCO's compressed text."""
+    """Pixels (H, W) of a run-length mask: runs of 0 and 1 in turn, down the columns, as a list or compressed."""
     counts = rle["counts"]
     if rle["size"] != [height, width]:
         raise ValueError(f"its size {shown(rle['size'])} is not the image's [{height}, {width}]")
-    if isinstance(counts, list):
-        if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != width * height:
-            raise ValueError("its run lengths do not add up to the image")
-        values = np.arange(len(counts)) % 2
-        return np.repeat(values, counts).reshape(width, height).T.astype(bool)
-    if not isinstance(counts, str) or not counts:
-        raise ValueError(f"its counts are {shown(counts)}")
-    return mask_api.decode({"size": [height, width], "counts": counts.encode()}).astype(bool)
+    if isinstance(counts, str):
+        counts = _uncompressed(counts)
+    whole = isinstance(counts, list) and all(type(n) is int and n >= 0 for n in counts)
+    if not whole or sum(counts) != width * height:
+        raise ValueError("its run lengths do not add up to the image")
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
+
+
+def _uncompressed(text: str) -> list[int]:
+    """Run lengths from COCO's compressed text.
+
+    Each number is a sequence of characters, code minus 48, lowest part first: 5 bits of the number in two's
+    complement, bit 5 set when more follow.  From the fourth number on it is the difference to the one two before.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        code = ord(character) - 48
+        if not 0 <= code < 64:
+            raise ValueError(f"its compressed run lengths contain {character!r}")
+        value |= (code & 31) << shift
+        shift += 5
+        if not code & 32:
+            if code & 16:
+                value -= 1 << shift
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+    return counts

@@ -104,5 +104,6 @@ class DetectionDataset:
             return self._images[i]
         image = read_image(self.index, i)
         if self._images is not None:
+            image.setflags(write=False)
             self._images[i] = image
         return image

@@ -16,7 +16,8 @@ def polygon_box(points: np.ndarray) -> np.ndarray:
 def polygon_area(points: np.ndarray) -> float:
     """Area of a simple polygon (n, 2), by the shoelace formula."""
     x, y = points[:, 0].astype(np.float64), points[:, 1].astype(np.float64)
-    return 0.5 * abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))
+    twice = np.dot(x[:-1], y[1:]) - np.dot(y[:-1], x[1:]) + x[-1] * y[0] - y[-1] * x[0]
+    return 0.5 * abs(float(twice))
 
 
 def clip_polygon(points: np.ndarray, width: float, height: float) -> np.ndarray:
@@ -32,17 +33,42 @@ def clip_polygon(points: np.ndarray, width: float, height: float) -> np.ndarray:
         return points
     ring = points.astype(np.float64)
     for axis, limit, keep_above in ((0, 0.0, True), (0, width, False), (1, 0.0, True), (1, height, False)):
-        if len(ring) == 0:
-            break
-        ring = _cut(ring, axis, float(limit), keep_above)
+        if len(ring):
+            ring = _cut(ring, axis, float(limit), keep_above)
     return ring.astype(points.dtype)
+
+
+def longest_chord(parts: list[np.ndarray], axis: int, limit: float, length: float) -> float | None:
+    """Middle of the longest piece of an axis-parallel line that lies inside some polygons.
+
+    Args:
+        parts: vertices (n, 2) of each polygon.
+        axis, limit: the line x = limit (axis 0) or y = limit (axis 1).
+        length: only pieces between 0 and ``length`` of the other coordinate count.
+
+    Returns:
+        The other coordinate of the middle, or None when the line does not cross the polygons.
+    """
+    longest, middle = 0.0, None
+    for ring in parts:
+        ring = ring.astype(np.float64)
+        following = np.concatenate([ring[1:], ring[:1]])
+        crosses = (ring[:, axis] >= limit) != (following[:, axis] >= limit)
+        start, stop = ring[crosses], following[crosses]
+        part = (limit - start[:, axis]) / (stop[:, axis] - start[:, axis])
+        free = np.sort(start[:, 1 - axis] + part * (stop[:, 1 - axis] - start[:, 1 - axis]))
+        # The line enters and leaves the polygon in turn.
+        for low, high in np.clip(free, 0, length).reshape(-1, 2):
+            if high - low > longest:
+                longest, middle = high - low, 0.5 * (low + high)
+    return middle
 
 
 def _cut(ring: np.ndarray, axis: int, limit: float, keep_above: bool) -> np.ndarray:
     """One step of Sutherland-Hodgman: what lies on one side of an axis-parallel line."""
-    following = np.roll(ring, -1, axis=0)
+    following = np.concatenate([ring[1:], ring[:1]])
     distance = ring[:, axis] - limit if keep_above else limit - ring[:, axis]
-    next_distance = np.roll(distance, -1)
+    next_distance = np.append(distance[1:], distance[0])
     inside = distance >= 0
     crosses = inside != (next_distance >= 0)
     # Each vertex gives up to two points: itself when inside, then the crossing of the edge that leaves it.

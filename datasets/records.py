@@ -19,6 +19,8 @@ from datasets.index import AnnotationIndex
 # Annotation tools round: a box may stick out of its image by this many pixels without being called wrong.
 OVERHANG = 1.0
 LARGEST_IMAGE_SIDE = 100_000
+# A thinner box has no area; float32 coordinates in the largest image are 0.008 pixels apart.
+THINNEST_BOX = 0.01
 # Larger coordinates or areas are no pixels; neither are infinity and NaN, which compare as false.
 LARGEST_NUMBER = 1e12
 DEFAULT_REMEDY = "set dataset.root to a folder that has it"
@@ -85,11 +87,12 @@ def checked_box(xyxy: Sequence[float], width: int, height: int, log: DefectLog, 
         BadRecord: no area, or nothing of it inside the image.
     """
     x1, y1, x2, y2 = xyxy
-    if not (x2 > x1 and y2 > y1):
+    if not (x2 - x1 >= THINNEST_BOX and y2 - y1 >= THINNEST_BOX):
         raise BadRecord(
             "degenerate_box", f"has a box without area, xyxy {_box_text(xyxy)}", "give it an area"
         )
-    if max(x1, 0) >= min(x2, width) or max(y1, 0) >= min(y2, height):
+    inner_width, inner_height = min(x2, width) - max(x1, 0), min(y2, height) - max(y1, 0)
+    if not (inner_width >= THINNEST_BOX and inner_height >= THINNEST_BOX):
         what = f"has a box outside its image of {width} x {height} pixels, xyxy {_box_text(xyxy)}"
         raise BadRecord("box_outside_image", what, "correct the box or the image size")
     if min(x1, y1) < -OVERHANG or x2 > width + OVERHANG or y2 > height + OVERHANG:

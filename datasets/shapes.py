@@ -77,11 +77,12 @@ class ShapesSettings:
                 raise ValueError(
                     f"shapes need distinct {kind}s out of {', '.join(known)}; got {', '.join(chosen)}"
                 )
-        if self.num_train * self.objects_per_image < FEWEST_INSTANCES * self.num_classes:
-            raise ValueError(
-                f"{self.num_train} training images of {self.objects_per_image} objects cannot show each of "
-                f"{self.num_classes} classes {FEWEST_INSTANCES} times: raise num_train or objects_per_image"
-            )
+        for name, images in (("num_train", self.num_train), ("num_val", self.num_val)):
+            if images * self.objects_per_image < FEWEST_INSTANCES * self.num_classes:
+                raise ValueError(
+                    f"{name} = {images} images of {self.objects_per_image} objects cannot show each of "
+                    f"{self.num_classes} classes {FEWEST_INSTANCES} times: raise {name} or objects_per_image"
+                )
 
     @property
     def num_classes(self) -> int:
@@ -218,7 +219,7 @@ def _write(settings: ShapesSettings, folder: Path) -> None:
     ranked = instances_by_rank(classes, settings.num_train * total, settings.tail_exponent)
     train_counts = np.empty_like(ranked)
     train_counts[rng.permutation(classes)] = ranked
-    val_counts = instances_by_rank(classes, max(settings.num_val * total, FEWEST_INSTANCES * classes), 0.0)
+    val_counts = instances_by_rank(classes, settings.num_val * total, 0.0)
     for name in ("JPEGImages", "Annotations", "ImageSets/Main", "coco", "lvis"):
         (folder / name).mkdir(parents=True)
     style = SceneStyle(settings.image_size, settings.min_radius, settings.max_radius, settings.max_hidden)
@@ -271,7 +272,9 @@ def _file_name(image_id: int) -> str:
 
 
 def _write_png(path: Path, image: np.ndarray) -> None:
-    if not cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1]):
+    # Grainy pictures hold no repetitions to look for.
+    options = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
+    if not cv2.imwrite(str(path), image[..., ::-1], options):
         raise OSError(f"{path} could not be written: is the disk full?")
 
 

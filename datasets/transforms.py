@@ -20,7 +20,7 @@ import numpy as np
 from datasets.batch import PAD_COLOR, Polygons, Sample
 from datasets.color import ColorJitter
 from datasets.extreme_points import extreme_points_of_polygons
-from datasets.geometry import clip_polygon, transform_boxes, transform_points
+from datasets.geometry import clip_polygon, longest_chord, transform_boxes, transform_points
 
 # Objects that a transform leaves with a side of less than a pixel are dropped from training.
 SMALLEST_SIDE = 1.0
@@ -264,6 +264,20 @@ def _recut(
             points[a] = extreme_points_of_polygons(
                 clipped.points, clipped.part_offsets, clipped.object_part_offsets
             )[0]
+            _centre_on_border(points[a], parts, width, height)
         elif not ((points[a] >= 0) & (points[a] <= (width, height))).all():
             points[a] = np.nan
     return points
+
+
+def _centre_on_border(points: np.ndarray, parts: list[np.ndarray], width: int, height: int) -> None:
+    """Put the extreme points (4, 2) of sides that the border has cut in the middle of the longest cut.
+
+    Clipping joins the pieces of a concave outline along the border; the middle of all of them may lie off the object.
+    """
+    size = (width, height)
+    for side, (axis, limit) in enumerate(((1, 0.0), (0, 0.0), (1, float(height)), (0, float(width)))):
+        if points[side, axis] == limit:
+            middle = longest_chord(parts, axis, limit, size[1 - axis])
+            if middle is not None:
+                points[side, 1 - axis] = middle

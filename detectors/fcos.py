@@ -9,10 +9,9 @@ number of positive cells. Decode: score = sqrt(class x centre-ness), the 1000 be
 at 0.6.
 
 Differs from the official code: distances are counted in strides, so there is no learnt scale per level; boxes weigh
-alike instead of by their centre-ness (as in torchvision and detectron2); a farthest side exactly on the border of two
+alike instead of by their centre-ness (both as in torchvision and detectron2); a farthest side exactly on the border of two
 level ranges belongs to the lower level alone; crowd regions are ignored; the number of positives is averaged over
-processes. ``activation="exp"`` brings back the first version's exponential, which unlike a ReLU cannot die: short
-training needs it.
+processes.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from afl.losses.target import PADDING, ClassificationTarget
-from detectors.anchors import MAX_LOG_SCALE
 from detectors.boxes import aligned_giou, aligned_iou, box_area, cells_inside, masked_sum, nonzero_padded
 from detectors.contract import ClassCounts, Detections, LossFactory, Outputs, Targets
 from detectors.fpn import FeaturePyramid
@@ -33,7 +31,6 @@ from detectors.heatmap import cell_centres
 from detectors.normalizer import mean_over_ranks
 from detectors.postprocess import select_candidates, suppress
 
-ACTIVATIONS = ("relu", "exp")
 BACKGROUND = -1
 
 
@@ -49,7 +46,6 @@ class FCOS(nn.Module):
         center_radius: how far from a box's centre cells may be positive, in strides.
         level_reach: a level learns boxes whose farthest side is at most so many strides away, and farther than the
             level below reaches; the last level learns all the rest. 8 gives the paper's 64, 128, 256 and 512 pixels.
-        activation: from raw outputs to distances in strides, ``"relu"`` (improved version) or ``"exp"``.
         prior: probability a fresh head gives to every element.
         alpha: balance of positives and negatives in the loss.
         box_weight, centerness_weight: weights in the sum.
@@ -70,7 +66,6 @@ class FCOS(nn.Module):
         pyramid_batch_norm: bool = False,
         center_radius: float = 1.5,
         level_reach: float = 8.0,
-        activation: str = "relu",
         prior: float = 0.01,
         alpha: float = 0.25,
         box_weight: float = 1.0,
@@ -81,10 +76,8 @@ class FCOS(nn.Module):
         max_detections: int = 100,
     ) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation is {activation!r}; known are {', '.join(ACTIVATIONS)}")
         self.num_classes, self.strides = len(classes), tuple(strides)
-        self.center_radius, self.level_reach, self.activation = center_radius, level_reach, activation
+        self.center_radius, self.level_reach = center_radius, level_reach
         self.score_threshold, self.candidates_per_level = score_threshold, candidates_per_level
         self.nms_iou, self.max_detections = nms_iou, max_detections
         self.loss_weights = {"classification": 1.0, "box": box_weight, "centerness": centerness_weight}
@@ -110,7 +103,7 @@ class FCOS(nn.Module):
     def forward(self, images: Tensor) -> Outputs:
         """Raw outputs, level after level.
 
-        ``logits`` (B, A, C); ``distances`` (B, A, 4) to the left, top, right and bottom side before the activation;
+        ``logits`` (B, A, C); ``distances`` (B, A, 4) to the left, top, right and bottom side in strides, before the ReLU;
         ``centerness`` (B, A) logits; ``points`` (A, 2) x, y of the cells' centres in pixels; ``strides`` (A,) of their
         levels; ``level_sizes`` (L,), the number of cells on each level (on the CPU).
         """
@@ -210,7 +203,9 @@ class FCOS(nn.Module):
         """
         match, eligible = self.match(outputs, targets)
         # One slot more than objects, for the background.
-        assigned = torch.zeros(match.shape[0], targets.labels.shape[1] + 1, dtype=torch.bool, device=match.device)
+        assigned = torch.zeros(
+            match.shape[0], targets.labels.shape[1] + 1, dtype=torch.bool, device=match.device
+        )
         assigned.scatter_(1, match + 1, True)
         without = targets.valid & ~assigned[:, 1:]
         return {
@@ -240,14 +235,7 @@ class FCOS(nn.Module):
         """Boxes (P, 4) predicted at positions (P,) of the flattened (B * A) cells."""
         cell = at % outputs["points"].shape[0]
         distances = outputs["distances"].flatten(0, 1)[at]
-        return self.boxes_from_distances(outputs["points"][cell], outputs["strides"][cell], distances)
-
-    def boxes_from_distances(self, points: Tensor, strides: Tensor, distances: Tensor) -> Tensor:
-        """Points (P, 2), strides (P,) and raw distances (P, 4) to boxes (P, 4) xyxy in pixels, float32."""
-        raw = distances.float()
-        reach = F.relu(raw) if self.activation == "relu" else raw.clamp(max=MAX_LOG_SCALE).exp()
-        reach = reach * strides.unsqueeze(-1)
-        return torch.cat([points - reach[:, :2], points + reach[:, 2:]], 1)
+        return boxes_from_distances(outputs["points"][cell], outputs["strides"][cell], distances)
 
     @torch.no_grad()
     def decode(self, outputs: Outputs, image_sizes: Tensor) -> list[Detections]:
@@ -268,11 +256,11 @@ class FCOS(nn.Module):
             for logits, centerness, distances, level_points, level_strides in parts:
                 quality = centerness.float().sigmoid().unsqueeze(-1)
                 score, cell, label = select_candidates(
-                    (logits.float().sigmoid() * quality).sqrt(), self.score_threshold, self.candidates_per_level
+                    (logits.float().sigmoid() * quality).sqrt(),
+                    self.score_threshold,
+                    self.candidates_per_level,
                 )
-                boxes.append(
-                    self.boxes_from_distances(level_points[cell], level_strides[cell], distances[cell])
-                )
+                boxes.append(boxes_from_distances(level_points[cell], level_strides[cell], distances[cell]))
                 scores.append(score)
                 labels.append(label)
             found.append(
@@ -286,6 +274,12 @@ class FCOS(nn.Module):
                 )
             )
         return found
+
+
+def boxes_from_distances(points: Tensor, strides: Tensor, distances: Tensor) -> Tensor:
+    """Points (P, 2), strides (P,) and raw distances (P, 4) to boxes (P, 4) xyxy in pixels, float32."""
+    reach = F.relu(distances.float()) * strides.unsqueeze(-1)
+    return torch.cat([points - reach[:, :2], points + reach[:, 2:]], 1)
 
 
 def box_centerness(points: Tensor, boxes: Tensor) -> Tensor:

@@ -53,8 +53,7 @@ class SparseLVISEval(LVISEval):
         return label.astype(np.int64) * len(self.params.img_ids) + image
 
     def evaluate(self) -> None:
-        """Match every pair's detections, best first, to its ground truth, for all areas and overlaps at
-        once."""
+        """Match every pair's detections, best first, to its objects, for all areas and overlaps at once."""
         areas = np.array(self.params.area_rng, np.float64)
         overlaps = np.minimum(self.params.iou_thrs, 1 - 1e-10)
 
@@ -100,8 +99,8 @@ class SparseLVISEval(LVISEval):
         )
 
     def _checked_detections(self, checked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and keys of the detections whose class was looked for in their image; ``checked``: sorted
-        keys."""
+        """Rows and keys of the detections whose class was looked for in their image (keys ``checked``,
+        sorted)."""
         key = self._key(self.found.image, self.found.label)
         solid = (self.found.boxes[:, 2:].astype(np.float64).prod(1)) > 0
         place = np.searchsorted(checked, key)
@@ -110,8 +109,7 @@ class SparseLVISEval(LVISEval):
         return rows, key[rows]
 
     def accumulate(self) -> None:
-        """Interpolated precision (T, 101, C, A) and recall (T, C, A), -1 where a class has no ground
-        truth."""
+        """Interpolated precision (T, 101, C, A) and recall (T, C, A), -1 where there is nothing to find."""
         overlaps, recalls = self.params.iou_thrs, self.params.rec_thrs
         num_classes, num_areas = len(self.params.cat_ids), len(self.params.area_rng)
         precision = -np.ones((len(overlaps), len(recalls), num_classes, num_areas))
@@ -146,8 +144,7 @@ def _outside(area: np.ndarray, ranges: np.ndarray) -> np.ndarray:
 
 
 def _match(iou: np.ndarray, overlaps: np.ndarray, ignored: np.ndarray, outcome: np.ndarray) -> None:
-    """Give each detection, best score first, the free object of largest overlap; one to be counted if there
-    is one.
+    """Give each detection, best score first, the free object of largest overlap, ignored ones last.
 
     Args:
         iou: (D, G) of detections by falling score and objects.
@@ -173,8 +170,7 @@ def _match(iou: np.ndarray, overlaps: np.ndarray, ignored: np.ndarray, outcome: 
 
 
 def _interpolated(recall: np.ndarray, precision: np.ndarray, recalls: np.ndarray) -> np.ndarray:
-    """(T, R) largest precision (T, n) at any recall (T, n) not below each of the (R,) ``recalls``, 0 beyond
-    the last."""
+    """(T, R) largest precision (T, n) at any recall (T, n) of at least each of ``recalls`` (R,), else 0."""
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     envelope = np.concatenate([envelope, np.zeros((len(envelope), 1))], axis=1)
     return np.stack(

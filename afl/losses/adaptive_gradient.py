@@ -2,8 +2,8 @@
 
 The formula of the paper is not public; this is a *reconstruction* from its description.
 
-    u     = W G_gamma(g)                                    size of an element's weighted gradient, alpha_t apart
-    A     = 1 / (1 + kappa u / tau)                         the gate, detached: A u < tau / kappa, and A u rises with u
+    u     = W G_gamma(g)                                    size of the weighted gradient, alpha_t apart
+    A     = 1 / (1 + kappa u / tau)                         the gate, detached; A u rises to tau / kappa
     kappa = kappa_0 clip((ghat - h) / (ghat_0 - h), 0, 1)   ghat: running mean of g over positives, h = 1/2
 
 A fresh head gives every positive g = 1 - prior, so ghat starts at ghat_0 = 1 - prior and kappa at kappa_0;

@@ -4,8 +4,7 @@
     w_c = 1 / E_{n_c}, normalised
 
 Cui et al. weight the samples of a classifier. A background location of a detector has no class, so a choice
-has to be made, and here it is: the weight multiplies the positive elements of a class, negatives keep weight
-1.
+has to be made: here the weight multiplies the positive elements of a class, and negatives keep weight 1.
 """
 
 from __future__ import annotations
@@ -78,7 +77,8 @@ def _with_mean_one(weight: Tensor, mass: Tensor, limit: float) -> Tensor:
         free = (mass * weight)[~capped].sum()
         if free <= 0:
             break
-        scaled = weight * ((mass.sum() - limit * mass[capped].sum() if capped.any() else mass.sum()) / free)
+        spent = limit * mass[capped].sum() if capped.any() else 0.0
+        scaled = weight * ((mass.sum() - spent) / free)
         over = (scaled > limit) & ~capped
         if not over.any():
             break

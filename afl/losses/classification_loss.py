@@ -1,7 +1,8 @@
 """One loss for every map: a focal element loss under a chain of weightings.
 
-    loss = (1 / N) sum over elements of W A alpha_t g^gamma BCE(z, y),    W = product of the chain, A = its gate
+    loss = (1 / N) sum over elements of W A alpha_t g^gamma BCE(z, y)
 
+where g = |p - y|, W is the product of the chain's weights and A its gate, both constants for the gradient.
 The empty chain is focal loss; the files of ``conf/loss`` are the other arms.
 """
 
@@ -25,10 +26,10 @@ class ClassificationLoss(nn.Module):
 
     Args:
         info: the map the loss is for.
-        chain: ordered names and factories of weightings, each called with ``info``; empty or None: none.
+        chain: ordered names and factories of weightings, each called with ``info``. A factory that is None is
+            left out, so that a link of a configuration can be set to null.
         gamma: focusing exponent, 0 is cross-entropy.
-        alpha: balance of positives and negatives; None takes what the head is used to, negative switches it
-            off.
+        alpha: balance of positives and negatives; None: what the head is used to; negative: off.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class ClassificationLoss(nn.Module):
         self.gamma = float(gamma)
         self.alpha = float(info.alpha if alpha is None else alpha)
         self.chain = nn.ModuleDict(
-            {name: factory(info) for name, factory in (chain or {}).items() if factory}
+            {name: factory(info) for name, factory in (chain or {}).items() if factory is not None}
         )
         # Logits of the last training batch's positives, their target and weights, for ``statistics`` alone.
         self._seen: tuple[Tensor, ClassificationTarget, ElementWeights] | None = None
@@ -63,21 +64,32 @@ class ClassificationLoss(nn.Module):
         normalizer: Tensor,
         localization: Tensor | None = None,
     ) -> Tensor:
-        """Logits (R, C) against their target, over ``normalizer`` (scalar tensor, not zero): scalar float32.
+        """The loss of one map.
 
-        ``localization`` is part of the contract of all losses and not read here.
+        Args:
+            logits: (R, C), any floating type.
+            target: what they should say.
+            normalizer: N, scalar tensor, not zero.
+            localization: of the contract that all losses share, not read here.
+
+        Returns:
+            Scalar, float32 (float64 for float64 logits).
+
+        Raises:
+            ValueError: where logits, target and ``info`` disagree about R or C.
         """
-        if logits.shape != (target.num_locations, self.num_classes):
+        expected = (target.num_locations, target.num_classes)
+        if logits.shape != expected or target.num_classes != self.num_classes:
             raise ValueError(
-                f"Logits of shape {tuple(logits.shape)} do not fit a target of {target.num_locations} locations and a "
-                f"loss built for {self.num_classes} classes."
+                f"Logits of shape {tuple(logits.shape)}, a target for {expected} and a loss built for "
+                f"{self.num_classes} classes do not fit."
             )
         weights = ElementWeights(alpha=self.alpha, gamma=self.gamma)
         with torch.no_grad():
             for link in self.chain.values():
                 weights = link(logits.detach(), target, weights)
             if self.training:
-                self._seen = positive_logits(logits.detach(), target), target, weights
+                self._seen = _positives_alone(logits.detach(), target, weights)
         return weighted_loss(logits, target, weights, normalizer)
 
     def update(self) -> None:
@@ -86,10 +98,10 @@ class ClassificationLoss(nn.Module):
             link.update()
 
     def statistics(self) -> dict[str, float | Tensor]:
-        """What the links have to say for the log, as ``link/quantity``, and quantiles over the last batch's
-        positives.
+        """Numbers for the log: every link's as ``link/quantity``, and quantiles over the last positives.
 
-        ``gradient_q`` is the size of a positive's gradient before the normaliser, ``gate_q`` its gate.
+        ``gradient_q10``, ``_q50`` and ``_q90`` are of the gradient's size before the normaliser, ``gate_q10``
+        and so on of the gate.
         """
         numbers = {
             f"{name}/{key}": value
@@ -108,3 +120,22 @@ class ClassificationLoss(nn.Module):
                     f"{name}_q{round(100 * q)}": value for q, value in zip(_QUANTILES, quantiles, strict=True)
                 }
         return numbers
+
+
+def _positives_alone(
+    logits: Tensor, target: ClassificationTarget, weights: ElementWeights
+) -> tuple[Tensor, ClassificationTarget, ElementWeights]:
+    """What ``positives`` takes, without anything of the map's size."""
+    return (
+        positive_logits(logits, target),
+        ClassificationTarget(
+            num_classes=target.num_classes,
+            image=target.image[:0],
+            num_images=target.num_images,
+            positive=target.positive,
+            value=target.value,
+        ),
+        ElementWeights(
+            alpha=weights.alpha, gamma=weights.gamma, positive=weights.positive, gate=weights.gate
+        ),
+    )

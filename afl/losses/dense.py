@@ -23,16 +23,15 @@ def dense_loss(
     gamma: float,
     reduction: str,
 ) -> Tensor:
-    """w^y A alpha_t (1 - p_t)^gamma BCE(z, y), reduced; ``strength`` is kappa / tau of the gate A, None: no
-    gate."""
+    """w^y A alpha_t (1 - p_t)^gamma BCE(z, y), reduced; ``strength`` is kappa / tau of the gate A or None."""
     if logits.shape != targets.shape:
         raise ValueError(
             f"Targets of shape {tuple(targets.shape)} do not fit logits of shape {tuple(logits.shape)}."
         )
     if class_weights is not None and (logits.ndim == 0 or class_weights.shape != logits.shape[-1:]):
         raise ValueError(
-            f"Class weights of shape {tuple(class_weights.shape)} do not fit logits of shape {tuple(logits.shape)}, "
-            f"whose last dimension is that of the classes."
+            f"Class weights of shape {tuple(class_weights.shape)} do not fit logits of shape "
+            f"{tuple(logits.shape)}, whose last dimension is that of the classes."
         )
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}, but must be 'none', 'mean' or 'sum'.")
@@ -83,8 +82,7 @@ class _DenseLoss(torch.autograd.Function):
 
 
 def hardness_of_positives(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of y |p - y| and sum of y over all elements: their ratio is the mean g over positives; float64
-    scalars."""
+    """Sums of y |p - y| and of y over all elements, float64 scalars: their ratio is the positives' mean g."""
     dtype = computing_type(logits.dtype)
     total, count = torch.zeros((2,), dtype=torch.float64, device=logits.device)
     z_rows, y_rows = _as_rows(logits), _as_rows(targets)

@@ -33,7 +33,7 @@ def sigmoid_focal_loss(
         reduction: ``none`` | ``mean`` | ``sum``.
 
     Returns:
-        The logits' shape, or a scalar; float32 (float64 for float64 logits).
+        The logits' shape, or a scalar; float32 (float64 for float64 logits). The mean of nothing is 0.
 
     Raises:
         ValueError: where shapes differ or an argument is out of its range.
@@ -73,10 +73,9 @@ def adaptive_focal_loss(
     gamma: float = 2.0,
     reduction: Reduction = "none",
 ) -> Tensor:
-    """Adaptive Focal Loss, a reconstruction: class-balanced focal loss times the gate 1 / (1 + kappa u /
-    tau).
+    """Adaptive Focal Loss, a reconstruction: class-balanced focal loss times A = 1 / (1 + kappa u / tau).
 
-    u is the size of an element's weighted gradient without alpha_t. The gate is detached, so the gradient
+    u is the size of an element's weighted gradient without alpha_t. The gate A is detached, so the gradient
     that comes out is alpha_t u / (1 + kappa u / tau), never more than alpha_t tau / kappa.
 
     Args:
@@ -95,7 +94,7 @@ def adaptive_focal_loss(
         strength = kappa.detach() / tau
     else:
         check_gate(kappa, tau)
-        strength = torch.tensor(kappa / tau, device=logits.device)
+        strength = torch.full((), kappa / tau, device=logits.device)
     return dense_loss(logits, targets, class_weights, strength, alpha, gamma, reduction)
 
 

@@ -10,8 +10,7 @@ _BLOCK_ON_ACCELERATOR = 1 << 24
 
 
 def block_rows(columns: int, device: torch.device, elements_on_cpu: int) -> int:
-    """Rows of one block; on a CPU every thread gets ``elements_on_cpu``, so many that the buffers fit its
-    cache."""
+    """Rows of one block; on a CPU every thread gets ``elements_on_cpu``, whose buffers fit its cache."""
     elements = elements_on_cpu * torch.get_num_threads() if device.type == "cpu" else _BLOCK_ON_ACCELERATOR
     return max(1, elements // max(columns, 1))
 

@@ -7,7 +7,7 @@ focusing exponent. For a hard target, with x = z where y = 0 and x = -z where y 
 
 so one set of formulas serves both signs, and none of them loses digits at either end: nothing is clamped, and
 the gradient is right at any logit. Class weights, alpha and the heat map's scale of negatives are factors
-outside.
+outside. Soft targets have a formula of their own, equal to this one at y = 0 and y = 1.
 
 The functions take ``out`` so that the blocked pass over all negatives works in place.
 """
@@ -45,29 +45,40 @@ def modulation(g: Tensor, gamma: float | Tensor, out: Tensor | None = None) -> T
     return torch.pow(g, gamma, out=out)
 
 
-def slope(g: Tensor, nll: Tensor, gamma: float | Tensor, out: Tensor | None = None) -> Tensor:
-    """The bracket of G_gamma: g + gamma (1 - g)(-ln(1 - g)), with nll = -ln(1 - g)."""
-    tail = torch.addcmul(nll, g, nll, value=-1, out=out)
-    if isinstance(gamma, Tensor):
-        return torch.addcmul(g, tail, gamma, out=out)
-    return torch.add(g, tail, alpha=gamma, out=out)
+def gradient_size(
+    g: Tensor, factor: Tensor, loss: Tensor, gamma: float | Tensor, out: Tensor | None = None
+) -> Tensor:
+    """|dv/dz| = G_gamma(g) = g^gamma [g + gamma (1 - g)(-ln(1 - g))], times whatever weight is in ``factor``.
+
+    Args:
+        g: size of the gradient of cross-entropy, any shape.
+        factor: w g^gamma for a weight w of one's own.
+        loss: w v, that is ``factor`` times -ln(1 - g).
+        gamma: a number or a tensor that broadcasts.
+
+    Returns:
+        w G_gamma(g) = g factor + (1 - g) gamma loss, of g's shape.
+    """
+    return torch.lerp(torch.mul(loss, gamma, out=out), factor, g, out=out)
 
 
-def focal_gradient(g: Tensor, gamma: float | Tensor) -> Tensor:
-    """G_gamma(g) = g^gamma [g + gamma (1 - g)(-ln(1 - g))]: |dv/dz| of a hard target at g in [0, 1]."""
-    nll = -torch.log1p(-g)
-    # At g = 1 the product (1 - g) ln(1 - g) tends to 0, where the plain formula gives 0 * inf.
-    return modulation(g, gamma) * slope(g, torch.where(g < 1, nll, 0.0), gamma)
+def focal_gradient(x: Tensor, gamma: float | Tensor) -> Tensor:
+    """G_gamma(sigmoid(x)): the size of focal loss's gradient, alpha_t apart; below 1.13 for gamma 2."""
+    g = torch.sigmoid(x)
+    factor = modulation(g, gamma)
+    return gradient_size(g, factor, factor * negative_log(x), gamma)
 
 
 def gate(u: Tensor, strength: float | Tensor, out: Tensor | None = None) -> Tensor:
     """The Adaptive Gradient Function's gate A = 1 / (1 + strength u), in (0, 1].
 
     Args:
-        u: size of the weighted gradient without alpha_t, w G_gamma(g), any shape.
+        u: size of the weighted gradient without alpha_t, W G_gamma(g), any shape.
         strength: kappa / tau, 0 switches the gate off.
     """
-    return torch.mul(u, strength, out=out).add_(1.0).reciprocal_()
+    if isinstance(strength, Tensor):
+        return torch.mul(u, strength, out=out).add_(1.0).reciprocal_()
+    return torch.add(u.new_ones(()), u, alpha=strength, out=out).reciprocal_()
 
 
 def alpha_balance(y: float | Tensor, alpha: float) -> float | Tensor:
@@ -87,8 +98,7 @@ def modulated_cross_entropy(
 
     Args:
         z, y: logits and targets in [0, 1], same shape.
-        base: what is raised to gamma, ``distance`` or ``mixture``: (p, 1 - p, y) to b and its slope b' =
-            db/dp.
+        base: what is raised to gamma, ``distance`` or ``mixture``: (p, 1 - p, y) to b and b' = db/dp.
         gamma: a number or a tensor that broadcasts.
 
     Returns:
@@ -96,11 +106,10 @@ def modulated_cross_entropy(
     """
     p, q = torch.sigmoid(z), torch.sigmoid(-z)
     b, b_slope = base(p, q, y)
-    # (max(z, 0) - y z) + ln(1 + exp(-|z|)): a small loss keeps its digits, which torch's own BCE from logits loses.
+    # (max(z, 0) - y z) + ln(1 + exp(-|z|)): small losses keep the digits that torch's BCE from logits loses.
     cross_entropy = z.clamp(min=0).addcmul_(z, y, value=-1).add_(negative_log(z.abs().neg_()))
     factor = modulation(b, gamma)
-    # b^(gamma - 1) diverges at b = 0 for gamma < 1, but only where what it multiplies is 0: a floor keeps
-    # that a 0.
+    # b^(gamma - 1) diverges at b = 0 for gamma < 1, where what it multiplies is 0: a floor keeps that a 0.
     tail = modulation(b.clamp(min=torch.finfo(z.dtype).tiny), gamma - 1.0)
     tail *= b_slope * p * q * cross_entropy
     return factor * cross_entropy, torch.addcmul(tail * gamma, factor, _difference(p, q, y))

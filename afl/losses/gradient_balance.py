@@ -23,8 +23,9 @@ from afl.losses.weighting import ElementWeights, MapInfo, Weighting
 class GradientBalance(Weighting):
     """Scales negatives so that their gradients together weigh at most ``ratio`` times the positives'.
 
-    Put it behind the links whose weights it has to see. The current batch counts from the start, so the very
-    first step is balanced; a batch without positives changes nothing. It costs a second pass over the logits.
+    Put it behind the links whose weights it has to see. The current batch counts, so the very first step is
+    balanced; a batch without positives changes nothing. In training it costs a second pass over the logits
+    and, under torch.distributed, a small all-reduce in ``forward``, which all ranks must call equally often.
 
     Args:
         info: the map.
@@ -48,8 +49,8 @@ class GradientBalance(Weighting):
         super().__init__()
         if ratio <= 0 or power < 0 or not 0 < minimum <= 1 or not 0 <= decay <= 1:
             raise ValueError(
-                f"ratio {ratio} must be positive, power {power} not negative, minimum {minimum} in (0, 1] and decay "
-                f"{decay} in [0, 1]."
+                f"ratio {ratio} must be positive, power {power} not negative, minimum {minimum} in (0, 1] "
+                f"and decay {decay} in [0, 1]."
             )
         self.num_classes, self.per_class = info.num_classes, per_class
         self.ratio, self.power, self.minimum, self.decay = ratio, power, minimum, decay

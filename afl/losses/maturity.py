@@ -9,10 +9,9 @@ from afl.losses.distributed import all_reduce_sum
 
 
 class Maturity(nn.Module):
-    """Running mean ghat of g = |p - y| over positives, and what it says: 1 for a fresh head, 0 for one that
-    has learnt.
+    """Running mean ghat of g = |p - y| over positives, and how far that is from what a trained head has.
 
-        immaturity = clip((ghat - threshold) / (ghat_0 - threshold), 0, 1)
+        immaturity = clip((ghat - threshold) / (ghat_0 - threshold), 0, 1)    1 for a fresh head
 
     Args:
         prior: probability that a fresh head gives to every element; ghat starts at ghat_0 = 1 - prior.
@@ -29,8 +28,8 @@ class Maturity(nn.Module):
             raise ValueError(f"momentum is {momentum}, but must lie in [0, 1).")
         if threshold >= 1 - prior:
             raise ValueError(
-                f"A fresh head with prior {prior:.3g} starts at a mean g of {1 - prior:.3g} over positives, which must "
-                f"lie above the threshold {threshold:.3g}: lower the prior or the threshold."
+                f"A fresh head with prior {prior:.3g} starts at a mean g of {1 - prior:.3g} over positives, "
+                f"which must lie above the threshold {threshold:.3g}: lower the prior or the threshold."
             )
         self.ghat_0, self.threshold, self.momentum = 1.0 - prior, threshold, momentum
         self.register_buffer("ghat", torch.full((groups,), self.ghat_0))
@@ -44,8 +43,7 @@ class Maturity(nn.Module):
         return value.squeeze(0) if value.numel() == 1 else value
 
     def observe(self, g: Tensor, count: Tensor, group: Tensor) -> None:
-        """Adds K positives: ``g`` (K,) times its ``count`` (K,), 0 where an entry is padding, in ``group``
-        (K,) int64."""
+        """Adds K positives: ``g`` (K,), ``count`` (K,) times each, 0 at padding, of ``group`` (K,) int64."""
         seen = torch.stack([g * count, count.to(g.dtype)]).to(self.pending.dtype)
         if self.ghat.numel() == 1:
             self.pending += seen.sum(1, keepdim=True)
@@ -53,10 +51,9 @@ class Maturity(nn.Module):
             self.pending.index_add_(1, group, seen)
 
     def update(self) -> None:
-        """Moves the running mean by all that was observed since the last call, on all ranks; nothing seen, no
-        move."""
+        """Moves the running mean by what all ranks have observed since the last call, if anything."""
         total, count = all_reduce_sum(self.pending)
-        # Counts may be fractions, for soft targets: nothing but zero may be kept from the division.
+        # Soft targets have fractional counts, so only zero itself is kept from the division.
         mean = (total / torch.where(count > 0, count, 1.0)).to(self.ghat.dtype)
         self.ghat.copy_(torch.where(count > 0, torch.lerp(mean, self.ghat, self.momentum), self.ghat))
         self.pending.zero_()

@@ -1,7 +1,6 @@
-"""The control of every class-weighted loss: all positives scaled alike, by what class weights scale them on
-average.
+"""The control of every class-weighted loss: all positives scaled alike, by the mean of the class weights.
 
-Class weights do two things, they shift weight between classes and they change that of positives against
+Class weights do two things: they shift weight between classes, and they change that of positives against
 negatives. This link does only the second, so a gain of class weights over focal loss means something only
 beside it.
 """
@@ -17,8 +16,7 @@ from afl.losses.weighting import ElementWeights, MapInfo, Weighting
 
 
 class PositiveScale(Weighting):
-    """One factor s on all positives, 1 + (s - 1) y on soft ones: s is the mean of class weights over
-    instances.
+    """A factor s on all positives, 1 + (s - 1) y on soft ones: the mean of class weights over instances.
 
     Args:
         info: the map; its ``instances_per_class`` are counted.

@@ -1,14 +1,14 @@
 """The fused sum of all elements' losses, with its gradient in closed form.
 
 Logits are read once and the gradient written once; nothing else of their size is kept. Almost every element
-is a plain negative, so one dense pass, in blocks that stay in the cache, treats all of them as such, and the
-exceptions are computed apart: the dense pass sees an exception as a logit of minus infinity, whose loss and
-gradient are exactly zero, and the right values are added after it.
+is a plain negative, so one dense pass, in blocks that stay in the cache, treats all of them as such. The
+exceptions, which the target lists, are computed apart: the dense pass gives them weight 0, so that it leaves
+exact zeros there, and their values are added after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,10 +20,10 @@ from afl.losses.gradient import (
     computing_type,
     distance,
     gate,
+    gradient_size,
     modulated_cross_entropy,
     modulation,
     negative_log,
-    slope,
 )
 from afl.losses.target import ClassificationTarget
 from afl.losses.weighting import ElementWeights, positive_logits
@@ -98,88 +98,100 @@ def _dense_negatives(
     scale: Tensor,
     gradient: Tensor | None,
 ) -> Tensor:
-    """Sum over the plain negatives of scale W A v as a float64 scalar; writes the gradient where it is asked
-    for."""
+    """Sum over the plain negatives of scale W A v, a float64 scalar; fills ``gradient`` unless it is None."""
     total = torch.zeros((), dtype=torch.float64, device=logits.device)
-    needs_slope = gradient is not None or weights.gate is not None
-    for block in negative_blocks(logits, target, weights, needs_slope):
-        factor = block.factor
+    if weights.gate is not None:
+        # The gate gets gradients that are scaled already: this times scale times u is kappa / tau times u.
+        strength = torch.where(scale > 0, weights.gate / scale, 0.0)
+        # A number takes one operation less than a tensor, and a CPU gives it away for free.
+        strength = strength.item() if strength.ndim == 0 and strength.device.type == "cpu" else strength
+    for block in negative_blocks(logits, target, weights, scale):
+        rows = None if gradient is None else gradient[block.start : block.stop]
         if weights.gate is not None:
-            closed = gate(torch.mul(factor, block.slope, out=block.spare), weights.gate, out=block.spare)
-            factor.mul_(closed)
-        factor.mul_(scale)
-        total += torch.mul(factor, block.nll, out=block.nll).sum()
-        if gradient is not None:
-            rows = gradient[block.start : block.stop]
-            if rows.dtype == factor.dtype:
-                torch.mul(factor, block.slope, out=rows)
-            else:
-                rows.copy_(factor.mul_(block.slope))
+            size = gradient_size(block.g, block.factor, block.loss, weights.gamma, out=block.spare)
+            closed = gate(size, strength, out=block.g)
+            total += block.loss.mul_(closed).sum()
+            if rows is not None:
+                _write(torch.mul, (size, closed), rows, spare=size)
+        else:
+            total += block.loss.sum()
+            if rows is not None:
+                _write(
+                    gradient_size, (block.g, block.factor, block.loss, weights.gamma), rows, spare=block.spare
+                )
     return total
+
+
+def _write(operation: Callable[..., Tensor], operands: tuple, rows: Tensor, spare: Tensor) -> None:
+    """``operation(*operands)`` into rows of the gradient, by way of ``spare`` where their type is another."""
+    if rows.dtype == spare.dtype:
+        operation(*operands, out=rows)
+    else:
+        rows.copy_(operation(*operands, out=spare))
 
 
 @dataclass
 class NegativeBlock:
     """Rows [start, stop) of a map with every element a plain negative; buffers (n, C) may be overwritten.
 
-    ``factor`` is W g^gamma, so that ``factor * nll`` is the weighted loss and ``factor * slope`` its
-    gradient.
+    ``g`` is |p - y|, ``factor`` is W g^gamma, ``loss`` is W v; ``spare`` is free.
     """
 
     start: int
     stop: int
+    g: Tensor
     factor: Tensor
-    nll: Tensor
-    slope: Tensor
+    loss: Tensor
     spare: Tensor
 
 
 def negative_blocks(
-    logits: Tensor, target: ClassificationTarget, weights: ElementWeights, needs_slope: bool = True
+    logits: Tensor, target: ClassificationTarget, weights: ElementWeights, scale: Tensor
 ) -> Iterator[NegativeBlock]:
-    """All plain negatives of a map, block by block, in the computing type; exceptions come out as zeros.
+    """All plain negatives of a map, block by block, in the computing type, W times ``scale`` (scalar).
 
-    Exceptions are the target's positives, its scaled negatives, ignored locations and unverified classes.
-    ``slope`` is left undefined unless ``needs_slope``.
+    Exceptions come out with a factor of exactly 0: the target's positives, its scaled negatives, ignored
+    locations and unverified classes.
     """
     locations, classes = logits.shape
     rows = min(block_rows(classes, logits.device, _BLOCK), max(locations, 1))
     dtype = computing_type(logits.dtype)
     # One element more than a block: where exceptions that lie outside the block are written.
     buffers = torch.empty((4, rows * classes + 1), dtype=dtype, device=logits.device)
-    z, g, nll, factor = (buffer[:-1].view(rows, classes) for buffer in buffers)
+    g, factor, loss, spare = (buffer[:-1].view(rows, classes) for buffer in buffers)
     eraser = _Eraser(target, locations, rows)
     unverified = None if target.verified is None else ~target.verified
 
     for number, start in enumerate(range(0, locations, rows)):
         stop = min(start + rows, locations)
         if stop - start < rows:
-            z, g, nll, factor = (buffer[: stop - start] for buffer in (z, g, nll, factor))
-        z.copy_(logits[start:stop])
-        eraser.erase(buffers[0], number, z.numel())
-        if target.ignored is not None:
-            z.masked_fill_(target.ignored[start:stop, None], -torch.inf)
-        if unverified is not None:
-            z.masked_fill_(unverified[target.image[start:stop]], -torch.inf)
+            g, factor, loss, spare = (buffer[: stop - start] for buffer in (g, factor, loss, spare))
+        z = logits[start:stop]
+        if z.dtype != dtype:
+            z = spare.copy_(z)
 
         torch.sigmoid(z, out=g)
-        negative_log(z, out=nll)
         modulation(g, weights.gamma, out=factor)
+        eraser.erase(buffers[1], number, factor.numel())
+        if target.ignored is not None:
+            factor.masked_fill_(target.ignored[start:stop, None], 0.0)
+        if unverified is not None:
+            factor.masked_fill_(unverified[target.image[start:stop]], 0.0)
         if weights.negative_class is not None:
             factor.mul_(weights.negative_class)
         if weights.negative_location is not None:
             factor.mul_(weights.negative_location[start:stop, None])
         if weights.negative_element is not None:
             factor.mul_(weights.negative_element[start:stop])
-        if needs_slope:
-            slope(g, nll, weights.gamma, out=z)
-        yield NegativeBlock(start, stop, factor=factor, nll=nll, slope=z, spare=g)
+        factor.mul_(scale)
+        torch.mul(factor, negative_log(z, out=loss), out=loss)
+        yield NegativeBlock(start, stop, g=g, factor=factor, loss=loss, spare=spare)
 
 
 class _Eraser:
     """The elements that the dense pass must not count, ready to be erased from one block after the other."""
 
-    # Whether exceptions on a CPU are sorted into blocks; elsewhere that would take a look at the device.
+    # Whether a CPU sorts the exceptions into blocks; elsewhere that would take a look at the device.
     on_host = True
 
     def __init__(self, target: ClassificationTarget, locations: int, rows: int) -> None:
@@ -195,8 +207,7 @@ class _Eraser:
             self.bounds = torch.searchsorted(self.index, starts).tolist()
 
     def erase(self, buffer: Tensor, number: int, size: int) -> None:
-        """Writes minus infinity at the exceptions of block ``number``, whose ``size`` elements start the
-        buffer."""
+        """Writes 0 at the exceptions of block ``number``, whose ``size`` elements start the buffer."""
         if self.index is None:
             return
         if self.bounds is not None:
@@ -206,7 +217,7 @@ class _Eraser:
             index = self.index - number * self.block
             index = torch.where((index >= 0) & (index < size), index, buffer.numel() - 1)
         if index.numel():
-            buffer.index_fill_(0, index, -torch.inf)
+            buffer.index_fill_(0, index, 0.0)
 
 
 @dataclass
@@ -234,17 +245,17 @@ class Exceptions:
 def gradient_mass(
     logits: Tensor, target: ClassificationTarget, weights: ElementWeights
 ) -> tuple[Tensor, Tensor]:
-    """Sums of |gradient| over positives and over negatives of every class, alpha_t in, gate and normaliser
-    left out.
+    """Sums of |gradient| over the positives and the negatives of every class, without gate and normaliser.
 
     Returns:
         Positive and negative mass, each (C,) float64.
     """
     ungated = replace(weights, gate=None)
     sums = torch.zeros((2, target.num_classes), dtype=torch.float64, device=logits.device)
-    for block in negative_blocks(logits, target, ungated):
-        sums[1] += block.factor.mul_(block.slope).sum(0)
-    sums[1] *= alpha_balance(0.0, weights.alpha)
+    alpha = alpha_balance(0.0, weights.alpha)
+    scale = torch.full((), alpha, dtype=computing_type(logits.dtype), device=logits.device)
+    for block in negative_blocks(logits, target, ungated, scale):
+        sums[1] += gradient_size(block.g, block.factor, block.loss, weights.gamma, out=block.spare).sum(0)
     apart = (
         positives(positive_logits(logits, target), target, ungated),
         scaled_negatives(logits, target, ungated),
@@ -274,8 +285,9 @@ def scaled_negatives(
 
     z = logits.reshape(-1)[index].to(computing_type(logits.dtype))
     gamma = _of_class(weights.gamma, label)
-    g, nll = torch.sigmoid(z), negative_log(z)
+    g = torch.sigmoid(z)
     factor = modulation(g, gamma)
+    loss = factor * negative_log(z)
     weight = target.negative_scale.to(z.dtype)
     if weights.negative_class is not None:
         weight = weight * weights.negative_class[label]
@@ -283,9 +295,9 @@ def scaled_negatives(
         weight = weight * weights.negative_location[location]
     if weights.negative_element is not None:
         weight = weight * weights.negative_element.reshape(-1)[index]
-    gradient = factor * slope(g, nll, gamma)
+    gradient = gradient_size(g, factor, loss, gamma)
     weight = _gated(weight, gradient, weights.gate, label)
-    return Exceptions(index, valid, factor * nll, gradient, weight, alpha_balance(0.0, weights.alpha))
+    return Exceptions(index, valid, loss, gradient, weight, alpha_balance(0.0, weights.alpha))
 
 
 def positives(z: Tensor, target: ClassificationTarget, weights: ElementWeights) -> Exceptions | None:
@@ -295,9 +307,10 @@ def positives(z: Tensor, target: ClassificationTarget, weights: ElementWeights) 
     label = target.positive_class
     gamma = _of_class(weights.gamma, label)
     if target.value is None:
-        g, nll = torch.sigmoid(-z), negative_log(-z)
+        g = torch.sigmoid(-z)
         factor = modulation(g, gamma)
-        loss, gradient = factor * nll, -factor * slope(g, nll, gamma)
+        loss = factor * negative_log(-z)
+        gradient = -gradient_size(g, factor, loss, gamma)
         alpha = alpha_balance(1.0, weights.alpha)
     else:
         y = target.value.to(z.dtype)

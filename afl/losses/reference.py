@@ -36,8 +36,7 @@ def alpha_t(y: Tensor, alpha: float) -> Tensor:
 
 
 def gate(z: Tensor, element_loss: Tensor, weight: Tensor, strength: float | Tensor) -> Tensor:
-    """1 / (1 + strength u), u = |d(weight loss)/dz|, as a constant; ``element_loss`` is a function of
-    ``z``."""
+    """1 / (1 + strength u), u = |d(weight loss)/dz|, a constant; ``element_loss`` is a function of ``z``."""
     (slope,) = torch.autograd.grad((weight * element_loss).sum(), z)
     return 1 / (1 + strength * slope.abs())
 
@@ -50,8 +49,7 @@ def adaptive_focal_loss(
     alpha: float,
     gamma: float,
 ) -> Tensor:
-    """Dense targets (..., C): w^y A alpha_t (1 - p_t)^gamma BCE of every element; ``strength`` is kappa /
-    tau."""
+    """Dense targets (..., C): w^y A alpha_t (1 - p_t)^gamma BCE, elementwise; ``strength`` is kappa / tau."""
     weight = 1 + (class_weights - 1) * targets
     z = logits.detach().requires_grad_()
     closed = gate(z, focal_loss(z, targets, gamma), weight, strength)
@@ -73,8 +71,7 @@ def weighted_loss(
 def dense_target(
     target: ClassificationTarget, weights: ElementWeights, logits: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The target and the weight W of every element, both (R, C), of the logits' type, one element at a
-    time."""
+    """The target and the weight W of every element, both (R, C), of the logits' type."""
     y, weight = torch.zeros_like(logits), torch.ones_like(logits)
     if weights.negative_class is not None:
         weight = weight * weights.negative_class

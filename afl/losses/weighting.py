@@ -13,8 +13,7 @@ from afl.losses.target import ClassificationTarget
 
 
 class MapInfo(Protocol):
-    """What a loss may know of the classification map it is built for; any object with these attributes
-    serves.
+    """What a loss may know of the map it is built for; any object with these attributes serves.
 
     ``num_classes`` is C, ``instances_per_class`` and ``images_per_class`` (C,) count the training data,
     ``prior`` is the probability a fresh head gives to every element, ``alpha`` the balance the head is used

@@ -184,8 +184,9 @@ def _hole(entry: Entry) -> str:
 
 
 def _incomplete(entry: Entry) -> str:
-    total = entry.finished + entry.failed + entry.missing
-    return "" if entry.finished == total else f" [{entry.finished}/{total}]"
+    """How many of the seeds a number stands for, where it is not all of them."""
+    seeds, total = entry.value.n if entry.value else 0, entry.finished + entry.failed + entry.missing
+    return "" if seeds == total else f" [{seeds}/{total}]"
 
 
 def _plain_entry(entry: Entry, separator: str = " ") -> str:

@@ -15,6 +15,7 @@ from afl.tracking.record import FINISHED, Record
 
 AVERAGE = "average"
 SHOWN = 6  # cells named in a note, before "and n more"
+LONGEST = 160  # characters of an error in a note
 
 
 @dataclass(frozen=True)
@@ -295,7 +296,7 @@ def _notes(
         (cell, record) for cell, record in cells.items() if record is not None and record.status != FINISHED
     ]
     if failed:
-        causes = [f"{cell_name(cell)} ({record.error or 'no reason given'})" for cell, record in failed]
+        causes = [f"{cell_name(cell)} ({_one_line(record.error)})" for cell, record in failed]
         notes.append(f"Failed: {_shortened(causes)}")
     missing = [cell for cell, record in cells.items() if record is None]
     if missing:
@@ -320,6 +321,10 @@ def _terms(record: Record) -> tuple:
 
 def _named(cells: Sequence[CellName]) -> str:
     return _shortened([cell_name(cell) for cell in cells])
+
+
+def _one_line(error: str | None) -> str:
+    return " ".join(error.split())[:LONGEST] if error else "no reason given"
 
 
 def _shortened(names: Sequence[str]) -> str:

@@ -1,5 +1,4 @@
-"""``record.json``: everything that is to be known of a run once it is over. The truth; W&B only mirrors
-it."""
+"""``record.json``: everything that is to be known of a run once it is over; W&B only mirrors it."""
 
 from __future__ import annotations
 

@@ -13,15 +13,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# Left out of the digest: where things are, what is shown, and how fast it goes, but not what comes out.
+# Left out of the digest: where things are, what is shown, and how fast it goes, but not what comes out. How a
+# data set is read from its folder is among them, since the fingerprint of what was read takes part.
 EXCLUDED = (
     "paths",
     "logger",
     "hydra",
+    "dataset.cache_images",
+    "dataset.folder",
+    "dataset.images",
+    "dataset.remedy",
     "dataset.root",
+    "dataset.train",
+    "dataset.val",
     "trainer.checkpoint_every",
+    "trainer.evaluator",
     "trainer.log_every",
     "trainer.num_workers",
+    "trainer.pictures",
     "trainer.progress",
     "trainer.threads",
 )
@@ -52,7 +61,8 @@ def run_key(config: Mapping[str, Any], data: str = "") -> RunKey:
         config: plain dictionary without interpolations. ``dataset``, ``detector`` and ``loss`` are names, or
             dictionaries with a ``name``; ``seed`` is a number. The order of keys does not matter, nor whether
             a whole number is written 1 or 1.0. What ``EXCLUDED`` lists takes no part.
-        data: fingerprint of the data set's content, in place of the path that is left out.
+        data: fingerprint of the data set's content, in place of the paths that are left out; without it, data
+            sets of one name are one.
 
     Raises:
         ValueError: one of the four is missing.

@@ -65,7 +65,8 @@ class Tracker(Protocol):
 
 
 class NullTracker:
-    """Listens to nothing: ``logger=none``, and all ranks but the first. Takes what the other tracker takes."""
+    """Listens to nothing: ``logger=none``, and all ranks but the first. Takes what the other tracker
+    takes."""
 
     def __init__(self, **about: Any) -> None:
         pass
@@ -266,7 +267,7 @@ def _settings(wandb: Any, system_metrics: bool) -> Any:
         x_disable_meta=True,
         x_save_requirements=False,
         x_disable_stats=not system_metrics,
-        init_timeout=30,
+        init_timeout=60,
         finish_timeout=60,
     )
 

@@ -52,7 +52,11 @@ def read_data(config: DictConfig) -> RunData:
     Raises:
         ConfigError: the splits do not have the same classes.
     """
-    train, val = instantiate(config.dataset.train), instantiate(config.dataset.val)
+    train = instantiate(config.dataset.train)
+    val = (
+        instantiate(config.dataset.val) if config.subset is None else learnable_images(train, **config.subset)
+    )
+    train = train if config.subset is None else val
     if list(train.category_names) != list(val.category_names):
         odd = sorted(set(train.category_names) ^ set(val.category_names))
         raise ConfigError(
@@ -61,12 +65,41 @@ def read_data(config: DictConfig) -> RunData:
     return RunData(train=train, val=val, statistics=ClassStatistics.from_index(train))
 
 
+def learnable_images(
+    index: AnnotationIndex, *, images: int, smallest_side: float, image_size: int
+) -> AnnotationIndex:
+    """The first images in which everything can be learnt: objects, no crowd or difficult ones, none too
+    small.
+
+    Args:
+        images: how many.
+        smallest_side: least width and height of every object in pixels, once the image's long side is
+            ``image_size``.
+
+    Raises:
+        ConfigError: there are not so many.
+    """
+    chosen = []
+    for i in range(len(index)):
+        own = index.annotations(i)
+        boxes = index.boxes[own] * (image_size / max(index.heights[i], index.widths[i]))
+        clean = not (index.crowd[own] | index.difficult[own]).any()
+        if len(boxes) and clean and (boxes[:, 2:] - boxes[:, :2]).min() >= smallest_side:
+            chosen.append(i)
+        if len(chosen) == images:
+            return index.select(chosen)
+    raise ConfigError(
+        f"only {len(chosen)} images have nothing but objects of at least {smallest_side:g} pixels at a long side of "
+        f"{image_size}; {images} are needed: lower subset.images or subset.smallest_side"
+    )
+
+
 def training_batches(config: DictConfig, data: RunData, world: World, start_step: int):
     """Endless batches from ``start_step`` on; each optimiser step takes ``trainer.accumulate`` of them."""
     trainer, dataset = config.trainer, config.dataset
     samples = DetectionDataset(
         data.train,
-        instantiate(dataset.train_transform[config.family]),
+        instantiate((dataset.eval_transform if config.subset else dataset.train_transform)[config.family]),
         seed=config.seed,
         extreme_source=(dataset.extreme_source or "masks") if config.needs_extreme_points else None,
         federated=dataset.federated,

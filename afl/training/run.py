@@ -35,11 +35,11 @@ from afl.tracking import (
     write_text,
 )
 from afl.training.build import build_detector, build_schedule, instantiate, loop_options
-from afl.training.checkpoint import load_latest
+from afl.training.checkpoint import LAST, load_latest
 from afl.training.data import RunData, build_evaluator, evaluation_batches, read_data, training_batches
 from afl.training.distributed import World, barrier, join_world
 from afl.training.evaluation import detect
-from afl.training.initial_weights import start_from
+from afl.training.initial_weights import identity, start_from
 from afl.training.lock import RunBusy, run_lock
 from afl.training.loop import LoopOptions, LoopState, moving_average, restore, train
 from afl.training.optimizer import build_optimizer
@@ -73,7 +73,7 @@ def run_cell(config: DictConfig, *, wait: bool = False) -> Record | None:
         torch.set_num_threads(config.trainer.threads)
     data = read_data(config)
     plain = OmegaConf.to_container(config, resolve=True)
-    key = cell_key(plain, data)
+    key = cell_key(config, data)
     folder = Path(config.paths.output) / key.name
     finished = _finished(folder)
     if finished is None and world.is_main:
@@ -92,10 +92,17 @@ def run_cell(config: DictConfig, *, wait: bool = False) -> Record | None:
     return finished
 
 
-def cell_key(plain: dict[str, Any], data: RunData) -> RunKey:
-    """Identity of a run: its resolved config and the content of its data."""
+def cell_key(config: DictConfig, data: RunData) -> RunKey:
+    """Identity of a run: its resolved config, the content of its data, and what it starts from."""
+    plain = OmegaConf.to_container(config, resolve=True)
     named = {part: {**plain[part], "name": plain["cell"][part]} for part in ("dataset", "detector", "loss")}
-    return run_key({**plain, **named}, data=data.fingerprint)
+    return run_key({**plain, **named}, data=f"{data.fingerprint}-{identity(config)}")
+
+
+def pretrain(config: DictConfig) -> Path:
+    """The final checkpoint of ``config``'s run, which is made first if it is not there; who comes second waits."""
+    record = run_cell(config, wait=True)
+    return Path(config.paths.output) / record.key / "checkpoints" / LAST
 
 
 def _finished(folder: Path) -> Record | None:
@@ -168,7 +175,7 @@ def _train_and_evaluate(
     for note in notes:
         log.warning("%s", note)
     if saved is None:
-        start_from(config, detector, world)
+        start_from(config, detector, world, pretrain)
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
     detector.to(world.device, memory_format=layout)
     optimizer = build_optimizer(instantiate(config.optimizer.factory), detector, config.optimizer.weight_decay)
@@ -255,9 +262,15 @@ def _train_and_evaluate(
 
 
 def evaluate_detector(
-    detector: nn.Module, config: DictConfig, data: RunData, world: World, folder: Path, options: LoopOptions
+    detector: nn.Module,
+    config: DictConfig,
+    data: RunData,
+    world: World,
+    folder: Path,
+    options: LoopOptions,
+    detections: str = DETECTIONS,
 ) -> tuple[dict[str, Any], list[Picture]]:
-    """Detect on the validation split, write ``detections.json``, and measure.
+    """Detect on the validation split, write the file ``detections``, and measure.
 
     Every process looks at its part of the images and leaves its detections in a file; the first one evaluates them all.
 
@@ -274,10 +287,10 @@ def evaluate_detector(
         autocast=options.autocast,
         channels_last=options.channels_last,
     )
-    for batch, detections in found:
+    for batch, boxes in found:
         image_ids = batch.image_ids.tolist()
-        evaluator.process(image_ids, detections)
-        for image_id, one in zip(image_ids, detections, strict=True):
+        evaluator.process(image_ids, boxes)
+        for image_id, one in zip(image_ids, boxes, strict=True):
             if world.is_main and len(pictures) < config.trainer.pictures:
                 pictures.append(_picture(data, number[image_id], image_id, one))
     if world.size > 1:
@@ -290,7 +303,7 @@ def evaluate_detector(
                 part.unlink()
     metrics = {"per_class": {}}
     if world.is_main:
-        write_bytes(folder / DETECTIONS, evaluator.detections_json())
+        write_bytes(folder / detections, evaluator.detections_json())
         metrics = evaluator.evaluate()
     barrier(world)
     return metrics, pictures

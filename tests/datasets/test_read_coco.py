@@ -76,23 +76,28 @@ def test_coco_dict_gives_pycocotools_the_file_it_was_read_from(shared_data):
 
 
 @pytest.mark.parametrize("compressed", [True, False])
-def test_extreme_points_of_run_lengths_equal_those_of_the_pixels(write_coco, small_coco, compressed):
-    content = deepcopy(small_coco)
-    mask = np.zeros((20, 20), dtype=np.uint8)
-    mask[4:9, 3:11] = 1
-    mask[9, 6:8] = 1
-    if compressed:
-        rle = mask_api.encode(np.asfortranarray(mask))
+def test_run_lengths_equal_pycocotools_masks(write_coco, small_coco, compressed):
+    rng = np.random.default_rng(3)
+    for case in range(20):
+        mask = np.zeros((20, 20), dtype=np.uint8, order="F")
+        y, x = rng.integers(0, 15, size=2)
+        mask[y : y + 5, x : x + 4] = rng.random((5, 4)) < (0.5 if case else 1.0)
+        mask[y + 2, x + 2] = 1
+        rle = mask_api.encode(mask)
         rle["counts"] = rle["counts"].decode()
-    else:
-        flat = mask.T.ravel()
-        ends = np.flatnonzero(np.diff(np.concatenate([[0], flat, [1 - flat[-1]]])))
-        rle = {"size": [20, 20], "counts": np.diff(np.concatenate([[0], ends])).tolist()}
-    content["annotations"][0]["segmentation"] = rle
-    index = read_coco(*write_coco(content))
-    points = index.extreme_points[index.annotation_ids.tolist().index(11)]
-    np.testing.assert_array_equal(points, [[7, 4], [3, 6.5], [7, 10], [11, 6.5]])
-    np.testing.assert_array_equal(points, extreme_points_of_mask(mask))
+        if not compressed:
+            runs = [[value, 1] for value in mask.ravel(order="F").tolist()]
+            merged = [[0, 0]]
+            for value, length in runs:
+                if value == merged[-1][0]:
+                    merged[-1][1] += length
+                else:
+                    merged.append([value, length])
+            rle["counts"] = [length for _, length in merged]
+        small_coco["annotations"][0]["segmentation"] = rle
+        index = read_coco(*write_coco(small_coco))
+        points = index.extreme_points[index.annotation_ids.tolist().index(11)]
+        np.testing.assert_array_equal(points, extreme_points_of_mask(mask))
 
 
 def test_classes_are_numbered_by_category_id_and_annotations_sorted_by_image(write_coco, small_coco):
@@ -124,6 +129,7 @@ def change(path: str, value: object):
 
 DEFECTS = [
     ("annotations.0.bbox", [1, 2, 0, 8], "degenerate_box", "annotation 11 has a box without area"),
+    ("annotations.0.bbox", [0, 2, 1e-30, 8], "degenerate_box", "annotation 11 has a box without area"),
     ("annotations.0.bbox", [1, 2, 5, -8], "degenerate_box", "annotation 11 has a box without area"),
     (
         "annotations.0.bbox",

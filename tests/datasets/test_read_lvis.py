@@ -27,12 +27,12 @@ def assert_equals_lvis(index, truth) -> None:
         for key in ("height", "width", "neg_category_ids", "not_exhaustive_category_ids"):
             assert image[key] == expected[key]
     assert len(content["annotations"]) == len(truth.anns)
-    for annotation in content["annotations"]:
-        expected = truth.anns[annotation["id"]]
-        assert annotation["image_id"] == expected["image_id"]
-        assert annotation["category_id"] == expected["category_id"]
-        np.testing.assert_allclose(annotation["bbox"], expected["bbox"], atol=1e-4)
-        np.testing.assert_allclose(annotation["area"], expected["area"], rtol=1e-6)
+    pairs = [(annotation, truth.anns[annotation["id"]]) for annotation in content["annotations"]]
+    for ours, theirs in pairs:
+        assert ours["image_id"] == theirs["image_id"] and ours["category_id"] == theirs["category_id"]
+    for key in ("bbox", "area"):
+        ours, theirs = (np.array([pair[side][key] for pair in pairs]) for side in (0, 1))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-4)
 
 
 def test_index_of_shapes_equals_lvis_package(shapes_folder):

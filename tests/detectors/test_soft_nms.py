@@ -9,13 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.soft_nms import as_detections, soft_nms, soft_suppress
-
-
-def iou(a, b):
-    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
-    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    inter = width * height
-    return inter / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter)
+from tests.detectors.keypoint_cases import iou_by_hand
 
 
 def suppressed_class(boxes, scores, sigma, min_score):
@@ -25,7 +19,7 @@ def suppressed_class(boxes, scores, sigma, min_score):
     while left:
         best = max(left, key=left.get)
         kept[best] = left.pop(best)
-        left = {i: s * math.exp(-iou(boxes[i], boxes[best]) ** 2 / sigma) for i, s in left.items()}
+        left = {i: s * math.exp(-iou_by_hand(boxes[i], boxes[best]) ** 2 / sigma) for i, s in left.items()}
         left = {i: s for i, s in left.items() if s >= min_score}
     return kept
 

@@ -52,7 +52,7 @@ def random_target(
     verified: bool = False,
     padding: int = 3,
 ) -> ClassificationTarget:
-    """``locations`` per image; lists padded in front, between and behind; some scaled negatives are positives too."""
+    """``locations`` per image; lists padded anywhere; some of the scaled negatives are positives too."""
     random = torch.Generator().manual_seed(seed)
     total = images * locations
     skipped = torch.rand(total, generator=random) < 0.3 if ignored else None

@@ -1,4 +1,4 @@
-"""Class weights against Cui et al.'s closed form, their published figures for LVIS-like counts, and bad input."""
+"""Class weights against Cui et al.'s closed form and figures for LVIS's counts, and bad input."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def test_loss_under_autocast_equals_loss_without():
 
 def test_wrong_shape_of_logits_is_named():
     loss = ClassificationLoss(make_info([1, 1]))
-    with pytest.raises(ValueError, match=r"\(3, 5\).*3 locations.*2 classes"):
+    with pytest.raises(ValueError, match=r"\(3, 5\).*\(3, 2\).*2 classes"):
         loss(torch.zeros(3, 5), plain_target(3, 2, []), torch.tensor(1.0))
 
 

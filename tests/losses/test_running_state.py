@@ -160,9 +160,6 @@ def test_statistics_of_a_loss_that_saw_no_positive_are_still_given():
     assert loss.statistics()["gradient/kappa"].item() == pytest.approx(1.0)
 
 
-# --- two processes ---------------------------------------------------------------------------------------------
-
-
 def halves(target: ClassificationTarget, logits: torch.Tensor):
     """The two images of a batch, one for each rank."""
     count = target.num_locations // 2

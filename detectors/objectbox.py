@@ -1,0 +1,394 @@
+"""ObjectBox (Zand et al., ObjectBox: From Centers to Boxes for Anchor-Free Object Detection, ECCV 2022).
+
+Head: a tower shared over the levels P3 to P5 and 1x1 convolutions of each level's own, giving in every cell one
+objectness logit, C class logits and four distances. Targets: on *each* level an object of any size is learnt by four
+cells, the one with its centre and the nearest neighbours across, down and diagonal; 12 positives per object. A cell
+measures left and top from its lower right corner, right and bottom from its upper left corner, in cells:
+
+    left = (x + 1) - x1,  top = (y + 1) - y1,  right = x2 - x,  bottom = y2 - y,  predicted as (2 sigmoid)^2 2^i on level i
+
+so level i reaches 4 x 2^i cells (32, 128 and 512 pixels at strides 8, 16 and 32). Losses: 1 - SDIoU of the distances, and
+two classification maps. Decode: score = objectness x class, the 1000 best pairs of each level, per-class NMS at 0.6.
+
+Where the classification loss under study goes. The paper has cross-entropy in both places; here each is an instance
+of the same loss:
+
+- ``objectness``, all cells, one class: the problem of foreground against background, where focal terms, gates and hard
+  sampling act. Its positives have the detached SDIoU, clamped to [0, 1], as soft target, so a level that cannot
+  reach an object unlearns it by itself. Divided by the number of positive cells: a focal loss averaged over all cells
+  would vanish. One class has no class weights.
+- ``class``, the positive cells alone, C classes: the problem of frequent against rare classes, where class weights act.
+  Every claim of a cell by an object is a location of its own, the object's class positive and all others negative;
+  divided by the number of claims, which keeps a fresh head's loss at about 1 per claim, as in a softmax classifier.
+
+Differs from the official code: backbone, pyramid and towers as in the other detectors instead of CSPDarknet; SDIoU with
+its inner and outer sides clamped at 0 (unclamped, it exceeds 1 for tiny predictions); neighbour cells that lie
+wholly outside a small object are left out, because their distances would be negative and no sigmoid gives that (they
+are learnt as background); a cell claimed by several objects has the largest of their qualities as objectness
+target instead of the last written; one prior for all levels instead of 8 objects per 640 x 640 pixels; no balance
+between levels; each object's cells once instead of twice; crowd regions are ignored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from afl.losses.target import PADDING, ClassificationTarget
+from detectors.boxes import aligned_iou, cells_inside, masked_sum, nonzero_padded
+from detectors.contract import ClassCounts, Detections, LossFactory, MapInfo, Outputs, Targets
+from detectors.fpn import FeaturePyramid
+from detectors.heads import Tower, as_map, normal_init, prior_bias
+from detectors.normalizer import mean_over_ranks
+from detectors.postprocess import select_candidates, suppress
+
+CELLS_PER_LEVEL = 4
+
+
+@dataclass(frozen=True)
+class Claims:
+    """P claims of a cell by an object, no pair twice, image by image; padded where ``present`` is false.
+
+    Attributes:
+        present: (P,) bool.
+        location: (P,) int64, position of the cell in the flattened (B * A) cells.
+        object: (P,) int64, position of the object in the flattened (B * M) list.
+        image: (P,) int64, non-decreasing.
+        distances: (P, 4) left, top, right, bottom of the object from the cell, in cells.
+    """
+
+    present: Tensor
+    location: Tensor
+    object: Tensor
+    image: Tensor
+    distances: Tensor
+
+
+class ObjectBox(nn.Module):
+    """Every object on every level, from the cells around its centre.
+
+    Args:
+        backbone: gives features by stride and tells their ``channels``.
+        classes: training counts; their number is C.
+        loss: makes the classification loss of each map from the map's facts.
+        strides: pyramid levels.
+        channels, tower_depth, norm, pyramid_batch_norm: size of pyramid and tower.
+        reach: largest distance on the first level, in cells; twice as many on each further one.
+        prior: objectness that a fresh head gives to every cell.
+        class_prior: probability that it gives to every class; None for the official 0.6 / (C - 0.39), at most 0.3.
+        alpha: balance of positives and negatives in the objectness; the paper has none (-1).
+        class_alpha: the same for the classes.
+        class_weight, box_weight: weights in the sum, objectness has 1.
+        score_threshold: least objectness x class, exclusive.
+        candidates_per_level, nms_iou, max_detections: decoding.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        classes: ClassCounts,
+        loss: LossFactory,
+        strides: tuple[int, ...] = (8, 16, 32),
+        channels: int = 256,
+        tower_depth: int = 2,
+        norm: str = "group",
+        pyramid_batch_norm: bool = False,
+        reach: float = 4.0,
+        prior: float = 0.01,
+        class_prior: float | None = None,
+        alpha: float = -1.0,
+        class_alpha: float = -1.0,
+        class_weight: float = 1.0,
+        box_weight: float = 1.0,
+        score_threshold: float = 0.001,
+        candidates_per_level: int = 1000,
+        nms_iou: float = 0.6,
+        max_detections: int = 100,
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.strides = len(classes), tuple(strides)
+        self.reach = tuple(reach * 2**i for i in range(len(self.strides)))
+        self.score_threshold, self.candidates_per_level = score_threshold, candidates_per_level
+        self.nms_iou, self.max_detections = nms_iou, max_detections
+        self.loss_weights = {"objectness": 1.0, "class": class_weight, "box": box_weight}
+        self.backbone = backbone
+        self.pyramid = FeaturePyramid(
+            in_channels=backbone.channels,
+            strides=self.strides,
+            channels=channels,
+            batch_norm=pyramid_batch_norm,
+        )
+        if class_prior is None:
+            class_prior = min(0.6 / (self.num_classes - 0.39), 0.3)
+        levels = len(self.strides)
+        self.class_tower = Tower(channels=channels, depth=tower_depth, norm=norm, levels=levels)
+        self.box_tower = Tower(channels=channels, depth=tower_depth, norm=norm, levels=levels)
+        self.class_layers = _layers(levels, channels, self.num_classes, bias=prior_bias(class_prior))
+        self.objectness_layers = _layers(levels, channels, 1, bias=prior_bias(prior))
+        self.box_layers = _layers(levels, channels, 4)
+        objectness = MapInfo(
+            name="objectness",
+            num_classes=1,
+            instances_per_class=classes.instances.sum(0, keepdim=True),
+            # Nobody counted the images with any object: at least as many as have the most common class.
+            images_per_class=classes.images.amax(0, keepdim=True),
+            prior=prior,
+            alpha=alpha,
+            dense_positives=True,
+        )
+        by_class = classes.map_info("class", prior=class_prior, alpha=class_alpha, dense_positives=True)
+        self.classification = nn.ModuleDict({"objectness": loss(objectness), "class": loss(by_class)})
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Raw outputs, level after level.
+
+        ``objectness`` (B, A) and ``classes`` (B, A, C) logits; ``distances`` (B, A, 4) left, top, right, bottom before
+        the activation; ``cells`` (A, 2) column, row; ``strides`` (A,) pixels per cell; ``reach`` (A,) largest distance in
+        cells; ``level_shapes`` (L, 2), rows and columns of each level (on the CPU).
+        """
+        levels = self.pyramid(self.backbone(images))
+        outputs: dict[str, list[Tensor]] = {
+            name: [] for name in ("objectness", "classes", "distances", "cells", "strides", "reach")
+        }
+        for i, (x, stride, reach) in enumerate(zip(levels, self.strides, self.reach, strict=True)):
+            box_features = self.box_tower(x, i)
+            outputs["objectness"].append(as_map(self.objectness_layers[i](box_features), 1).squeeze(-1))
+            outputs["classes"].append(as_map(self.class_layers[i](self.class_tower(x, i)), self.num_classes))
+            outputs["distances"].append(as_map(self.box_layers[i](box_features), 4))
+            cells = _grid(*x.shape[-2:], x.device)
+            outputs["cells"].append(cells)
+            outputs["strides"].append(torch.full((len(cells),), float(stride), device=x.device))
+            outputs["reach"].append(torch.full((len(cells),), reach, device=x.device))
+        along = {"cells": 0, "strides": 0, "reach": 0}
+        return {name: torch.cat(parts, along.get(name, 1)) for name, parts in outputs.items()} | {
+            "level_shapes": torch.tensor([x.shape[-2:] for x in levels])
+        }
+
+    @torch.no_grad()
+    def assign(self, outputs: Outputs, targets: Targets) -> Claims:
+        """Which cells stand for which objects."""
+        batch, count = targets.labels.shape
+        num_cells, device = outputs["cells"].shape[0], targets.boxes.device
+        locations, distances, present, start = [], [], [], 0
+        for stride, (height, width) in zip(self.strides, outputs["level_shapes"].tolist(), strict=True):
+            cells, reach, usable = cells_of_objects(targets.boxes / stride, height, width)
+            locations.append(start + cells[..., 1] * width + cells[..., 0])
+            distances.append(reach)
+            present.append(usable & targets.valid.unsqueeze(-1))
+            start += height * width
+        chosen = torch.stack(present, 2).flatten()
+        claim = nonzero_padded(chosen, chosen.numel())
+        at = claim.clamp(min=0)
+        item = torch.div(at, len(self.strides) * CELLS_PER_LEVEL, rounding_mode="floor")
+        image = torch.div(item, max(count, 1), rounding_mode="floor")
+        return Claims(
+            present=claim >= 0,
+            location=image * num_cells + torch.stack(locations, 2).flatten()[at].clamp(0, num_cells - 1),
+            object=item,
+            # Padding comes last, and so belongs to the last image.
+            image=torch.where(claim >= 0, image, torch.full((), batch - 1, device=device)),
+            distances=torch.stack(distances, 2).flatten(0, 3)[at],
+        )
+
+    @torch.no_grad()
+    def objectness_target(
+        self, outputs: Outputs, targets: Targets, claims: Claims, similarity: Tensor
+    ) -> ClassificationTarget:
+        """Target of the map of all cells, from the SDIoU (P,) of each claim.
+
+        A cell with several claims takes the best of them, and of equals the first.
+        """
+        batch, num_cells = outputs["objectness"].shape
+        quality = torch.where(claims.present, similarity.clamp(0, 1), -1.0)
+        best = quality.new_full((batch * num_cells,), -1.0)
+        best.scatter_reduce_(0, claims.location, quality, "amax")
+        location = nonzero_padded(best >= 0, claims.location.numel())
+        at, present = location.clamp(min=0), location >= 0
+        in_ignored = cells_inside(
+            targets.boxes, targets.ignored_boxes, (outputs["cells"] + 0.5) * outputs["strides"].unsqueeze(1)
+        )
+        number = torch.arange(claims.location.numel(), device=best.device)
+        number = torch.where(claims.present & (quality == best[claims.location]), number, len(number))
+        first = torch.full_like(best, len(number), dtype=torch.int64)
+        first.scatter_reduce_(0, claims.location, number, "amin")
+        winner = first[at].clamp(max=max(len(number) - 1, 0))
+        return ClassificationTarget(
+            num_classes=1,
+            image=torch.arange(batch, device=best.device).repeat_interleave(num_cells),
+            num_images=batch,
+            positive=torch.where(present, location, PADDING),
+            value=torch.where(present, best[at], 0.0),
+            ignored=in_ignored.flatten() & (best < 0),
+            overlap=self._overlap(outputs, targets, claims)[winner]
+            if self.classification["objectness"].uses_overlap
+            else None,
+            object=torch.where(present, claims.object[winner], PADDING),
+        )
+
+    @torch.no_grad()
+    def class_target(self, outputs: Outputs, targets: Targets, claims: Claims) -> ClassificationTarget:
+        """Target of the map whose P locations are the claims."""
+        row = torch.arange(claims.location.numel(), device=claims.location.device)
+        label = targets.labels.flatten()[claims.object]
+        return ClassificationTarget(
+            num_classes=self.num_classes,
+            image=claims.image,
+            num_images=targets.labels.shape[0],
+            positive=torch.where(claims.present, row * self.num_classes + label, PADDING),
+            ignored=~claims.present,
+            verified=targets.verified,
+            overlap=self._overlap(outputs, targets, claims)
+            if self.classification["class"].uses_overlap
+            else None,
+            object=torch.where(claims.present, claims.object, PADDING),
+        )
+
+    def _overlap(self, outputs: Outputs, targets: Targets, claims: Claims) -> Tensor:
+        cell = claims.location % outputs["cells"].shape[0]
+        boxes = boxes_from_distances(
+            outputs["cells"][cell], outputs["strides"][cell], self._distances(outputs, claims.location)
+        )
+        return aligned_iou(boxes, targets.boxes.flatten(0, 1)[claims.object])
+
+    def _distances(self, outputs: Outputs, location: Tensor) -> Tensor:
+        """Predicted distances (P, 4) in cells at positions (P,) of the flattened (B * A) cells."""
+        reach = outputs["reach"][location % outputs["cells"].shape[0]]
+        return activate(outputs["distances"].flatten(0, 1)[location], reach)
+
+    def assignment_statistics(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
+        """What the assignment cannot say: scalar counts over the batch.
+
+        ``objects``; ``too_large``, those with a side beyond the reach of every level; ``shared_cells``, cells claimed by
+        several objects.
+        """
+        claims = self.assign(outputs, targets)
+        reach = outputs["reach"][claims.location % outputs["cells"].shape[0]].unsqueeze(1)
+        within = (claims.present & (claims.distances < reach).all(1)).to(torch.int64)
+        reached = torch.zeros(targets.labels.numel(), dtype=torch.int64, device=within.device)
+        reached.scatter_reduce_(0, claims.object, within, "amax")
+        claimed = torch.zeros(outputs["objectness"].numel(), dtype=torch.int64, device=within.device)
+        claimed.index_add_(0, claims.location, claims.present.to(torch.int64))
+        return {
+            "objects": targets.valid.sum(),
+            "too_large": (targets.valid.flatten() & (reached == 0)).sum(),
+            "shared_cells": (claimed > 1).sum(),
+        }
+
+    def losses(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
+        """``objectness`` divided by the number of positive cells, ``class`` and ``box`` by the number of claims."""
+        claims = self.assign(outputs, targets)
+        count = mean_over_ranks(claims.present.sum())
+        similarity = sdiou(self._distances(outputs, claims.location), claims.distances)
+        box = masked_sum(1 - similarity, claims.present) / count
+        localization = (self.loss_weights["box"] * box).detach()
+        target = self.objectness_target(outputs, targets, claims, similarity.detach())
+        objectness = self.classification["objectness"](
+            outputs["objectness"].reshape(-1, 1),
+            target,
+            mean_over_ranks(target.num_positives()),
+            localization=localization,
+        )
+        by_class = self.classification["class"](
+            outputs["classes"].flatten(0, 1)[claims.location],
+            self.class_target(outputs, targets, claims),
+            count,
+            localization=localization,
+        )
+        return {"objectness": objectness, "class": by_class, "box": box}
+
+    @torch.no_grad()
+    def decode(self, outputs: Outputs, image_sizes: Tensor) -> list[Detections]:
+        """Boxes of each image: threshold, best pairs per level, per-class NMS."""
+        per_level = outputs["level_shapes"].prod(1).tolist()
+        by_cell = [outputs[name].split(per_level) for name in ("cells", "strides", "reach")]
+        by_image = ("objectness", "classes", "distances")
+        found = []
+        for i, size in enumerate(image_sizes):
+            boxes, scores, labels = [], [], []
+            parts = zip(*(outputs[name][i].split(per_level) for name in by_image), *by_cell, strict=True)
+            for objectness, classes, distances, cells, strides, reach in parts:
+                score, cell, label = select_candidates(
+                    objectness.float().sigmoid().unsqueeze(-1) * classes.float().sigmoid(),
+                    self.score_threshold,
+                    self.candidates_per_level,
+                )
+                boxes.append(
+                    boxes_from_distances(cells[cell], strides[cell], activate(distances[cell], reach[cell]))
+                )
+                scores.append(score)
+                labels.append(label)
+            found.append(
+                suppress(
+                    torch.cat(boxes),
+                    torch.cat(scores),
+                    torch.cat(labels),
+                    size,
+                    iou=self.nms_iou,
+                    limit=self.max_detections,
+                )
+            )
+        return found
+
+
+def _layers(levels: int, channels: int, outputs: int, bias: float = 0.0) -> nn.ModuleList:
+    return nn.ModuleList(normal_init(nn.Conv2d(channels, outputs, 1), bias=bias) for _ in range(levels))
+
+
+def _grid(height: int, width: int, device: torch.device) -> Tensor:
+    """(H * W, 2) column, row of every cell, row by row, as float."""
+    y, x = torch.meshgrid(
+        torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
+    )
+    return torch.stack([x, y], -1).reshape(-1, 2).float()
+
+
+def cells_of_objects(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The four cells of one level that stand for each object (ObjectBox, 3.1 and 3.2).
+
+    Args:
+        boxes: (B, M, 4) xyxy in cells of the level; height, width: its rows and columns.
+
+    Returns:
+        cells (B, M, 4, 2) int64 column, row: centre, across, down, diagonal; distances (B, M, 4, 4) left, top, right,
+        bottom in cells; usable (B, M, 4) bool, false off the map and where a distance is not positive.
+    """
+    low, high = boxes[..., None, :2], boxes[..., None, 2:]
+    centre = (boxes[..., :2] + boxes[..., 2:]) / 2
+    home = centre.floor()
+    nearer = torch.where(centre - home < 0.5, -1.0, 1.0).unsqueeze(-2)
+    moves = boxes.new_tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    cells = home.unsqueeze(-2) + moves * nearer
+    distances = torch.cat([cells + 1 - low, high - cells], -1)
+    inside = ((cells >= 0) & (cells < boxes.new_tensor([width, height]))).all(-1)
+    return cells.long(), distances, inside & (distances > 0).all(-1)
+
+
+def activate(raw: Tensor, reach: Tensor) -> Tensor:
+    """Raw outputs (P, 4) to distances in (0, reach) cells, float32; ``reach`` (P,). 4 x 2^i sigmoid^2 on level i."""
+    return raw.float().sigmoid().square() * reach.unsqueeze(-1)
+
+
+def boxes_from_distances(cells: Tensor, strides: Tensor, distances: Tensor) -> Tensor:
+    """Cells (P, 2), pixels per cell (P,) and distances (P, 4) in cells to boxes (P, 4) xyxy in pixels."""
+    corners = torch.cat([cells + 1 - distances[:, :2], cells + distances[:, 2:]], 1)
+    return corners * strides.unsqueeze(-1)
+
+
+def sdiou(predicted: Tensor, wanted: Tensor, rho: float = 1.0) -> Tensor:
+    """Scale-invariant overlap of two boxes seen from one cell, at most 1: (P,) (ObjectBox, 3.3).
+
+    (I - rho S) / D with S the squared distance of the two (P, 4) distances, I and D the squared diagonals of the inner and
+    the enclosing box. A side of the inner box below 0 is an empty one: squared, it would count as overlap.
+    """
+    apart = (predicted - wanted).square().sum(-1)
+    inner = _squared_diagonal(torch.minimum(predicted, wanted))
+    outer = _squared_diagonal(torch.maximum(predicted, wanted))
+    return (inner - rho * apart) / outer.clamp(min=1e-9)
+
+
+def _squared_diagonal(distances: Tensor) -> Tensor:
+    left, top, right, bottom = distances.unbind(-1)
+    return (left + right - 1).clamp(min=0).square() + (top + bottom - 1).clamp(min=0).square()

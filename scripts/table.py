@@ -1,0 +1,202 @@
+"""Tables: train the missing cells of one, or rebuild it from its records.
+
+    python -m scripts.table table=shapes action=run seeds=[0,1,2] jobs=2
+    python -m scripts.table table=shapes
+
+``run`` sweeps ``scripts.train`` over the table's cells; finished ones are skipped, failed ones are listed and do not stop
+the rest, and the table fills as they finish. Tables and the records behind them go to ``results/NAME``.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from afl.reporting import Table, TableSpec, build_table, load_records
+from afl.tracking import FINISHED, Record, read_record, write_record, write_text
+from afl.training.compose import compose_cell
+from afl.training.data import read_data
+from afl.training.run import cell_key
+from scripts.entry import quiet_libraries, run_hydra
+
+POLL_SECONDS = 2.0
+log = logging.getLogger(__name__)
+console = Console()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a table: its name for people, and its run directory."""
+
+    name: str
+    folder: Path
+
+    def record(self) -> Record | None:
+        """Its record as it is now; None where there is none yet."""
+        path = self.folder / "record.json"
+        return read_record(path) if path.exists() else None
+
+
+def cells_of(config: DictConfig, seeds: list[int]) -> list[Cell]:
+    """All cells of the table, in the order in which they are run: all detectors of one loss, then the next loss."""
+    found, table = [], config.table
+    data = {}
+    for seed in seeds:
+        for loss in table.losses:
+            for dataset in table.datasets:
+                for detector in table.detectors:
+                    cell = compose_cell(
+                        detector=detector,
+                        loss=loss,
+                        overrides=[
+                            f"dataset={dataset}",
+                            f"seed={seed}",
+                            f"paths.data={config.paths.data}",
+                            f"paths.cache={config.paths.cache}",
+                            f"paths.output={config.paths.output}",
+                            *table.overrides,
+                            *config.overrides,
+                        ],
+                    )
+                    if dataset not in data:
+                        data[dataset] = read_data(cell)
+                    key = cell_key(cell, data[dataset])
+                    found.append(Cell(key.slug, Path(config.paths.output) / key.name))
+    return found
+
+
+def sweep(config: DictConfig, seeds: list[int], log_path: Path) -> subprocess.Popen:
+    """Start ``scripts.train -m`` over the table's cells; its output goes to ``log_path``."""
+    table = config.table
+    command = [
+        sys.executable, "-m", "scripts.train", "-m",
+        "hydra/launcher=joblib", f"hydra.launcher.n_jobs={config.jobs}",
+        f"seed={_list(seeds)}", f"loss={_list(table.losses)}",
+        f"dataset={_list(table.datasets)}", f"detector={_list(table.detectors)}",
+        f"paths.data={config.paths.data}", f"paths.cache={config.paths.cache}",
+        f"paths.output={config.paths.output}", "trainer.progress=none",
+        *table.overrides, *config.overrides,
+    ]  # fmt: skip
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with open(log_path, "a", encoding="utf-8") as file:
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+
+
+def run(config: DictConfig, seeds: list[int]) -> list[Record]:
+    """Train what is missing, showing the table as it fills; returns the records of all cells that have one."""
+    cells = cells_of(config, seeds)
+    missing = [cell for cell in cells if not _finished(cell)]
+    if not missing:
+        return _records(cells)
+    log_path = Path(config.paths.output) / "sweeps" / f"{config.table.name}.log"
+    done = len(cells) - len(missing)
+    console.print(
+        f"{config.table.title}: {len(cells)} cells, {done} finished, {len(missing)} to train, "
+        f"{config.jobs} side by side; their output: {log_path}"
+    )
+    before = {cell.name: cell.record() for cell in missing}
+    process, waiting, started = sweep(config, seeds, log_path), list(missing), time.perf_counter()
+    try:
+        while waiting:
+            running = process.poll() is None
+            new = [cell for cell in waiting if (found := cell.record()) is not None and found != before[cell.name]]
+            for cell in new:
+                waiting.remove(cell)
+                _announce(cell, len(cells) - len(waiting), len(cells), time.perf_counter() - started)
+            if new and waiting and sys.stdout.isatty():
+                console.print(_table(config, seeds, _records(cells)).to_rich())
+            if not running:
+                break
+            time.sleep(POLL_SECONDS)
+        process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        console.print("stopped; the same command goes on where this one was")
+        raise SystemExit(130) from None
+    if waiting:
+        names = ", ".join(cell.name for cell in waiting)
+        last = "\n".join(log_path.read_text(encoding="utf-8").rstrip().splitlines()[-8:])
+        console.print(f"no record came of {names}. The end of {log_path}:\n{last}", highlight=False, markup=False)
+    return _records(cells)
+
+
+def main(config: DictConfig) -> None:
+    """Train if asked to, then write and print the table."""
+    quiet_libraries()
+    folder = Path(config.results) / config.table.name
+    kept = folder / "records"
+    if config.action == "run":
+        seeds = list(config.seeds or [0])
+        records = run(config, seeds)
+        for record in records:
+            write_record(kept / f"{record.dataset}-{record.detector}-{record.loss}-s{record.seed}.json", record)
+    elif config.action == "build":
+        records = load_records(sorted(kept.glob("*.json")))
+        seeds = list(config.seeds or sorted({record.seed for record in records}))
+        if not records:
+            sys.exit(f"{kept} has no records yet; make them: python -m scripts.table table={config.table.name} action=run")
+    else:
+        sys.exit(f"action is {config.action!r}; it is run or build")
+    table = _table(config, seeds, records)
+    for name, text in (
+        ("table.md", table.to_markdown()),
+        ("table.tex", table.to_latex()),
+        ("table.csv", table.to_folded_csv()),
+        ("cells.csv", table.to_csv()),
+    ):
+        write_text(folder / name, text)
+    console.print(table.to_rich())
+    console.print(f"written: {folder}/table.md, table.tex, table.csv, cells.csv")
+    if any(record.status != FINISHED for record in records) or len(records) < len(table.cells):
+        sys.exit(1)
+
+
+def _table(config: DictConfig, seeds: list[int], records: list[Record]) -> Table:
+    spec = config.table
+    return build_table(
+        records,
+        TableSpec(
+            name=spec.name,
+            detectors=list(spec.detectors),
+            losses=list(spec.losses),
+            datasets=list(spec.datasets),
+            seeds=seeds,
+            metrics=list(spec.metrics),
+            baseline=spec.baseline,
+            title=spec.title,
+        ),
+    )
+
+
+def _announce(cell: Cell, done: int, total: int, seconds: float) -> None:
+    record = cell.record()
+    if record.status == FINISHED:
+        result = f"AP {100 * record.metrics['AP']:.1f} in {record.seconds:.0f} s"
+    else:
+        result = f"failed: {record.error}"
+    console.print(f"[{done}/{total}] {cell.name}: {result} ({seconds / 60:.1f} min so far)", highlight=False, markup=False)
+
+
+def _finished(cell: Cell) -> bool:
+    record = cell.record()
+    return record is not None and record.status == FINISHED
+
+
+def _records(cells: list[Cell]) -> list[Record]:
+    return [record for cell in cells if (record := cell.record()) is not None]
+
+
+def _list(values) -> str:
+    return ",".join(str(value) for value in values)
+
+
+if __name__ == "__main__":
+    run_hydra(main, "tables")

@@ -1,0 +1,157 @@
+"""Order of images: every image once per epoch, for any number of processes and workers, from any step on."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datasets import (
+    Batch,
+    ColorJitter,
+    CropTransform,
+    DetectionDataset,
+    EpochPlan,
+    PadOnly,
+    make_eval_loader,
+    make_train_loader,
+    read_coco,
+    read_shapes,
+    repeat_factors,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 6), st.integers(0, 2**31))
+def test_every_image_comes_once_per_epoch_for_any_world_size(num_images, world_size, share, seed):
+    batch_size = world_size * share
+    plans = [
+        EpochPlan(num_images, batch_size, seed=seed, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    seen: Counter = Counter()
+    for step in range(plans[0].steps(2)):
+        parts = [plan.batch(step) for plan in plans]
+        assert all(len(part) == share for part in parts)
+        seen.update(key for part in parts for key in part)
+    for epoch in (0, 1):
+        assert all(seen[(epoch, i)] == 1 for i in range(num_images))
+    assert max(seen.values()) == 1
+
+
+def test_the_ranks_share_the_batch_of_one_process():
+    whole = EpochPlan(23, 6, seed=4)
+    parts = [EpochPlan(23, 6, seed=4, rank=rank, world_size=3) for rank in range(3)]
+    for step in range(20):
+        assert whole.batch(step) == [key for part in parts for key in part.batch(step)]
+
+
+def test_a_batch_is_a_function_of_its_step():
+    plan = EpochPlan(11, 4, seed=1)
+    expected = [plan.batch(step) for step in range(30)]
+    order = np.random.default_rng(0).permutation(30)
+    assert [plan.batch(step) for step in order] == [expected[step] for step in order]
+    assert EpochPlan(11, 4, seed=1).batch(17) == expected[17]
+    assert [EpochPlan(11, 4, seed=2).batch(step) for step in range(30)] != expected
+
+
+def test_epochs_have_different_orders_that_look_uniform():
+    plan = EpochPlan(5, 5, seed=0)
+    firsts = Counter(int(plan.order(epoch)[0]) for epoch in range(2000))
+    # Five outcomes of probability 0.2: the count of each has a standard deviation of 18.
+    assert all(abs(count - 400) < 90 for count in firsts.values()) and len(firsts) == 5
+
+
+@pytest.mark.parametrize(("num_images", "batch_size", "world_size"), [(0, 4, 1), (5, 0, 1), (5, 4, 3)])
+def test_impossible_plans_are_refused(num_images, batch_size, world_size):
+    with pytest.raises(ValueError, match="no images|cannot be shared out"):
+        EpochPlan(num_images, batch_size, world_size=world_size)
+
+
+def test_steps_of_an_epoch():
+    assert EpochPlan(10, 4).steps(1) == 3 and EpochPlan(10, 5).steps(3) == 6
+    assert EpochPlan(560, 16).steps(24) == 840
+
+
+def test_repeat_factors_equal_the_formula_of_lvis(shapes_folder):
+    index = read_shapes(shapes_folder, split="train", annotation_format="lvis")
+    threshold = 0.05
+    factors = repeat_factors(index, threshold)
+    labels = [set(index.labels[index.annotations(i)].tolist()) for i in range(len(index))]
+    for i in range(0, len(index), 7):
+        shares = [sum(c in other for other in labels) / len(index) for c in labels[i]]
+        assert factors[i] == pytest.approx(max(max(1, (threshold / f) ** 0.5) for f in shares))
+    assert factors.min() == 1 and factors.max() > 3
+
+
+def test_images_are_repeated_as_often_as_their_factor_says():
+    factors = np.array([1.0, 1.25, 2.5, 3.0])
+    plan = EpochPlan(4, 3, seed=0, repeat_factors=factors)
+    assert plan.images_per_epoch == 7.75
+    counts = np.array([np.bincount(plan.order(epoch), minlength=4) for epoch in range(800)])
+    np.testing.assert_allclose(counts.mean(axis=0), factors, atol=0.08)
+    assert set(counts[:, 2]) == {2, 3} and set(counts[:, 3]) == {3}
+    # The stream is the epochs' orders, one after the other, and any step can be asked for first.
+    fresh = EpochPlan(4, 3, seed=0, repeat_factors=factors)
+    late = fresh.batch(40)
+    stream = [(epoch, int(i)) for epoch in range(30) for i in plan.order(epoch)]
+    assert late == stream[120:123]
+    assert [key for step in range(41) for key in fresh.batch(step)] == stream[:123]
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    names = ("images", "boxes", "labels", "ignored", "sizes", "image_ids", "matrices", "extreme_points")
+    return all(
+        torch.equal(torch.nan_to_num(getattr(one, name)), torch.nan_to_num(getattr(other, name)))
+        for name in names
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset(shapes_folder) -> DetectionDataset:
+    index = read_shapes(shapes_folder, split="val", annotation_format="coco").select(range(60))
+    transform = CropTransform(64, border=16, color=ColorJitter())
+    return DetectionDataset(index, transform, seed=3, extreme_source="masks")
+
+
+def test_batches_do_not_depend_on_the_number_of_workers(dataset):
+    plan = EpochPlan(len(dataset), 8, seed=5)
+    alone = list(make_train_loader(dataset, plan, num_steps=6))
+    helped = list(make_train_loader(dataset, plan, num_steps=6, num_workers=2))
+    assert len(alone) == len(helped) == 6
+    assert all(equal(a, b) for a, b in zip(alone, helped, strict=True))
+    assert not equal(alone[0], alone[1])
+
+
+def test_going_on_in_mid_epoch_gives_the_batches_that_were_left(dataset):
+    plan = EpochPlan(len(dataset), 8, seed=5)
+    through = list(make_train_loader(dataset, plan, num_steps=10))
+    resumed = list(make_train_loader(dataset, EpochPlan(len(dataset), 8, seed=5), start_step=6, num_steps=4))
+    assert all(equal(a, b) for a, b in zip(through[6:], resumed, strict=True))
+    endless = iter(make_train_loader(dataset, plan, start_step=9))
+    assert equal(next(endless), through[9])
+
+
+def test_loading_leaves_the_global_generator_alone(dataset):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    list(make_train_loader(dataset, EpochPlan(len(dataset), 4), num_steps=2))
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_evaluation_shows_each_image_exactly_once(shared_data, world_size):
+    folder = shared_data / "coco_sample"
+    index = read_coco(folder / "annotations" / "instances_val2017.json", folder / "val2017").select(range(14))
+    dataset = DetectionDataset(index, PadOnly())
+    seen = []
+    for rank in range(world_size):
+        for batch in make_eval_loader(dataset, 4, rank=rank, world_size=world_size):
+            assert 1 <= len(batch) <= 4
+            seen += batch.image_ids.tolist()
+    assert sorted(seen) == sorted(index.image_ids.tolist())

@@ -1,0 +1,356 @@
+"""FCOS against torchvision's FCOS, a slow reference, and its own ground truth sent through encode and decode."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from round_trip import BlankBackbone, ground_truth
+from torchvision.models.detection import FCOS as TorchvisionFCOS
+from torchvision.models.detection import FCOS_ResNet50_FPN_Weights
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+import detectors.fcos
+from afl.losses import ClassificationLoss
+from afl.losses.target import PADDING
+from detectors.backbone import ResNetBackbone, TinyBackbone
+from detectors.contract import ClassCounts, Targets, weighted_sum
+from detectors.fcos import FCOS, box_centerness, boxes_from_distances
+
+STRIDES = (8, 16, 32, 64, 128)
+FOCAL = partial(ClassificationLoss, gamma=2.0)
+
+
+def counts(num_classes):
+    return ClassCounts(instances=torch.ones(num_classes), images=torch.ones(num_classes))
+
+
+def small_fcos(num_classes=3, strides=(4, 8, 16), backbone=None, loss=FOCAL, **options):
+    return FCOS(
+        backbone=backbone or TinyBackbone(widths=(8, 8, 8, 8)),
+        classes=counts(num_classes),
+        loss=loss,
+        strides=strides,
+        channels=8,
+        tower_depth=1,
+        **options,
+    )
+
+
+def make_targets(boxes, labels, ignored=None, size=(96, 96)):
+    """Lists per image, padded."""
+    most = max(len(b) for b in boxes)
+    targets = Targets(
+        boxes=torch.zeros(len(boxes), most, 4),
+        labels=torch.full((len(boxes), most), PADDING),
+        ignored=torch.zeros(len(boxes), most, dtype=torch.bool),
+        image_sizes=torch.tensor([size] * len(boxes)),
+    )
+    for i, (b, c) in enumerate(zip(boxes, labels, strict=True)):
+        if len(b):
+            targets.boxes[i, : len(b)] = torch.as_tensor(b)
+            targets.labels[i, : len(b)] = torch.as_tensor(c)
+            if ignored:
+                targets.ignored[i, : len(b)] = torch.as_tensor(ignored[i])
+    return targets
+
+
+def random_boxes(generator, count, size, smallest=4.0):
+    """(count, 4) boxes of all sizes; torchvision compares areas in float32 near 1e8, so none are within 32 of another."""
+    boxes = torch.empty(0, 4)
+    while len(boxes) < count:
+        sides = smallest * (size / smallest) ** torch.rand(1, 2, generator=generator)
+        low = torch.rand(1, 2, generator=generator) * (size - sides)
+        box = torch.cat([low, low + sides], 1)
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        if ((areas - sides.prod()).abs() > 32).all():
+            boxes = torch.cat([boxes, box])
+    return boxes
+
+
+class _Recorder(torch.nn.Module):
+    """Stands in for torchvision's head: keeps the matches that its ``compute_loss`` is given."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head, self.matched = head, None
+
+    def compute_loss(self, targets, head_outputs, anchors, matched_idxs):
+        self.matched = torch.stack(matched_idxs)
+        return self.head.compute_loss(targets, head_outputs, anchors, matched_idxs)
+
+
+@pytest.fixture(scope="module")
+def beside_torchvision():
+    """Both detectors on one set of random outputs and boxes, with torchvision's locations at i * stride."""
+    generator = torch.Generator().manual_seed(0)
+    size, classes, batch = 512, 5, 3
+    backbone = torch.nn.Conv2d(3, 8, 1)
+    backbone.out_channels = 32
+    theirs = TorchvisionFCOS(
+        backbone,
+        num_classes=classes,
+        anchor_generator=AnchorGenerator(tuple((s,) for s in STRIDES), ((1.0,),) * len(STRIDES)),
+        score_thresh=0.2,
+    )
+    theirs.head = _Recorder(theirs.head)
+    grids = [(size // s, size // s) for s in STRIDES]
+    per_level = [h * w for h, w in grids]
+    steps = [[torch.tensor(s), torch.tensor(s)] for s in STRIDES]
+    anchors = torch.cat(theirs.anchor_generator.grid_anchors(grids, steps))
+    number = len(anchors)
+    raw = {
+        "logits": torch.randn(batch, number, classes, generator=generator) * 2 - 3,
+        "distances": torch.randn(batch, number, 4, generator=generator) * 2 + 2,
+        "centerness": torch.randn(batch, number, generator=generator),
+    }
+    # Right and bottom reach out of their cell, so that no box is empty: torchvision keeps those, we do not.
+    raw["distances"][..., 2:].clamp_(min=0.2)
+    ours = small_fcos(classes, STRIDES)
+    outputs = raw | {
+        "points": (anchors[:, :2] + anchors[:, 2:]) / 2,
+        "strides": anchors[:, 2] - anchors[:, 0],
+        "level_sizes": torch.tensor(per_level),
+    }
+    head_outputs = {
+        "cls_logits": raw["logits"],
+        "bbox_regression": raw["distances"].relu(),
+        "bbox_ctrness": raw["centerness"].unsqueeze(-1),
+    }
+    boxes = [random_boxes(generator, n, size) for n in (25, 0, 8)]
+    labels = [torch.randint(classes, (len(b),), generator=generator) for b in boxes]
+    listed = [{"boxes": b, "labels": c} for b, c in zip(boxes, labels, strict=True)]
+    losses = theirs.compute_loss(listed, head_outputs, [anchors] * batch, per_level)
+    targets = make_targets(boxes, labels, size=(size, size))
+    return ours, theirs, outputs, head_outputs, anchors, per_level, targets, losses
+
+
+def test_parameter_counts_equal_the_published_ones():
+    for name, num_classes, parameters in (
+        ("resnet50", 80, 32_244_245),
+        ("resnet50", 91, FCOS_ResNet50_FPN_Weights.COCO_V1.meta["num_params"]),
+        ("resnet18", 80, 19_268_117),
+    ):
+        with torch.device("meta"):
+            backbone = ResNetBackbone(name=name, pretrained=False, frozen_batch_norm=True)
+            model = FCOS(backbone=backbone, classes=counts(num_classes), loss=FOCAL)
+        assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_targets_equal_torchvision(beside_torchvision):
+    ours, theirs, outputs, _, _, _, targets, _ = beside_torchvision
+    match, _ = ours.match(outputs, targets)
+    assert (match >= 0).sum() > 100
+    assert torch.equal(match, theirs.head.matched)
+
+
+def test_losses_equal_torchvision(beside_torchvision):
+    ours, _, outputs, _, _, _, targets, theirs = beside_torchvision
+    losses = ours.losses(outputs, targets)
+    names = {"classification": "classification", "box": "bbox_regression", "centerness": "bbox_ctrness"}
+    for own, other in names.items():
+        torch.testing.assert_close(losses[own], theirs[other], rtol=1e-5, atol=0)
+
+
+def test_decode_equals_torchvision(beside_torchvision):
+    ours, theirs, outputs, head_outputs, anchors, per_level, targets, _ = beside_torchvision
+    split = {name: list(value.split(per_level, dim=1)) for name, value in head_outputs.items()}
+    sizes = targets.image_sizes
+    expected = theirs.postprocess_detections(
+        split, [list(anchors.split(per_level))] * len(sizes), [tuple(s) for s in sizes.tolist()]
+    )
+    for found, wanted in zip(ours.decode(outputs, sizes), expected, strict=True):
+        assert len(found.scores) == 100
+        torch.testing.assert_close(found.scores, wanted["scores"])
+        torch.testing.assert_close(found.boxes, wanted["boxes"])
+        assert torch.equal(found.labels, wanted["labels"])
+
+
+@pytest.mark.parametrize(("radius", "reach"), [(1.5, 8.0), (2.25, 4.0), (0.6, 2.0)])
+def test_assignment_equals_a_loop_over_cells_and_objects(radius, reach):
+    generator = torch.Generator().manual_seed(int(10 * radius))
+    model = small_fcos(center_radius=radius, level_reach=reach)
+    boxes = [random_boxes(generator, n, 64, smallest=1.0) for n in (9, 3)]
+    labels = [torch.randint(3, (len(b),), generator=generator) for b in boxes]
+    ignored = [torch.rand(len(b), generator=generator) < 0.3 for b in boxes]
+    targets = make_targets(boxes, labels, ignored, size=(64, 64))
+    outputs = model(torch.zeros(2, 3, 64, 64))
+    target, location, chosen = model.assign(outputs, targets)
+
+    positive, in_ignored, without, covered = {}, set(), 0, 0
+    points, strides = outputs["points"].tolist(), outputs["strides"].tolist()
+    for i in range(2):
+        objects = [tuple(box) for box in boxes[i].tolist()]
+        winners, claimed = set(), set()
+        for a, ((x, y), stride) in enumerate(zip(points, strides, strict=True)):
+            candidates = []
+            for k, (x1, y1, x2, y2) in enumerate(objects):
+                sides = (x - x1, y - y1, x2 - x, y2 - y)
+                if ignored[i][k]:
+                    if min(sides) >= 0:
+                        in_ignored.add(i * len(points) + a)
+                    continue
+                low = 0 if stride == 4 else reach * stride / 2
+                high = float("inf") if stride == 16 else reach * stride
+                middle = max(abs(x - (x1 + x2) / 2), abs(y - (y1 + y2) / 2))
+                if min(sides) > 0 and middle < radius * stride and low < max(sides) <= high:
+                    candidates.append(((x2 - x1) * (y2 - y1), k))
+            if candidates:
+                k = min(candidates)[1]
+                claimed.update(k for _, k in candidates)
+                winners.add(k)
+                positive[i * len(points) + a] = (int(labels[i][k]), objects[k])
+        lost = {k for k in range(len(objects)) if not ignored[i][k]} - winners
+        without, covered = without + len(lost), covered + len(lost & claimed)
+
+    assert target.positive.tolist() == [at * 3 + positive[at][0] for at in sorted(positive)]
+    assert location.tolist() == sorted(positive)
+    assert chosen.tolist() == [list(positive[at][1]) for at in sorted(positive)]
+    assert set(target.ignored.nonzero().flatten().tolist()) == in_ignored - set(positive)
+    assert {name: int(value) for name, value in model.assignment_statistics(outputs, targets).items()} == {
+        "objects": sum(int((~flags).sum()) for flags in ignored),
+        "without_positive": without,
+        "covered_by_smaller": covered,
+    }
+
+
+def test_a_side_on_the_border_of_two_ranges_belongs_to_one_level():
+    model = small_fcos()
+    outputs = model(torch.zeros(1, 3, 96, 96))
+    # The cell centre (30, 30) of the first level, and 32 pixels = 8 strides to the farthest side.
+    targets = make_targets([[[20.0, 20.0, 62.0, 40.0]]], [[0]])
+    _, location, _ = model.assign(outputs, targets)
+    at = (outputs["points"] == torch.tensor([30.0, 30.0])).all(1).nonzero().flatten().tolist()
+    # 42 pixels wide, its centre is at (41, 30): move it under the cell by a wider centre.
+    wide = small_fcos(center_radius=3.0)
+    _, location, _ = wide.assign(outputs, targets)
+    farthest = (outputs["points"][location][:, 0] - 20).maximum(62 - outputs["points"][location][:, 0])
+    assert at[0] in location.tolist()
+    assert (farthest[outputs["strides"][location] == 4] <= 32).all()
+    assert (farthest[outputs["strides"][location] == 8] > 32).all()
+
+
+def test_centerness_equals_the_papers_equation():
+    box = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
+    assert box_centerness(torch.tensor([[1.0, 1.0]]), box).item() == pytest.approx(1 / 3)
+    assert box_centerness(torch.tensor([[2.0, 2.0]]), box).item() == 1
+    assert box_centerness(torch.tensor([[0.0, 2.0]]), box).item() == 0
+
+
+@pytest.mark.parametrize("name", ["shapes", "coco_sample", "bccd"])
+def test_decoding_encoded_ground_truth_gives_full_ap(name, shared_data, tmp_path):
+    truth = ground_truth(name, shared_data, tmp_path)
+    model = small_fcos(
+        truth.index.num_classes,
+        truth.strides,
+        BlankBackbone(*truth.strides[:3]),
+        max_detections=300,
+    )
+    found, without, statistics = {}, {}, {}
+    for number, image in truth.images.items():
+        with torch.no_grad():
+            outputs = model(image.pixels)
+        match = model.match(outputs, image.targets)[0][0]
+        encode(outputs, match, image.targets)
+        found[number] = model.decode(outputs, image.targets.image_sizes)[0]
+        without[number] = image.targets.valid.clone()
+        without[number][0, match[match >= 0]] = False
+        for key, value in model.assignment_statistics(outputs, image.targets).items():
+            statistics[key] = statistics.get(key, 0) + int(value)
+    # Objects without a positive cell cannot be found: few, and the statistics know every one of them.
+    assert statistics["without_positive"] == sum(int(w.sum()) for w in without.values())
+    assert statistics["without_positive"] <= 0.01 * statistics["objects"]
+    assert truth.average_precision(found, without) >= 0.999
+    assert truth.average_precision(found, {}) >= 0.99
+
+
+def encode(outputs, match, targets):
+    """Write outputs (of one image) that say exactly what the matched objects are."""
+    positive = match >= 0
+    boxes = targets.boxes[0, match[positive]]
+    points = outputs["points"][positive]
+    distances = torch.cat([points - boxes[:, :2], boxes[:, 2:] - points], 1)
+    distances = distances / outputs["strides"][positive].unsqueeze(1)
+    quality = box_centerness(points, boxes)
+    outputs["logits"].fill_(-15)
+    outputs["logits"][0, positive, targets.labels[0, match[positive]]] = 15.0
+    outputs["distances"][0, positive] = distances
+    outputs["centerness"][0, positive] = torch.logit(quality, eps=1e-6)
+
+
+@pytest.mark.parametrize("most", [0, 4])
+def test_images_without_objects_train_every_parameter_finitely(most):
+    model = small_fcos(num_classes=1)
+    targets = make_targets([torch.zeros(most, 4)], [torch.full((most,), PADDING)])
+    outputs = model(torch.randn(1, 3, 96, 96))
+    losses = model.losses(outputs, targets)
+    assert losses["box"] == 0 and losses["centerness"] == 0 and losses["classification"] > 0
+    weighted_sum(losses, model.loss_weights).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_padded_positives_as_on_an_accelerator_change_nothing(monkeypatch):
+    generator = torch.Generator().manual_seed(3)
+    model = small_fcos()
+    boxes = [random_boxes(generator, n, 96) for n in (5, 0, 2)]
+    targets = make_targets(boxes, [torch.randint(3, (len(b),), generator=generator) for b in boxes])
+    images = torch.randn(3, 3, 96, 96, generator=generator)
+
+    def gradients():
+        model.zero_grad()
+        losses = model.losses(model(images), targets)
+        weighted_sum(losses, model.loss_weights).backward()
+        return losses, [p.grad.clone() for p in model.parameters()]
+
+    losses, expected = gradients()
+    monkeypatch.setattr(
+        detectors.fcos,
+        "nonzero_padded",
+        lambda mask, size: torch.nonzero_static(mask, size=size, fill_value=-1).flatten(),
+    )
+    assert model.assign(model(images), targets)[1].eq(-1).any()
+    padded, found = gradients()
+    torch.testing.assert_close(padded, losses)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_bfloat16_outputs_give_float32_losses_and_boxes():
+    model = small_fcos()
+    targets = make_targets([[[10.0, 10.0, 40.0, 50.0]]], [[2]])
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model(torch.randn(1, 3, 96, 96))
+    assert outputs["logits"].dtype == torch.bfloat16
+    losses = model.losses(outputs, targets)
+    assert all(value.dtype == torch.float32 for value in losses.values())
+    outputs["distances"] = outputs["distances"] + 1
+    model.score_threshold = 0.0
+    found = model.decode(outputs, targets.image_sizes)[0]
+    assert found.boxes.dtype == found.scores.dtype == torch.float32 and len(found.scores)
+
+
+def test_overlap_of_positives_equals_torchvisions_box_iou():
+    from torchvision.ops import box_iou
+
+    class Curious(ClassificationLoss):
+        def forward(self, logits, target, normalizer, localization=None):
+            self.target, self.localization = target, localization
+            return super().forward(logits, target, normalizer)
+
+    def factory(info):
+        loss = Curious(info)
+        loss.uses_overlap = True
+        return loss
+
+    model = small_fcos(loss=factory)
+    targets = make_targets([[[10.0, 10.0, 40.0, 50.0], [50.0, 20.0, 70.0, 44.0]]], [[2, 1]])
+    outputs = model(torch.randn(1, 3, 96, 96))
+    outputs["distances"] = outputs["distances"] + 2
+    losses = model.losses(outputs, targets)
+    seen = model.classification["classification"]
+    at = seen.target.positive_location
+    boxes = boxes_from_distances(outputs["points"][at], outputs["strides"][at], outputs["distances"][0, at])
+    expected = box_iou(boxes, targets.boxes[0]).gather(1, seen.target.object.unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(seen.target.overlap, expected)
+    assert not seen.target.overlap.requires_grad
+    torch.testing.assert_close(seen.localization, (losses["box"] + losses["centerness"]).detach())

@@ -1,0 +1,93 @@
+"""The pyramid against torchvision's, the tower's norms, the backbones' shapes."""
+
+import pytest
+import torch
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from detectors.backbone import ResNetBackbone, TinyBackbone, load_features
+from detectors.fpn import FeaturePyramid
+from detectors.heads import Tower, as_map, prior_bias
+
+
+@pytest.mark.parametrize(("source", "name"), [("backbone", "c5"), ("pyramid", "p5")])
+def test_pyramid_equals_torchvision(source, name):
+    channels = {8: 6, 16: 10, 32: 12}
+    ours = FeaturePyramid(in_channels=channels, strides=(8, 16, 32, 64, 128), channels=4, extra_from=source)
+    # torchvision takes P6 from C5 or from P5 by comparing channel numbers
+    theirs = FeaturePyramidNetwork(list(channels.values()), 4, LastLevelP6P7(12 if source == "backbone" else 4, 4))
+    with torch.no_grad():
+        for i, stride in enumerate(channels):
+            for mine, other in ((ours.lateral, theirs.inner_blocks), (ours.output, theirs.layer_blocks)):
+                other[i][0].weight.copy_(mine[str(stride)].weight)
+                other[i][0].bias.copy_(mine[str(stride)].bias)
+        theirs.extra_blocks.p6.load_state_dict(ours.extra["64"].state_dict())
+        theirs.extra_blocks.p7.load_state_dict(ours.extra["128"].state_dict())
+    features = {s: torch.randn(2, c, 64 // s * 4, 64 // s * 4) for s, c in channels.items()}
+    expected = theirs({str(s): x for s, x in features.items()})
+    for got, want in zip(ours(features), expected.values(), strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_pyramid_refuses_strides_it_cannot_make():
+    with pytest.raises(ValueError, match="cannot stand"):
+        FeaturePyramid(in_channels={4: 8, 8: 8}, strides=(4, 16), channels=4)
+
+
+@pytest.mark.parametrize("make", [TinyBackbone, lambda: ResNetBackbone(name="resnet18", pretrained=False, frozen_batch_norm=True)])
+def test_backbone_strides_and_channels_are_as_told(make):
+    backbone = make()
+    for stride, x in backbone(torch.zeros(1, 3, 64, 64)).items():
+        assert x.shape == (1, backbone.channels[stride], 64 // stride, 64 // stride)
+
+
+def test_resnet_equals_torchvision_up_to_its_pooling():
+    from torchvision.models import resnet18
+
+    ours = ResNetBackbone(name="resnet18", pretrained=False, frozen_batch_norm=False).eval()
+    theirs = resnet18().eval()
+    theirs.conv1, theirs.bn1 = ours.stem[0], ours.stem[1]
+    theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4 = ours.stages
+    images = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(theirs.fc(ours(images)[32].mean((2, 3))), theirs(images))
+
+
+def test_unknown_backbone_is_named():
+    with pytest.raises(ValueError, match="resnet50"):
+        ResNetBackbone(name="resnet51", pretrained=False, frozen_batch_norm=True)
+
+
+def test_batch_norm_per_level_keeps_levels_apart():
+    tower = Tower(channels=8, depth=1, norm="batch_per_level", levels=2).train()
+    tower(torch.randn(4, 8, 5, 5) + 3, 0)
+    assert tower.norms[0][0].running_mean.abs().sum() > 0
+    assert tower.norms[0][1].running_mean.abs().sum() == 0
+
+
+def test_prior_bias_is_the_logit():
+    assert torch.sigmoid(torch.tensor(prior_bias(0.01))).item() == pytest.approx(0.01)
+    with pytest.raises(ValueError):
+        prior_bias(0.0)
+
+
+def test_as_map_is_a_view_of_channels_last():
+    x = torch.randn(2, 6, 3, 4).to(memory_format=torch.channels_last)
+    flat = as_map(x, 6)
+    assert flat.data_ptr() == x.data_ptr()
+    torch.testing.assert_close(flat[1, 7], x[1, :, 1, 3])
+
+
+def test_load_features_takes_what_fits(tmp_path):
+    class Net(torch.nn.Module):
+        def __init__(self, classes: int) -> None:
+            super().__init__()
+            self.backbone = TinyBackbone(widths=(4, 4, 8, 8))
+            self.layer = torch.nn.Linear(8, classes)
+
+    first, second = Net(5), Net(7)
+    torch.save({"model": first.state_dict()}, tmp_path / "a.pt")
+    assert load_features(second, tmp_path / "a.pt") == ["layer.bias", "layer.weight"]
+    for name, value in first.backbone.state_dict().items():
+        torch.testing.assert_close(second.backbone.state_dict()[name], value)
+    with pytest.raises(ValueError, match="another backbone"):
+        load_features(torch.nn.Linear(2, 2), tmp_path / "a.pt")

@@ -1,0 +1,129 @@
+"""Gaussian targets against a slow drawing loop and the published radii; peaks against brute force."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detectors.contract import Targets
+from detectors.heatmap import (
+    gaussian_radius,
+    heatmap_target,
+    keep_peaks,
+    object_radius,
+    point_cells,
+    top_peaks,
+)
+
+# height, width, overlap, corrected radius, legacy radius: computed from the three quadratic equations
+RADII = [
+    (4, 4, 0.3, 0.905, 1.982),
+    (10, 10, 0.5, 1.464, 4.142),
+    (20, 20, 0.7, 1.633, 5.466),
+    (40, 20, 0.3, 5.780, 13.559),
+    (64, 64, 0.5, 9.373, 26.510),
+    (128, 16, 0.7, 2.201, 8.200),
+]
+
+
+@pytest.mark.parametrize(("height", "width", "overlap", "fixed", "legacy"), RADII)
+def test_gaussian_radius_equals_published_table(height, width, overlap, fixed, legacy):
+    h, w = torch.tensor(float(height)), torch.tensor(float(width))
+    assert gaussian_radius(h, w, overlap).item() == pytest.approx(fixed, abs=6e-4)
+    assert gaussian_radius(h, w, overlap, legacy=True).item() == pytest.approx(legacy, abs=6e-4)
+
+
+@given(h=st.floats(1, 200), w=st.floats(1, 200), overlap=st.floats(0.1, 0.9))
+@settings(max_examples=50, deadline=None)
+def test_radius_keeps_the_overlap_for_all_three_displacements(h, w, overlap):
+    r = gaussian_radius(torch.tensor(h, dtype=torch.float64), torch.tensor(w, dtype=torch.float64), overlap).item()
+    area = h * w
+    shifted = (h - r) * (w - r) / (2 * area - (h - r) * (w - r))
+    inwards = (h - 2 * r) * (w - 2 * r) / area
+    outwards = area / ((h + 2 * r) * (w + 2 * r))
+    assert min(shifted, inwards, outwards) == pytest.approx(overlap, abs=1e-6)
+
+
+def random_scene(seed: int, batch: int, count: int, classes: int, size: int) -> Targets:
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(batch, count, 2, generator=generator) * (size - 34)
+    boxes = torch.cat([corner, corner + 4 + torch.rand(batch, count, 2, generator=generator) * 30], -1)
+    labels = torch.randint(-1, classes, (batch, count), generator=generator)
+    ignored = torch.rand(batch, count, generator=generator) < 0.15
+    return Targets(boxes, labels, ignored, torch.full((batch, 2), size))
+
+
+def draw_slowly(targets: Targets, classes: int, side: int, stride: int) -> torch.Tensor:
+    """Every Gaussian cell by cell, with Python loops: (B, H, W, C)."""
+    heat = torch.zeros(len(targets.labels), side, side, classes)
+    for b in range(len(targets.labels)):
+        for box, label, valid in zip(targets.boxes[b], targets.labels[b], targets.valid[b], strict=True):
+            if not valid:
+                continue
+            x1, y1, x2, y2 = box.tolist()
+            cx, cy = min(int((x1 + x2) / 2 / stride), side - 1), min(int((y1 + y2) / 2 / stride), side - 1)
+            h, w = math.ceil((y2 - y1) / stride), math.ceil((x2 - x1) / stride)
+            r = max(0, int(gaussian_radius(torch.tensor(float(h)), torch.tensor(float(w)))))
+            sigma = (2 * r + 1) / 6
+            for y in range(max(0, cy - r), min(side, cy + r + 1)):
+                for x in range(max(0, cx - r), min(side, cx + r + 1)):
+                    value = math.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * sigma**2))
+                    heat[b, y, x, label] = max(heat[b, y, x, label].item(), value)
+    return heat
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_heatmap_target_equals_drawing_loop(seed):
+    classes, size, stride = 3, 64, 4
+    targets = random_scene(seed, 2, 9, classes, size)
+    side = size // stride
+    centre = (targets.boxes[..., :2] + targets.boxes[..., 2:]) / 2
+    target = heatmap_target(
+        cells=point_cells(centre, stride, side, side),
+        radius=object_radius(targets.boxes, stride),
+        labels=targets.labels,
+        present=targets.valid,
+        targets=targets,
+        num_classes=classes,
+        height=side,
+        width=side,
+        stride=stride,
+    )
+    heat = draw_slowly(targets, classes, side, stride).flatten()
+    assert sorted(target.positive.tolist()) == (heat == 1).nonzero().flatten().tolist()
+    assert target.negative_index.unique().numel() == target.negative_index.numel()
+    drawn = torch.ones_like(heat)
+    drawn[target.negative_index] = target.negative_scale
+    expected = torch.where(heat == 1, torch.ones_like(heat), (1 - heat) ** 4)
+    torch.testing.assert_close(drawn, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_cells_of_ignored_regions_are_ignored():
+    targets = Targets(
+        torch.tensor([[[8.0, 8.0, 24.0, 24.0]]]), torch.tensor([[0]]), torch.tensor([[True]]), torch.tensor([[32, 32]])
+    )
+    target = heatmap_target(
+        cells=torch.zeros(1, 1, 2, dtype=torch.long), radius=torch.zeros(1, 1), labels=targets.labels,
+        present=targets.valid, targets=targets, num_classes=1, height=8, width=8, stride=4,
+    )  # fmt: skip
+    inside = target.ignored.view(8, 8)
+    assert inside[2:6, 2:6].all() and inside.sum() == 16
+    assert target.positive.numel() == 0
+
+
+def test_top_peaks_equal_brute_force():
+    heat = torch.rand(2, 3, 7, 9, generator=torch.Generator().manual_seed(0))
+    scores, labels, cells = top_peaks(keep_peaks(heat), 5)
+    for b in range(2):
+        found = []
+        for c in range(3):
+            for y in range(7):
+                for x in range(9):
+                    around = heat[b, c, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
+                    if heat[b, c, y, x] == around.max():
+                        found.append((heat[b, c, y, x].item(), c, x, y))
+        expected = sorted(found, reverse=True)[:5]
+        got = [(s.item(), c.item(), *xy.tolist()) for s, c, xy in zip(scores[b], labels[b], cells[b], strict=True)]
+        assert got == expected

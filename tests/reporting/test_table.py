@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import csv
+import io
+import random
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from afl.reporting.records import load_records
+from afl.reporting.render import _latex, _markdown
+from afl.reporting.table import TableSpec, build_table
+from afl.tracking.record import write_record
+
+GOLDEN = Path(__file__).parent / "golden"
+SPEC = TableSpec(
+    name="small",
+    detectors=("fcos", "centernet"),
+    losses=("fl", "afl", "ohem"),
+    datasets=("shapes",),
+    seeds=(0, 1),
+    metrics=("AP", "AP_r"),
+    title="A small table",
+)
+
+
+def one_row(record, values, **changes):
+    """A table of one detector: {loss: [AP by seed]}."""
+    records = [
+        record(loss=loss, seed=seed, metrics={"AP": ap})
+        for loss, column in values.items()
+        for seed, ap in enumerate(column)
+        if ap is not None
+    ]
+    spec = replace(
+        SPEC,
+        detectors=("fcos",),
+        losses=tuple(values),
+        metrics=("AP",),
+        seeds=tuple(range(max(map(len, values.values())))),
+        **changes,
+    )
+    return build_table(records, spec)
+
+
+def shown(table, width=200):
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    console.print(table.to_rich())
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("form", ["csv", "folded.csv", "md", "tex"])
+def test_small_table_equals_the_golden_file(small_records, form):
+    # the golden numbers were checked by hand: 31.0 ± 12.7 is (0.30 + 0.32) / 2 ± 12.706 * 0.01
+    table = build_table(small_records, SPEC)
+    text = {
+        "csv": table.to_csv,
+        "folded.csv": table.to_folded_csv,
+        "md": table.to_markdown,
+        "tex": table.to_latex,
+    }[form]()
+    assert text == (GOLDEN / f"small.{form}").read_text(encoding="utf-8")
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rng=st.randoms(use_true_random=False))
+def test_the_order_of_records_does_not_matter(small_records, rng):
+    def everything(records):
+        table = build_table(records, SPEC)
+        return table.to_markdown() + table.to_latex() + table.to_csv() + table.to_folded_csv()
+
+    shuffled = list(small_records)
+    rng.shuffle(shuffled)
+    assert everything(shuffled) == everything(small_records)
+
+
+def test_long_csv_equals_the_records(small_records):
+    by_cell = {(record.detector, record.loss, str(record.seed)): record for record in small_records}
+    rows = list(csv.DictReader(io.StringIO(build_table(small_records, SPEC).to_csv())))
+    assert len(rows) == 2 * 3 * 2
+    for row in rows:
+        record = by_cell.get((row["detector"], row["loss"], row["seed"]))
+        assert row["status"] == (record.status if record else "missing")
+        for metric in SPEC.metrics:
+            value = record.metrics.get(metric) if record else None
+            assert row[metric] == ("" if value is None else f"{value:.6f}")
+
+
+def test_the_average_takes_only_seeds_that_every_detector_has(small_records):
+    block = build_table(small_records, SPEC).blocks[0]
+    average = block.rows["average"]
+    assert average["fl"].value.mean == pytest.approx((0.30 + 0.32 + 0.40 + 0.42) / 4)
+    # centernet's afl failed at seed 0: seed 1 alone is left, and its difference is to the same seed's
+    # baseline
+    assert (average["afl"].value.n, average["afl"].value.mean) == (1, pytest.approx((0.335 + 0.41) / 2))
+    assert average["afl"].difference.mean == pytest.approx((0.335 + 0.41) / 2 - (0.32 + 0.42) / 2)
+    assert average["ohem"].value is None
+
+
+def test_the_difference_of_averages_is_the_average_difference(record):
+    rng = random.Random(0)
+    records = [
+        record(detector, loss, seed, metrics={"AP": rng.random()})
+        for detector in ("fcos", "centernet")
+        for loss in ("fl", "afl")
+        for seed in range(4)
+    ]
+    spec = replace(SPEC, losses=("fl", "afl"), seeds=(0, 1, 2, 3), metrics=("AP",))
+    rows = build_table(records, spec).blocks[0].rows
+    parts = [rows[detector]["afl"].difference.mean for detector in spec.detectors]
+    assert rows["average"]["afl"].difference.mean == pytest.approx(sum(parts) / 2)
+
+
+@pytest.mark.parametrize(
+    "values, best",
+    [
+        ({"fl": [0.30, 0.31, 0.32], "afl": [0.33, 0.34, 0.351]}, "afl"),  # a steady gain
+        ({"fl": [0.30, 0.31, 0.32], "afl": [0.29, 0.34, 0.36]}, None),  # better on average only
+        ({"fl": [0.30, 0.31, 0.32], "afl": [0.20, 0.21, 0.221]}, "fl"),  # the baseline, clearly
+        ({"fl": [0.30, 0.31, 0.32], "afl": [0.20, 0.21, 0.221], "cbl": [0.31, 0.30, 0.31]}, None),
+        ({"fl": [0.30], "afl": [0.50]}, None),  # one seed says nothing
+        ({"fl": [0.30, 0.31, 0.32], "afl": []}, None),  # nothing to compare with
+        ({"fl": [], "afl": [0.30, 0.31, 0.32]}, None),
+    ],
+)
+def test_bold_only_where_the_interval_says_so(record, values, best):
+    table = one_row(record, values)
+    entries = table.blocks[0].rows["fcos"]
+    assert [loss for loss, entry in entries.items() if entry.best] == ([best] if best else [])
+    assert table.to_markdown().count("**") == 2 + 2 * bool(best)
+    assert table.to_latex().count(r"\textbf") == bool(best)
+
+
+def test_holes_are_words_not_numbers(record):
+    records = [
+        record(loss="fl", metrics={"AP": 0.3, "AP_r": None}),
+        record(loss="cbl", status="failed", error="out of\n  memory"),
+    ]
+    spec = replace(SPEC, detectors=("fcos",), losses=("fl", "cbl", "afl"), seeds=(0,))
+    table = build_table(records, spec)
+    lines = [line for line in table.to_markdown().splitlines() if line.startswith("| fcos")]
+    assert lines == ["| fcos | 30.0 | failed | — |", "| fcos | n/a | failed | — |"]
+    assert r"fcos & n/a & failed & --- \\" in table.to_latex()
+    assert "Failed: shapes/fcos/cbl/s0 (out of memory)" in table.notes
+    assert "Not run yet (1 of 3): shapes/fcos/afl/s0" in table.notes
+
+
+def test_an_empty_table_is_all_holes():
+    table = build_table([], SPEC)
+    assert "no finished cell yet" in table.caption
+    assert "Not run yet (12 of 12)" in table.notes[0] and "and 6 more" in table.notes[0]
+    assert set(re.findall(r"\d+\.\d", table.to_markdown())) == set()
+    assert "—" in shown(table)
+
+
+def test_a_zero_difference_has_no_minus_sign(record):
+    table = one_row(record, {"fl": [0.30, 0.31], "afl": [0.2999, 0.3099]})
+    assert "(+0.0 ± 0.0)" in table.to_markdown()
+
+
+def test_caption_states_protocol_device_code_and_reconstruction(record):
+    table = one_row(record, {"fl": [0.30, 0.31], "afl_balanced": [0.3, 0.3]}, title="Main table.")
+    for words in (
+        "Main table. ",
+        "seeds 0, 1",
+        "95 % t-interval",
+        "backbone tiny; image size 96; schedule 24 epochs",
+        "Device: Some CPU, 1 thread.",
+        "Code: source aaaaaa, commit 0123456.",
+        "AFL here is a reconstruction",
+    ):
+        assert words in table.caption
+    assert table.notes == []
+    assert "reconstruction" not in one_row(record, {"fl": [0.30], "cbl": [0.3]}).caption
+
+
+def test_mixed_states_of_the_code_and_protocols_are_named(record):
+    records = [record(loss=loss, seed=seed) for loss in ("fl", "afl") for seed in (0, 1)]
+    records[3] = replace(records[3], git={"sha": "f" * 40, "dirty": True, "source": "cccccc"})
+    records[2] = replace(records[2], protocol=records[2].protocol | {"schedule": "12 epochs"})
+    spec = replace(SPEC, detectors=("fcos",), losses=("fl", "afl"), metrics=("AP",))
+    table = build_table(records, spec)
+    assert any(
+        "2 states of the code" in note and note.endswith("Run again: shapes/fcos/afl/s1")
+        for note in table.notes
+    )
+    assert any(
+        "Protocol or data differ" in note and note.endswith(": shapes/fcos/afl/s0") for note in table.notes
+    )
+    assert "schedule 12 epochs / 24 epochs" in table.caption
+    assert "commit fffffff with changes" in table.caption
+
+
+def test_another_commit_with_the_same_source_is_the_same_state(record):
+    first = record(loss="fl")
+    second = replace(record(loss="afl"), git={"sha": "f" * 40, "dirty": True, "source": "aaaaaa"})
+    spec = replace(SPEC, detectors=("fcos",), losses=("fl", "afl"), metrics=("AP",), seeds=(0,))
+    assert build_table([first, second], spec).notes == []
+
+
+def test_two_configurations_of_a_cell_are_refused_and_keys_choose(record):
+    long, short = record(metrics={"AP": 0.3}), record(metrics={"AP": 0.1}, key="shapes-fcos-fl-s0-short")
+    spec = replace(SPEC, detectors=("fcos",), losses=("fl",), metrics=("AP",), seeds=(0,))
+    with pytest.raises(ValueError, match="shapes/fcos/fl/s0 has several finished runs .*-short"):
+        build_table([long, short], spec)
+    table = build_table([long, short], replace(spec, keys=[long.key]))
+    assert table.blocks[0].rows["fcos"]["fl"].value.mean == 0.3
+    assert build_table([long, long], spec).blocks == table.blocks
+
+
+def test_a_finished_run_counts_before_a_failed_one(record):
+    failed = record(status="failed", key="another", error="x")
+    spec = replace(SPEC, detectors=("fcos",), losses=("fl",), metrics=("AP",), seeds=(0,))
+    for records in ([failed, record()], [record(), failed]):
+        assert build_table(records, spec).blocks[0].rows["fcos"]["fl"].value.mean == 0.3
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"losses": ("afl",)}, "baseline 'fl' of table 'small' is not among its losses"),
+        ({"seeds": ()}, "table 'small' has no seeds"),
+        ({"detectors": ("fcos", "fcos")}, "one of its detectors twice"),
+    ],
+)
+def test_specs_that_make_no_table_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(SPEC, **changes)
+
+
+def test_an_unknown_metric_is_named_with_the_known_ones(small_records):
+    with pytest.raises(ValueError, match="the metric 'APr'; they have AP, AP_r"):
+        build_table(small_records, replace(SPEC, metrics=("APr",)))
+
+
+@given(st.text(max_size=60))
+def test_latex_text_has_no_bare_special_characters(text):
+    escaped = _latex(text)
+    commands = (
+        r"\\(?:textbackslash|textasciitilde|textasciicircum|textless|textgreater)\{\}|\\[{}_%&#$]|\$\\pm\$"
+    )
+    assert not set(re.sub(commands, "", escaped)) & set("\\{}_%&#$~^<>")
+
+
+@given(st.text(alphabet="ab|\\*_`<>[]é ", max_size=30))
+def test_markdown_text_never_opens_a_cell_or_markup(text):
+    rest = re.sub(r"\\[\\|*`<>\[\]_]", "", _markdown(text))
+    assert not set(rest) & set("\\|*`<>[]")
+    assert not re.search(r"(?<!\w)_|_(?!\w)", re.sub(r"\\.", "a", _markdown(text)))
+
+
+def test_every_markdown_row_has_the_same_number_of_cells(small_records):
+    rows = [
+        line for line in build_table(small_records, SPEC).to_markdown().splitlines() if line.startswith("|")
+    ]
+    assert {line.count("|") for line in rows} == {5}
+
+
+def test_terminal_shows_values_and_wall_times(small_records):
+    text = shown(build_table(small_records, SPEC))
+    assert re.search(r"fcos +31\.0 ± 12\.7 +32\.5 ± 12\.7 +— *\n +\(\+1\.5 ± 0\.0\)", text)
+    assert "Failed: shapes/centernet/afl/s0" in text and "reconstruction" in text
+    line = next(line for line in text.split("wall time per cell, seconds")[1].splitlines() if "fcos" in line)
+    assert line.split() == ["fcos", "72", "73", "72", "73", "—"]
+
+
+def test_records_are_found_in_run_folders_and_damaged_ones_are_named(tmp_path, record, caplog):
+    for seed in (0, 1):
+        write_record(tmp_path / "runs" / f"s{seed}" / "record.json", record(seed=seed))
+    kept = tmp_path / "kept.json"
+    write_record(kept, record(seed=2))
+    (tmp_path / "runs" / "s3").mkdir()
+    (tmp_path / "runs" / "s3" / "record.json").write_text('{"schema": 1, ')
+    found = load_records([tmp_path / "runs", kept])
+    assert [item.seed for item in found] == [0, 1, 2]
+    assert "s3/record.json is damaged" in caplog.text
+    assert load_records(tmp_path / "runs") == found[:2]
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load_records(tmp_path / "nowhere")
