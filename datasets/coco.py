@@ -16,6 +16,7 @@ from datasets.extreme_points import extreme_points_of_mask
 from datasets.index import AnnotationIndex, cached_index
 from datasets.records import (
     DEFAULT_REMEDY,
+    OVERHANG,
     BadRecord,
     IndexBuilder,
     checked_box,
@@ -189,7 +190,7 @@ def _segmentation(
             return [], extreme_points_of_mask(_decode(value, width, height))
         if not isinstance(value, list):
             raise ValueError(f"it is {shown(value)}")
-        return [_polygon(part) for part in value], None
+        return [_polygon(part, width, height) for part in value], None
     except (ValueError, TypeError, KeyError) as error:
         log.report(
             "bad_segmentation", f"{where} has a 'segmentation' that cannot be used: {error}", "correct it"
@@ -197,16 +198,18 @@ def _segmentation(
         return [], None
 
 
-def _polygon(part: object) -> np.ndarray:
+def _polygon(part: object, width: int, height: int) -> np.ndarray:
     if not isinstance(part, list) or len(part) < 6 or len(part) % 2:
         raise ValueError(f"a polygon needs x, y of three or more points, got {shown(part)}")
     if not all(map(is_finite_number, part)):
         raise ValueError(f"a polygon has coordinates that are no finite numbers: {shown(part)}")
+    if min(part) < -OVERHANG or max(part[::2]) > width + OVERHANG or max(part[1::2]) > height + OVERHANG:
+        raise ValueError(f"a polygon leaves the image of {width} x {height} pixels: {shown(part)}")
     return np.asarray(part, dtype=np.float64).reshape(-1, 2)
 
 
 def _decode(rle: dict, width: int, height: int) -> np.ndarray:
-    """Pixels (H, W) of a run-length mask: runs of 0 and 1 in turn, down the columns, as a list or compressed."""
+    """Pixels (H, W) of a run-length mask: runs of 0 and 1 in turn, down the columns."""
     counts = rle["counts"]
     if rle["size"] != [height, width]:
         raise ValueError(f"its size {shown(rle['size'])} is not the image's [{height}, {width}]")
@@ -222,7 +225,8 @@ def _uncompressed(text: str) -> list[int]:
     """Run lengths from COCO's compressed text.
 
     Each number is a sequence of characters, code minus 48, lowest part first: 5 bits of the number in two's
-    complement, bit 5 set when more follow.  From the fourth number on it is the difference to the one two before.
+    complement, bit 5 set when more follow.  From the fourth number on it is the difference to the one two
+    before.
     """
     counts: list[int] = []
     value = shift = 0

@@ -4,5 +4,4 @@ from __future__ import annotations
 
 
 class DataError(ValueError):
-    """A data set is missing, damaged or inconsistent; the message names the file, the record and the
-    remedy."""
+    """A data set is missing, damaged or inconsistent; the message says where, and what would help."""

@@ -103,8 +103,7 @@ def extreme_points_of_mask(mask: np.ndarray) -> np.ndarray:
 
 
 def extreme_points_of_boxes(boxes: np.ndarray) -> np.ndarray:
-    """Middles of the sides (A, 4, 2) float32 of boxes (A, 4) xyxy: an approximation for data without
-    masks."""
+    """Middles of the sides (A, 4, 2) float32 of boxes (A, 4): for data without masks."""
     x1, y1, x2, y2 = boxes.astype(np.float32).T
     x, y = 0.5 * (x1 + x2), 0.5 * (y1 + y2)
     return np.stack([x, y1, x1, y, x, y2, x2, y], axis=1).reshape(-1, 4, 2)

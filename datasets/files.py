@@ -13,8 +13,7 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Write a file under a temporary name beside ``path``; it gets its name only once it is complete and on
-    disk."""
+    """Write a file under a temporary name beside ``path``; it gets its name when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:

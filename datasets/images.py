@@ -5,6 +5,7 @@ OpenCV decodes a JPEG that was cut off without complaint and leaves the rest gre
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +17,10 @@ from datasets.errors import DataError
 from datasets.index import AnnotationIndex
 
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG"
-_END_OF_JPEG, _START_OF_SCAN, _END_OF_PNG = b"\xff\xd9", b"\xff\xda", b"IEND"
+_END_OF_JPEG, _END_OF_PNG = b"\xff\xd9", b"IEND"
+# Within compressed data a byte 255 is followed by 0 or by a restart mark, D0 to D7; anything else is a
+# marker.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _TAIL = 4096
 
 
@@ -79,23 +83,33 @@ def check_images(index: AnnotationIndex, threads: int = 4) -> dict[str, Defect]:
 def is_cut_off(data: bytes) -> bool:
     """Whether the bytes of an image file stop too early: empty, or a JPEG or PNG without its end mark."""
     if data.startswith(_JPEG):
-        # Compressed data never contains these marks; a preview in the header has its own before the last
-        # scan.
-        return data.rfind(_END_OF_JPEG) <= data.rfind(_START_OF_SCAN)
+        return not _has_end_of_jpeg(data)
     if data.startswith(_PNG):
         return data.find(_END_OF_PNG) < 0
     return not data
 
 
+def _has_end_of_jpeg(data: bytes) -> bool:
+    """Follow the segments of a JPEG to its end mark; the bytes of that mark may also occur inside a
+    segment."""
+    position = len(_JPEG)
+    while marker := _MARKER.search(data, position):
+        if marker.group() == _END_OF_JPEG:
+            return True
+        # Every other marker is followed by the length of its segment.
+        position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    return False
+
+
 def is_file_cut_off(path: Path) -> bool:
-    """``is_cut_off`` of a file, reading no more than its ends where those show that it is whole."""
+    """``is_cut_off`` of a file, reading only the ends of a large one where those show that it is whole."""
     with open(path, "rb") as file:
         head = file.read(len(_PNG))
         size = file.seek(0, 2)
         file.seek(max(0, size - _TAIL))
         tail = file.read()
-        end = {_JPEG: _END_OF_JPEG, _PNG[:2]: _END_OF_PNG}.get(head[:2])
-        if end is None or end in tail:
-            return size == 0
+        end = _END_OF_JPEG if head.startswith(_JPEG) else _END_OF_PNG
+        if size > _TAIL and end in tail:
+            return False
         file.seek(0)
         return is_cut_off(file.read())

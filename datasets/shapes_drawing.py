@@ -215,7 +215,7 @@ def _mask_box(mask: np.ndarray) -> tuple[int, ...]:
 
 
 def _coverage(polygon: np.ndarray, window: tuple[int, int, int, int], scale: int) -> np.ndarray:
-    """Filled polygon on the window (x1, y1, x2, y2), ``scale`` samples per pixel and axis, as uint8 0 or
+    """Filled polygon on the window (x1, y1, x2, y2), ``scale`` samples per axis and pixel; uint8, 0 or
     255."""
     x1, y1, x2, y2 = window
     canvas = np.zeros(((y2 - y1) * scale, (x2 - x1) * scale), dtype=np.uint8)
@@ -256,8 +256,7 @@ def _fill(name: str, u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> 
 
 
 def _background(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Smooth colour clouds, grain, and clutter: strokes and scraps smaller than any object. (S, S, 3)
-    float32."""
+    """(S, S, 3) float32: colour clouds and clutter, strokes and scraps smaller than any object."""
     image = np.full((size, size, 3), rng.uniform(90, 160), dtype=np.float32)
     for cells, amplitude in ((5, 30.0), (size // 5, 12.0)):
         noise = rng.normal(0.0, amplitude, (cells, cells, 3)).astype(np.float32)

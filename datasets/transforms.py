@@ -145,8 +145,7 @@ class FixedTransform:
 
 
 class EvalResize:
-    """For evaluation: short side to a fixed length, long side limited; with both equal, the long side to
-    it."""
+    """For evaluation: short side to a fixed length, long side limited; with both equal, the long side."""
 
     def __init__(self, short_side: int, max_long_side: int) -> None:
         self.short_side = short_side
@@ -205,8 +204,7 @@ def _resized(
 
 
 def _moved(sample: Sample, image: np.ndarray, matrix: np.ndarray, smallest_side: float) -> Sample:
-    """The sample on its transformed image: annotations through the matrix, cut at the border, the vanished
-    dropped."""
+    """The sample on its transformed image: annotations mapped, cut at the border, the vanished dropped."""
     height, width = image.shape[:2]
     whole = transform_boxes(sample.boxes, matrix)
     limits = np.array([width, height, width, height], dtype=np.float32)
@@ -273,7 +271,8 @@ def _recut(
 def _centre_on_border(points: np.ndarray, parts: list[np.ndarray], width: int, height: int) -> None:
     """Put the extreme points (4, 2) of sides that the border has cut in the middle of the longest cut.
 
-    Clipping joins the pieces of a concave outline along the border; the middle of all of them may lie off the object.
+    Clipping joins the pieces of a concave outline along the border; the middle of all of them may lie off the
+    object.
     """
     size = (width, height)
     for side, (axis, limit) in enumerate(((1, 0.0), (0, 0.0), (1, float(height)), (0, float(width)))):

@@ -1,7 +1,20 @@
-"""Detectors from scratch, on one backbone and one contract (``detectors.contract``)."""
+"""Six detectors from scratch, on one backbone and one contract (``detectors.contract``)."""
 
 from detectors.backbone import ResNetBackbone, TinyBackbone
 from detectors.centernet import CenterNet
+from detectors.cornernet import CornerNet
+from detectors.extremenet import ExtremeNet
+from detectors.fcos import FCOS
+from detectors.objectbox import ObjectBox
 from detectors.retinanet import RetinaNet
 
-__all__ = ["CenterNet", "ResNetBackbone", "RetinaNet", "TinyBackbone"]
+__all__ = [
+    "CenterNet",
+    "CornerNet",
+    "ExtremeNet",
+    "FCOS",
+    "ObjectBox",
+    "ResNetBackbone",
+    "RetinaNet",
+    "TinyBackbone",
+]

@@ -36,7 +36,7 @@ from detectors.heatmap import (
 )
 from detectors.normalizer import mean_over_ranks
 from detectors.point_head import PointHead
-from detectors.soft_nms import as_detections, soft_suppress
+from detectors.soft_nms import MIN_SCORE, as_detections, soft_suppress
 
 
 class CornerNet(nn.Module):
@@ -203,8 +203,8 @@ class CornerNet(nn.Module):
             & (scores[second] > 0).unsqueeze(1)
         )
         pair_scores = (scores[first].unsqueeze(2) + scores[second].unsqueeze(1)) / 2 * belong
-        # How many pairs there are is asked once, so that soft-NMS works on few columns instead of all.
-        most = min(self.max_pairs, int(belong.flatten(1).sum(1).max()))
+        # How many pairs can be kept is asked once, so that soft-NMS works on few columns instead of all.
+        most = min(self.max_pairs, int((pair_scores >= MIN_SCORE).flatten(1).sum(1).max()))
         best, index = pair_scores.flatten(1).topk(most)
         row = torch.div(index, right.shape[2], rounding_mode="floor")
         column = index % right.shape[2]

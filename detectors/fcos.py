@@ -1,17 +1,17 @@
-"""FCOS (Tian et al., FCOS: Fully Convolutional One-Stage Object Detection, ICCV 2019; improved version, TPAMI 2020).
+"""FCOS (Tian et al., FCOS: Fully Convolutional One-Stage Object Detection, ICCV 2019; improved in TPAMI 2020).
 
-Head: two towers of 3x3 convolutions shared over the levels P3 to P7 (P6 from P5), giving in every cell C class logits
-and, on the box branch, the distances to the four sides of the box and its centre-ness. Targets: a cell is positive
-for an object when its centre lies inside the box and within 1.5 strides of the box's centre, and its farthest side is
-as far as the level is meant for; where several objects claim a cell, the smallest wins. Losses: the classification
-loss under study on all cells, GIoU and the binary cross-entropy of the centre-ness on positives, all divided by the
-number of positive cells. Decode: score = sqrt(class x centre-ness), the 1000 best pairs of each level, per-class NMS
-at 0.6.
+Head: two towers of 3x3 convolutions shared over the levels P3 to P7 (P6 from P5), giving in every cell C class
+logits and, on the box branch, the distances to the four sides of the box and its centre-ness. Targets: a cell is
+positive for an object when its centre lies inside the box and within 1.5 strides of the box's centre, and its
+farthest side is as far as the level is meant for; where several objects claim a cell, the smallest wins. Losses: the
+classification loss under study on all cells, GIoU and the binary cross-entropy of the centre-ness on positives, all
+divided by the number of positive cells. Decode: score = sqrt(class x centre-ness), the 1000 best pairs of each
+level, per-class NMS at 0.6.
 
-Differs from the official code: distances are counted in strides, so there is no learnt scale per level; boxes weigh
-alike instead of by their centre-ness (both as in torchvision and detectron2); a farthest side exactly on the border of two
-level ranges belongs to the lower level alone; crowd regions are ignored; the number of positives is averaged over
-processes.
+Differs from the official code: distances are counted in strides and come out of a ReLU, so there is no learnt scale
+per level; boxes weigh alike instead of by their centre-ness (both as in torchvision and detectron2); a farthest side
+exactly on the border of two level ranges belongs to the lower level alone; crowd regions are ignored; the number of
+positives is averaged over processes.
 """
 
 from __future__ import annotations
@@ -103,9 +103,9 @@ class FCOS(nn.Module):
     def forward(self, images: Tensor) -> Outputs:
         """Raw outputs, level after level.
 
-        ``logits`` (B, A, C); ``distances`` (B, A, 4) to the left, top, right and bottom side in strides, before the ReLU;
-        ``centerness`` (B, A) logits; ``points`` (A, 2) x, y of the cells' centres in pixels; ``strides`` (A,) of their
-        levels; ``level_sizes`` (L,), the number of cells on each level (on the CPU).
+        ``logits`` (B, A, C); ``distances`` (B, A, 4) to the left, top, right and bottom side in strides, before the
+        ReLU; ``centerness`` (B, A) logits; ``points`` (A, 2) x, y of the cells' centres in pixels; ``strides`` (A,)
+        of their levels; ``level_sizes`` (L,), the number of cells on each level (on the CPU).
         """
         levels = self.pyramid(self.backbone(images))
         logits, distances, centerness, points, strides = [], [], [], [], []
@@ -130,8 +130,8 @@ class FCOS(nn.Module):
         """Which object each cell stands for, before and after smaller objects have taken their cells.
 
         Returns:
-            match (B, A) int64: position of the object in its image or ``BACKGROUND``; and eligible (B, M) bool: objects
-            with at least one cell that could stand for them.
+            match (B, A) int64: position of the object in its image or ``BACKGROUND``; and eligible (B, M) bool:
+            objects with at least one cell that could stand for them.
         """
         points, strides = outputs["points"], outputs["strides"]
         batch, count = targets.labels.shape

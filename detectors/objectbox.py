@@ -1,32 +1,34 @@
 """ObjectBox (Zand et al., ObjectBox: From Centers to Boxes for Anchor-Free Object Detection, ECCV 2022).
 
-Head: a tower shared over the levels P3 to P5 and 1x1 convolutions of each level's own, giving in every cell one
-objectness logit, C class logits and four distances. Targets: on *each* level an object of any size is learnt by four
-cells, the one with its centre and the nearest neighbours across, down and diagonal; 12 positives per object. A cell
-measures left and top from its lower right corner, right and bottom from its upper left corner, in cells:
+Head: two towers shared over the levels P3 to P5, and 1x1 convolutions of each level's own that give in every cell one
+objectness logit, four distances and C class logits. Targets: on *each* level an object of any size is learnt by four
+cells, the one with its centre and the nearest neighbours across, down and diagonal: 12 positives per object. A cell
+(x, y) measures left and top from its lower right corner, right and bottom from its upper left one, in cells:
 
-    left = (x + 1) - x1,  top = (y + 1) - y1,  right = x2 - x,  bottom = y2 - y,  predicted as (2 sigmoid)^2 2^i on level i
+    left = (x + 1) - x1,   top = (y + 1) - y1,   right = x2 - x,   bottom = y2 - y
 
-so level i reaches 4 x 2^i cells (32, 128 and 512 pixels at strides 8, 16 and 32). Losses: 1 - SDIoU of the distances, and
-two classification maps. Decode: score = objectness x class, the 1000 best pairs of each level, per-class NMS at 0.6.
+predicted as (2 sigmoid)^2 2^i on level i, which so reaches 4 x 2^i cells: 32, 128 and 512 pixels at strides 8, 16 and
+32. Losses: 1 - SDIoU of the distances, and two classification maps. Decode: score = objectness x class, the 1000
+best pairs of each level, per-class NMS at 0.6.
 
-Where the classification loss under study goes. The paper has cross-entropy in both places; here each is an instance
-of the same loss:
+Where the classification loss under study goes: the paper has cross-entropy in two places, and each of them is an
+instance of the same loss here.
 
-- ``objectness``, all cells, one class: the problem of foreground against background, where focal terms, gates and hard
-  sampling act. Its positives have the detached SDIoU, clamped to [0, 1], as soft target, so a level that cannot
-  reach an object unlearns it by itself. Divided by the number of positive cells: a focal loss averaged over all cells
-  would vanish. One class has no class weights.
-- ``class``, the positive cells alone, C classes: the problem of frequent against rare classes, where class weights act.
-  Every claim of a cell by an object is a location of its own, the object's class positive and all others negative;
-  divided by the number of claims, which keeps a fresh head's loss at about 1 per claim, as in a softmax classifier.
+- ``objectness``, all cells, one class: foreground against background, where focal terms, gates and hard sampling act.
+  Its positives have the detached SDIoU, clamped to [0, 1], as soft target, so a level that cannot reach an object
+  unlearns it by itself. Divided by the number of positive cells: a mean over all cells would make a focal loss vanish.
+  With one class there are no class weights. A gate that watches |p - y| of the positives opens within a hundred
+  steps, because y is small as long as boxes are bad.
+- ``class``, the positive cells alone, C classes: frequent against rare classes, where class weights act. Every claim
+  of a cell by an object is a location of its own, with the object's class positive and all others negative. Divided
+  by the number of claims, so a fresh head has a loss of about -ln(prior), as a classifier of images would.
 
-Differs from the official code: backbone, pyramid and towers as in the other detectors instead of CSPDarknet; SDIoU with
-its inner and outer sides clamped at 0 (unclamped, it exceeds 1 for tiny predictions); neighbour cells that lie
-wholly outside a small object are left out, because their distances would be negative and no sigmoid gives that (they
-are learnt as background); a cell claimed by several objects has the largest of their qualities as objectness
-target instead of the last written; one prior for all levels instead of 8 objects per 640 x 640 pixels; no balance
-between levels; each object's cells once instead of twice; crowd regions are ignored.
+Differs from the official code: backbone, pyramid and towers as in the other detectors instead of CSPDarknet; SDIoU
+with its inner and outer sides clamped at 0 (unclamped, it exceeds 1 for tiny predictions); neighbour cells that lie
+wholly outside a small object are background, because their distances would be negative and no sigmoid gives that; a
+cell claimed by several objects has the largest of their qualities as objectness target instead of the last written;
+one prior for all levels instead of 8 objects per 640 x 640 pixels; no balance between levels; each object's cells
+once instead of twice; crowd regions are ignored.
 """
 
 from __future__ import annotations
@@ -145,9 +147,9 @@ class ObjectBox(nn.Module):
     def forward(self, images: Tensor) -> Outputs:
         """Raw outputs, level after level.
 
-        ``objectness`` (B, A) and ``classes`` (B, A, C) logits; ``distances`` (B, A, 4) left, top, right, bottom before
-        the activation; ``cells`` (A, 2) column, row; ``strides`` (A,) pixels per cell; ``reach`` (A,) largest distance in
-        cells; ``level_shapes`` (L, 2), rows and columns of each level (on the CPU).
+        ``objectness`` (B, A) and ``classes`` (B, A, C) logits; ``distances`` (B, A, 4) left, top, right, bottom
+        before the activation; ``cells`` (A, 2) column, row; ``strides`` (A,) pixels per cell; ``reach`` (A,) largest
+        distance in cells; ``level_shapes`` (L, 2), rows and columns of each level (on the CPU).
         """
         levels = self.pyramid(self.backbone(images))
         outputs: dict[str, list[Tensor]] = {
@@ -261,8 +263,8 @@ class ObjectBox(nn.Module):
     def assignment_statistics(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
         """What the assignment cannot say: scalar counts over the batch.
 
-        ``objects``; ``too_large``, those with a side beyond the reach of every level; ``shared_cells``, cells claimed by
-        several objects.
+        ``objects``; ``too_large``, those with a side beyond the reach of every level; ``shared_cells``, cells claimed
+        by several objects.
         """
         claims = self.assign(outputs, targets)
         reach = outputs["reach"][claims.location % outputs["cells"].shape[0]].unsqueeze(1)
@@ -357,12 +359,17 @@ def cells_of_objects(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Te
     """
     low, high = boxes[..., None, :2], boxes[..., None, 2:]
     centre = (boxes[..., :2] + boxes[..., 2:]) / 2
-    home = centre.floor()
-    nearer = torch.where(centre - home < 0.5, -1.0, 1.0).unsqueeze(-2)
-    moves = boxes.new_tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-    cells = home.unsqueeze(-2) + moves * nearer
+    x, y = centre.floor().unbind(-1)
+    across, down = torch.where(centre - centre.floor() < 0.5, -1.0, 1.0).unbind(-1)
+    cells = torch.stack(
+        [
+            torch.stack([x, x + across, x, x + across], -1),
+            torch.stack([y, y, y + down, y + down], -1),
+        ],
+        -1,
+    )
     distances = torch.cat([cells + 1 - low, high - cells], -1)
-    inside = ((cells >= 0) & (cells < boxes.new_tensor([width, height]))).all(-1)
+    inside = (cells >= 0).all(-1) & (cells[..., 0] < width) & (cells[..., 1] < height)
     return cells.long(), distances, inside & (distances > 0).all(-1)
 
 
@@ -377,16 +384,16 @@ def boxes_from_distances(cells: Tensor, strides: Tensor, distances: Tensor) -> T
     return corners * strides.unsqueeze(-1)
 
 
-def sdiou(predicted: Tensor, wanted: Tensor, rho: float = 1.0) -> Tensor:
-    """Scale-invariant overlap of two boxes seen from one cell, at most 1: (P,) (ObjectBox, 3.3).
+def sdiou(predicted: Tensor, wanted: Tensor) -> Tensor:
+    """Overlap of two boxes seen from one cell, at most 1, whatever their scale: (P,) (ObjectBox, 3.3).
 
-    (I - rho S) / D with S the squared distance of the two (P, 4) distances, I and D the squared diagonals of the inner and
-    the enclosing box. A side of the inner box below 0 is an empty one: squared, it would count as overlap.
+    (I - S) / D with S the squared distance between the two (P, 4) distances, I and D the squared diagonals of the
+    inner and the enclosing box. An inner side below 0 means no overlap; squared as it is, it would count as one.
     """
     apart = (predicted - wanted).square().sum(-1)
     inner = _squared_diagonal(torch.minimum(predicted, wanted))
     outer = _squared_diagonal(torch.maximum(predicted, wanted))
-    return (inner - rho * apart) / outer.clamp(min=1e-9)
+    return (inner - apart) / outer.clamp(min=1e-9)
 
 
 def _squared_diagonal(distances: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from torch import Tensor
 from detectors.boxes import clip_boxes, pairwise_iou
 from detectors.contract import Detections
 
+MIN_SCORE = 0.001  # a box with less is dropped
+
 
 def soft_nms(
     boxes: Tensor,
@@ -20,7 +22,7 @@ def soft_nms(
     *,
     limit: int,
     sigma: float = 0.5,
-    min_score: float = 0.001,
+    min_score: float = MIN_SCORE,
 ) -> tuple[Tensor, Tensor]:
     """Keep the best boxes of each image, lowering the scores of what overlaps them in the same class.
 
@@ -31,7 +33,7 @@ def soft_nms(
         boxes: (B, N, 4) xyxy; scores: (B, N), 0 at padding; labels: (B, N) int64.
         limit: most boxes kept per image.
         sigma: width of the Gaussian.
-        min_score: a box with less, after it was lowered, is dropped.
+        min_score: a box with less, from the start or after it was lowered, is dropped.
 
     Returns:
         scores (B, K) falling, 0 where nothing was left, and positions (B, K) int64 in N; K = min(limit, N).

@@ -32,7 +32,7 @@ if [ "${1:-}" = lock ]; then
 fi
 
 echo "setup: installing $(grep -c '==' requirements.lock) packages into $VENV (torch is about 3 GB with its libraries)"
-"$VENV/bin/uv" pip install --quiet --python "$VENV/bin/python" --require-hashes -r requirements.lock
+"$VENV/bin/uv" pip install --quiet --compile-bytecode --python "$VENV/bin/python" --require-hashes -r requirements.lock
 if ! "$VENV/bin/python" -c 'import cv2' 2>"$VENV/cv2.log"; then
     tail -n 1 "$VENV/cv2.log" >&2
     echo "setup: OpenCV needs two system libraries; on Debian and Ubuntu: sudo apt-get install -y libgl1 libglib2.0-0" >&2

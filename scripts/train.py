@@ -9,16 +9,36 @@ The same command again resumes an unfinished run and returns at once on a finish
 
 from __future__ import annotations
 
+import sys
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from afl.training import run_cell
+from afl.training.checkpoint import CheckpointError
+from afl.training.distributed import leave_world
+from afl.training.guard import NonFiniteLoss
 from scripts.entry import quiet_libraries, run_hydra
 
 
+class CellFailed(RuntimeError):
+    """A cell of a sweep failed, for a reason that has been said."""
+
+
 def main(config: DictConfig) -> None:
-    """Run the cell that ``config`` describes."""
+    """Run the cell that ``config`` describes; what goes wrong is said in one line, and in full in its record."""
     quiet_libraries()
-    run_cell(config)
+    try:
+        run_cell(config)
+    except (ValueError, OSError, CheckpointError, NonFiniteLoss) as error:
+        cell = config.cell
+        message = f"{cell.dataset}-{cell.detector}-{cell.loss}-s{config.seed} failed: {error}"
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            print(message, flush=True)
+            raise CellFailed(message) from None  # the sweep goes on and ends with an error
+        sys.exit(message)
+    leave_world()
 
 
 if __name__ == "__main__":

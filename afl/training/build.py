@@ -6,6 +6,7 @@ from typing import Any
 
 import hydra
 import torch
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -42,9 +43,15 @@ def instantiate(config: DictConfig, **arguments: Any) -> Any:
     ``arguments`` are handed over as they are: merged into the config, dataclasses and tensors would be converted.
     """
     check_targets(config)
-    if not arguments:
-        return hydra.utils.instantiate(config, _convert_="all")
-    return hydra.utils.instantiate(config, _convert_="all", _partial_=True)(**arguments)
+    try:
+        if not arguments:
+            return hydra.utils.instantiate(config, _convert_="all")
+        return hydra.utils.instantiate(config, _convert_="all", _partial_=True)(**arguments)
+    except InstantiationException as error:
+        # What the constructor had to say, without the wrapping of a wrapping.
+        while isinstance(error, InstantiationException) and error.__cause__ is not None:
+            error = error.__cause__
+        raise error from None
 
 
 def build_detector(config: DictConfig, classes: ClassCounts) -> nn.Module:

@@ -219,7 +219,9 @@ def _figures(
         "images_per_second": images_per_second,
     }
     for name, loss in detector.classification.items():
-        figures |= {f"gradient/{name}/{key}": float(value) for key, value in loss.statistics().items()}
+        for key, value in loss.statistics().items():
+            # what a loss keeps for each class is logged as its mean
+            figures[f"gradient/{name}/{key}"] = float(torch.as_tensor(value).float().mean())
     return figures
 
 

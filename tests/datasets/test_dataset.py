@@ -131,7 +131,7 @@ def test_checking_images_counts_each_kind(small):
     }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.floats(0, 0.999), st.integers(0, 100), st.booleans())
 def test_cut_off_files_are_recognised_at_any_length(part, quality, png):
     image = np.random.default_rng(quality).integers(0, 255, (24, 31, 3)).astype(np.uint8)

@@ -179,6 +179,12 @@ DEFECTS = [
         "bad_segmentation",
         "annotation 13 has a 'segmentation'",
     ),
+    (
+        "annotations.2.segmentation",
+        [[5, 5, 15, 5, 10, 32]],
+        "bad_segmentation",
+        "annotation 13 has a 'segmentation'",
+    ),
     ("annotations.2.segmentation", "x", "bad_segmentation", "annotation 13 has a 'segmentation'"),
     (
         "annotations.2.segmentation",

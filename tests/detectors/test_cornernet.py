@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from datasets import generate_shapes, read_coco, read_shapes, read_voc
 from detectors.contract import Targets, weighted_sum
-from detectors.cornernet import CornerNet, corner_points, pull_and_push
 from detectors.corner_pooling import CORNERS
+from detectors.cornernet import CornerNet, corner_points, pull_and_push
 from detectors.heatmap import gaussian_radius
 from tests.detectors.keypoint_cases import (
     assert_same_detections,
@@ -214,7 +214,7 @@ class TestDecode:
     @pytest.mark.parametrize(
         "classes, height, width, options",
         [
-            (1, 8, 8, {}),
+            (1, 12, 12, {}),
             (4, 8, 12, {}),
             (3, 16, 16, {"max_corners": 20}),
             (2, 16, 8, {"max_pairs": 30, "max_detections": 12}),
@@ -225,11 +225,11 @@ class TestDecode:
         outputs = random_outputs(classes, 3, classes, height, width)
         sizes = torch.tensor([[height * STRIDE, width * STRIDE], [height * STRIDE - 9, width * STRIDE - 5], [20, 20]])
         found = network.decode(outputs, sizes)
+        assert sum(len(detections.scores) for detections in found) > 10
         for b in range(3):
             expected = decoded_by_hand(
                 outputs, b, sizes[b].tolist(), network.max_corners, network.max_pairs, network.max_detections
             )
-            assert len(expected) > 5
             assert_same_detections(found[b], expected)
 
     def test_no_pair_at_all_gives_no_detections(self):
@@ -273,7 +273,7 @@ class TestRoundTrip:
     """Ground truth comes back with AP >= 0.99. What is missing to 1 are the objects counted as ``sharing``."""
 
     def test_shapes(self, tmp_path):
-        folder = generate_shapes(tmp_path, num_train=60, num_val=150)
+        folder = generate_shapes(tmp_path, num_train=20, num_val=60)
         ap, sharing = round_trip(read_shapes(folder, split="val", annotation_format="coco"))
         assert ap >= 0.99 and sharing < 0.01
 

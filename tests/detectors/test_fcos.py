@@ -57,7 +57,7 @@ def make_targets(boxes, labels, ignored=None, size=(96, 96)):
 
 
 def random_boxes(generator, count, size, smallest=4.0):
-    """(count, 4) boxes of all sizes; torchvision compares areas in float32 near 1e8, so none are within 32 of another."""
+    """(count, 4) boxes of all sizes, no two areas within 32: torchvision compares 1e8 - area in float32."""
     boxes = torch.empty(0, 4)
     while len(boxes) < count:
         sides = smallest * (size / smallest) ** torch.rand(1, 2, generator=generator)

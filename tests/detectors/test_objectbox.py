@@ -1,4 +1,4 @@
-"""ObjectBox against the equations of its paper, slow references, and its own ground truth sent through encode and decode."""
+"""ObjectBox against its paper's equations, slow references, and ground truth sent through encode and decode."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ def test_box_loss_gradient_equals_finite_differences():
 
 
 def test_an_object_has_twelve_positives_on_three_levels():
-    # Centre (50, 46): column 12 row 11 of level 4, its fractions .5 and .5 point right and down; column 6 row 5 of level 8,
-    # fractions .25 and .75: left and down; column 3 row 2 of level 16, fractions .125 and .875: left and down.
+    # Centre (50, 46): at stride 4 column 12 row 11, whose fractions .5 and .5 point right and down; at stride 8
+    # column 6 row 5, fractions .25 and .75: left and down; at stride 16 column 3 row 2, .125 and .875: left and down.
     targets = make_targets([[[30.0, 20.0, 70.0, 72.0]]], [[1]])
     model = objectbox()
     outputs = model(torch.zeros(1, 3, 96, 96))
@@ -317,7 +317,7 @@ def test_decoding_encoded_ground_truth_gives_full_ap(name, shared_data, tmp_path
         statistics = model.assignment_statistics(outputs, image.targets)
         too_large, objects = too_large + int(statistics["too_large"]), objects + int(statistics["objects"])
     # Two objects of coco_sample fill images of 1333 pixels, of which the coarsest level reaches 512 to each side.
-    assert too_large == {"shapes": 0, "coco_sample": 2, "bccd": 0}[name] and objects > 300
+    assert too_large == {"shapes": 0, "coco_sample": 2, "bccd": 0}[name] and objects > 200
     assert truth.average_precision(found, {}) >= 0.99
 
 

@@ -57,10 +57,10 @@ def random_target(
     total = images * locations
     skipped = torch.rand(total, generator=random) < 0.3 if ignored else None
     order = torch.randperm(total * classes, generator=random)
-    if skipped is not None:
-        order = order[~skipped[order // classes]]
-    positive = order[:positives]
-    overlapping = torch.cat([positive[: positives // 2], order[positives:]])[:scaled]
+    positive = order if skipped is None else order[~skipped[order // classes]]
+    positive = positive[:positives]
+    others = order[~torch.isin(order, positive)]
+    overlapping = torch.cat([positive[: positives // 2], others])[:scaled]
 
     def pad(values: Tensor, filler: float) -> Tensor:
         full = torch.full((len(values) + padding,), filler, dtype=values.dtype)

@@ -199,9 +199,10 @@ def test_condition_8_batch_without_positives_is_finite_and_holds_all_state():
     loss(logits, full, ONE)
     loss.update()
     before = {name: value.clone() for name, value in loss.state_dict().items() if "steps" not in name}
-    held = loss.chain["balance"](logits, full, ElementWeights(-1.0, 2.0)).negative_class
-    loss.chain["balance"].pending.zero_()
-    assert held[0] < 1
+    held = loss.chain["balance"].statistics()["negative_factor"].item()
+    assert held < 1
+    used = loss.chain["balance"](logits.detach(), empty, ElementWeights(-1.0, 2.0)).negative_class
+    assert used.tolist() == pytest.approx([held] * 5)
     for _ in range(3):
         value, gradient = loss_and_gradient(loss(logits, empty, ONE), logits)
         loss.update()

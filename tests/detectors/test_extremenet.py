@@ -1,0 +1,424 @@
+"""ExtremeNet: edge aggregation, grouping and ghosts against the paper's rules tried one by one, targets and losses
+against equations written out, and ground truth through targets and decoding back to ground truth."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datasets import generate_shapes, read_coco, read_shapes
+from detectors import extreme_grouping
+from detectors.contract import Targets, weighted_sum
+from detectors.extreme_grouping import aggregate_edges, group_extremes, suppress_ghosts
+from detectors.extremenet import EXTREMES, MAPS, ExtremeNet
+from detectors.heatmap import gaussian_radius
+from tests.detectors.keypoint_cases import (
+    assert_same_detections,
+    average_precision,
+    clipped_by_hand,
+    gaussian_by_hand,
+    images_of,
+    peaks_by_hand,
+    penalty_reduced_loss,
+    perfect_logits,
+    put_at_cells,
+    random_targets,
+    small_network,
+    soft_nms_by_hand,
+)
+
+STRIDE = 4
+THRESHOLD = 0.1
+
+
+def random_outputs(seed: int, batch: int, classes: int, height: int, width: int, dtype=torch.float32) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    outputs = {name: torch.randn(batch, classes, height, width, generator=generator) for name in MAPS}
+    for name in EXTREMES:
+        outputs[f"{name}_offset"] = torch.rand(batch, 2, height, width, generator=generator)
+    return {name: value.to(dtype) for name, value in outputs.items()}
+
+
+def all_quadruples(scores: np.ndarray, labels: np.ndarray, cells: np.ndarray, center: np.ndarray) -> np.ndarray:
+    """Every quadruple of (4, K) peaks of one image that passes every test, none left untried.
+
+    Returns:
+        (n, 5) score, then the positions of top, left, bottom and right.
+    """
+    count = scores.shape[1]
+    top, left, bottom, right = np.ix_(*[range(count)] * 4)
+    chosen = tuple(enumerate((top, left, bottom, right)))
+    (tx, ty), (lx, ly), (bx, by), (rx, ry) = (cells[i, k].transpose(4, 0, 1, 2, 3) for i, k in chosen)
+    fits = (ty <= ly) & (ty <= by) & (ty <= ry) & (lx <= tx) & (lx <= bx) & (lx <= rx)
+    fits = fits & (by >= ly) & (by >= ry) & (rx >= tx) & (rx >= bx)
+    middle = center[labels[0, top], (ty + by) // 2, (lx + rx) // 2]
+    fits, total = fits & (middle >= THRESHOLD), 2 * middle
+    for i, k in chosen:
+        fits = fits & (labels[i, k] == labels[0, top]) & (scores[i, k] >= THRESHOLD)
+        total = total + scores[i, k]
+    kept = np.argwhere(fits)
+    return np.concatenate([total[fits][:, None] / 6, kept], 1)
+
+
+class TestEdgeAggregation:
+    def test_example(self):
+        row = torch.tensor([[0.1, 0.3, 0.5, 0.4, 0.2]])
+        torch.testing.assert_close(aggregate_edges(row, -1, 0.1), torch.tensor([[0.1, 0.31, 0.60, 0.42, 0.2]]))
+
+    @settings(deadline=None, max_examples=40)
+    @given(st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9]), min_size=1, max_size=12), st.sampled_from([-1, -2]))
+    def test_equal_to_walking_down_both_sides(self, values, dim):
+        expected = []
+        for i, value in enumerate(values):
+            for step in (-1, 1):
+                j = i + step
+                while 0 <= j < len(values) and values[j] <= values[j - step]:
+                    value += 0.1 * values[j]
+                    j += step
+            expected.append(value)
+        heat = torch.tensor([values]) if dim == -1 else torch.tensor([values]).T
+        found = aggregate_edges(heat, dim, 0.1)
+        torch.testing.assert_close(found.flatten(), torch.tensor(expected))
+
+
+class TestGrouping:
+    @staticmethod
+    def peaks(seed: int, batch: int, count: int, classes: int, side: int, share: float):
+        """Random peaks, some below the threshold, and a centre map of which a share is above it."""
+        generator = torch.Generator().manual_seed(seed)
+        scores = torch.rand(batch, 4, count, generator=generator)
+        labels = torch.randint(classes, (batch, 4, count), generator=generator)
+        cells = torch.randint(side, (batch, 4, count, 2), generator=generator)
+        center = torch.rand(batch, classes, side, side, generator=generator)
+        center = center * (torch.rand(center.shape, generator=generator) < share)
+        return scores, labels, cells, center
+
+    @staticmethod
+    def assert_equal_to_enumeration(found, scores, labels, cells, center, limit):
+        for b in range(len(scores)):
+            expected = all_quadruples(*(x[b].numpy() for x in (scores, labels, cells, center)))
+            expected = expected[np.argsort(-expected[:, 0], kind="stable")][:limit]
+            count = int((found.scores[b] > 0).sum())
+            assert count == len(expected)
+            np.testing.assert_allclose(found.scores[b, :count], expected[:, 0], rtol=1e-5)
+            quadruples = found.points[b, :count].tolist()
+            if limit > count:
+                assert {tuple(q) for q in quadruples} == {tuple(q) for q in expected[:, 1:].astype(int).tolist()}
+            for side in range(4):
+                assert torch.equal(labels[b, side, found.points[b, :count, side]], found.labels[b, :count])
+
+    @settings(deadline=None, max_examples=25)
+    @given(st.integers(0, 10_000), st.integers(1, 9), st.integers(1, 4), st.integers(1, 10), st.floats(0, 1))
+    def test_equal_to_full_enumeration_on_small_maps(self, seed, count, classes, side, share):
+        case = self.peaks(seed, 3, count, classes, side, share)
+        found = group_extremes(*case, threshold=THRESHOLD, limit=100_000)
+        self.assert_equal_to_enumeration(found, *case, limit=100_000)
+
+    def test_best_are_kept_and_pieces_change_nothing(self, monkeypatch):
+        case = self.peaks(0, 2, 12, 1, 12, 0.8)
+        whole = group_extremes(*case, threshold=THRESHOLD, limit=50)
+        self.assert_equal_to_enumeration(whole, *case, limit=50)
+        monkeypatch.setattr(extreme_grouping, "_AT_ONCE", 97)
+        assert whole.candidates > 10 * 97
+        assert torch.equal(group_extremes(*case, threshold=THRESHOLD, limit=50).points, whole.points)
+
+    @pytest.mark.parametrize("classes", [1, 10])
+    def test_a_hundred_times_fewer_candidates_than_enumeration_on_128_cells(self, classes):
+        # Forty objects, in the worst case of one class: as many as a map has peaks.
+        targets = random_targets(classes, batch=1, count=40, num_classes=classes, size=512)
+        network = small_network(ExtremeNet, classes)
+        maps, cells, _ = network.assign({"center": torch.empty(1, classes, 128, 128)}, targets)
+        center = perfect_logits(maps["center"], 128, 128).sigmoid()
+        scores = 0.2 + 0.8 * torch.rand(1, 4, 40, generator=torch.Generator().manual_seed(0))
+        case = scores, targets.labels.unsqueeze(1).expand(-1, 4, -1), cells.transpose(1, 2), center
+        found = group_extremes(*case, threshold=THRESHOLD, limit=1000)
+        assert found.candidates <= 40**4 / 100
+        self.assert_equal_to_enumeration(found, *case, limit=1000)
+
+    def test_nothing_above_the_threshold(self):
+        scores, labels, cells, center = self.peaks(0, 2, 5, 2, 8, 1.0)
+        for case in ((scores * 0.09, center), (scores, center * 0.09)):
+            found = group_extremes(case[0], labels, cells, case[1], threshold=THRESHOLD, limit=10)
+            assert found.scores.shape == (2, 0) and found.points.shape == (2, 0, 4)
+
+
+class TestGhosts:
+    def test_three_boxes_inside_one(self):
+        boxes = torch.tensor([[[0.0, 0, 30, 10], [0, 0, 8, 8], [11, 1, 19, 9], [22, 2, 30, 10]]])
+        scores = torch.tensor([[0.35, 0.3, 0.3, 0.3]])
+        same, other = torch.zeros(1, 4).long(), torch.tensor([[0, 0, 0, 1]])
+        # 0.35 + 0.9 = 1.25 is more than 3 x 0.35; without the third it is not.
+        torch.testing.assert_close(suppress_ghosts(boxes, scores, same), torch.tensor([[0.175, 0.3, 0.3, 0.3]]))
+        assert torch.equal(suppress_ghosts(boxes, scores, other), scores)
+        # At most 0.2 is left alone.
+        assert torch.equal(suppress_ghosts(boxes, scores / 2, same), scores / 2)
+
+    @settings(deadline=None, max_examples=25)
+    @given(st.integers(0, 10_000))
+    def test_equal_to_the_rule_box_by_box(self, seed):
+        generator = torch.Generator().manual_seed(seed)
+        corner = torch.randint(6, (2, 20, 2), generator=generator)
+        boxes = torch.cat([corner, corner + torch.randint(1, 6, (2, 20, 2), generator=generator)], -1).float()
+        scores = torch.rand(2, 20, generator=generator)
+        labels = torch.randint(2, (2, 20), generator=generator)
+        expected = scores.clone()
+        for b in range(2):
+            for i in range(20):
+                x1, y1, x2, y2 = boxes[b, i].tolist()
+                inner = 0.0
+                for j in range(20):
+                    u1, v1, u2, v2 = boxes[b, j].tolist()
+                    if labels[b, i] == labels[b, j] and u1 >= x1 and v1 >= y1 and u2 <= x2 and v2 <= y2:
+                        inner += scores[b, j].item()
+                if scores[b, i] > 0.2 and inner > 3 * scores[b, i].item():
+                    expected[b, i] /= 2
+        torch.testing.assert_close(suppress_ghosts(boxes, scores, labels), expected)
+
+
+class TestLosses:
+    def test_heat_maps_equal_the_papers_loss_on_gaussians_drawn_by_hand(self):
+        targets = random_targets(0, batch=2, count=5, num_classes=3)
+        outputs = random_outputs(1, 2, 3, 16, 16)
+        losses = small_network(ExtremeNet, 3).losses(outputs, targets)
+        heats = {name: [] for name in MAPS}
+        for b in range(2):
+            drawn = {name: [] for name in MAPS}
+            for k, (x1, y1, x2, y2) in enumerate(targets.boxes[b].tolist()):
+                size = [torch.tensor(float(math.ceil(side / STRIDE))) for side in (y2 - y1, x2 - x1)]
+                radius, label = int(gaussian_radius(*size)), int(targets.labels[b, k])
+                at = [(min(int(y // 4), 15), min(int(x // 4), 15)) for x, y in targets.extreme_points[b, k].tolist()]
+                (top, _), (_, left), (bottom, _), (_, right) = at
+                for name, (row, column) in zip(MAPS, [*at, ((top + bottom) // 2, (left + right) // 2)], strict=True):
+                    drawn[name].append((label, row, column, radius))
+            for name in MAPS:
+                heats[name].append(gaussian_by_hand((3, 16, 16), drawn[name]))
+        for name in MAPS:
+            expected = penalty_reduced_loss(outputs[name].numpy(), np.stack(heats[name]))
+            assert losses[name].item() == pytest.approx(expected, rel=1e-4)
+
+    def test_offsets_equal_a_sum_over_points(self):
+        targets = random_targets(2, batch=2, count=3, num_classes=3)
+        outputs = random_outputs(3, 2, 3, 16, 16)
+        total = 0.0
+        for b in range(2):
+            for k in range(3):
+                for name, xy in zip(EXTREMES, targets.extreme_points[b, k].tolist(), strict=True):
+                    cell = [min(int(v // STRIDE), 15) for v in xy]
+                    for axis in (0, 1):
+                        d = abs(outputs[f"{name}_offset"][b, axis, cell[1], cell[0]].item() - (xy[axis] / STRIDE - cell[axis]))
+                        total += 0.5 * d * d if d < 1 else d - 0.5
+        losses = small_network(ExtremeNet, 3).losses(outputs, targets)
+        assert losses["offset"].item() == pytest.approx(total / 6, rel=1e-5)
+
+    def test_objects_without_extreme_points_are_neither_learnt_nor_held_against_the_network(self):
+        targets = random_targets(4, batch=1, count=3, num_classes=2)
+        boxes = torch.tensor([[[2.0, 2, 20, 20], [32, 32, 48, 64], [32, 0, 64, 8]]])
+        points = targets.extreme_points.clone()
+        points[0, 1, 2] = math.nan  # one unknown point is enough
+        points[0, 2] = math.nan
+        targets = replace(targets, boxes=boxes, extreme_points=points)
+        network = small_network(ExtremeNet, 2)
+        outputs = {k: v.requires_grad_() for k, v in random_outputs(5, 1, 2, 16, 16).items()}
+        losses = network.losses(outputs, targets)
+        weighted_sum(losses, {}).backward()
+        maps, _, learnt = network.assign(outputs, targets)
+        assert learnt.tolist() == [[True, False, False]]
+        for name in MAPS:
+            assert maps[name].num_positives() == 1
+            still = torch.zeros(16, 16, dtype=torch.bool)
+            still[8:16, 8:12] = still[0:2, 8:16] = True
+            assert torch.equal(outputs[name].grad[0].abs().sum(0) == 0, still)
+        only = Targets(boxes[:, :1], targets.labels[:, :1], targets.ignored[:, :1], targets.image_sizes, points[:, :1])
+        assert losses["offset"] == network.losses(outputs, only)["offset"]
+        assert all(torch.isfinite(value.grad).all() for value in outputs.values())
+
+    @pytest.mark.parametrize("count", [0, 3])
+    def test_images_without_objects_keep_every_parameter_in_the_graph(self, count):
+        network = small_network(ExtremeNet, 3)
+        targets = random_targets(0, batch=1, count=count, num_classes=3)
+        targets = replace(targets, labels=torch.full_like(targets.labels, -1))
+        losses = network.losses(network(torch.randn(1, 3, 64, 64)), targets)
+        assert losses["offset"] == 0
+        weighted_sum(losses, network.loss_weights).backward()
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
+
+    def test_more_than_128_objects_are_all_learnt(self):
+        targets = random_targets(6, batch=1, count=300, num_classes=4, size=128)
+        network = small_network(ExtremeNet, 4)
+        outputs = random_outputs(7, 1, 4, 32, 32)
+        maps, cells, learnt = network.assign(outputs, targets)
+        assert learnt.all()
+        for i, name in enumerate(EXTREMES):
+            places = zip(targets.labels[0].tolist(), cells[0, :, i].tolist(), strict=True)
+            assert maps[name].num_positives() == len({(label, *cell) for label, cell in places}) > 200
+        assert all(torch.isfinite(value) for value in network.losses(outputs, targets).values())
+
+    def test_missing_extreme_points_say_what_to_do(self):
+        targets = replace(random_targets(0, batch=1, count=2, num_classes=2), extreme_points=None)
+        network = small_network(ExtremeNet, 2)
+        assert network.needs_extreme_points
+        with pytest.raises(ValueError, match="extreme_source.*box_sides"):
+            network.losses(random_outputs(0, 1, 2, 16, 16), targets)
+
+    def test_bf16_outputs_give_float32_losses_and_detections(self):
+        targets = random_targets(8, batch=2, count=3, num_classes=2)
+        network = small_network(ExtremeNet, 2)
+        outputs = random_outputs(9, 2, 2, 8, 8, torch.bfloat16)
+        exact = {name: value.float() for name, value in outputs.items()}
+        for name, value in network.losses(outputs, targets).items():
+            assert value.dtype == torch.float32
+            torch.testing.assert_close(value, network.losses(exact, targets)[name], rtol=1e-5, atol=1e-6)
+        for found, same in zip(
+            network.decode(outputs, targets.image_sizes), network.decode(exact, targets.image_sizes), strict=True
+        ):
+            assert found.scores.dtype == found.boxes.dtype == torch.float32
+            assert torch.equal(found.scores, same.scores) and torch.equal(found.boxes, same.boxes)
+
+
+def aggregated_by_hand(heat: np.ndarray, rows: bool) -> np.ndarray:
+    lines = heat if rows else heat.transpose(0, 2, 1)
+    result = lines.copy()
+    for c, i, j in np.ndindex(*lines.shape):
+        for step in (-1, 1):
+            k = j + step
+            while 0 <= k < lines.shape[2] and lines[c, i, k] <= lines[c, i, k - step]:
+                result[c, i, j] += 0.1 * lines[c, i, k]
+                k += step
+    return result if rows else result.transpose(0, 2, 1)
+
+
+def decoded_by_hand(outputs: dict, b: int, size: list[int], network: ExtremeNet) -> list[tuple]:
+    """Peaks by hand, every quadruple of them, suppression by hand (ExtremeNet, 4)."""
+    peaks = []
+    for name in EXTREMES:
+        heat = aggregated_by_hand(outputs[name][b].sigmoid().double().numpy(), rows=name in ("top", "bottom"))
+        peaks.append([(min(s, 1.0), c, i, j) for s, c, i, j in peaks_by_hand(heat)][: network.max_points])
+    count = min(map(len, peaks))
+    assert count == max(map(len, peaks)) == network.max_points
+    table = np.array(peaks)
+    found = []
+    cells = table[:, :, [3, 2]].astype(int)
+    center = outputs["center"][b].sigmoid().double().numpy()
+    for score, *which in all_quadruples(table[..., 0], table[..., 1].astype(int), cells, center).tolist():
+        where = []
+        for side, (name, k) in enumerate(zip(EXTREMES, map(int, which), strict=True)):
+            column, row = cells[side, k]
+            offset = outputs[f"{name}_offset"][b, :, row, column].tolist()
+            where.append(((column + offset[0]) * STRIDE, (row + offset[1]) * STRIDE))
+        (_, y1), (x1, _), (_, y2), (x2, _) = where
+        found.append((score, int(table[0, int(which[0]), 1]), x1, y1, x2, y2))
+    found = sorted(found, reverse=True)[: network.max_groups]
+    kept = soft_nms_by_hand(clipped_by_hand(found, *size), network.soft_nms_sigma, network.max_detections)
+    judged = []
+    for entry in kept:
+        inner = [
+            e[0]
+            for e in kept
+            if e[1] == entry[1] and e[2] >= entry[2] and e[3] >= entry[3] and e[4] <= entry[4] and e[5] <= entry[5]
+        ]
+        ghost = entry[0] > 0.2 and sum(inner) > 3 * entry[0]
+        judged.append((entry[0] / 2 if ghost else entry[0], *entry[1:]))
+    return sorted(judged, reverse=True)
+
+
+class TestDecode:
+    @pytest.mark.parametrize(
+        "classes, height, width, options",
+        [
+            (3, 8, 8, {"max_points": 12}),
+            (2, 8, 12, {"max_points": 14, "max_groups": 100}),
+            (1, 16, 8, {"max_points": 9, "max_detections": 25}),
+        ],
+    )
+    def test_equal_to_enumerating_all_quadruples(self, classes, height, width, options):
+        network = small_network(ExtremeNet, classes, **options)
+        # In double precision, or equal scores of different quadruples come in another order than by hand.
+        outputs = {k: v.double() for k, v in random_outputs(classes, 2, classes, height, width).items()}
+        sizes = torch.tensor([[height * STRIDE, width * STRIDE], [height * STRIDE - 9, width * STRIDE - 5]])
+        found = network.decode(outputs, sizes)
+        for b in range(2):
+            expected = decoded_by_hand(outputs, b, sizes[b].tolist(), network)
+            assert len(expected) > 10
+            assert_same_detections(found[b], expected)
+
+
+def perfect_outputs(network: ExtremeNet, targets: Targets, height: int, width: int) -> dict:
+    """What a network without error would say: Gaussians and exact offsets."""
+    height, width = height // STRIDE, width // STRIDE
+    maps, cells, learnt = network.assign({"center": torch.empty(1, 1, height, width)}, targets)
+    outputs = {name: perfect_logits(maps[name], height, width) for name in MAPS}
+    for i, name in enumerate(EXTREMES):
+        offset = targets.extreme_points[:, :, i] / STRIDE - cells[:, :, i]
+        outputs[f"{name}_offset"] = put_at_cells(cells[:, :, i], offset, learnt, height, width)
+    return outputs
+
+
+def unresolvable(network: ExtremeNet, targets: Targets, outputs: dict) -> tuple[set[int], set[int]]:
+    """Objects that no decoder can tell apart from these maps, and why.
+
+    Returns:
+        crowded: two objects of a class with points of one kind in one cell or in neighbouring cells, where only one of
+            them is a peak; mixed: classes in which points of different objects make a box that passes every test and so
+            looks like an object. Both as positions of objects in the image.
+    """
+    _, cells, learnt = network.assign(outputs, targets)
+    crowded, mixed = set(), set()
+    center = outputs["center"][0].sigmoid().numpy()
+    objects = learnt[0].nonzero().flatten().tolist()
+    for label in {int(targets.labels[0, k]) for k in objects}:
+        own = [k for k in objects if targets.labels[0, k] == label]
+        where = cells[0, own].numpy()
+        apart = np.abs(where[:, None] - where[None]).max(-1).min(-1)
+        np.fill_diagonal(apart, 99)
+        crowded |= {k for k, near in zip(own, apart.min(1), strict=True) if near <= 1}
+        points = where.transpose(1, 0, 2)
+        ones = np.ones(points.shape[:2])
+        if len(all_quadruples(ones, ones.astype(int) * label, points, center)) > len(own):
+            mixed |= set(own)
+    return crowded, mixed
+
+
+def round_trip(index) -> tuple[float, float, float]:
+    """AP of the boxes of extreme points through targets and decoding: of all objects that have them, of those that are not
+    ``unresolvable``, and the share of the latter."""
+    # As many peaks as the fullest of the images needs.
+    network = small_network(ExtremeNet, index.num_classes, max_points=100)
+    truth = index.coco_dict()
+    for annotation, points in zip(truth["annotations"], index.extreme_points.astype(float), strict=True):
+        if np.isfinite(points).all():
+            (_, y1), (x1, _), (_, y2), (x2, _) = points.tolist()
+            annotation["bbox"] = [x1, y1, x2 - x1, y2 - y1]
+        else:
+            annotation["iscrowd"] = 1
+    found, hard, learnt = {}, set(), 0
+    for i, targets, (height, width) in images_of(index):
+        outputs = perfect_outputs(network, targets, height, width)
+        found[int(index.image_ids[i])] = network.decode(outputs, targets.image_sizes)[0]
+        hard |= {index.annotations(i).start + k for k in set.union(*unresolvable(network, targets, outputs))}
+        learnt += int(network.assign(outputs, targets)[2].sum())
+    everything = average_precision(truth, found)
+    for a in hard:
+        truth["annotations"][a]["iscrowd"] = 1
+    return everything, average_precision(truth, found), len(hard) / learnt
+
+
+class TestRoundTrip:
+    def test_shapes(self, tmp_path):
+        folder = generate_shapes(tmp_path, num_train=20, num_val=60)
+        everything, _, _ = round_trip(read_shapes(folder, split="val", annotation_format="coco"))
+        assert everything >= 0.99
+
+    @pytest.mark.parametrize("split", ["train", "val"])
+    def test_coco_sample(self, shared_data, split):
+        folder = shared_data / "coco_sample"
+        index = read_coco(folder / "annotations" / f"instances_{split}2017.json", folder / f"{split}2017")
+        everything, resolvable, share = round_trip(index)
+        print(everything, resolvable, share)
+        assert resolvable >= 0.99
+        assert everything >= 0.95 and share < 0.3

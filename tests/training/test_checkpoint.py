@@ -1,0 +1,65 @@
+"""Checkpoints: whole or not at all, and damage is noticed."""
+
+import os
+
+import pytest
+import torch
+
+from afl.training.checkpoint import CheckpointError, load_checkpoint, load_latest, save_checkpoint
+
+
+def state(value: float, run: str = "abc") -> dict:
+    return {"run": run, "model": {"w": torch.full((1000,), float(value))}, "step": int(value)}
+
+
+def test_weights_come_back_and_torch_load_reads_them(tmp_path):
+    path = save_checkpoint(tmp_path, state(3))
+    assert load_checkpoint(path)["model"]["w"].eq(3).all()
+    assert torch.load(path, weights_only=True)["model"]["w"].eq(3).all()
+
+
+def test_the_one_before_is_kept_and_taken_when_the_last_is_truncated(tmp_path):
+    save_checkpoint(tmp_path, state(1))
+    last = save_checkpoint(tmp_path, state(2))
+    last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+    found, notes = load_latest(tmp_path, "abc")
+    assert found["step"] == 1
+    assert len(notes) == 1 and "last.pt" in notes[0]
+
+
+def test_one_flipped_bit_in_the_weights_is_noticed(tmp_path):
+    path = save_checkpoint(tmp_path, state(1))
+    data = bytearray(path.read_bytes())
+    data[data.find(torch.ones(4).numpy().tobytes()) + 5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="checksum|damaged"):
+        load_checkpoint(path)
+
+
+def test_foreign_files_are_refused(tmp_path):
+    (tmp_path / "last.pt").write_text("not a checkpoint")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_checkpoint(tmp_path / "last.pt")
+    torch.save({"model": {}}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="not written by this project"):
+        load_checkpoint(tmp_path / "other.pt")
+
+
+def test_another_runs_checkpoint_is_not_continued(tmp_path):
+    save_checkpoint(tmp_path, state(1, run="other"))
+    found, notes = load_latest(tmp_path, "abc")
+    assert found is None and "another run" in notes[0]
+
+
+def test_a_full_disk_leaves_the_last_good_one(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, state(1))
+
+    def no_space(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match="last good one is kept"):
+        save_checkpoint(tmp_path, state(2))
+    monkeypatch.undo()
+    assert load_latest(tmp_path, "abc")[0]["step"] == 1
+    assert not list(tmp_path.glob("*.tmp"))

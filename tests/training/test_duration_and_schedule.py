@@ -1,0 +1,70 @@
+"""Durations in closed form; schedules against torch's own."""
+
+import math
+
+import pytest
+import torch
+
+from afl.training.duration import Duration
+from afl.training.schedule import cosine_schedule, one_cycle_schedule, step_schedule, warmed_up
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [("60steps", 60), ("3epochs", 75), ("1.5 epochs", 38), ("320images", 20), ("10percent", 50), ("0steps", 0), ("1image", 1)],
+)
+def test_durations_in_steps(text, steps):
+    assert Duration.parse(text).in_steps(images_per_epoch=400, batch_size=16, total_steps=500) == steps
+
+
+@pytest.mark.parametrize("text", ["60", "steps", "3 fortnights", "", "-5steps", "None"])
+def test_what_is_no_duration_is_refused_with_the_units(text):
+    with pytest.raises(ValueError, match="steps, epochs, images, percent"):
+        Duration.parse(text)
+
+
+def test_percent_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="percent of what"):
+        Duration.parse("10percent").in_steps(images_per_epoch=10, batch_size=1)
+
+
+def rates(scheduler_of, steps: int) -> list[float]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = scheduler_of(optimizer)
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+def test_step_schedule_equals_torch_multistep():
+    ours = step_schedule(total_steps=90, milestones=[60 / 90, 80 / 90])
+    theirs = rates(lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [60, 80]), 90)
+    assert [ours(t) for t in range(90)] == pytest.approx(theirs)
+
+
+def test_cosine_schedule_equals_torch_cosine_annealing():
+    ours = cosine_schedule(total_steps=50, final=0.1)
+    theirs = rates(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 50, eta_min=0.1), 50)
+    assert [ours(t) for t in range(50)] == pytest.approx(theirs)
+
+
+def test_one_cycle_schedule_equals_torch_but_for_its_last_step():
+    steps, peak = 101, 25
+    ours = one_cycle_schedule(total_steps=steps - 1, rise=peak / (steps - 1), start=0.04, final=1e-4)
+    # torch's last phase ends on its last step, one before ours, and starts rising one step earlier
+    theirs = rates(
+        lambda o: torch.optim.lr_scheduler.OneCycleLR(
+            o, 1.0, total_steps=steps, pct_start=(peak + 1) / steps, div_factor=25, final_div_factor=400, cycle_momentum=False
+        ),
+        steps,
+    )
+    assert [ours(t) for t in range(steps)] == pytest.approx(theirs, abs=1e-9)
+
+
+def test_warm_up_rises_linearly():
+    schedule = warmed_up(lambda step: 2.0, warmup_steps=10, start=0.1)
+    assert [schedule(t) for t in (0, 5, 10, 11)] == pytest.approx([0.2, 1.1, 2.0, 2.0])
+    assert math.isclose(warmed_up(lambda step: 1.0, 0, 0.0)(0), 1.0)

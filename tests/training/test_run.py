@@ -1,0 +1,217 @@
+"""Whole cells: the record, resuming bit for bit, failures, two processes, and the commands around them."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from afl.tracking import read_record
+from afl.training import ConfigError, run_cell
+from afl.training.build import check_targets
+from afl.training.compose import CONF
+from afl.training.guard import NonFiniteLoss
+from afl.training.lock import RunBusy, run_lock
+
+ROOT = CONF.parent
+DETECTORS = sorted(path.stem for path in (CONF / "detector").glob("*.yaml"))
+LOSSES = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
+
+
+def weights(config, record) -> dict[str, torch.Tensor]:
+    path = f"{config.paths.output}/{record.key}/checkpoints/last.pt"
+    return torch.load(path, weights_only=True)["model"]
+
+
+def assert_same_weights(a: dict, b: dict) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def test_a_run_leaves_a_whole_record_and_detections_that_pycocotools_scores_alike(small_cell):
+    config = small_cell("retinanet", "afl")
+    record = run_cell(config)
+    folder = f"{config.paths.output}/{record.key}"
+    again = read_record(f"{folder}/record.json")
+    assert again == record and again.status == "finished" and again.steps == 9
+    assert again.train_seconds > 0 and again.peak_memory_bytes > 0 and again.parameters > 1000
+    assert set(again.per_class) == set(again.groups) and len(again.groups) == 30
+    for name in ("config.yaml", "metrics.jsonl", "detections.json", "predictions.png", "checkpoints/last.pt"):
+        assert os.path.getsize(f"{folder}/{name}") > 0
+    from afl.training.data import read_data
+
+    truth = COCO()
+    truth.dataset = read_data(config).val.coco_dict()
+    truth.createIndex()
+    if json.load(open(f"{folder}/detections.json")):
+        evaluation = COCOeval(truth, truth.loadRes(f"{folder}/detections.json"), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        assert evaluation.stats[0] == pytest.approx(record.metrics["AP"], abs=1e-6)
+
+
+def test_a_finished_run_is_not_trained_again(small_cell, monkeypatch):
+    config = small_cell()
+    first = run_cell(config)
+    monkeypatch.setattr("afl.training.run.train", lambda **_: pytest.fail("trained again"))
+    assert run_cell(config) == first
+
+
+@pytest.mark.parametrize("loss", ["fl", "afl_per_class"])
+def test_resumed_weights_equal_uninterrupted_ones_bit_for_bit(small_cell, monkeypatch, loss):
+    options = ("trainer.ema=0.9", "trainer.accumulate=2")
+    whole = small_cell("centernet", loss, *options)
+    expected = weights(whole, run_cell(whole))
+    broken = small_cell("centernet", loss, *options, f"paths.output={whole.paths.output}/broken")
+
+    class Killed(BaseException):
+        pass
+
+    from afl.training import loop
+
+    def stop_at_five(optimizer, base, factor, real=loop.set_learning_rate):
+        stop_at_five.steps += 1
+        if stop_at_five.steps == 6:
+            raise Killed
+        real(optimizer, base, factor)
+
+    stop_at_five.steps = 0
+    monkeypatch.setattr(loop, "set_learning_rate", stop_at_five)
+    with pytest.raises(Killed):
+        run_cell(broken)
+    monkeypatch.undo()
+    record = run_cell(broken)
+    assert_same_weights(weights(broken, record), expected)
+    steps = [json.loads(line)["step"] for line in open(f"{broken.paths.output}/{record.key}/metrics.jsonl")]
+    assert steps == sorted(steps) and set(steps) == set(range(1, 10))
+
+
+def test_kill_dash_nine_and_the_same_command_again_give_the_same_weights(small_cell, tmp_path):
+    config = small_cell("centernet", "afl", "trainer.max_duration=60steps")
+    expected = weights(config, run_cell(config))
+    other = tmp_path / "killed"
+    command = [
+        sys.executable, "-m", "scripts.train", "detector=centernet", "loss=afl", "dataset=shapes_coco",
+        "dataset.folder.num_train=24", "dataset.folder.num_val=10", "initial_weights=null", "logger=none",
+        "trainer.progress=none", "trainer.batch_size=4", "trainer.eval_batch_size=4", "trainer.max_duration=60steps",
+        "trainer.checkpoint_every=3steps", "trainer.log_every=1steps", "trainer.device=cpu",
+        f"paths.output={other}", f"paths.cache={config.paths.cache}",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        logs = list(other.glob("*/metrics.jsonl"))
+        if logs and logs[0].read_text().count("\n") >= 8:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not list(other.glob("*/record.json"))
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    (path,) = other.glob("*/checkpoints/last.pt")
+    assert_same_weights(torch.load(path, weights_only=True)["model"], expected)
+
+
+def test_a_non_finite_loss_stops_the_run_and_names_images_and_terms(small_cell):
+    config = small_cell("centernet", "fl", "optimizer.factory.lr=1e30", "trainer.clip_norm=null")
+    with pytest.raises(NonFiniteLoss, match=r"step \d+ \(.*heat.*\) on images \["):
+        run_cell(config)
+    (path,) = Path(config.paths.output).glob("*/non_finite_step*.pt")
+    saved = torch.load(path, weights_only=True)
+    assert saved["images"].shape[0] == len(saved["image_ids"]) == 4
+    (record_path,) = Path(config.paths.output).glob("*/record.json")
+    assert read_record(record_path).status == "failed"
+
+
+def test_a_failed_run_is_tried_again(small_cell, monkeypatch):
+    config = small_cell()
+    with monkeypatch.context() as broken:
+        broken.setattr("afl.training.run.build_evaluator", lambda *_: (_ for _ in ()).throw(OSError("disk is full")))
+        with pytest.raises(OSError):
+            run_cell(config)
+    assert run_cell(config).status == "finished"
+
+
+def test_a_locked_run_is_left_alone(small_cell, tmp_path):
+    with run_lock(tmp_path / "run", wait=False):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            assert "is being run by process" in pool.apply(_try_lock, (str(tmp_path / "run"),))
+    with run_lock(tmp_path / "run", wait=False):
+        pass
+
+
+def _try_lock(folder: str) -> str:
+    try:
+        with run_lock(Path(folder), wait=False):
+            return "got it"
+    except RunBusy as busy:
+        return str(busy)
+
+
+def test_evaluate_command_repeats_the_records_figures(small_cell, capsys):
+    from scripts.evaluate import main
+
+    config = small_cell("retinanet")
+    record = run_cell(config)
+    folder = f"{config.paths.output}/{record.key}"
+    main([f"run={folder}"])
+    found = json.load(open(f"{folder}/evaluation.json"))
+    assert {name: found[name] for name in record.metrics} == record.metrics
+    assert "blue" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("backbone", ["tiny", "resnet18"])
+def test_every_detector_composes_and_runs_a_step_on_every_kind_of_backbone(small_cell, detector, backbone):
+    overrides = [f"backbone={backbone}", "trainer.max_duration=1steps", "dataset.extreme_source=box_sides"]
+    if backbone == "resnet18":
+        overrides += ["backbone.pretrained=false", "backbone.frozen_batch_norm=false", "backbone.frozen_stages=0"]
+    record = run_cell(small_cell(detector, "fl", *overrides))
+    assert record.status == "finished"
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_composes_and_runs_two_steps(small_cell, loss):
+    assert run_cell(small_cell("retinanet", loss, "trainer.max_duration=2steps")).status == "finished"
+
+
+def test_a_config_calls_nothing_but_this_project_and_torchs_optimisers(small_cell):
+    config = small_cell()
+    check_targets(config)
+    config.loss._target_ = "os.system"
+    with pytest.raises(ConfigError, match="os.system"):
+        check_targets(config)
+
+
+def test_loss_arms_differ_in_their_keys_and_paths_do_not_matter(small_cell, tmp_path):
+    from afl.training.data import read_data
+    from afl.training.run import cell_key
+
+    def key(*arguments: str) -> str:
+        config = small_cell(*arguments)
+        return cell_key(config, read_data(config)).name
+
+    assert key("centernet", "fl") != key("centernet", "afl")
+    assert key("centernet", "fl") != key("centernet", "fl", "loss.gamma=1.5")
+    assert key("centernet", "fl") == key("centernet", "fl", f"paths.output={tmp_path}/elsewhere", "trainer.num_workers=3")
+
+
+def test_batches_that_cannot_be_shared_are_refused(small_cell):
+    with pytest.raises(ConfigError, match="cannot be shared"):
+        run_cell(small_cell("centernet", "fl", "trainer.accumulate=3"))
+
+
+def test_evaluator_figures_do_not_depend_on_the_batch_size(small_cell):
+    first = run_cell(small_cell("centernet", "fl", "trainer.eval_batch_size=8", "trainer.precision=fp32"))
+    second = run_cell(small_cell("centernet", "fl", "trainer.eval_batch_size=3", "trainer.precision=fp32"))
+    assert first.metrics == pytest.approx(second.metrics, abs=1e-3)
