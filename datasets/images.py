@@ -86,7 +86,8 @@ def is_cut_off(data: bytes) -> bool:
         return not _has_end_of_jpeg(data)
     if data.startswith(_PNG):
         return data.find(_END_OF_PNG) < 0
-    return not data
+    # Shorter than its own signature, or empty.
+    return _JPEG.startswith(data) or _PNG.startswith(data)
 
 
 def _has_end_of_jpeg(data: bytes) -> bool:

@@ -38,27 +38,33 @@ class Groups:
     candidates: int
 
 
-def aggregate_edges(heat: Tensor, dim: int, weight: float) -> Tensor:
+def aggregate_edges(heat: Tensor, dim: int, weight: float, floor: float = 0.0) -> Tensor:
     """Strengthen peaks of an edge that has no single extreme point (ExtremeNet, 4.4).
 
     To each cell ``weight`` times the sum of the monotonically rising run that leads into it is added, from both sides
     along ``dim``: the row for top and bottom points, the column for left and right ones.
 
     Args:
-        heat: non-negative scores, any shape.
+        heat: (B, C, H, W) non-negative scores.
+        floor: lines in which nothing can reach this are left as they are; most classes have no point in most lines.
     """
-    return heat + weight * (_rising_run(heat, dim) + _rising_run(heat.flip(dim), dim).flip(dim))
+    lines = heat.movedim(dim, -1)
+    shape, length = lines.shape, lines.shape[-1]
+    lines = lines.reshape(-1, length)
+    # A run has no value above the cell it leads into, and both runs together no more than length - 1 cells.
+    active = (lines.amax(1) * (1 + weight * (length - 1)) >= floor).nonzero().flatten()
+    chosen = lines[active]
+    runs = _rising_run(chosen) + _rising_run(chosen.flip(-1)).flip(-1)
+    return lines.index_copy(0, active, chosen + weight * runs).view(shape).movedim(-1, dim)
 
 
-def _rising_run(heat: Tensor, dim: int) -> Tensor:
-    """At each cell the sum of the cells before it, back to where the values last fell."""
-    length = heat.shape[dim]
-    first, last = heat.narrow(dim, 0, length - 1), heat.narrow(dim, 1, length - 1)
-    zero = torch.zeros_like(heat.narrow(dim, 0, 1))
-    before = torch.cat([zero, first.cumsum(dim)], dim)
+def _rising_run(lines: Tensor) -> Tensor:
+    """(N, L): at each cell the sum of the cells before it, back to where the values last fell."""
+    zero = torch.zeros_like(lines[:, :1])
+    before = torch.cat([zero, lines[:, :-1].cumsum(1)], 1)
+    falls = torch.cat([zero.bool(), lines[:, 1:] < lines[:, :-1]], 1)
     # Sums of non-negative values never fall, so the latest restart is the largest one.
-    restarts = torch.cat([zero, torch.where(last < first, before.narrow(dim, 1, length - 1), 0.0)], dim)
-    return before - restarts.cummax(dim).values
+    return before - torch.where(falls, before, 0.0).cummax(1).values
 
 
 def group_extremes(

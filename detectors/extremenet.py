@@ -220,7 +220,7 @@ class ExtremeNet(nn.Module):
         peaks, points = [], []
         for name in EXTREMES:
             along = -1 if name in ("top", "bottom") else -2
-            heat = aggregate_edges(outputs[name].float().sigmoid(), along, self.aggregation)
+            heat = aggregate_edges(outputs[name].float().sigmoid(), along, self.aggregation, self.min_score)
             peaks.append(top_peaks(keep_peaks(heat).clamp(max=1), self.max_points))
             points.append(peaks[-1][2] + gather_cells(outputs[f"{name}_offset"], peaks[-1][2]).float())
         scores, labels, cells = (torch.stack(part, 1) for part in zip(*peaks, strict=True))

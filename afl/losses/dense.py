@@ -8,10 +8,21 @@ import torch
 from torch import Tensor
 
 from afl.losses.fused import block_rows, times_upstream
-from afl.losses.gradient import alpha_balance, computing_type, gate, mixture, modulated_cross_entropy
+from afl.losses.gradient import (
+    alpha_balance,
+    computing_type,
+    gate,
+    gradient_size,
+    mixture,
+    modulated_cross_entropy,
+    modulation,
+    negative_log,
+)
 
-# Elements of a block on a CPU: its dozen temporaries stay in the cache of a core.
-_BLOCK = 1 << 15
+# Elements of a block on a CPU: its temporaries stay in the cache of a core.
+_BLOCK = 1 << 16
+# Plain negatives are computed apart where they outnumber the other elements by this.
+_SPARSE = 8
 
 
 def dense_loss(
@@ -55,21 +66,17 @@ class _DenseLoss(torch.autograd.Function):
         scale = 1.0 / max(logits.numel(), 1) if reduction == "mean" else 1.0
         with torch.autocast(device_type=device.type, enabled=False):
             for rows in _blocks(z_rows):
-                z, y = z_rows[rows].to(dtype), y_rows[rows].to(dtype)
-                loss, slope = modulated_cross_entropy(z, y, mixture, gamma)
-                weight = alpha_balance(y, alpha)
-                if class_weights is not None:
-                    priority = 1.0 + (class_weights.to(dtype) - 1.0) * y
-                    weight = priority * weight
-                    if strength is not None:
-                        weight *= gate(priority.mul_(slope).abs_(), strength.to(dtype))
-                loss *= weight
+                z, y = (matrix[rows].to(dtype).contiguous() for matrix in (z_rows, y_rows))
+                place = gradient[rows] if gradient is not None and gradient.dtype == dtype else None
+                loss, slope = _block_terms(z, y, class_weights, strength, alpha, gamma, place)
                 if each:
                     losses[rows] = loss
                 else:
                     total += loss.sum()
-                if gradient is not None:
-                    gradient[rows] = slope.mul_(weight).mul_(scale)
+                if scale != 1.0:
+                    slope *= scale
+                if gradient is not None and slope is not place:
+                    gradient[rows] = slope
         if differentiable:
             ctx.save_for_backward(gradient.view(logits.shape))
         return losses.view(logits.shape) if each else (total * scale).to(dtype)
@@ -79,6 +86,63 @@ class _DenseLoss(torch.autograd.Function):
     def backward(ctx, upstream):
         (gradient,) = ctx.saved_tensors
         return times_upstream(gradient, upstream), *(None,) * 7
+
+
+def _block_terms(
+    z: Tensor,
+    y: Tensor,
+    class_weights: Tensor | None,
+    strength: Tensor | None,
+    alpha: float,
+    gamma: float,
+    place: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Weighted losses and signed gradients of a block (n, C); the gradients in ``place`` where that is free."""
+    # A CPU can look for what is not a plain negative, and then compute only that in full.
+    index = _indices_of_others(y) if z.device.type == "cpu" else None
+    if index is None or _SPARSE * index.numel() > y.numel():
+        return _terms(z, y, class_weights, strength, alpha, gamma)
+    loss, slope = _negative_terms(z, strength, alpha, gamma, place)
+    label = index % z.shape[1]
+    own = [value if value is None or value.ndim == 0 else value[label] for value in (class_weights, strength)]
+    loss.view(-1)[index], slope.view(-1)[index] = _terms(
+        z.view(-1)[index], y.view(-1)[index], *own, alpha, gamma
+    )
+    return loss, slope
+
+
+def _indices_of_others(y: Tensor) -> Tensor:
+    """(K,) flat indices of what is not 0 in targets (n, C); sums over rows first spare most of the search."""
+    rows = y.sum(1).nonzero().squeeze(1)
+    position, label = y[rows].nonzero(as_tuple=True)
+    return rows[position] * y.shape[1] + label
+
+
+def _terms(
+    z: Tensor, y: Tensor, class_weights: Tensor | None, strength: Tensor | None, alpha: float, gamma: float
+) -> tuple[Tensor, Tensor]:
+    """Weighted losses and signed gradients of any elements; class weights and strength broadcast to them."""
+    loss, slope = modulated_cross_entropy(z, y, mixture, gamma)
+    weight = torch.ones_like(y) if class_weights is None else 1.0 + (class_weights.to(z.dtype) - 1.0) * y
+    factor = weight * alpha_balance(y, alpha)
+    if strength is not None:
+        factor *= gate(weight.mul_(slope).abs_(), strength.to(z.dtype))
+    return loss.mul_(factor), slope.mul_(factor)
+
+
+def _negative_terms(
+    z: Tensor, strength: Tensor | None, alpha: float, gamma: float, place: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The same where every element is a plain negative, for which class weights are 1."""
+    g = torch.sigmoid(z)
+    factor = modulation(g, gamma)
+    loss = negative_log(z).mul_(factor)
+    slope = gradient_size(g, factor, loss, gamma, out=place)
+    balance = alpha_balance(0.0, alpha)
+    if strength is None:
+        return loss.mul_(balance), slope.mul_(balance)
+    closed = gate(slope, strength.to(z.dtype), out=g).mul_(balance)
+    return loss.mul_(closed), slope.mul_(closed)
 
 
 def hardness_of_positives(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

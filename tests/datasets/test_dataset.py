@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torchvision.io import decode_image
 
@@ -133,6 +133,7 @@ def test_checking_images_counts_each_kind(small):
 
 @settings(max_examples=120, deadline=None)
 @given(st.floats(0, 0.999), st.integers(0, 100), st.booleans())
+@example(part=0.001, quality=0, png=True)
 def test_cut_off_files_are_recognised_at_any_length(part, quality, png):
     image = np.random.default_rng(quality).integers(0, 255, (24, 31, 3)).astype(np.uint8)
     options = [] if png else [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_PROGRESSIVE, quality % 2]

@@ -171,7 +171,7 @@ def assert_same_detections(found: object, expected: list[tuple]) -> None:
     """Boxes, scores and labels of one image against a list of (score, class, x1, y1, x2, y2), best first."""
     assert len(found.scores) == len(expected)
     if expected:
-        rows = torch.tensor(expected)
+        rows = torch.tensor(expected, dtype=torch.float32)
         torch.testing.assert_close(found.scores, rows[:, 0], atol=1e-5, rtol=1e-5)
         assert found.labels.tolist() == rows[:, 1].long().tolist()
         torch.testing.assert_close(found.boxes, rows[:, 2:], atol=1e-4, rtol=1e-5)

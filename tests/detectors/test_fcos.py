@@ -6,7 +6,6 @@ from functools import partial
 
 import pytest
 import torch
-from round_trip import BlankBackbone, ground_truth
 from torchvision.models.detection import FCOS as TorchvisionFCOS
 from torchvision.models.detection import FCOS_ResNet50_FPN_Weights
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -17,6 +16,7 @@ from afl.losses.target import PADDING
 from detectors.backbone import ResNetBackbone, TinyBackbone
 from detectors.contract import ClassCounts, Targets, weighted_sum
 from detectors.fcos import FCOS, box_centerness, boxes_from_distances
+from tests.detectors.round_trip import BlankBackbone, ground_truth
 
 STRIDES = (8, 16, 32, 64, 128)
 FOCAL = partial(ClassificationLoss, gamma=2.0)

@@ -33,8 +33,8 @@ def reduce(loss, reduction):
 @settings(max_examples=100, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
-    shape=st.sampled_from([(5,), (9, 5), (2, 3, 5)]),
-    hard=st.booleans(),
+    shape=st.sampled_from([(5,), (9, 5), (2, 3, 5), (40, 5)]),
+    kind=st.sampled_from(["soft", "hard", "sparse"]),
     gamma=st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0]),
     alpha=st.sampled_from([-1.0, 0.25]),
     kappa=st.sampled_from([0.0, 0.3, 2.0]),
@@ -43,12 +43,15 @@ def reduce(loss, reduction):
     block=st.sampled_from([1, 10, 1 << 15]),
 )
 def test_adaptive_focal_loss_equals_dense_reference(
-    seed, shape, hard, gamma, alpha, kappa, per_class, reduction, block
+    seed, shape, kind, gamma, alpha, kappa, per_class, reduction, block
 ):
     random = torch.Generator().manual_seed(seed)
     logits = (4 * torch.randn(shape, generator=random, dtype=torch.float64)).requires_grad_()
     targets = torch.rand(shape, generator=random, dtype=torch.float64)
-    targets = targets.round() if hard else targets
+    if kind != "soft":
+        targets = (targets > (0.5 if kind == "hard" else 0.95)).double() * (
+            targets if kind == "sparse" else 1
+        )
     weights = 20 * torch.rand(5, generator=random, dtype=torch.float64)
     strength = kappa * torch.rand(5, generator=random, dtype=torch.float64) if per_class else kappa
     upstream = torch.randn(shape if reduction == "none" else (), generator=random, dtype=torch.float64)
@@ -142,6 +145,19 @@ def test_dense_path_equals_the_path_of_the_maps():
         rtol=1e-6,
         atol=1e-12,
     )
+
+
+@pytest.mark.parametrize("density", [0.0, 0.05, 0.5])
+def test_permuted_logits_equal_their_contiguous_copy(density):
+    torch.manual_seed(4)
+    channels_first = torch.randn(2, 5, 9, dtype=torch.float64, requires_grad=True)
+    targets = (torch.rand(2, 9, 5) < density).double()
+    weights = class_balanced_weights(COUNTS)
+    permuted = channels_first.transpose(1, 2)
+    actual = loss_and_gradient(adaptive_focal_loss(permuted, targets, weights).sum(), channels_first)
+    copied = permuted.detach().contiguous().requires_grad_()
+    expected, slope = loss_and_gradient(adaptive_focal_loss(copied, targets, weights).sum(), copied)
+    torch.testing.assert_close(actual, (expected, slope.transpose(1, 2)))
 
 
 def test_saved_for_backward_is_one_tensor_of_the_logits_size():

@@ -153,6 +153,18 @@ def test_heat_map_with_zero_one_targets_equals_label_path():
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_map_permuted_from_channels_first_equals_its_contiguous_copy(dtype):
+    target = random_target(16, images=1, locations=30, classes=5, ignored=True, verified=True)
+    weights = random_weights(16, target, gate="class", negatives=True)
+    channels_first = torch.randn(5, 6, 5, dtype=torch.float64).to(dtype).requires_grad_()
+    permuted = channels_first.flatten(1).t()
+    loss, gradient = loss_and_gradient(weighted_loss(permuted, target, weights, NORMALIZER), channels_first)
+    copied = permuted.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
+    expected, slope = loss_and_gradient(weighted_loss(copied, target, weights, NORMALIZER), copied)
+    assert loss == expected and torch.equal(gradient.flatten(1).t(), slope)
+
+
 def test_padding_changes_nothing():
     bare, padded = (random_target(10, padding=0, soft=True), random_target(10, padding=0, soft=True))
     tail = torch.full((4,), -1)
