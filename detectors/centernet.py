@@ -13,11 +13,13 @@ short training on small images needs.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from afl.losses.target import ClassificationTarget
-from detectors.boxes import aligned_giou, clip_boxes, masked_sum
+from afl.losses.target import PADDING, ClassificationTarget
+from detectors.boxes import aligned_giou, aligned_iou, clip_boxes, masked_sum
 from detectors.contract import ClassCounts, Detections, LossFactory, Outputs, Targets
 from detectors.fpn import FeaturePyramid
 from detectors.heads import as_map, map_head
@@ -26,6 +28,7 @@ from detectors.heatmap import (
     heatmap_target,
     keep_peaks,
     object_radius,
+    owners,
     point_cells,
     top_peaks,
 )
@@ -111,7 +114,17 @@ class CenterNet(nn.Module):
             width=width,
             stride=self.stride,
         )
+        if self.classification["heat"].uses_overlap:
+            owner = owners(target, cells, targets.labels, targets.valid, width, height * width)
+            found = aligned_iou(self._boxes(outputs, cells).flatten(0, 1)[owner], targets.boxes.flatten(0, 1)[owner])
+            target = replace(target, overlap=found, object=torch.where(target.is_positive, owner, PADDING))
         return target, cells
+
+    def _boxes(self, outputs: Outputs, cells: Tensor) -> Tensor:
+        """(B, K, 2) cells to the boxes (B, K, 4) found there, in pixels."""
+        centre = cells + gather_cells(outputs["offset"], cells).float()
+        half = gather_cells(outputs["size"], cells).float().clamp(min=0) / 2
+        return torch.cat([centre - half, centre + half], -1) * self.stride
 
     def losses(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
         """``heat`` divided by the number of peaks, ``size`` and ``offset`` by (twice) the number of objects."""
@@ -148,9 +161,7 @@ class CenterNet(nn.Module):
         scores, labels, cells = top_peaks(
             keep_peaks(outputs["heat"].float().sigmoid()), self.max_detections
         )
-        centre = cells + gather_cells(outputs["offset"], cells).float()
-        half = gather_cells(outputs["size"], cells).float().clamp(min=0) / 2
-        boxes = torch.cat([centre - half, centre + half], -1) * self.stride
+        boxes = self._boxes(outputs, cells)
         found = []
         for i, size in enumerate(image_sizes):
             clipped = clip_boxes(boxes[i], size)

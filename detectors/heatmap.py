@@ -112,6 +112,20 @@ def heatmap_target(
     )
 
 
+def owners(target: ClassificationTarget, cells: Tensor, labels: Tensor, present: Tensor, width: int, area: int) -> Tensor:
+    """Which object each positive of a heat map stands for: (P,) int64 position in the flattened (B, M) list.
+
+    Where several objects of a class share a cell it is the first of them; at padding the number means nothing.
+
+    Args:
+        cells: (B, M, 2) column, row; labels, present: (B, M); width, area: the map's W and H * W.
+    """
+    image = torch.arange(len(labels), device=labels.device).unsqueeze(1)
+    element = (image * area + cells[..., 1] * width + cells[..., 0]) * target.num_classes + labels
+    element = torch.where(present, element, PADDING - 1).flatten()
+    return (target.positive.unsqueeze(1) == element).int().argmax(1)
+
+
 def _gaussian_planes(cells: Tensor, radius: Tensor, height: int, width: int) -> Tensor:
     """(B, M, H, W) Gaussians, cut to their squares and to what float32 can tell from zero."""
     sigma = (2 * radius + 1) / 6

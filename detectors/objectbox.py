@@ -82,7 +82,8 @@ class ObjectBox(nn.Module):
         class_prior: probability that it gives to every class; None for the official 0.6 / (C - 0.39), at most 0.3.
         alpha: balance of positives and negatives in the objectness; the paper has none (-1).
         class_alpha: the same for the classes.
-        class_weight, box_weight: weights in the sum, objectness has 1.
+        class_weight, box_weight: weights in the sum, where objectness has 1; found on small images, the paper's
+            belong to its means over cells.
         score_threshold: least objectness x class, exclusive.
         candidates_per_level, nms_iou, max_detections: decoding.
     """
@@ -103,8 +104,8 @@ class ObjectBox(nn.Module):
         class_prior: float | None = None,
         alpha: float = -1.0,
         class_alpha: float = -1.0,
-        class_weight: float = 1.0,
-        box_weight: float = 1.0,
+        class_weight: float = 2.0,
+        box_weight: float = 4.0,
         score_threshold: float = 0.001,
         candidates_per_level: int = 1000,
         nms_iou: float = 0.6,

@@ -97,7 +97,7 @@ def _block_terms(
     gamma: float,
     place: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Weighted losses and signed gradients of a block (n, C); the gradients in ``place`` where that is free."""
+    """Weighted losses and signed gradients of a block (n, C), gradients in ``place`` where that is free."""
     # A CPU can look for what is not a plain negative, and then compute only that in full.
     index = _indices_of_others(y) if z.device.type == "cpu" else None
     if index is None or _SPARSE * index.numel() > y.numel():

@@ -135,7 +135,9 @@ def train(
         forward = DistributedDataParallel(
             forward if isinstance(forward, nn.Module) else detector,
             device_ids=[world.device] if device_type == "cuda" else None,
-            find_unused_parameters=False,
+            # Running statistics are each process's own, or summed by whoever keeps them: copying the first process's over
+            # the others' would lose what they have seen since their last update.
+            broadcast_buffers=False,
         )
     stream = iter(batches)
     detector.train()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torchvision.ops import box_iou
 
 from afl.losses import ClassificationLoss
 from detectors.backbone import TinyBackbone
@@ -112,3 +113,20 @@ def test_first_loss_on_coco_sized_maps_equals_closed_form():
     targets = random_scene(0, 1, 0, 80, 512)
     outputs = {"heat": heat, "size": torch.zeros(1, 2, 128, 128), "offset": torch.zeros(1, 2, 128, 128)}
     assert model.losses(outputs, targets)["heat"].item() == pytest.approx(1408.7, rel=1e-3)
+
+
+def test_overlap_of_peaks_equals_a_loop_over_objects():
+    model, targets = network(3).eval(), random_scene(4, 2, 6, 3, 64)
+    model.classification["heat"].uses_overlap = True
+    outputs = model(torch.randn(2, 3, 64, 64))
+    outputs["size"] = outputs["size"] + 4
+    target, _ = model.assign(outputs, targets)
+    for element, overlap, owner in zip(target.positive, target.overlap, target.object, strict=True):
+        b, m = divmod(int(owner), 6)
+        cell, label = divmod(int(element), 3)
+        y, x = divmod(cell - b * 256, 16)
+        assert label == targets.labels[b, m]
+        w, h = outputs["size"][b, :, y, x].tolist()
+        dx, dy = outputs["offset"][b, :, y, x].tolist()
+        box = torch.tensor([[x + dx - w / 2, y + dy - h / 2, x + dx + w / 2, y + dy + h / 2]]) * 4
+        torch.testing.assert_close(overlap, box_iou(box, targets.boxes[b, m : m + 1])[0, 0])

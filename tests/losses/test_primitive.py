@@ -162,7 +162,7 @@ def test_map_permuted_from_channels_first_equals_its_contiguous_copy(dtype):
     loss, gradient = loss_and_gradient(weighted_loss(permuted, target, weights, NORMALIZER), channels_first)
     copied = permuted.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
     expected, slope = loss_and_gradient(weighted_loss(copied, target, weights, NORMALIZER), copied)
-    assert loss == expected and torch.equal(gradient.flatten(1).t(), slope)
+    torch.testing.assert_close((loss, gradient.flatten(1).t()), (expected, slope))
 
 
 def test_padding_changes_nothing():

@@ -1,0 +1,37 @@
+"""Two processes with half a batch each equal one process with all of it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from afl.tracking import read_record
+from afl.training.compose import CONF
+
+
+def command(output: Path, cache: str, *start: str) -> list[str]:
+    # Frozen batch norm: statistics over half a batch would be other statistics.
+    return [
+        *start, "-m", "scripts.train", "detector=retinanet", "loss=afl", "dataset=shapes_coco", "backbone=resnet18",
+        "backbone.pretrained=false", "backbone.frozen_stages=0", "optimizer=sgd", "dataset.folder.num_train=24",
+        "dataset.folder.num_val=10", "initial_weights=null", "logger=none", "trainer.progress=none",
+        "trainer.batch_size=6", "trainer.eval_batch_size=4", "trainer.max_duration=3steps", "trainer.precision=fp32",
+        "trainer.clip_norm=1.0", "trainer.device=cpu", f"paths.output={output}", f"paths.cache={cache}",
+        "pyramid.channels=32", "pyramid.tower_depth=1", "pyramid.dense=[8,16,32]",
+    ]  # fmt: skip
+
+
+def test_two_gloo_processes_equal_one_with_the_whole_batch(tmp_path):
+    one, two, cache = tmp_path / "one", tmp_path / "two", f"{tmp_path}/cache"
+    subprocess.run(command(one, cache, sys.executable), cwd=CONF.parent, check=True)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    subprocess.run(command(two, cache, sys.executable, *torchrun), cwd=CONF.parent, check=True)
+    (a,), (b,) = one.glob("*/checkpoints/last.pt"), two.glob("*/checkpoints/last.pt")
+    assert a.parent.parent.name == b.parent.parent.name  # the same run key
+    first, second = (torch.load(path, weights_only=True)["model"] for path in (a, b))
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+    metrics = [read_record(path.parent.parent / "record.json").metrics for path in (a, b)]
+    assert metrics[0] == pytest.approx(metrics[1], abs=1e-3)
