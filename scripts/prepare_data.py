@@ -1,5 +1,8 @@
-"""Look after data sets.
+"""Get and look after data sets.
 
+    python -m scripts.prepare_data coco|lvis|voc [dataset.root=FOLDER ...] [OPTION ...]
+        downloads from the official sites, verifies, unpacks, and reads the annotations.  What is complete is left
+        alone; a run that was stopped goes on where it was.
     python -m scripts.prepare_data check dataset=coco [dataset.root=FOLDER ...]
         reads both splits, decodes every image and reports every kind of defect with its count and first
         examples.  Exit code 0 when there is none or the data set's policy is `skip`, 1 when there are some
@@ -7,18 +10,37 @@
     python -m scripts.prepare_data shapes [dataset.seed=1 ...]
         generates LongTail Shapes and says where.
 
-What follows the command are Hydra overrides, as for scripts.train.
+Options of a download:
+    existing=FOLDER      a copy that is on this machine: its parts are linked, its archives used, nothing is copied
+    mirror=URL           a folder with all archives under their names, in place of the official sites
+    keep_archives=true   keep the archives, in dataset.root/archives, after unpacking
+    connections=4        simultaneous requests
+    verify=false         for a mirror that packed the archives anew: do not demand the published sizes and checksums
+
+The other arguments are Hydra overrides, as for scripts.train.  Layouts, as conf/dataset/*.yaml reads them, where
+dataset.root is by default data/coco, data/lvis or data/VOCdevkit (disk: coco 41 GB while unpacking and 21 GB then,
+lvis 2 GB beside COCO's images, voc 6 GB and 3 GB):
+    coco   dataset.root/    annotations/instances_{train,val}2017.json  train2017/*.jpg  val2017/*.jpg
+    lvis   dataset.root/    annotations/lvis_v1_{train,val}.json
+           dataset.images/  train2017/*.jpg  val2017/*.jpg    COCO's; by default data/coco
+    voc    dataset.root/    {VOC2007,VOC2012}/{Annotations,ImageSets,JPEGImages,...}
+           VOC2007 from both of its archives (trainval and test), VOC2012 from trainval
+and beside them downloads.json: checksums of the archives that were used, and numbers of files.
 """
 
 from __future__ import annotations
 
+import difflib
+import functools
 import sys
+from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
 from datasets import (
     AnnotationIndex,
@@ -29,14 +51,25 @@ from datasets import (
     require_same_classes,
 )
 from datasets.defects import Defect
+from datasets.obtain import Sources, obtain
+from datasets.releases import COCO_ANNOTATIONS, COCO_IMAGES, LVIS_ANNOTATIONS, VOC
 from scripts.entry import CONF, unknown_choice
+from scripts.transfer_progress import transfer_progress
 
-DEFECTS_FOUND, UNREADABLE = 1, 2
+DEFECTS_FOUND, UNREADABLE, INTERRUPTED = 1, 2, 130
+# Parts of each published data set, by the entry of its configuration that names their folder.
+PUBLISHED = {
+    "coco": {"root": (COCO_ANNOTATIONS, *COCO_IMAGES)},
+    "lvis": {"root": LVIS_ANNOTATIONS, "images": COCO_IMAGES},
+    "voc": {"root": VOC},
+}
+OPTIONS = ("existing", "mirror", "keep_archives", "connections", "verify")
 
 
 def main(arguments: list[str]) -> int:
     """Run one command; returns the exit code."""
     commands = {"check": check, "shapes": shapes}
+    commands |= {name: functools.partial(fetch, name) for name in PUBLISHED}
     if not arguments or arguments[0] not in commands:
         print(__doc__.strip(), file=sys.stderr)
         return UNREADABLE
@@ -46,11 +79,28 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {_data_error(error) or error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
     return UNREADABLE
 
 
-def check(overrides: list[str]) -> int:
-    """Report on both splits of a data set."""
+def fetch(name: str, arguments: list[str]) -> int:
+    """Bring a published data set into its folder, then read its annotations."""
+    sources, overrides = _sources(arguments)
+    overrides = [f"dataset={name}", *overrides]
+    dataset = _dataset(overrides)
+    wanted = [(Path(dataset[entry]), parts) for entry, parts in PUBLISHED[name].items()]
+    folders = " and ".join(dict.fromkeys(str(folder) for folder, _ in wanted))
+    with transfer_progress(Console()) as (progress, say):
+        changed = obtain(wanted, sources, progress=progress, say=say)
+    print(f"{name} is complete in {folders}")
+    # Every byte was verified on its way: only `check` itself decodes the images as well.
+    return check(overrides, decode=False) if changed else 0
+
+
+def check(overrides: list[str], decode: bool = True) -> int:
+    """Report on both splits of a data set; ``decode`` says whether to look into the images."""
     dataset = _dataset(overrides)
     policy = dataset.policy
     # Count everything: under `error` reading would end at the first defect.
@@ -58,7 +108,7 @@ def check(overrides: list[str]) -> int:
     splits = {split: instantiate(dataset[split]) for split in ("train", "val")}
     found = 0
     for split, index in splits.items():
-        defects = index.defects | check_images(index)
+        defects = index.defects | (check_images(index) if decode else {})
         found += sum(defect.count for defect in defects.values())
         _print_split(split, index, defects)
     require_same_classes(splits["train"], splits["val"])
@@ -76,6 +126,39 @@ def shapes(overrides: list[str]) -> int:
     del settings["_target_"]
     print(generate_shapes(**settings))
     return 0
+
+
+def _sources(arguments: list[str]) -> tuple[Sources, list[str]]:
+    """The options of a download, and the arguments that are Hydra's."""
+    given: dict[str, str] = {}
+    overrides = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and key in OPTIONS:
+            given[key] = value
+            continue
+        near = difflib.get_close_matches(key, OPTIONS, n=1)
+        if near and "." not in key:
+            raise DataError(f"there is no option {key!r}; did you mean {near[0]}=...?")
+        overrides.append(argument)
+    connections = given.get("connections", "4")
+    if not connections.isdigit() or not 1 <= int(connections) <= 32:
+        raise DataError(f"connections={connections} is no number from 1 to 32")
+    sources = Sources(
+        mirror=given.get("mirror"),
+        existing=Path(given["existing"]).expanduser() if "existing" in given else None,
+        verify=_truth(given, "verify", True),
+        keep_archives=_truth(given, "keep_archives", False),
+        connections=int(connections),
+    )
+    return sources, overrides
+
+
+def _truth(given: dict[str, str], key: str, default: bool) -> bool:
+    value = given.get(key, str(default)).lower()
+    if value not in ("true", "false"):
+        raise DataError(f"{key}={value} is neither true nor false")
+    return value == "true"
 
 
 def _dataset(overrides: list[str]) -> DictConfig:

@@ -9,16 +9,12 @@ The empty chain is focal loss; the files of ``conf/loss`` are the other arms.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
-from afl.losses.primitive import positives, weighted_loss
+from afl.losses.primitive import weighted_loss
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, MapInfo, Weighting, positive_logits
-
-_QUANTILES = (0.1, 0.5, 0.9)
+from afl.losses.weighting import ElementWeights, MapInfo, Weighting
 
 
 class ClassificationLoss(nn.Module):
@@ -47,8 +43,8 @@ class ClassificationLoss(nn.Module):
         self.chain = nn.ModuleDict(
             {name: factory(info) for name, factory in (chain or {}).items() if factory is not None}
         )
-        # Logits of the last training batch's positives, their target and weights, for ``statistics`` alone.
-        self._seen: tuple[Tensor, ClassificationTarget, ElementWeights] | None = None
+        # Weights of the last training batch's positives and its gate, for whoever watches; nothing of a map's size.
+        self.last_weights: ElementWeights | None = None
         self.uses_overlap = any(link.uses_overlap for link in self.chain.values())
         if self.gamma < 0:
             raise ValueError(f"gamma is {gamma}, but the focusing exponent must not be negative.")
@@ -89,7 +85,9 @@ class ClassificationLoss(nn.Module):
             for link in self.chain.values():
                 weights = link(logits.detach(), target, weights)
             if self.training:
-                self._seen = _positives_alone(logits.detach(), target, weights)
+                self.last_weights = ElementWeights(
+                    alpha=weights.alpha, gamma=weights.gamma, positive=weights.positive, gate=weights.gate
+                )
         return weighted_loss(logits, target, weights, normalizer)
 
     def update(self) -> None:
@@ -98,44 +96,9 @@ class ClassificationLoss(nn.Module):
             link.update()
 
     def statistics(self) -> dict[str, float | Tensor]:
-        """Numbers for the log: every link's as ``link/quantity``, and quantiles over the last positives.
-
-        ``gradient_q10``, ``_q50`` and ``_q90`` are of the gradient's size before the normaliser, ``gate_q10``
-        and so on of the gate.
-        """
-        numbers = {
+        """Numbers for the log: every link's as ``link/quantity``."""
+        return {
             f"{name}/{key}": value
             for name, link in self.chain.items()
             for key, value in link.statistics().items()
         }
-        if self._seen is not None and bool(self._seen[1].is_positive.any()):
-            z, target, weights = self._seen
-            gated, free = positives(z, target, weights), positives(z, target, replace(weights, gate=None))
-            quantities = {"gradient": gated.weight * gated.alpha * gated.gradient.abs()}
-            if weights.gate is not None:
-                quantities["gate"] = gated.weight / free.weight
-            for name, values in quantities.items():
-                quantiles = torch.quantile(values[gated.valid], values.new_tensor(_QUANTILES))
-                numbers |= {
-                    f"{name}_q{round(100 * q)}": value for q, value in zip(_QUANTILES, quantiles, strict=True)
-                }
-        return numbers
-
-
-def _positives_alone(
-    logits: Tensor, target: ClassificationTarget, weights: ElementWeights
-) -> tuple[Tensor, ClassificationTarget, ElementWeights]:
-    """What ``positives`` takes, without anything of the map's size."""
-    return (
-        positive_logits(logits, target),
-        ClassificationTarget(
-            num_classes=target.num_classes,
-            image=target.image[:0],
-            num_images=target.num_images,
-            positive=target.positive,
-            value=target.value,
-        ),
-        ElementWeights(
-            alpha=weights.alpha, gamma=weights.gamma, positive=weights.positive, gate=weights.gate
-        ),
-    )

@@ -81,6 +81,11 @@ def gate(u: Tensor, strength: float | Tensor, out: Tensor | None = None) -> Tens
     return torch.add(u.new_ones(()), u, alpha=strength, out=out).reciprocal_()
 
 
+def gate_of_gated(gated: Tensor, strength: float | Tensor) -> Tensor:
+    """The same gate, from the size of gradient A u that it let through: A = 1 - strength A u."""
+    return (1.0 - strength * gated).clamp(0.0, 1.0)
+
+
 def alpha_balance(y: float | Tensor, alpha: float) -> float | Tensor:
     """alpha_t = alpha y + (1 - alpha)(1 - y); 1 where alpha is negative, which switches it off."""
     return alpha * y + (1.0 - alpha) * (1.0 - y) if alpha >= 0 else 1.0

@@ -2,6 +2,7 @@
 
 from afl.tracking.atomic import write_arrays, write_bytes, write_json, write_text
 from afl.tracking.environment import environment, git_state
+from afl.tracking.gradient_dynamics import mass_curves, summarize
 from afl.tracking.metrics_log import MetricsLog, read_metrics
 from afl.tracking.record import FAILED, FINISHED, Record, read_record, write_record
 from afl.tracking.run_key import RunKey, run_key
@@ -19,9 +20,11 @@ __all__ = [
     "WandbTracker",
     "environment",
     "git_state",
+    "mass_curves",
     "read_metrics",
     "read_record",
     "run_key",
+    "summarize",
     "write_arrays",
     "write_bytes",
     "write_json",

@@ -27,6 +27,7 @@ class Record:
         metrics: AP, AP50 ... AR in [0, 1]; None where undefined.
         per_class: AP by class name.
         groups: "r", "c" or "f" by class name.
+        gradient_dynamics: ``summarize`` of the curves: gradients by frequency group over the training.
         environment: ``environment()``.
         git: ``git_state()``.
         data_hash: fingerprint of the data set.
@@ -51,6 +52,7 @@ class Record:
     metrics: dict[str, float | None] = field(default_factory=dict)
     per_class: dict[str, float | None] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)
+    gradient_dynamics: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     git: dict[str, Any] = field(default_factory=dict)
     data_hash: str | None = None
@@ -119,6 +121,7 @@ def read_record(path: str | Path) -> Record:
         ("metrics", Mapping),
         ("per_class", Mapping),
         ("groups", Mapping),
+        ("gradient_dynamics", Mapping),
         ("environment", Mapping),
         ("git", Mapping),
     ):

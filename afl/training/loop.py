@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from afl.training.checkpoint import save_checkpoint
 from afl.training.distributed import World
+from afl.training.gradient_dynamics import GradientDynamics
 from afl.training.guard import check_finite
 from afl.training.optimizer import set_learning_rate
 from afl.training.progress import ProgressReport
@@ -108,6 +109,7 @@ def train(
     state: LoopState,
     run_digest: str,
     folder: Path,
+    dynamics: GradientDynamics,
     log: Callable[[int, dict[str, float]], None],
     progress: ProgressReport,
     evaluate: Callable[[int], None],
@@ -123,6 +125,7 @@ def train(
         schedule: factor on the learning rates by step.
         run_digest: identity of the run, kept in checkpoints.
         folder: the run directory.
+        dynamics: watches the losses on the steps that are logged.
         log: called on the main process with step and figures.
         evaluate: called every ``options.evaluate_every`` steps with the step.
         average: exponential moving average of the weights, updated after each step.
@@ -146,6 +149,8 @@ def train(
 
     while state.step < options.total_steps:
         step = state.step
+        done = step + 1 == options.total_steps
+        logged = world.is_main and (done or _is_due(step + 1, options.log_every))
 
         # ---- learning rate ------------------------------------------------------------------
         set_learning_rate(optimizer, base_rates, schedule(step))
@@ -161,7 +166,8 @@ def train(
             with forward.no_sync() if keep_local else contextlib.nullcontext():
                 with torch.autocast(device_type, options.autocast, enabled=options.autocast is not None):
                     outputs = forward(images)
-                losses = detector.losses(outputs, targets)
+                with dynamics if logged and last_part else contextlib.nullcontext():
+                    losses = detector.losses(outputs, targets)
                 total = weighted_sum(losses, detector.loss_weights)
                 check_finite(
                     losses,
@@ -187,17 +193,16 @@ def train(
         state.seconds = time.perf_counter() - started
 
         # ---- what a person, a table or the next attempt wants to know -----------------------
-        done = state.step == options.total_steps
-        if world.is_main and (done or state.step % options.log_every == 0):
+        if logged:
             now = time.perf_counter()
             speed = (state.step - last_log_step) * options.batch_size / max(now - last_log_time, 1e-9)
             last_log_time, last_log_step = now, state.step
-            log(state.step, _figures(detector, losses, total, gradient_norm, optimizer, speed))
+            log(state.step, _figures(losses, total, gradient_norm, optimizer, speed) | dynamics.figures())
             progress.update(state.step, float(total.detach()), speed)
-        if not done and options.evaluate_every and state.step % options.evaluate_every == 0:
+        if not done and _is_due(state.step, options.evaluate_every):
             evaluate(state.step)
             detector.train()
-        if done or (options.checkpoint_every and state.step % options.checkpoint_every == 0):
+        if done or _is_due(state.step, options.checkpoint_every):
             if world.is_main:
                 save_checkpoint(
                     folder / "checkpoints", checkpoint_state(detector, optimizer, average, state, run_digest)
@@ -205,8 +210,12 @@ def train(
     return state
 
 
+def _is_due(step: int, every: int) -> bool:
+    """Whether something that happens every so many steps, 0 for never, happens after this one."""
+    return every > 0 and step % every == 0
+
+
 def _figures(
-    detector: nn.Module,
     losses: dict[str, Tensor],
     total: Tensor,
     gradient_norm: Tensor,
@@ -214,17 +223,12 @@ def _figures(
     images_per_second: float,
 ) -> dict[str, float]:
     figures = {f"loss/{name}": float(value.detach()) for name, value in losses.items()}
-    figures |= {
+    return figures | {
         "loss/total": float(total.detach()),
         "gradient_norm": float(gradient_norm),
         "learning_rate": optimizer.param_groups[0]["lr"],
         "images_per_second": images_per_second,
     }
-    for name, loss in detector.classification.items():
-        for key, value in loss.statistics().items():
-            # what a loss keeps for each class is logged as its mean
-            figures[f"gradient/{name}/{key}"] = float(torch.as_tensor(value).float().mean())
-    return figures
 
 
 def checkpoint_state(

@@ -38,6 +38,39 @@ def contact_sheet(pictures: Sequence[Picture], names: Sequence[str], columns: in
     return np.concatenate(rows)
 
 
+def draw_maps(picture: Picture, maps: dict[str, np.ndarray], names: Sequence[str], columns: int = 4) -> np.ndarray:
+    """What a detector's heads see: each score map over the image, then ground truth and detections.
+
+    Args:
+        maps: name to (h, w) scores in [0, 1], over the whole padded network input; brighter is higher, each map on its
+            own scale, whose top is written beside its name.
+
+    Returns:
+        (rows * SIDE, columns * SIDE, 3) uint8 RGB.
+    """
+    scale = SIDE / max(picture.pixels.shape[:2])
+    canvas = _canvas(picture.pixels, scale)
+    tiles = []
+    for name, scores in maps.items():
+        top = max(float(scores.max()), 1e-6)
+        stretched = cv2.resize((scores / top * 255).astype(np.uint8), (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)
+        color = cv2.applyColorMap(stretched, cv2.COLORMAP_INFERNO)[..., ::-1]
+        tile = cv2.addWeighted(canvas, 0.35, np.ascontiguousarray(color), 0.65, 0)
+        tiles.append(_titled(tile, f"{name}  (top {top:.2f})"))
+    pair = draw_picture(picture, names)
+    tiles += [_titled(pair[:, :SIDE].copy(), "ground truth"), _titled(pair[:, SIDE:].copy(), "detections")]
+    while len(tiles) % columns:
+        tiles.append(np.full_like(tiles[0], 255))
+    rows = [np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)]
+    return np.concatenate(rows)
+
+
+def _titled(tile: np.ndarray, title: str) -> np.ndarray:
+    cv2.rectangle(tile, (0, SIDE - 18), (SIDE, SIDE), (0, 0, 0), cv2.FILLED)
+    cv2.putText(tile, title, (4, SIDE - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.42, TEXT_COLOR, 1, cv2.LINE_AA)
+    return tile
+
+
 def _canvas(pixels: np.ndarray, scale: float) -> np.ndarray:
     height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
     canvas = np.full((SIDE, SIDE, 3), 255, np.uint8)

@@ -27,8 +27,10 @@ from afl.tracking import (
     Tracker,
     environment,
     git_state,
+    read_metrics,
     read_record,
     run_key,
+    summarize,
     write_arrays,
     write_bytes,
     write_record,
@@ -38,7 +40,8 @@ from afl.training.build import build_detector, build_schedule, instantiate, loop
 from afl.training.checkpoint import LAST, load_latest
 from afl.training.data import RunData, build_evaluator, evaluation_batches, read_data, training_batches
 from afl.training.distributed import World, barrier, join_world
-from afl.training.evaluation import detect
+from afl.training.evaluation import TestTime, detect
+from afl.training.gradient_dynamics import GradientDynamics
 from afl.training.initial_weights import identity, start_from
 from afl.training.lock import RunBusy, run_lock
 from afl.training.loop import LoopOptions, LoopState, moving_average, restore, train
@@ -215,6 +218,7 @@ def _train_and_evaluate(
             state=state,
             run_digest=key.digest,
             folder=folder,
+            dynamics=GradientDynamics(detector.classification, data.statistics.groups),
             log=report,
             progress=progress,
             evaluate=look,
@@ -252,6 +256,7 @@ def _train_and_evaluate(
         protocol=protocol(config, options, detector),
         metrics=metrics,
         per_class=per_class,
+        gradient_dynamics=summarize(read_metrics(folder / CURVES)) if world.is_main else {},
         train_seconds=state.seconds,
         eval_seconds=seconds,
         images_per_second=options.total_steps * options.batch_size / max(state.seconds, 1e-9),
@@ -286,6 +291,7 @@ def evaluate_detector(
         device=world.device,
         autocast=options.autocast,
         channels_last=options.channels_last,
+        test_time=TestTime(**OmegaConf.to_container(config.trainer.test_time)),
     )
     for batch, boxes in found:
         image_ids = batch.image_ids.tolist()

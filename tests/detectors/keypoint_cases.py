@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchvision.ops import box_iou
 
 from afl.evaluation.coco import CocoEvaluator
 from afl.losses import ClassificationLoss
@@ -42,6 +43,28 @@ def random_targets(seed: int, batch: int, count: int, num_classes: int, size: in
     )
 
 
+def crowded_targets(num_classes: int) -> Targets:
+    """196 objects of 12 to 24 pixels in one image of 512 x 512 pixels, none touching another."""
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.cartesian_prod(torch.arange(14), torch.arange(14)) * 36.0
+    corner = corner + torch.rand(196, 2, generator=generator) * 8
+    boxes = torch.cat([corner, corner + 12 + torch.rand(196, 2, generator=generator) * 12], 1)[None]
+    return Targets(
+        boxes=boxes,
+        labels=torch.randint(num_classes, (1, 196), generator=generator),
+        ignored=torch.zeros(1, 196, dtype=torch.bool),
+        image_sizes=torch.tensor([[512, 512]]),
+        extreme_points=points_on_sides(boxes, generator),
+    )
+
+
+def assert_all_found(targets: Targets, found: object) -> None:
+    """Every object of the first image has a detection of its class that is its box."""
+    overlap = box_iou(targets.boxes[0], found.boxes)
+    overlap = torch.where(targets.labels[0].unsqueeze(1) == found.labels, overlap, 0.0)
+    assert overlap.amax(1).min() > 0.999
+
+
 def points_on_sides(boxes: Tensor, generator: torch.Generator) -> Tensor:
     """(..., 4) boxes to (..., 4, 2): a random point of the top, left, bottom and right side."""
     x1, y1, x2, y2 = boxes.unbind(-1)
@@ -58,18 +81,24 @@ def points_on_sides(boxes: Tensor, generator: torch.Generator) -> Tensor:
     )
 
 
-def images_of(index: AnnotationIndex) -> Iterator[tuple[int, Targets, tuple[int, int]]]:
-    """Each image of a data set as a batch of one: its number, targets, and height and width padded to 32."""
+def images_of(index: AnnotationIndex) -> Iterator[tuple[int, Targets, Tensor, tuple[int, int]]]:
+    """Each image with objects as a batch of one: its number, targets, classes, and height and width padded to 32.
+
+    Classes are numbered anew in each image, 0 to the number of those it has: maps of the others would be empty.
+    """
     for i in range(len(index)):
         chosen = index.annotations(i)
+        if chosen.start == chosen.stop:
+            continue
+        classes, labels = np.unique(index.labels[chosen], return_inverse=True)
         height, width = int(index.heights[i]), int(index.widths[i])
         yield i, Targets(
             boxes=torch.from_numpy(index.boxes[chosen])[None],
-            labels=torch.from_numpy(index.labels[chosen].astype(np.int64))[None],
+            labels=torch.from_numpy(labels.astype(np.int64))[None],
             ignored=torch.from_numpy(index.crowd[chosen] | index.difficult[chosen])[None],
             image_sizes=torch.tensor([[height, width]]),
             extreme_points=torch.from_numpy(index.extreme_points[chosen])[None],
-        ), (-(-height // 32) * 32, -(-width // 32) * 32)
+        ), torch.from_numpy(classes), (-(-height // 32) * 32, -(-width // 32) * 32)
 
 
 def perfect_logits(target: ClassificationTarget, height: int, width: int) -> Tensor:

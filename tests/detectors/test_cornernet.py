@@ -18,9 +18,11 @@ from detectors.corner_pooling import CORNERS
 from detectors.cornernet import CornerNet, corner_points, pull_and_push
 from detectors.heatmap import gaussian_radius
 from tests.detectors.keypoint_cases import (
+    assert_all_found,
     assert_same_detections,
     average_precision,
     clipped_by_hand,
+    crowded_targets,
     gaussian_by_hand,
     images_of,
     peaks_by_hand,
@@ -255,11 +257,11 @@ def perfect_outputs(network: CornerNet, targets: Targets, height: int, width: in
 def round_trip(index) -> tuple[float, float]:
     """AP of ground truth through targets and decoding, and the share of objects that have a corner in one cell with a
     corner of another object of their class: there one tag and one offset must serve two."""
-    network = small_network(CornerNet, index.num_classes)
     found, sharing, objects = {}, 0, 0
-    for i, targets, (height, width) in images_of(index):
-        outputs = perfect_outputs(network, targets, height, width)
-        found[int(index.image_ids[i])] = network.decode(outputs, targets.image_sizes)[0]
+    for i, targets, classes, (height, width) in images_of(index):
+        network = small_network(CornerNet, len(classes))
+        decoded = network.decode(perfect_outputs(network, targets, height, width), targets.image_sizes)[0]
+        found[int(index.image_ids[i])] = replace(decoded, labels=classes[decoded.labels])
         valid = targets.valid[0].nonzero().flatten().tolist()
         for corner in CORNERS:
             cells = (corner_points(targets.boxes[0], corner) // STRIDE).tolist()
@@ -287,3 +289,10 @@ class TestRoundTrip:
     def test_bccd(self, shared_data):
         ap, sharing = round_trip(read_voc(shared_data / "bccd", ["test"], policy="skip"))
         assert ap >= 0.99 and sharing < 0.01
+
+    def test_more_than_128_objects_in_one_image_all_come_back(self):
+        targets = crowded_targets(num_classes=3)
+        network = small_network(CornerNet, 3, max_corners=200, max_detections=200)
+        found = network.decode(perfect_outputs(network, targets, 512, 512), targets.image_sizes)[0]
+        assert_all_found(targets, found)
+        assert (found.scores > 0.5).sum() == 196

@@ -20,9 +20,11 @@ from detectors.extreme_grouping import aggregate_edges, group_extremes, suppress
 from detectors.extremenet import EXTREMES, MAPS, ExtremeNet
 from detectors.heatmap import gaussian_radius
 from tests.detectors.keypoint_cases import (
+    assert_all_found,
     assert_same_detections,
     average_precision,
     clipped_by_hand,
+    crowded_targets,
     gaussian_by_hand,
     images_of,
     peaks_by_hand,
@@ -403,8 +405,6 @@ def box_of(points: torch.Tensor) -> torch.Tensor:
 def round_trip(index) -> tuple[float, float, float]:
     """AP of the boxes of extreme points through targets and decoding: of all objects that have them, of those that are not
     ``unresolvable``, and the share of the latter."""
-    # As many peaks as the fullest of the images needs.
-    network = small_network(ExtremeNet, index.num_classes, max_points=100)
     truth = index.coco_dict()
     for annotation, box in zip(truth["annotations"], box_of(torch.from_numpy(index.extreme_points)), strict=True):
         if box.isfinite().all():
@@ -413,9 +413,12 @@ def round_trip(index) -> tuple[float, float, float]:
         else:
             annotation["iscrowd"] = 1
     found, hard = {}, set()
-    for i, targets, (height, width) in images_of(index):
+    for i, targets, classes, (height, width) in images_of(index):
+        # As many peaks as the fullest of the images needs.
+        network = small_network(ExtremeNet, len(classes), max_points=100)
         outputs = perfect_outputs(network, targets, height, width)
-        found[int(index.image_ids[i])] = network.decode(outputs, targets.image_sizes)[0]
+        decoded = network.decode(outputs, targets.image_sizes)[0]
+        found[int(index.image_ids[i])] = replace(decoded, labels=classes[decoded.labels])
         hard |= {index.annotations(i).start + k for k in unresolvable(network, targets, outputs)}
     everything = average_precision(truth, found)
     for a in hard:
@@ -436,3 +439,9 @@ class TestRoundTrip:
         everything, resolvable, share = round_trip(index)
         assert resolvable >= 0.99
         assert everything >= 0.98 and share < 0.25
+
+    def test_more_than_128_objects_in_one_image_all_come_back(self):
+        targets = crowded_targets(num_classes=20)
+        network = small_network(ExtremeNet, 20, max_points=200, max_detections=300)
+        found = network.decode(perfect_outputs(network, targets, 512, 512), targets.image_sizes)[0]
+        assert_all_found(targets, found)

@@ -24,6 +24,7 @@ RECORD = Record(
     metrics={"AP": 0.25, "AP_r": None},
     per_class={"red disc": 0.5, "Größe": None},
     groups={"red disc": "f"},
+    gradient_dynamics={"steps": [50], "curves": {"gradient/heat/positive/r/sum": [None]}},
     train_seconds=60.0,
     eval_seconds=3.5,
 )
@@ -45,6 +46,7 @@ def test_a_record_comes_back_as_it_was(tmp_path):
         (lambda text: text.replace('"seed": 0', '"seed": "0"'), "field 'seed' is a str"),
         (lambda text: text.replace('"AP": 0.25', '"AP": "0.25"'), "metric 'AP' is '0.25'"),
         (lambda text: text.replace("finished", "done"), "'done'"),
+        (lambda text: text.replace('"gradient_dynamics": {', '"gradient_dynamics": 1, "x": {'), "'x'"),
     ],
 )
 def test_damaged_records_are_refused_by_name(tmp_path, change, message):

@@ -1,0 +1,66 @@
+"""Quality focal loss (Li et al., Generalized Focal Loss, NeurIPS 2020, eq. 3).
+
+    QFL = |y - p|^beta BCE(p, y)        y: IoU of the predicted box on positives, 0 on negatives
+
+The score learns how good its box is, and its focus is the distance from that. Default: beta = 2 of the paper; no alpha.
+That is what every map here does with soft targets (``gamma`` is the paper's beta), so the only new thing is where y comes
+from, and a chain of weightings may follow.
+
+Anchor heads: y is the IoU of the box decoded at the positive, of detached predictions. ObjectBox's objectness has a soft
+target already, its SDIoU, and keeps it. Heat maps: peaks have the IoU of the box decoded there; what lies under the
+Gaussian stays a negative scaled by (1 - Y)^4. Heads without a box at their positives (CornerNet, ExtremeNet) have no y:
+``UndefinedPair``.
+
+Differs from the official code: none of its own; the paper also drops FCOS's centre-ness from the score, where the
+detectors here keep their own decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from afl.losses.classification_loss import ClassificationLoss
+from afl.losses.soft_labels import positive_quality
+from afl.losses.target import ClassificationTarget
+from afl.losses.weighting import MapInfo, Weighting
+
+
+class QualityFocalLoss(ClassificationLoss):
+    """The loss of a map whose positives should say the quality of their boxes.
+
+    Args:
+        info: the map.
+        chain: weightings, as in ``ClassificationLoss``.
+        gamma: the paper's beta.
+        alpha: balance of positives and negatives; negative, as in the paper: off.
+    """
+
+    def __init__(
+        self,
+        info: MapInfo,
+        *,
+        chain: Mapping[str, Callable[[MapInfo], Weighting]] | None = None,
+        gamma: float = 2.0,
+        alpha: float = -1.0,
+    ) -> None:
+        super().__init__(info, chain=chain, gamma=gamma, alpha=alpha)
+        self.name = info.name
+        self.uses_overlap = True
+
+    def forward(
+        self,
+        logits: Tensor,
+        target: ClassificationTarget,
+        normalizer: Tensor,
+        localization: Tensor | None = None,
+    ) -> Tensor:
+        """As ``ClassificationLoss.forward``.
+
+        Raises:
+            UndefinedPair: where the map's positives have neither a soft target nor a box.
+        """
+        soft = replace(target, value=positive_quality(target, "qfl", self.name))
+        return super().forward(logits, soft, normalizer, localization)

@@ -1,0 +1,17 @@
+"""Targets that say how well a positive is localised instead of only that it is one."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from afl.losses.errors import required_overlap
+from afl.losses.target import ClassificationTarget
+
+
+def positive_quality(target: ClassificationTarget, method: str, name: str) -> Tensor:
+    """(P,) in [0, 1]: the head's own soft target where it has one, else the IoU of the box decoded at a positive.
+
+    Raises:
+        UndefinedPair: where the map ``name`` has neither.
+    """
+    return required_overlap(target, method, name).clamp(0, 1) if target.value is None else target.value

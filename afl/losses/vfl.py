@@ -1,0 +1,105 @@
+"""Varifocal loss (Zhang et al., VarifocalNet, CVPR 2021, eq. 2).
+
+    VFL(p, q) = q BCE(p, q)                       q > 0: IoU of the predicted box on a positive
+                alpha p^gamma (-ln(1 - p))        q = 0: negatives
+
+Unlike in focal loss, positives are not focused but weighed by their quality, so the well-placed ones teach most.
+Defaults: alpha = 0.75, gamma = 2 of the paper. alpha is the weight of negatives, not focal loss's balance.
+
+Anchor heads: q is the IoU of the box decoded at the positive, of detached predictions; one whose box misses its object
+(q = 0) is a negative, as in the official code. ObjectBox's objectness has a soft target already, its SDIoU, and keeps
+it. Heat maps: peaks have the IoU of the box decoded there; one with q = 0 takes no part, for as a negative it would weigh
+(1 - Y)^4 = 0. Heads without a box at their positives (CornerNet, ExtremeNet) have no q: ``UndefinedPair``.
+
+The focus is that of negatives alone, which no chain of weightings can say, so this is a loss of its own, without one.
+Differs from the official code: nothing in the loss; the detectors keep their own decoding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from afl.losses.primitive import weighted_loss
+from afl.losses.soft_labels import positive_quality
+from afl.losses.target import PADDING, ClassificationTarget
+from afl.losses.weighting import ElementWeights, MapInfo, positive_logits
+
+
+class VarifocalLoss(nn.Module):
+    """The loss of a map whose positives should say the quality of their boxes, weighed by it.
+
+    Args:
+        info: the map.
+        alpha: weight of negatives, not negative.
+        gamma: focusing exponent of negatives, not negative.
+    """
+
+    uses_overlap = True
+
+    def __init__(self, info: MapInfo, *, alpha: float = 0.75, gamma: float = 2.0) -> None:
+        super().__init__()
+        if alpha < 0 or gamma < 0:
+            raise ValueError(f"alpha is {alpha} and gamma {gamma}, but neither must be negative.")
+        self.alpha, self.gamma = float(alpha), float(gamma)
+        self.name, self.num_classes = info.name, info.num_classes
+        self.dense_positives = info.dense_positives
+
+    def forward(
+        self,
+        logits: Tensor,
+        target: ClassificationTarget,
+        normalizer: Tensor,
+        localization: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of one map.
+
+        Args:
+            logits: (R, C), any floating type.
+            target: what they should say.
+            normalizer: N, scalar tensor, not zero.
+            localization: of the contract that all losses share, not read here.
+
+        Returns:
+            Scalar, float32 (float64 for float64 logits).
+
+        Raises:
+            UndefinedPair: where the map's positives have neither a soft target nor a box.
+            ValueError: where logits, target and ``info`` disagree about R or C.
+        """
+        expected = (target.num_locations, self.num_classes)
+        if logits.shape != expected or target.num_classes != self.num_classes:
+            raise ValueError(
+                f"Logits of shape {tuple(logits.shape)} and a target with {target.num_classes} classes do not "
+                f"fit the {expected[0]} locations of the target and the {expected[1]} classes of the loss."
+            )
+        quality = positive_quality(target, "vfl", self.name)
+        good = target.is_positive & (quality > 0)
+        # The list keeps what is no negative, with weight 0.
+        listed = torch.where(good, target.positive, PADDING) if self.dense_positives else target.positive
+        negatives = weighted_loss(
+            logits,
+            replace(target, positive=listed, value=None),
+            ElementWeights(
+                alpha=-1.0,
+                gamma=self.gamma,
+                positive=torch.zeros_like(quality),
+                negative_class=quality.new_full((self.num_classes,), self.alpha),
+            ),
+            normalizer,
+        )
+        z = positive_logits(logits, target)
+        q = quality.to(z.dtype)
+        loss = q * F.binary_cross_entropy_with_logits(z, q, reduction="none")
+        total = torch.where(good, loss, 0.0).sum(dtype=torch.float64) / normalizer
+        return negatives + total.to(negatives.dtype)
+
+    def update(self) -> None:
+        """Nothing runs."""
+
+    def statistics(self) -> dict[str, float | Tensor]:
+        """Nothing to tell."""
+        return {}

@@ -1,0 +1,72 @@
+"""The gradient dynamics of a whole run, short enough for its record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+PARTS = 10
+# Last words of figures that stay in ``metrics.jsonl`` alone.
+_LEFT_OUT = ("count", "q10", "q50", "q90", "gate_q10", "gate_q90")
+
+
+def summarize(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What ``metrics.jsonl`` says of the gradient, as means over ten equal parts of the training.
+
+    Args:
+        lines: of ``read_metrics``.
+
+    Returns:
+        Empty where nothing was logged; else
+
+        steps: last logged step of each part (fewer than ten parts for fewer lines).
+        share: by map, the share of the whole run's sum of |dL/dz| that fell to each ``SIGN/GROUP``.
+        curves: by figure, its means over the parts, None in a part without it: ``gradient_norm`` and, by their names in
+            ``metrics.jsonl``, the sums of |dL/dz|, medians of the gate, weights of positives, and what the links say.
+
+        Numbers have four digits.
+    """
+    lines = [line for line in lines if "gradient_norm" in line]
+    parts = [[lines[i] for i in own] for own in np.array_split(np.arange(len(lines)), min(PARTS, len(lines)) or 1)]
+    if not lines:
+        return {}
+    names = {name: None for line in lines for name in line if name == "gradient_norm" or _is_kept(name)}
+    masses: dict[str, dict[str, float]] = {}
+    for name in names:
+        if name.endswith("/sum"):
+            _, map_name, sign, group, _ = name.split("/")
+            masses.setdefault(map_name, {})[f"{sign}/{group}"] = sum(line.get(name) or 0.0 for line in lines)
+    return {
+        "steps": [part[-1]["step"] for part in parts],
+        "share": {
+            map_name: {key: _short(mass / total) for key, mass in own.items()}
+            for map_name, own in masses.items()
+            if (total := sum(own.values())) > 0
+        },
+        "curves": {name: [_mean([line.get(name) for line in part]) for part in parts] for name in names},
+    }
+
+
+def mass_curves(summary: Mapping[str, Any]) -> dict[str, list[float]]:
+    """By ``SIGN/GROUP``, the sum of |dL/dz| of a logged step over all maps of the detector, mean of each part."""
+    total: dict[str, np.ndarray] = {}
+    for name, values in summary["curves"].items():
+        if name.endswith("/sum"):
+            _, _, sign, group, _ = name.split("/")
+            total[f"{sign}/{group}"] = total.get(f"{sign}/{group}", 0.0) + np.array(values, float)
+    return {key: values.tolist() for key, values in total.items()}
+
+
+def _is_kept(name: str) -> bool:
+    return name.startswith("gradient/") and name.rpartition("/")[2] not in _LEFT_OUT
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return _short(sum(there) / len(there)) if there else None
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")

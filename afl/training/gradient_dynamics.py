@@ -1,0 +1,165 @@
+"""What a loss does to the gradient, seen from outside: |dL/dz| by frequency group, of positives and of negatives.
+
+The only thing that all losses have in common is that their value can be differentiated to the logits. So a hook on
+each loss module does just that, on the steps that are logged and on no others: one more backward pass through the loss
+alone, not through the network. It works for every loss that keeps the contract, whatever it computes inside, needs no
+correction for what happens to the value later (its weight in the sum, accumulation), and leaves training as it was:
+nothing of the graph, the gradients or the run's random numbers is touched.
+
+Names of the figures, where MAP is a classification map of the detector, SIGN ``positive`` or ``negative`` and GROUP
+``r``, ``c``, ``f``, or ``all`` on a map that does not tell classes apart:
+
+    gradient/MAP/SIGN/GROUP/count        elements that take part in the loss
+    gradient/MAP/SIGN/GROUP/sum          sum of |dL/dz|
+    gradient/MAP/SIGN/GROUP/q10          quantile of |dL/dz|; also q50, q90
+    gradient/MAP/SIGN/GROUP/gate_q10     quantile of the Adaptive Gradient Function's gate; also q50, q90
+    gradient/MAP/positive/GROUP/weight   mean weight W that the chain gives to positives
+    gradient/MAP/LINK/KEY                what a link says of itself, such as ghat and kappa; ``/GROUP`` behind it is the
+                                         mean over a group's classes, where a link keeps a value for each class
+
+|dL/dz| is taken before the normaliser, so that arms and batches compare. Figures are of the last part of the step's
+batch on the main process, as the losses beside them are. A group that has nothing in the batch has no quantiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from afl.losses import ClassificationTarget, ElementWeights
+from afl.losses.gradient import alpha_balance, computing_type, gate_of_gated
+
+QUANTILES = (0.1, 0.5, 0.9)
+ALL = "all"
+# Elements whose quantiles are taken; a map with more is sampled.
+SAMPLE = 100_000
+
+
+class GradientDynamics:
+    """A context in which the losses are watched; ``figures`` tells what was seen in the last one.
+
+    Args:
+        losses: by the name of their map.
+        groups: (C,) "r", "c" or "f" of each class.
+    """
+
+    def __init__(self, losses: Mapping[str, nn.Module], groups: Sequence[str]) -> None:
+        self._losses = dict(losses)
+        self._groups = list(groups)
+        self._hooks: list[Any] = []
+        self._seen: dict[str, dict[str, Tensor]] = {}
+
+    def __enter__(self) -> GradientDynamics:
+        self._seen = {}
+        self._hooks = [
+            loss.register_forward_hook(partial(self._look, name), with_kwargs=True) for name, loss in self._losses.items()
+        ]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def figures(self) -> dict[str, float]:
+        """Everything named at the top of this file; waits for the device."""
+        figures = {
+            f"gradient/{name}/{key}": float(value) for name, seen in self._seen.items() for key, value in seen.items()
+        }
+        for name, loss in self._losses.items():
+            for key, value in loss.statistics().items():
+                value = torch.as_tensor(value).detach().float().cpu()
+                figures[f"gradient/{name}/{key}"] = float(value.mean())
+                if value.ndim == 1:
+                    for group, members in self._members(len(value)).items():
+                        figures[f"gradient/{name}/{key}/{group}"] = float(value[members].mean())
+        return figures
+
+    def _look(self, name: str, loss: nn.Module, args: tuple, kwargs: dict[str, Any], value: Tensor) -> None:
+        call = dict(zip(("logits", "target", "normalizer"), args, strict=False)) | kwargs
+        logits, target = call["logits"], call["target"]
+        (gradient,) = torch.autograd.grad(value, logits, retain_graph=True, materialize_grads=True)
+        with torch.no_grad():
+            size = gradient.abs().to(computing_type(gradient.dtype)) * call["normalizer"]
+            self._seen[name] = element_figures(
+                size, target, self._members(target.num_classes), getattr(loss, "last_weights", None)
+            )
+
+    def _members(self, num_classes: int) -> dict[str, Tensor]:
+        """(C,) bool by group; a map over anything but the data set's classes has one group."""
+        if num_classes != len(self._groups):
+            return {ALL: torch.ones(num_classes, dtype=torch.bool)}
+        return {
+            group: torch.tensor([own == group for own in self._groups]) for group in "rcf" if group in self._groups
+        }
+
+
+def element_figures(
+    size: Tensor, target: ClassificationTarget, members: Mapping[str, Tensor], weights: ElementWeights | None
+) -> dict[str, Tensor]:
+    """Count, sum and quantiles by sign and group, as ``SIGN/GROUP/FIGURE``.
+
+    Sums are over all elements. Quantiles are of at most ``SAMPLE`` negatives, drawn from the whole map.
+
+    Args:
+        size: (R, C), |dL/dz| of every element.
+        target: of the map; ignored locations and unverified classes take no part.
+        members: (C,) bool by group.
+        weights: what the loss gave to positives, and its gate; None where it has neither.
+    """
+    classes = target.num_classes
+    flat = size.reshape(-1)
+    present = target.is_positive
+    positive = target.positive[present]
+    negative = torch.ones_like(size, dtype=torch.bool)
+    if target.ignored is not None:
+        negative[target.ignored] = False
+    if target.verified is not None:
+        negative &= target.verified[target.image]
+    negative.view(-1)[positive] = False
+    sampled = _sample(flat)
+    sampled = sampled[negative.view(-1)[sampled]]
+
+    # By sign: elements to take quantiles of, what they should say, and count and sum of |dL/dz| in every class.
+    by_class = flat.new_zeros(2, classes, dtype=torch.float64)
+    by_class.index_add_(1, positive % classes, torch.stack([torch.ones_like(flat[positive]), flat[positive]]).double())
+    parts = {
+        "positive": (positive, 1.0 if target.value is None else target.value[present], by_class),
+        "negative": (sampled, 0.0, torch.stack([negative.sum(0), (size * negative).sum(0, dtype=torch.float64)])),
+    }
+    figures = {}
+    for sign, (index, y, (count, total)) in parts.items():
+        label = index % classes
+        values = {"": flat[index]}
+        if weights is not None and weights.gate is not None:
+            strength = weights.gate[label] if weights.gate.ndim else weights.gate
+            values["gate_"] = gate_of_gated(flat[index] / alpha_balance(y, weights.alpha), strength)
+        for group, member in members.items():
+            member = member.to(size.device)
+            of_group = member[label]
+            figures[f"{sign}/{group}/count"] = count[member].sum()
+            figures[f"{sign}/{group}/sum"] = total[member].sum()
+            if not bool(of_group.any()):
+                continue
+            for prefix, value in values.items():
+                cuts = torch.quantile(value[of_group], value.new_tensor(QUANTILES))
+                for q, cut in zip(QUANTILES, cuts, strict=True):
+                    figures[f"{sign}/{group}/{prefix}q{round(100 * q)}"] = cut
+            if sign == "positive" and weights is not None and weights.positive is not None:
+                figures[f"{sign}/{group}/weight"] = weights.positive[present][of_group].mean()
+    return figures
+
+
+def _sample(flat: Tensor) -> Tensor:
+    """Indices of all elements, or of ``SAMPLE`` of them.
+
+    Not every n-th: n may share a factor with the number of classes. The generator is its own, so that the run's random
+    numbers stay what they are.
+    """
+    if flat.numel() <= SAMPLE:
+        return torch.arange(flat.numel(), device=flat.device)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(flat.numel(), (SAMPLE,), generator=generator).to(flat.device)

@@ -1,0 +1,138 @@
+"""What the published data sets consist of: archives, where they are, and what unpacks to where.
+
+Sizes and checksums are those that TensorFlow Datasets, torchvision and others have used for years for the same files
+(VOC: torchvision's MD5 for the same bytes).  Their publishers give none.  For LVIS's validation file public sources
+name different checksums, so only its size is fixed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+_COCO = "http://images.cocodataset.org"
+_LVIS = "https://dl.fbaipublicfiles.com/LVIS"
+_VOC = "http://host.robots.ox.ac.uk/pascal/VOC"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One published file.
+
+    Attributes:
+        url: its official address; the last part is its name at every mirror.
+        size: bytes.
+        sha256: None where it is not publicly agreed on.
+        growth: about how many bytes one of its bytes unpacks to.
+    """
+
+    url: str
+    size: int
+    sha256: str | None
+    growth: float = 1.0
+
+    @property
+    def name(self) -> str:
+        return self.url.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is there completely or not at all.
+
+    Attributes:
+        archives: all that it is unpacked from, later ones over earlier ones.
+        outputs: file or folder inside the archives, and its place below the data set's folder.
+        counts: number of files that folders of the release have, by place.
+    """
+
+    archives: tuple[Archive, ...]
+    outputs: Mapping[str, str]
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+COCO_ANNOTATIONS = Part(
+    archives=(
+        Archive(
+            url=f"{_COCO}/annotations/annotations_trainval2017.zip",
+            size=252_907_541,
+            sha256="113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
+            growth=2.0,
+        ),
+    ),
+    outputs={name: name for name in (f"annotations/instances_{split}2017.json" for split in ("train", "val"))},
+)
+COCO_IMAGES = (
+    Part(
+        archives=(
+            Archive(
+                url=f"{_COCO}/zips/val2017.zip",
+                size=815_585_330,
+                sha256="4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
+                growth=1.02,
+            ),
+        ),
+        outputs={"val2017": "val2017"},
+        counts={"val2017": 5_000},
+    ),
+    Part(
+        archives=(
+            Archive(
+                url=f"{_COCO}/zips/train2017.zip",
+                size=19_336_861_798,
+                sha256="69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
+                growth=1.02,
+            ),
+        ),
+        outputs={"train2017": "train2017"},
+        counts={"train2017": 118_287},
+    ),
+)
+LVIS_ANNOTATIONS = (
+    Part(
+        archives=(
+            Archive(url=f"{_LVIS}/lvis_v1_val.json.zip", size=64_026_968, sha256=None, growth=3.2),
+        ),
+        outputs={"lvis_v1_val.json": "annotations/lvis_v1_val.json"},
+    ),
+    Part(
+        archives=(
+            Archive(
+                url=f"{_LVIS}/lvis_v1_train.json.zip",
+                size=350_264_821,
+                sha256="334a4caa374030a7817cf050364525e910f7960f9b6968cef47cffbf3893f8ba",
+                growth=3.2,
+            ),
+        ),
+        outputs={"lvis_v1_train.json": "annotations/lvis_v1_train.json"},
+    ),
+)
+VOC = (
+    Part(
+        archives=(
+            Archive(
+                url=f"{_VOC}/voc2007/VOCtrainval_06-Nov-2007.tar",
+                size=460_032_000,
+                sha256="7d8cd951101b0957ddfd7a530bdc8a94f06121cfc1e511bb5937e973020c7508",
+            ),
+            Archive(
+                url=f"{_VOC}/voc2007/VOCtest_06-Nov-2007.tar",
+                size=451_020_800,
+                sha256="6836888e2e01dca84577a849d339fa4f73e1e4f135d312430c4856b5609b4892",
+            ),
+        ),
+        outputs={"VOCdevkit/VOC2007": "VOC2007"},
+        counts={"VOC2007/Annotations": 9_963, "VOC2007/JPEGImages": 9_963},
+    ),
+    Part(
+        archives=(
+            Archive(
+                url=f"{_VOC}/voc2012/VOCtrainval_11-May-2012.tar",
+                size=1_999_639_040,
+                sha256="e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
+            ),
+        ),
+        outputs={"VOCdevkit/VOC2012": "VOC2012"},
+        counts={"VOC2012/Annotations": 17_125, "VOC2012/JPEGImages": 17_125},
+    ),
+)

@@ -1,0 +1,38 @@
+"""What a person can look at of a detector's raw outputs: its score maps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from detectors.contract import Outputs
+
+# Outputs of the detectors on pyramids that are scores: logits for each location, with or without classes.
+LEVEL_SCORES = {"logits": "class", "classes": "class", "objectness": "objectness", "centerness": "centre-ness"}
+
+
+def score_maps(detector: nn.Module, outputs: Outputs, height: int, width: int) -> dict[str, Tensor]:
+    """Score maps of the first image of a batch, the best class (and anchor) of every cell.
+
+    Args:
+        outputs: what ``detector(images)`` gave for images of ``height`` x ``width`` pixels.
+
+    Returns:
+        Name to (h, w) probabilities in [0, 1] on the CPU; heads on a pyramid have one map for each score and level.
+    """
+    heat_maps = [name for name in detector.classification if name in outputs and outputs[name].ndim == 4]
+    if heat_maps:
+        return {name: outputs[name][0].float().sigmoid().amax(0).cpu() for name in heat_maps}
+    maps = {}
+    for key, name in LEVEL_SCORES.items():
+        if key not in outputs:
+            continue
+        scores = outputs[key][0].float().sigmoid()
+        scores = scores.amax(-1) if scores.ndim == 2 else scores
+        shapes = [(-(-height // stride), -(-width // stride)) for stride in detector.strides]
+        cells = torch.tensor([h * w for h, w in shapes])
+        per_cell = len(scores) // int(cells.sum())
+        levels = scores.split((cells * per_cell).tolist())
+        for level, (h, w), stride in zip(levels, shapes, detector.strides, strict=True):
+            maps[f"{name}, stride {stride}"] = level.view(h, w, per_cell).amax(-1).cpu()
+    return maps
