@@ -9,15 +9,23 @@ should compute, slow and obvious, in ``reference``.
 from afl.losses.adaptive_gradient import AdaptiveGradient, ScheduledGradient
 from afl.losses.class_weights import ClassWeights, class_balanced_weights
 from afl.losses.classification_loss import ClassificationLoss
+from afl.losses.efl import EqualizedFocus
+from afl.losses.eqlv2 import EqualizationV2
+from afl.losses.errors import UndefinedPair
 from afl.losses.functional import (
     AdaptiveFocalLoss,
     adaptive_focal_loss,
     class_balanced_focal_loss,
     sigmoid_focal_loss,
 )
+from afl.losses.ghm import GradientHarmonizing
 from afl.losses.gradient_balance import GradientBalance
+from afl.losses.pisa import PrimeSampleAttention
 from afl.losses.positive_scale import PositiveScale
+from afl.losses.qfl import QualityFocalLoss
+from afl.losses.seesaw import Seesaw
 from afl.losses.target import PADDING, ClassificationTarget
+from afl.losses.vfl import VarifocalLoss
 from afl.losses.weighting import ElementWeights, MapInfo, Weighting
 
 __all__ = [
@@ -28,10 +36,18 @@ __all__ = [
     "ClassificationLoss",
     "ClassificationTarget",
     "ElementWeights",
+    "EqualizationV2",
+    "EqualizedFocus",
     "GradientBalance",
+    "GradientHarmonizing",
     "MapInfo",
     "PositiveScale",
+    "PrimeSampleAttention",
+    "QualityFocalLoss",
     "ScheduledGradient",
+    "Seesaw",
+    "UndefinedPair",
+    "VarifocalLoss",
     "Weighting",
     "adaptive_focal_loss",
     "class_balanced_focal_loss",

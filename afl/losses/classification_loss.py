@@ -9,6 +9,7 @@ The empty chain is focal loss; the files of ``conf/loss`` are the other arms.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -43,8 +44,9 @@ class ClassificationLoss(nn.Module):
         self.chain = nn.ModuleDict(
             {name: factory(info) for name, factory in (chain or {}).items() if factory is not None}
         )
-        # Weights of the last training batch's positives and its gate, for whoever watches; nothing of a map's size.
-        self.last_weights: ElementWeights | None = None
+        # For whoever watches the gradient: soft values (P,) of the last training batch, weights of its positives
+        # and its gate; nothing of a map's size.
+        self.seen: tuple[Tensor | None, ElementWeights] | None = None
         self.uses_overlap = any(link.uses_overlap for link in self.chain.values())
         if self.gamma < 0:
             raise ValueError(f"gamma is {gamma}, but the focusing exponent must not be negative.")
@@ -85,8 +87,11 @@ class ClassificationLoss(nn.Module):
             for link in self.chain.values():
                 weights = link(logits.detach(), target, weights)
             if self.training:
-                self.last_weights = ElementWeights(
-                    alpha=weights.alpha, gamma=weights.gamma, positive=weights.positive, gate=weights.gate
+                self.seen = (
+                    target.value,
+                    ElementWeights(
+                        alpha=weights.alpha, gamma=weights.gamma, positive=weights.positive, gate=weights.gate
+                    ),
                 )
         return weighted_loss(logits, target, weights, normalizer)
 

@@ -1,18 +1,22 @@
-"""EFL: focal loss with a focus of each class's own (Li et al., Equalized Focal Loss for Dense Long-Tailed Object
-Detection, CVPR 2022).
+"""EFL: focal loss with a focus of each class's own.
 
-    gamma_j = gamma_b + s (1 - g_j),    g_j in [0, 1]: summed |gradient| of positives over that of negatives, cut at 1
-    EFL     = alpha_t (gamma_j / gamma_b) (1 - p_t)^gamma_j (-ln p_t)    on positives and negatives of class j
+Li et al., Equalized Focal Loss for Dense Long-Tailed Object Detection, CVPR 2022.
 
-The larger exponent silences what a rare class already gets right, most of all its many easy negatives; the factor in front
-gives back to the hard ones what a larger exponent takes. Defaults of the official code: s = 8, gamma_b = 2, alpha = 0.25;
-before the first step g_j is 1, which is focal loss. gamma_b and alpha are the ``gamma`` and ``alpha`` of the loss.
+    gamma_j = gamma_b + s (1 - g_j),    g_j in [0, 1]: summed |gradient| of positives over that of negatives,
+    cut at 1 EFL     = alpha_t (gamma_j / gamma_b) (1 - p_t)^gamma_j (-ln p_t)    on positives and negatives
+    of class j
+
+The larger exponent silences what a rare class already gets right, most of all its many easy negatives; the
+factor in front gives back to the hard ones what a larger exponent takes. Defaults of the official code: s =
+8, gamma_b = 2, alpha = 0.25; before the first step g_j is 1, which is focal loss. gamma_b and alpha are the
+``gamma`` and ``alpha`` of the loss.
 
 Anchor heads: as published. Heat maps: the same, negatives with their (1 - Y)^4, in the loss as in the sums.
 
-Differs from the official code: it collects the gradients of the last layer's outputs by a hook, after the division by the
-normaliser; here they are computed in closed form before it, so a step counts in proportion to its positives. Sums go over
-ranks once per optimiser step, and losses are computed from logits instead of from ln p_t.
+Differs from the official code: it collects the gradients of the last layer's outputs by a hook, after the
+division by the normaliser; here they are computed in closed form before it, so a step counts in proportion to
+its positives. Sums go over ranks once per optimiser step, and losses are computed from logits instead of from
+ln p_t.
 """
 
 from __future__ import annotations
@@ -31,8 +35,8 @@ from afl.losses.weighting import ElementWeights, MapInfo, Weighting
 class EqualizedFocus(Weighting):
     """Gives each class its focusing exponent, and its loss the factor gamma_j / gamma_b.
 
-    Put it behind the links whose weights its sums have to see; it sees its own. In training it costs a second pass
-    over the logits.
+    Put it behind the links whose weights its sums have to see; it sees its own. In training it costs a second
+    pass over the logits.
 
     Args:
         info: the map.

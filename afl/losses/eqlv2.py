@@ -5,17 +5,19 @@
     w-_j   = f(g_j)                        on negatives of class j
     w+_j   = 1 + alpha (1 - f(g_j))        on its positives
 
-A class that is pushed down more than up has its negatives muted and its positives amplified until the two balance at
-about mu. Defaults of the official code: gamma = 12, mu = 0.8, alpha = 4; before the first step g_j is 100, so that all
-weights are 1. The element loss is cross-entropy without alpha_t (``gamma: 0``, ``alpha: -1`` of the loss itself).
+A class that is pushed down more than up has its negatives muted and its positives amplified until the two
+balance at about mu. Defaults of the official code: gamma = 12, mu = 0.8, alpha = 4; before the first step g_j
+is 100, so that all weights are 1. The element loss is cross-entropy without alpha_t (``gamma: 0``, ``alpha:
+-1`` of the loss itself).
 
-Anchor heads: sums run over all locations, where the paper has the proposals of a second stage: with thousands of
-background locations to a positive, ratios start near 0 and the negatives of *every* class are muted first; the weights
-so do the work of foreground against background too. Heat maps: the same, negatives with their (1 - Y)^4.
+Anchor heads: sums run over all locations, where the paper has the proposals of a second stage: with thousands
+of background locations to a positive, ratios start near 0 and the negatives of *every* class are muted first;
+the weights so do the work of foreground against background too. Heat maps: the same, negatives with their (1
+- Y)^4.
 
-Differs from the official code: gradients are summed over ranks once per optimiser step, and without torch.distributed too;
-no channel for objectness, which is left out there; a soft positive weighs w- + y (w+ - w-), as that code's
-formula gives for a soft target, and its gradient counts as a positive one.
+Differs from the official code: gradients are summed over ranks once per optimiser step, and without
+torch.distributed too; no channel for objectness, which is left out there; a soft positive weighs w- + y (w+ -
+w-), as that code's formula gives for a soft target, and its gradient counts as a positive one.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ _UNKNOWN = 100.0
 class EqualizationV2(Weighting):
     """Weighs the positives and the negatives of each class by its ratio of gradients so far.
 
-    Put it behind the links whose weights its sums have to see; it sees its own. In training it costs a second pass
-    over the logits.
+    Put it behind the links whose weights its sums have to see; it sees its own. In training it costs a second
+    pass over the logits.
 
     Args:
         info: the map.

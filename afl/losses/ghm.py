@@ -1,30 +1,32 @@
-"""GHM-C: gradients harmonised by their density (Li, Liu & Wang, Gradient Harmonized Single-stage Detector, AAAI 2019).
+"""GHM-C: gradients harmonised by their density.
 
-    g_i     = |p_i - y_i|                                     size of cross-entropy's gradient
-    GD(g)   = R_bin(g) M                                      gradient density: elements in g's of M equal bins
-    L_GHM-C = (1 / N) sum_i beta_i CE_i, beta_i = N / GD(g_i), N the number of elements
-    S_b     = m S_b + (1 - m) R_b                             running mean of R_b, used in its place
+Li, Liu & Wang, Gradient Harmonized Single-stage Detector, AAAI 2019.
 
-so every bin has the same say, however many elements are in it: the crowd of easy negatives loses its weight, and
-so do outliers where they gather at g near 1. Defaults: 30 bins and m = 0.75 of the paper's COCO configuration. The
-element loss is cross-entropy without alpha (``gamma: 0``, ``alpha: -1``).
+    g_i     = |p_i - y_i|                                     size of cross-entropy's gradient GD(g)   =
+    R_bin(g) M                                      gradient density: elements in g's of M equal bins L_GHM-C
+    = (1 / N) sum_i beta_i CE_i, beta_i = N / GD(g_i), N the number of elements S_b     = m S_b + (1 - m) R_b
+    running mean of R_b, used in its place
+
+so every bin has the same say, however many elements are in it: the crowd of easy negatives loses its weight,
+and so do outliers where they gather at g near 1. Defaults: 30 bins and m = 0.75 of the paper's COCO
+configuration. The element loss is cross-entropy without alpha (``gamma: 0``, ``alpha: -1``).
 
 Normalisation. The official code divides by the number of *non-empty* bins n, and the number of elements cancels:
 L = sum_i CE_i / (n S_bin(i)), a mean over bins of mean losses, of the size of one element's loss. Every loss here is
-divided by its detector's normaliser, the mean over ranks of the number of positives, at least 1. The weight therefore
-has that number in it,
+divided by its detector's normaliser, the mean over ranks of the number of positives, at least 1. The weight
+therefore has that number in it,
 
     W_i = max(P, ranks) / (n S_bin(i)),    P, R and S summed over ranks
 
 and what is left after the division is the official loss exactly, with one process as with many.
 
-Anchor heads: as published. A soft positive (ObjectBox's objectness) has g = |p - y|. Heat maps, on which nothing
-is published: peaks have g = 1 - p, the others g = p; a negative under a Gaussian counts (1 - Y)^4 in the histogram, as
-much as in the loss.
+Anchor heads: as published. A soft positive (ObjectBox's objectness) has g = |p - y|. Heat maps, on which
+nothing is published: peaks have g = 1 - p, the others g = p; a negative under a Gaussian counts (1 - Y)^4 in
+the histogram, as much as in the loss.
 
-Differs from the official code: a bin's running mean starts at its first count, where a buffer of zeros made the first
-weights up to four times too large; as there, a bin without elements keeps its mean. The official configuration also clips
-the gradient norm at 35, which is the trainer's business (``trainer.clip_norm``).
+Differs from the official code: a bin's running mean starts at its first count, where a buffer of zeros made
+the first weights up to four times too large; as there, a bin without elements keeps its mean. The official
+configuration also clips the gradient norm at 35, which is the trainer's business (``trainer.clip_norm``).
 """
 
 from __future__ import annotations
@@ -34,11 +36,11 @@ from torch import Tensor
 
 from afl.losses.distributed import all_reduce_sum
 from afl.losses.gradient import computing_type
-from afl.losses.primitive import negative_blocks, positives, scaled_negatives
+from afl.losses.primitive import negative_blocks, scaled_negatives
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, MapInfo, Weighting, positive_hardness, positive_logits
+from afl.losses.weighting import ElementWeights, MapInfo, Weighting, positive_hardness
 
-# Under these every gradient has the size g, and a plain negative's factor in the dense pass is 1.
+# Under these a plain negative's factor in the dense pass is 1.
 _CROSS_ENTROPY = ElementWeights(alpha=-1.0, gamma=0.0)
 
 
@@ -46,8 +48,8 @@ class GradientHarmonizing(Weighting):
     """Weighs every element by the inverse density of its gradient's size.
 
     The current batch counts, so the very first step is harmonised. It keeps one weight and one byte for each
-    element, reads the logits once more and, under torch.distributed, needs a small all-reduce in ``forward``, which
-    all ranks must call equally often.
+    element, reads the logits once more and, under torch.distributed, needs a small all-reduce in ``forward``,
+    which all ranks must call equally often.
 
     Args:
         info: the map.
@@ -70,7 +72,8 @@ class GradientHarmonizing(Weighting):
     def forward(
         self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights
     ) -> ElementWeights:
-        index, seen = self._histogram(logits, target)
+        at_positives = self._bin(positive_hardness(logits, target)).long()
+        index, seen = self._histogram(logits, target, at_positives)
         counts = torch.cat([seen, target.num_positives().reshape(1), seen.new_ones(1)])
         if self.training:
             # Here and not in ``update``: the weights of this very step depend on all ranks.
@@ -87,7 +90,7 @@ class GradientHarmonizing(Weighting):
         weight = torch.where(filled, share / torch.where(filled, density, 1.0), 0.0)
         weight = weight.to(computing_type(logits.dtype))
         return weights.times(
-            positive=weight[self._bin(positive_hardness(logits, target)).long()],
+            positive=weight[at_positives],
             negative_element=weight.index_select(0, index.flatten().int()).view(index.shape),
         )
 
@@ -109,10 +112,13 @@ class GradientHarmonizing(Weighting):
         """Number of the bin, as a float tensor of g's shape."""
         return (g * self.bins).clamp_(max=self.bins - 1).floor_()
 
-    def _histogram(self, logits: Tensor, target: ClassificationTarget) -> tuple[Tensor, Tensor]:
+    def _histogram(
+        self, logits: Tensor, target: ClassificationTarget, at_positives: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Bin (R, C) uint8 that each element would be in as a negative, and the mass (bins,) float64 in each."""
         index = torch.empty(logits.shape, dtype=torch.uint8, device=logits.device)
         seen = torch.zeros(self.bins, dtype=torch.float64, device=logits.device)
+        seen.index_add_(0, at_positives, target.is_positive.to(seen.dtype))
         one = torch.ones((), dtype=computing_type(logits.dtype), device=logits.device)
         for block in negative_blocks(logits, target, _CROSS_ENTROPY, one):
             number = self._bin(block.g)
@@ -120,12 +126,8 @@ class GradientHarmonizing(Weighting):
             # Exceptions, whose factor is 0, come out as -1, which no bin takes.
             counted = number.add_(1.0).mul_(block.factor).sub_(1.0)
             seen += torch.histc(counted, bins=self.bins, min=0, max=self.bins)
-        apart = (
-            positives(positive_logits(logits, target), target, _CROSS_ENTROPY),
-            scaled_negatives(logits, target, _CROSS_ENTROPY),
-        )
-        for exceptions in apart:
-            if exceptions is not None:
-                mass = torch.where(exceptions.valid, exceptions.weight, 0.0).to(seen.dtype)
-                seen.index_add_(0, self._bin(exceptions.gradient.abs()).long(), mass)
+        scaled = scaled_negatives(logits, target, _CROSS_ENTROPY)
+        if scaled is not None:
+            mass = torch.where(scaled.valid, scaled.weight, 0.0).to(seen.dtype)
+            seen.index_add_(0, index.flatten()[scaled.index].long(), mass)
         return index, seen

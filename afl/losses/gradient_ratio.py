@@ -16,8 +16,8 @@ class GradientRatio(nn.Module):
 
         g_j = sum of |dL/dz_j| over positives / sum of |dL/dz_j| over negatives
 
-    Gradients are those of the weighted loss, before gate and normaliser; a heat map's (1 - Y)^4 is in them, and
-    a soft positive's gradient counts as a positive one. Nothing is forgotten.
+    Gradients are those of the weighted loss, before gate and normaliser; a heat map's (1 - Y)^4 is in them,
+    and a soft positive's gradient counts as a positive one. Nothing is forgotten.
 
     Args:
         num_classes: C.

@@ -1,4 +1,6 @@
-"""PISA: attention on the best-placed positives (Cao et al., Prime Sample Attention in Object Detection, CVPR 2020).
+"""PISA: attention on the best-placed positives.
+
+Cao et al., Prime Sample Attention in Object Detection, CVPR 2020.
 
 Its part for positives, importance-based sample reweighting (ISR-P):
 
@@ -7,18 +9,20 @@ Its part for positives, importance-based sample reweighting (ISR-P):
     w_i  = ((1 - bias) u_i + bias)^k
     w'_i = w_i sum_j L_j / sum_j w_j L_j      so the positives' loss keeps its sum
 
-with the ranks by the IoU of the predicted box: the positives of every *object* are ranked among themselves; then those
-of a *class* are ordered by that local rank, and by IoU where it is the same. First come the best positives of all
-objects, then the second-best, and so on. Defaults: k = 2, bias = 0 of the official RetinaNet configuration, on top of
-the head's own focal loss.
+with the ranks by the IoU of the predicted box: the positives of every *object* are ranked among themselves;
+then those of a *class* are ordered by that local rank, and by IoU where it is the same. First come the best
+positives of all objects, then the second-best, and so on. Defaults: k = 2, bias = 0 of the official RetinaNet
+configuration, on top of the head's own focal loss.
 
-Anchor heads: as published. Heat maps: an object has one peak, so every local rank is 0 and only the order within the class
-remains. Heads without a box at their positives (CornerNet, ExtremeNet) have nothing to rank by: ``UndefinedPair``.
+Anchor heads: as published. Heat maps: an object has one peak, so every local rank is 0 and only the order
+within the class remains. Heads without a box at their positives (CornerNet, ExtremeNet) have nothing to rank
+by: ``UndefinedPair``.
 
-Differs from the official code: the weight is on the positive element, not also on the negatives of the other classes at
-its location, which a sigmoid head learns with focal loss anyway; a soft positive is weighed like a hard one. As there,
-ranks and sums are those of one process's batch. The two other parts of PISA, reweighting of negatives (two-stage
-detectors only) and the classification-aware box loss, are no classification losses of such a head.
+Differs from the official code: the weight is on the positive element, not also on the negatives of the other
+classes at its location, which a sigmoid head learns with focal loss anyway; a soft positive is weighed like a
+hard one. As there, ranks and sums are those of one process's batch. The two other parts of PISA, reweighting
+of negatives (two-stage detectors only) and the classification-aware box loss, are no classification losses of
+such a head.
 """
 
 from __future__ import annotations

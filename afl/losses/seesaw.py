@@ -1,4 +1,6 @@
-"""Seesaw loss between the classes of one object (Wang et al., Seesaw Loss for Long-Tailed Instance Segmentation, CVPR 2021).
+"""Seesaw loss between the classes of one object.
+
+Wang et al., Seesaw Loss for Long-Tailed Instance Segmentation, CVPR 2021.
 
 For a sample of class i, the paper's softmax lets class j compete with
 
@@ -6,23 +8,25 @@ For a sample of class i, the paper's softmax lets class j compete with
     M_ij = min(1, (N_j / N_i)^p)            mitigation: a rarer class is punished less; N: samples seen so far
     C_ij = max(1, (sigma_j / sigma_i)^q)    compensation: unless it is the one mistaken for i; sigma_i at least eps
 
-that is, it adds ln S_ij to the logit z_j. A sigmoid head has no competition but that a positive of class i is a negative of
-all others; there the same shift gives -ln(1 - sigmoid(z_j + ln S_ij)), whose gradient is that of cross-entropy times
+that is, it adds ln S_ij to the logit z_j. A sigmoid head has no competition but that a positive of class i is
+a negative of all others; there the same shift gives -ln(1 - sigmoid(z_j + ln S_ij)), whose gradient is that
+of cross-entropy times
 
     W_ij = S_ij / (1 - p_j + S_ij p_j)
 
-which is S_ij on a small p_j and never makes a gradient larger than 1 (S_ij alone can be 10^4). W_ij is the weight here, on the
-negatives of class j at a positive of class i; everything else keeps weight 1, as the paper's objectness branch does.
-Defaults of the official code: p = 0.8, q = 2, eps = 0.01. On top of the head's own focal loss, because the paper relies on a
-second stage against the background, and a dense head has none; ``loss.gamma=0 loss.alpha=-1`` gives cross-entropy.
+which is S_ij on a small p_j and never makes a gradient larger than 1 (S_ij alone can be 10^4). W_ij is the
+weight here, on the negatives of class j at a positive of class i; everything else keeps weight 1, as the
+paper's objectness branch does. Defaults of the official code: p = 0.8, q = 2, eps = 0.01. On top of the
+head's own focal loss, because the paper relies on a second stage against the background, and a dense head has
+none; ``loss.gamma=0 loss.alpha=-1`` gives cross-entropy.
 
 Anchor heads: at positive locations, samples are positives. ObjectBox's class map has nothing but such locations. Heat maps:
 at peaks, a peak being the sample of its object; other channels' pixels around it do not stand for one object and keep weight 1,
 so little changes there. Where two objects share a pixel, the larger weight holds.
 Undefined where a map has one class: nothing competes (``UndefinedPair``).
 
-Differs from the official code: sigmoid for softmax, with p_j for sigma_j; N is summed over ranks and counts the steps before
-the current one.
+Differs from the official code: sigmoid for softmax, with p_j for sigma_j; N is summed over ranks and counts
+the steps before the current one.
 """
 
 from __future__ import annotations
@@ -49,10 +53,9 @@ class Seesaw(Weighting):
     It keeps one weight for each element of the map.
 
     Args:
-        info: the map.
-        p, q: exponents of mitigation and compensation, not negative; 0 switches one off.
-        eps: smallest probability of the right class that compensation divides by.
-        single_class: what becomes of a map with one class: ``error``, or ``plain`` to leave it to the other links.
+        info: the map. p, q: exponents of mitigation and compensation, not negative; 0 switches one off. eps:
+        smallest probability of the right class that compensation divides by. single_class: what becomes of a
+        map with one class: ``error``, or ``plain`` to leave it to the other links.
     """
 
     def __init__(
@@ -66,13 +69,14 @@ class Seesaw(Weighting):
     ) -> None:
         super().__init__()
         if p < 0 or q < 0 or eps <= 0:
-            raise ValueError(f"p is {p}, q {q} and eps {eps}, but p and q must not be negative, eps positive.")
+            raise ValueError(f"p is {p}, q {q} and eps {eps}, but p and q must not be negative, eps
+            positive.")
         if single_class not in ("error", "plain"):
             raise ValueError(f"single_class is {single_class!r}, but must be 'error' or 'plain'.")
         if info.num_classes == 1 and single_class == "error":
             raise UndefinedPair(
                 f"seesaw lets the classes of an object compete, and the map {info.name!r} has one class; "
-                "loss.chain.seesaw.single_class=plain trains such a map without it."
+                "its single_class=plain trains such a map without it."
             )
         self.p, self.q, self.eps = p, q, eps
         self.register_buffer("count", torch.zeros(info.num_classes, dtype=torch.float64))

@@ -3,16 +3,18 @@
     VFL(p, q) = q BCE(p, q)                       q > 0: IoU of the predicted box on a positive
                 alpha p^gamma (-ln(1 - p))        q = 0: negatives
 
-Unlike in focal loss, positives are not focused but weighed by their quality, so the well-placed ones teach most.
-Defaults: alpha = 0.75, gamma = 2 of the paper. alpha is the weight of negatives, not focal loss's balance.
+Unlike in focal loss, positives are not focused but weighed by their quality, so the well-placed ones teach
+most. Defaults: alpha = 0.75, gamma = 2 of the paper. alpha is the weight of negatives, not focal loss's
+balance.
 
-Anchor heads: q is the IoU of the box decoded at the positive, of detached predictions; one whose box misses its object
-(q = 0) is a negative, as in the official code. ObjectBox's objectness has a soft target already, its SDIoU, and keeps
-it. Heat maps: peaks have the IoU of the box decoded there; one with q = 0 takes no part, for as a negative it would weigh
-(1 - Y)^4 = 0. Heads without a box at their positives (CornerNet, ExtremeNet) have no q: ``UndefinedPair``.
+Anchor heads: q is the IoU of the box decoded at the positive, of detached predictions; one whose box misses
+its object (q = 0) is a negative, as in the official code. ObjectBox's objectness has a soft target already,
+its SDIoU, and keeps it. Heat maps: peaks have the IoU of the box decoded there; one with q = 0 takes no part,
+for as a negative it would weigh (1 - Y)^4 = 0. Heads without a box at their positives (CornerNet, ExtremeNet)
+have no q: ``UndefinedPair``.
 
-The focus is that of negatives alone, which no chain of weightings can say, so this is a loss of its own, without one.
-Differs from the official code: nothing in the loss; the detectors keep their own decoding.
+The focus is that of negatives alone, which no chain of weightings can say, so this is a loss of its own,
+without one. Differs from the official code: nothing in the loss; the detectors keep their own decoding.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ Names of the figures, where MAP is a classification map of the detector, SIGN ``
     gradient/MAP/SIGN/GROUP/gate_q10     quantile of the Adaptive Gradient Function's gate; also q50, q90
     gradient/MAP/positive/GROUP/weight   mean weight W that the chain gives to positives
     gradient/MAP/LINK/KEY                what a link says of itself, such as ghat and kappa; ``/GROUP`` behind it is the
-                                         mean over a group's classes, where a link keeps a value for each class
+                                         mean over a group's classes, where a link tells a value of each class, (C,)
 
 |dL/dz| is taken before the normaliser, so that arms and batches compare. Figures are of the last part of the step's
 batch on the main process, as the losses beside them are. A group that has nothing in the batch has no quantiles.
@@ -85,7 +85,7 @@ class GradientDynamics:
         with torch.no_grad():
             size = gradient.abs().to(computing_type(gradient.dtype)) * call["normalizer"]
             self._seen[name] = element_figures(
-                size, target, self._members(target.num_classes), getattr(loss, "last_weights", None)
+                size, target, self._members(target.num_classes), getattr(loss, "seen", None)
             )
 
     def _members(self, num_classes: int) -> dict[str, Tensor]:
@@ -98,7 +98,10 @@ class GradientDynamics:
 
 
 def element_figures(
-    size: Tensor, target: ClassificationTarget, members: Mapping[str, Tensor], weights: ElementWeights | None
+    size: Tensor,
+    target: ClassificationTarget,
+    members: Mapping[str, Tensor],
+    seen: tuple[Tensor | None, ElementWeights] | None = None,
 ) -> dict[str, Tensor]:
     """Count, sum and quantiles by sign and group, as ``SIGN/GROUP/FIGURE``.
 
@@ -108,8 +111,10 @@ def element_figures(
         size: (R, C), |dL/dz| of every element.
         target: of the map; ignored locations and unverified classes take no part.
         members: (C,) bool by group.
-        weights: what the loss gave to positives, and its gate; None where it has neither.
+        seen: soft values (P,) and weights of the positives and the gate, as ``ClassificationLoss`` keeps them; None
+            for a loss that has no such thing.
     """
+    value, weights = seen if seen is not None else (None, None)
     classes = target.num_classes
     flat = size.reshape(-1)
     present = target.is_positive
@@ -127,16 +132,16 @@ def element_figures(
     by_class = flat.new_zeros(2, classes, dtype=torch.float64)
     by_class.index_add_(1, positive % classes, torch.stack([torch.ones_like(flat[positive]), flat[positive]]).double())
     parts = {
-        "positive": (positive, 1.0 if target.value is None else target.value[present], by_class),
+        "positive": (positive, 1.0 if value is None else value[present], by_class),
         "negative": (sampled, 0.0, torch.stack([negative.sum(0), (size * negative).sum(0, dtype=torch.float64)])),
     }
     figures = {}
     for sign, (index, y, (count, total)) in parts.items():
         label = index % classes
-        values = {"": flat[index]}
+        quantities = {"": flat[index]}
         if weights is not None and weights.gate is not None:
             strength = weights.gate[label] if weights.gate.ndim else weights.gate
-            values["gate_"] = gate_of_gated(flat[index] / alpha_balance(y, weights.alpha), strength)
+            quantities["gate_"] = gate_of_gated(flat[index] / alpha_balance(y, weights.alpha), strength)
         for group, member in members.items():
             member = member.to(size.device)
             of_group = member[label]
@@ -144,8 +149,8 @@ def element_figures(
             figures[f"{sign}/{group}/sum"] = total[member].sum()
             if not bool(of_group.any()):
                 continue
-            for prefix, value in values.items():
-                cuts = torch.quantile(value[of_group], value.new_tensor(QUANTILES))
+            for prefix, numbers in quantities.items():
+                cuts = torch.quantile(numbers[of_group], numbers.new_tensor(QUANTILES))
                 for q, cut in zip(QUANTILES, cuts, strict=True):
                     figures[f"{sign}/{group}/{prefix}q{round(100 * q)}"] = cut
             if sign == "positive" and weights is not None and weights.positive is not None:

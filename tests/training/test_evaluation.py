@@ -21,7 +21,7 @@ class BrightSpot(nn.Module):
         for image, (height, width) in zip(outputs["images"], image_sizes.tolist(), strict=True):
             y, x = (image[0] > 0.5).nonzero().T
             box = torch.stack([x.min(), y.min(), x.max() + 1, y.max() + 1]).float()
-            assert box[2] <= width and box[3] <= height
+            assert box[2] <= width + 1 and box[3] <= height + 1
             found.append(Detections(box.unsqueeze(0), torch.tensor([0.9]), torch.tensor([1])))
         return found
 
