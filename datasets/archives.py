@@ -91,8 +91,8 @@ def unpack(
 def _clear_errors(archive: Path) -> Iterator[None]:
     try:
         yield
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        # RuntimeError: an encrypted member; NotImplementedError: a compression that Python does not know.
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as error:
+        # RuntimeError: an encrypted member, or a compression that Python does not know.
         raise ArchiveError(f"{archive} is damaged ({error}); fetch it again") from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -122,9 +122,13 @@ def _checked_path(archive: Path, member: _Member) -> PurePosixPath:
     inside = not path.is_absolute() and ".." not in path.parts
     plain = "\\" not in name and "\0" not in name and not re.match(r"[A-Za-z]:", name)
     if not (inside and plain) or (member.kind == "file" and not path.parts):
-        raise ArchiveError(f"{archive} is refused: its member {name!r} would be written outside of its folder")
+        raise ArchiveError(
+            f"{archive} is refused: its member {name!r} would be written outside of its folder"
+        )
     if member.kind not in ("file", "folder"):
-        raise ArchiveError(f"{archive} is refused: its member {name!r} is {member.kind}, not a file or a folder")
+        raise ArchiveError(
+            f"{archive} is refused: its member {name!r} is {member.kind}, not a file or a folder"
+        )
     return path
 
 

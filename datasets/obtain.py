@@ -82,7 +82,9 @@ def obtain(
             folder = folder.resolve()
             if folder not in places:
                 places[folder] = stack.enter_context(_Place.opened(folder))
-            places[folder].missing += [part for part in parts if not _is_complete(folder, part, places[folder].counts)]
+            places[folder].missing += [
+                part for part in parts if not _is_complete(folder, part, places[folder].counts)
+            ]
         if not any(place.missing for place in places.values()):
             return False
         for place in places.values():
@@ -113,7 +115,9 @@ class _Place:
             folder.mkdir(parents=True, exist_ok=True)
             lock = os.open(folder, os.O_RDONLY)
         except OSError as error:
-            raise DataError(f"{folder} cannot be made a folder for data: {error.strerror}; set dataset.root") from error
+            raise DataError(
+                f"{folder} cannot be made a folder for data: {error.strerror}; set dataset.root"
+            ) from error
         try:
             # The system drops this lock with the process, however that ends.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -204,11 +208,15 @@ def _link_existing(place: _Place, sources: Sources, say: Callable[[str], None]) 
 def _find_archive(place: _Place, archive: Archive, sources: Sources) -> Path | None:
     """An archive that is here already."""
     folders = [place.folder, sources.existing] if sources.existing else [place.folder]
-    candidates = (path for folder in folders for path in (folder / ARCHIVES / archive.name, folder / archive.name))
+    candidates = (
+        path for folder in folders for path in (folder / ARCHIVES / archive.name, folder / archive.name)
+    )
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _download_missing(places: Sequence[_Place], sources: Sources, progress: Progress, say: Callable[[str], None]) -> None:
+def _download_missing(
+    places: Sequence[_Place], sources: Sources, progress: Progress, say: Callable[[str], None]
+) -> None:
     """Bring every archive that is needed and not here into its place, after a look at the room for all of it."""
     remote: dict[Path, RemoteFile] = {}
     needed: dict[int, float] = {}
@@ -236,7 +244,10 @@ def _download_missing(places: Sequence[_Place], sources: Sources, progress: Prog
             )
     for target, file in remote.items():
         here = received(target, file)
-        say(f"downloading {file.url}, {file.size / 1e6:,.1f} MB" + (f", {here / 1e6:,.1f} MB here" if here else ""))
+        say(
+            f"downloading {file.url}, {file.size / 1e6:,.1f} MB"
+            + (f", {here / 1e6:,.1f} MB here" if here else "")
+        )
     download(remote, connections=sources.connections, progress=progress)
 
 
@@ -266,9 +277,11 @@ def _unpack_part(place: _Place, part: Part, sources: Sources, progress: Progress
                 if path.parent == own:
                     path.unlink()  # the next run must not find it again
                 raise
-        for inside, path in part.outputs.items():
+        for inside in part.outputs:
             if not (work / inside).exists():
-                raise ArchiveError(f"{', '.join(archives)} came without {inside}: not the archives of this data set")
+                raise ArchiveError(
+                    f"{', '.join(archives)} came without {inside}: not the archives of this data set"
+                )
         # Before anything gets its name: what is there must never lack its counts.
         place.remember(checksums, {path: _count_files(work / _inside(part, path)) for path in part.counts})
         for inside, path in part.outputs.items():
@@ -285,7 +298,9 @@ def _unpack_part(place: _Place, part: Part, sources: Sources, progress: Progress
 
 def _inside(part: Part, path: str) -> PurePosixPath:
     """Where the archives have what belongs at ``path``."""
-    inside, output = next(pair for pair in part.outputs.items() if PurePosixPath(path).is_relative_to(pair[1]))
+    inside, output = next(
+        pair for pair in part.outputs.items() if PurePosixPath(path).is_relative_to(pair[1])
+    )
     return inside / PurePosixPath(path).relative_to(output)
 
 

@@ -60,7 +60,9 @@ COCO_ANNOTATIONS = Part(
             growth=2.0,
         ),
     ),
-    outputs={name: name for name in (f"annotations/instances_{split}2017.json" for split in ("train", "val"))},
+    outputs={
+        name: name for name in (f"annotations/instances_{split}2017.json" for split in ("train", "val"))
+    },
 )
 COCO_IMAGES = (
     Part(
@@ -90,9 +92,7 @@ COCO_IMAGES = (
 )
 LVIS_ANNOTATIONS = (
     Part(
-        archives=(
-            Archive(url=f"{_LVIS}/lvis_v1_val.json.zip", size=64_026_968, sha256=None, growth=3.2),
-        ),
+        archives=(Archive(url=f"{_LVIS}/lvis_v1_val.json.zip", size=64_026_968, sha256=None, growth=3.2),),
         outputs={"lvis_v1_val.json": "annotations/lvis_v1_val.json"},
     ),
     Part(

@@ -8,7 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from datasets.download import Progress as StartLine
 from datasets.download import Tick
@@ -22,14 +29,23 @@ def transfer_progress(console: Console) -> Iterator[tuple[StartLine, Callable[[s
     if not console.is_terminal:
         yield _plain_line, _print_now
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as bars:
 
         def start(what: str, total: int, done: int) -> Tick:
             task = bars.add_task(what, total=total, completed=done)
             return lambda n: bars.advance(task, n)
 
-        yield start, lambda message: bars.console.print(message, highlight=False, markup=False, soft_wrap=True)
+        yield (
+            start,
+            lambda message: bars.console.print(message, highlight=False, markup=False, soft_wrap=True),
+        )
 
 
 def _print_now(message: str) -> None:

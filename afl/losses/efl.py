@@ -2,21 +2,21 @@
 
 Li et al., Equalized Focal Loss for Dense Long-Tailed Object Detection, CVPR 2022.
 
-    gamma_j = gamma_b + s (1 - g_j),    g_j in [0, 1]: summed |gradient| of positives over that of negatives,
-    cut at 1 EFL     = alpha_t (gamma_j / gamma_b) (1 - p_t)^gamma_j (-ln p_t)    on positives and negatives
-    of class j
+    g_j     = min(1, sum of positives' |gradient| / sum of negatives', over all steps)    of class j
+    gamma_j = gamma_b + s (1 - g_j)
+    EFL     = alpha_t (gamma_j / gamma_b) (1 - p_t)^gamma_j (-ln p_t)    on positives and negatives of class j
 
-The larger exponent silences what a rare class already gets right, most of all its many easy negatives; the
-factor in front gives back to the hard ones what a larger exponent takes. Defaults of the official code: s =
-8, gamma_b = 2, alpha = 0.25; before the first step g_j is 1, which is focal loss. gamma_b and alpha are the
-``gamma`` and ``alpha`` of the loss.
+The larger exponent silences what a rare class already gets right, above all its many easy negatives; the
+factor in front gives the hard ones back what the exponent takes from them. Defaults of the official code: s
+= 8, gamma_b = 2, alpha = 0.25; before the first step g_j is 1, which is focal loss. gamma_b and alpha are
+the ``gamma`` and the ``alpha`` of the loss.
 
 Anchor heads: as published. Heat maps: the same, negatives with their (1 - Y)^4, in the loss as in the sums.
 
 Differs from the official code: it collects the gradients of the last layer's outputs by a hook, after the
-division by the normaliser; here they are computed in closed form before it, so a step counts in proportion to
-its positives. Sums go over ranks once per optimiser step, and losses are computed from logits instead of from
-ln p_t.
+division by the normaliser; here they are computed in closed form before it, so a step counts in proportion
+to its positives. Sums go over ranks once per optimiser step. The loss is computed from logits, not as ln
+p_t.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class EqualizedFocus(Weighting):
     ) -> ElementWeights:
         if isinstance(weights.gamma, Tensor) or weights.gamma <= 0:
             raise ValueError(
-                f"efl multiplies by gamma_j / gamma, so the loss needs one positive gamma, not {weights.gamma}."
+                f"efl multiplies by gamma_j / gamma: its loss needs one positive gamma, not {weights.gamma}."
             )
         gamma = (weights.gamma + self._growth()).to(computing_type(logits.dtype))
         factor = gamma / weights.gamma

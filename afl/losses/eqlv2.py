@@ -1,23 +1,23 @@
 """EQLv2: class balance by gradients (Tan et al., Equalization Loss v2, CVPR 2021).
 
-    g_j    = sum over all steps of positives' |gradient| / the same of negatives', both of class j
-    f(x)   = 1 / (1 + exp(-gamma (x - mu)))
-    w-_j   = f(g_j)                        on negatives of class j
-    w+_j   = 1 + alpha (1 - f(g_j))        on its positives
+    g_j  = sum over all steps of positives' |gradient| / the same of negatives', both of class j
+    f(x) = 1 / (1 + exp(-gamma (x - mu)))
+    w-_j = f(g_j)                       on negatives of class j
+    w+_j = 1 + alpha (1 - f(g_j))       on its positives
 
-A class that is pushed down more than up has its negatives muted and its positives amplified until the two
-balance at about mu. Defaults of the official code: gamma = 12, mu = 0.8, alpha = 4; before the first step g_j
-is 100, so that all weights are 1. The element loss is cross-entropy without alpha_t (``gamma: 0``, ``alpha:
--1`` of the loss itself).
+A class that is pushed down more than up has its negatives muted and its positives amplified, until the two
+balance at about mu. Defaults of the official code: gamma = 12, mu = 0.8, alpha = 4; before the first step
+g_j is 100, so that all weights are 1. The element loss is cross-entropy without alpha_t (``gamma: 0`` and
+``alpha: -1`` of the loss itself).
 
-Anchor heads: sums run over all locations, where the paper has the proposals of a second stage: with thousands
-of background locations to a positive, ratios start near 0 and the negatives of *every* class are muted first;
-the weights so do the work of foreground against background too. Heat maps: the same, negatives with their (1
-- Y)^4.
+Anchor heads: sums run over all locations, where the paper has the proposals of a second stage. With
+thousands of background locations to a positive, the ratios start near 0 and the negatives of *every* class
+are muted first: the weights do the work of foreground against background too. Heat maps: the same,
+negatives with their (1 - Y)^4.
 
-Differs from the official code: gradients are summed over ranks once per optimiser step, and without
-torch.distributed too; no channel for objectness, which is left out there; a soft positive weighs w- + y (w+ -
-w-), as that code's formula gives for a soft target, and its gradient counts as a positive one.
+Differs from the official code: sums go over ranks once per optimiser step, and need no torch.distributed;
+there is no extra channel for objectness; a soft positive weighs w- + y (w+ - w-), as that code's formula
+gives for a soft target, and its whole gradient counts as a positive one.
 """
 
 from __future__ import annotations

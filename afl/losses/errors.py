@@ -19,7 +19,7 @@ def required_overlap(target: ClassificationTarget, method: str, name: str) -> Te
     """
     if target.overlap is None:
         raise UndefinedPair(
-            f"{method} needs the IoU of a predicted box with its object at every positive, and the head of the "
-            f"map {name!r} predicts no box there (one corner or extreme point spans none)."
+            f"{method} needs the IoU of a predicted box with its object at every positive, and the head of "
+            f"the map {name!r} predicts no box there (one corner or extreme point spans none)."
         )
     return target.overlap

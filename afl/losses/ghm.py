@@ -2,31 +2,31 @@
 
 Li, Liu & Wang, Gradient Harmonized Single-stage Detector, AAAI 2019.
 
-    g_i     = |p_i - y_i|                                     size of cross-entropy's gradient GD(g)   =
-    R_bin(g) M                                      gradient density: elements in g's of M equal bins L_GHM-C
-    = (1 / N) sum_i beta_i CE_i, beta_i = N / GD(g_i), N the number of elements S_b     = m S_b + (1 - m) R_b
-    running mean of R_b, used in its place
+    g_i     = |p_i - y_i|                  size of cross-entropy's gradient
+    GD(g)   = M R_b, b the bin of g        gradient density: R_b elements in it, of M equal bins of [0, 1]
+    L_GHM-C = (1 / N) sum_i beta_i CE_i    beta_i = N / GD(g_i), N the number of elements
+    S_b    <- m S_b + (1 - m) R_b          running mean that stands for R_b
 
-so every bin has the same say, however many elements are in it: the crowd of easy negatives loses its weight,
-and so do outliers where they gather at g near 1. Defaults: 30 bins and m = 0.75 of the paper's COCO
+so every bin has the same say, however many elements are in it: the crowd of easy negatives loses its
+weight, and so do outliers where they gather at g near 1. Defaults: M = 30 and m = 0.75 of the official COCO
 configuration. The element loss is cross-entropy without alpha (``gamma: 0``, ``alpha: -1``).
 
-Normalisation. The official code divides by the number of *non-empty* bins n, and the number of elements cancels:
-L = sum_i CE_i / (n S_bin(i)), a mean over bins of mean losses, of the size of one element's loss. Every loss here is
-divided by its detector's normaliser, the mean over ranks of the number of positives, at least 1. The weight
-therefore has that number in it,
+Normalisation. The official code puts the number n of bins that are not empty in the place of M, and N
+cancels: L = sum_i CE_i / (n S_b(i)), a mean over bins of mean losses, as large as the loss of one element.
+Here every loss is divided by its detector's normaliser, the mean over ranks of the number of positives, at
+least 1. The weight therefore has that number in it,
 
-    W_i = max(P, ranks) / (n S_bin(i)),    P, R and S summed over ranks
+    W_i = max(P, ranks) / (n S_b(i)),    P, R and S summed over ranks
 
-and what is left after the division is the official loss exactly, with one process as with many.
+and what the division leaves is the official loss exactly, with one process as with many.
 
 Anchor heads: as published. A soft positive (ObjectBox's objectness) has g = |p - y|. Heat maps, on which
-nothing is published: peaks have g = 1 - p, the others g = p; a negative under a Gaussian counts (1 - Y)^4 in
-the histogram, as much as in the loss.
+nothing is published: g = 1 - p at peaks and g = p elsewhere; a negative under a Gaussian counts (1 - Y)^4
+in the histogram, as much as in the loss.
 
-Differs from the official code: a bin's running mean starts at its first count, where a buffer of zeros made
-the first weights up to four times too large; as there, a bin without elements keeps its mean. The official
-configuration also clips the gradient norm at 35, which is the trainer's business (``trainer.clip_norm``).
+Differs from the official code: the running mean of a bin starts at its first count, where a buffer of zeros
+made the first weights up to four times too large. As there, a bin without elements keeps its mean. The
+official configuration also clips the norm of the gradient at 35, which is the trainer's business.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class GradientHarmonizing(Weighting):
     def _histogram(
         self, logits: Tensor, target: ClassificationTarget, at_positives: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Bin (R, C) uint8 that each element would be in as a negative, and the mass (bins,) float64 in each."""
+        """Bin (R, C) uint8 of each element, as if a negative, and the mass (bins,) float64 in each bin."""
         index = torch.empty(logits.shape, dtype=torch.uint8, device=logits.device)
         seen = torch.zeros(self.bins, dtype=torch.float64, device=logits.device)
         seen.index_add_(0, at_positives, target.is_positive.to(seen.dtype))

@@ -1,28 +1,26 @@
-"""PISA: attention on the best-placed positives.
+"""PISA: attention on the positives that are localised best.
 
-Cao et al., Prime Sample Attention in Object Detection, CVPR 2020.
+Cao et al., Prime Sample Attention in Object Detection, CVPR 2020. Its part for positives, importance-based
+sample reweighting (ISR-P):
 
-Its part for positives, importance-based sample reweighting (ISR-P):
-
-    r_i  = IoU hierarchical local rank of positive i within its class (below)
-    u_i  = (n_max - r_i) / n_max              n_max: positives of the class that has most of them in the batch
+    r_i  = hierarchical local rank of positive i in its class, by the IoU of its predicted box
+    u_i  = (n_max - r_i) / n_max             n_max: positives of the class that has most of them in the batch
     w_i  = ((1 - bias) u_i + bias)^k
-    w'_i = w_i sum_j L_j / sum_j w_j L_j      so the positives' loss keeps its sum
+    w'_i = w_i sum_j L_j / sum_j w_j L_j     so the loss of all positives keeps its sum
 
-with the ranks by the IoU of the predicted box: the positives of every *object* are ranked among themselves;
-then those of a *class* are ordered by that local rank, and by IoU where it is the same. First come the best
-positives of all objects, then the second-best, and so on. Defaults: k = 2, bias = 0 of the official RetinaNet
+The rank is hierarchical: the positives of every *object* are ranked among themselves; then those of a
+*class* are ordered by that local rank, and by IoU where it is the same. First come the best positives of
+all objects, then the second-best, and so on. Defaults: k = 2, bias = 0 of the official RetinaNet
 configuration, on top of the head's own focal loss.
 
-Anchor heads: as published. Heat maps: an object has one peak, so every local rank is 0 and only the order
-within the class remains. Heads without a box at their positives (CornerNet, ExtremeNet) have nothing to rank
-by: ``UndefinedPair``.
+Anchor heads: as published. Heat maps: an object has one peak, so every local rank is 0, and only the order
+within the class remains. Heads without a box at their positives (CornerNet, ExtremeNet) have nothing to
+rank by: ``UndefinedPair``.
 
-Differs from the official code: the weight is on the positive element, not also on the negatives of the other
-classes at its location, which a sigmoid head learns with focal loss anyway; a soft positive is weighed like a
-hard one. As there, ranks and sums are those of one process's batch. The two other parts of PISA, reweighting
-of negatives (two-stage detectors only) and the classification-aware box loss, are no classification losses of
-such a head.
+Differs from the official code: the weight is on the positive element alone, where that code also weighs the
+negatives of the other classes at its location. As there, ranks and sums are those of one process's batch.
+PISA's other two parts are no classification losses of such a head: the reweighting of negatives is for
+two-stage detectors, and CARL is a loss of boxes.
 """
 
 from __future__ import annotations
@@ -39,7 +37,7 @@ from afl.losses.weighting import ElementWeights, MapInfo, Weighting, positive_lo
 
 
 class PrimeSampleAttention(Weighting):
-    """Weighs positives by the rank of their predicted boxes, keeping their total loss under the links before it.
+    """Weighs positives by the rank of their predicted boxes; their sum under the links before it is kept.
 
     Args:
         info: the map.
@@ -101,7 +99,7 @@ def hierarchical_local_rank(quality: Tensor, owner: Tensor, label: Tensor) -> Te
 
 
 def _place(group: Tensor, order: Tensor) -> Tensor:
-    """(P,) place of each entry within its ``group`` (P,), the permutation ``order`` telling who comes first."""
+    """(P,) place of each entry in its ``group`` (P,), the permutation ``order`` telling who comes first."""
     sorted_group, permutation = group[order].sort(stable=True)
     arranged = order[permutation]
     start = torch.searchsorted(sorted_group, sorted_group)

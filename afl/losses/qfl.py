@@ -2,18 +2,17 @@
 
     QFL = |y - p|^beta BCE(p, y)        y: IoU of the predicted box on positives, 0 on negatives
 
-The score learns how good its box is, and its focus is the distance from that. Default: beta = 2 of the paper;
-no alpha. That is what every map here does with soft targets (``gamma`` is the paper's beta), so the only new
-thing is where y comes
-from, and a chain of weightings may follow.
+The score learns how good its box is, and its focus is the distance from that. Defaults: beta = 2 of the
+paper (``gamma`` here), no alpha. It is what every map does with soft targets, so the only new thing is
+where y comes from, and a chain of weightings may follow.
 
-Anchor heads: y is the IoU of the box decoded at the positive, of detached predictions. ObjectBox's objectness
-has a soft target already, its SDIoU, and keeps it. Heat maps: peaks have the IoU of the box decoded there;
-what lies under the Gaussian stays a negative scaled by (1 - Y)^4. Heads without a box at their positives
+Anchor heads: y is the IoU of the box decoded at the positive, without gradient. ObjectBox's objectness has
+a soft target already, its SDIoU, and keeps it. Heat maps: a peak has the IoU of the box decoded there; what
+lies under the Gaussian stays a negative scaled by (1 - Y)^4. Heads without a box at their positives
 (CornerNet, ExtremeNet) have no y: ``UndefinedPair``.
 
-Differs from the official code: none of its own; the paper also drops FCOS's centre-ness from the score, where
-the detectors here keep their own decoding.
+Differs from the official code: nothing in the loss. The paper's detector also drops the centre-ness from
+its scores; the detectors here keep their own decoding.
 """
 
 from __future__ import annotations

@@ -1,32 +1,31 @@
 """Seesaw loss between the classes of one object.
 
-Wang et al., Seesaw Loss for Long-Tailed Instance Segmentation, CVPR 2021.
-
-For a sample of class i, the paper's softmax lets class j compete with
+Wang et al., Seesaw Loss for Long-Tailed Instance Segmentation, CVPR 2021. For a sample of class i, class j
+competes in the paper's softmax with the factor
 
     S_ij = M_ij C_ij
-    M_ij = min(1, (N_j / N_i)^p)            mitigation: a rarer class is punished less; N: samples seen so far
-    C_ij = max(1, (sigma_j / sigma_i)^q)    compensation: unless it is the one mistaken for i; sigma_i at least eps
+    M_ij = min(1, (N_j / N_i)^p)            mitigation: a rarer class is pushed down less; N samples so far
+    C_ij = max(1, (sigma_j / sigma_i)^q)    compensation: unless it is mistaken for i; sigma_i at least eps
 
-that is, it adds ln S_ij to the logit z_j. A sigmoid head has no competition but that a positive of class i is
-a negative of all others; there the same shift gives -ln(1 - sigmoid(z_j + ln S_ij)), whose gradient is that
-of cross-entropy times
+that is, ln S_ij is added to the logit z_j. In a sigmoid head classes compete only in that a positive of
+class i is a negative of all others. The same shift there gives -ln(1 - sigmoid(z_j + ln S_ij)), whose
+gradient is that of cross-entropy times
 
     W_ij = S_ij / (1 - p_j + S_ij p_j)
 
-which is S_ij on a small p_j and never makes a gradient larger than 1 (S_ij alone can be 10^4). W_ij is the
-weight here, on the negatives of class j at a positive of class i; everything else keeps weight 1, as the
-paper's objectness branch does. Defaults of the official code: p = 0.8, q = 2, eps = 0.01. On top of the
-head's own focal loss, because the paper relies on a second stage against the background, and a dense head has
-none; ``loss.gamma=0 loss.alpha=-1`` gives cross-entropy.
+which is S_ij where p_j is small and never makes a gradient larger than 1 (S_ij alone can be 10^4). W_ij is
+the weight here, on the negatives of class j at a positive of class i; all others keep weight 1, like the
+paper's objectness branch. Defaults of the official code: p = 0.8, q = 2, eps = 0.01. On top of the head's
+own focal loss, because the paper leaves most of the background to a first stage, which a dense head does
+not have; ``gamma: 0`` and ``alpha: -1`` give cross-entropy.
 
-Anchor heads: at positive locations, samples are positives. ObjectBox's class map has nothing but such locations. Heat maps:
-at peaks, a peak being the sample of its object; other channels' pixels around it do not stand for one object and keep weight 1,
-so little changes there. Where two objects share a pixel, the larger weight holds.
-Undefined where a map has one class: nothing competes (``UndefinedPair``).
+Anchor heads: at positive locations. ObjectBox's class map has no other locations. Heat maps: at peaks, each
+the sample of its object; the pixels around it stand for no object and keep weight 1, so little changes
+there. Where two objects share a pixel, the larger weight holds. Undefined on a map with one class, where
+nothing competes: ``UndefinedPair``.
 
-Differs from the official code: sigmoid for softmax, with p_j for sigma_j; N is summed over ranks and counts
-the steps before the current one.
+Differs from the official code: sigmoid in the place of softmax, and p_j in that of sigma_j; N is summed
+over ranks, and does not count the current step.
 """
 
 from __future__ import annotations
@@ -53,9 +52,11 @@ class Seesaw(Weighting):
     It keeps one weight for each element of the map.
 
     Args:
-        info: the map. p, q: exponents of mitigation and compensation, not negative; 0 switches one off. eps:
-        smallest probability of the right class that compensation divides by. single_class: what becomes of a
-        map with one class: ``error``, or ``plain`` to leave it to the other links.
+        info: the map.
+        p, q: exponents of mitigation and compensation, not negative; 0 switches one off.
+        eps: smallest probability of the right class that compensation divides by.
+        single_class: what becomes of a map with one class: ``error``, or ``plain``, which leaves it to the
+            other links.
     """
 
     def __init__(
@@ -69,8 +70,9 @@ class Seesaw(Weighting):
     ) -> None:
         super().__init__()
         if p < 0 or q < 0 or eps <= 0:
-            raise ValueError(f"p is {p}, q {q} and eps {eps}, but p and q must not be negative, eps
-            positive.")
+            raise ValueError(
+                f"p is {p}, q {q} and eps {eps}, but p and q must not be negative and eps must be positive."
+            )
         if single_class not in ("error", "plain"):
             raise ValueError(f"single_class is {single_class!r}, but must be 'error' or 'plain'.")
         if info.num_classes == 1 and single_class == "error":

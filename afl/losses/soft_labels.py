@@ -9,7 +9,7 @@ from afl.losses.target import ClassificationTarget
 
 
 def positive_quality(target: ClassificationTarget, method: str, name: str) -> Tensor:
-    """(P,) in [0, 1]: the head's own soft target where it has one, else the IoU of the box decoded at a positive.
+    """(P,) in [0, 1]: the head's own soft target if it has one, else the IoU of the box at each positive.
 
     Raises:
         UndefinedPair: where the map ``name`` has neither.

@@ -1,20 +1,20 @@
 """Varifocal loss (Zhang et al., VarifocalNet, CVPR 2021, eq. 2).
 
-    VFL(p, q) = q BCE(p, q)                       q > 0: IoU of the predicted box on a positive
-                alpha p^gamma (-ln(1 - p))        q = 0: negatives
+    VFL(p, q) = q BCE(p, q)                    q > 0: IoU of the predicted box on positives
+                alpha p^gamma (-ln(1 - p))     q = 0: negatives
 
-Unlike in focal loss, positives are not focused but weighed by their quality, so the well-placed ones teach
+Unlike in focal loss, positives are not focused but weighed by their quality, so those localised well teach
 most. Defaults: alpha = 0.75, gamma = 2 of the paper. alpha is the weight of negatives, not focal loss's
 balance.
 
-Anchor heads: q is the IoU of the box decoded at the positive, of detached predictions; one whose box misses
-its object (q = 0) is a negative, as in the official code. ObjectBox's objectness has a soft target already,
-its SDIoU, and keeps it. Heat maps: peaks have the IoU of the box decoded there; one with q = 0 takes no part,
-for as a negative it would weigh (1 - Y)^4 = 0. Heads without a box at their positives (CornerNet, ExtremeNet)
-have no q: ``UndefinedPair``.
+Anchor heads: q is the IoU of the box decoded at the positive, without gradient; where that box misses its
+object (q = 0) the element is a negative, as in the official code. ObjectBox's objectness has a soft target
+already, its SDIoU, and keeps it. Heat maps: a peak has the IoU of the box decoded there; with q = 0 it
+takes no part, for as a negative it would weigh (1 - Y)^4 = 0. Heads without a box at their positives
+(CornerNet, ExtremeNet) have no q: ``UndefinedPair``.
 
-The focus is that of negatives alone, which no chain of weightings can say, so this is a loss of its own,
-without one. Differs from the official code: nothing in the loss; the detectors keep their own decoding.
+The focus is on negatives alone, which no chain of weightings can say, so this is a loss of its own, without
+a chain. Differs from the official code: nothing in the loss; the detectors here keep their own decoding.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class VarifocalLoss(nn.Module):
         expected = (target.num_locations, self.num_classes)
         if logits.shape != expected or target.num_classes != self.num_classes:
             raise ValueError(
-                f"Logits of shape {tuple(logits.shape)} and a target with {target.num_classes} classes do not "
-                f"fit the {expected[0]} locations of the target and the {expected[1]} classes of the loss."
+                f"Logits of shape {tuple(logits.shape)}, a target for {target.num_locations} locations and "
+                f"{target.num_classes} classes and a loss built for {self.num_classes} classes do not fit."
             )
         quality = positive_quality(target, "vfl", self.name)
         good = target.is_positive & (quality > 0)

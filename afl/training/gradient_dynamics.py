@@ -81,7 +81,10 @@ class GradientDynamics:
     def _look(self, name: str, loss: nn.Module, args: tuple, kwargs: dict[str, Any], value: Tensor) -> None:
         call = dict(zip(("logits", "target", "normalizer"), args, strict=False)) | kwargs
         logits, target = call["logits"], call["target"]
-        (gradient,) = torch.autograd.grad(value, logits, retain_graph=True, materialize_grads=True)
+        # A loss may find nothing to learn in a batch.
+        gradient = torch.zeros_like(logits)
+        if value.requires_grad:
+            (gradient,) = torch.autograd.grad(value, logits, retain_graph=True, materialize_grads=True)
         with torch.no_grad():
             size = gradient.abs().to(computing_type(gradient.dtype)) * call["normalizer"]
             self._seen[name] = element_figures(

@@ -18,7 +18,6 @@ from afl.losses import (
     ClassificationTarget,
     ClassWeights,
     GradientBalance,
-    class_balanced_weights,
 )
 from tests.losses.cases import make_info, plain_target, random_logits, random_target
 

@@ -1,0 +1,171 @@
+"""DR loss (Qian et al., DR Loss: Improving Object Detection by Distributional Ranking, CVPR 2020, section 3).
+
+In every image the worst of the positives are ranked above the worst of the negatives, by the expected probability
+under a distribution that leans towards the hard ones:
+
+    P_- = sum_j q_j p_j,  q = softmax(p / lambda_-) over negatives
+    P_+ = sum_i q_i p_i,  q = softmax(-p / lambda_+) over positives, 1 where an image has none
+    loss = mean over images of (tau / L) ln(1 + exp(L (P_- - P_+ + margin)))
+
+Defaults, of the official code: lambda_+ = 1, lambda_- = 0.1 / ln 3.5, L = 6, tau = 4, margin = 0.5. It is derived
+through q as well, as there: an element that is easier than P_- by more than lambda_- is pushed the other way, a
+little, because it lowers the expectation.
+
+Probabilities and not logits are compared, so gradients carry p (1 - p): a head that starts at a prior of 0.01 would
+barely move. The method wants a prior of 0.5 (``wants_prior``).
+
+Anchors and grids: as above. Heat maps: a negative's place in q is multiplied by its scale (1 - Y)^4. Soft positives
+(objectness): value y multiplies an element's place among the positives, 1 - y its place among the negatives. An image
+with neither positives nor negatives on the map has loss 0; without negatives P_- is 0.
+
+Normaliser: the number of images, as in the paper, because each image counts once whatever is in it; the given number
+of positives is not used. As every term is at most tau (1 + margin) or so, that has the size of a loss per positive.
+
+Differs from the official code: a ranking per image, as in the paper, where the code takes all images of a device
+together; RetinaNet's band of ignored anchors, IoU 0.4 to 0.5, stays, where the code makes them negatives.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from afl.losses.gradient import computing_type
+from afl.losses.ranking import (
+    add_at,
+    check_fit,
+    listed_positives,
+    listed_rivals,
+    loss_with_gradient,
+    plain_negatives,
+    row_blocks,
+)
+from afl.losses.target import ClassificationTarget
+from afl.losses.weighting import MapInfo
+
+
+class DRLoss(nn.Module):
+    """Distributional ranking of an image's positives above its negatives.
+
+    Args:
+        info: the map.
+        positive_lambda, negative_lambda: temperatures of the two distributions; towards 0 only the worst counts.
+        sharpness: L of the logistic loss.
+        tau: factor of the loss.
+        margin: by how much P_+ should exceed P_-.
+        prior: probability at which the head should start.
+    """
+
+    uses_overlap = False
+    wants_prior = True
+
+    def __init__(
+        self,
+        info: MapInfo,
+        *,
+        positive_lambda: float = 1.0,
+        negative_lambda: float = 0.1 / math.log(3.5),
+        sharpness: float = 6.0,
+        tau: float = 4.0,
+        margin: float = 0.5,
+        prior: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if min(positive_lambda, negative_lambda, sharpness, tau) <= 0 or not 0 < prior < 1:
+            raise ValueError(
+                f"positive_lambda {positive_lambda}, negative_lambda {negative_lambda}, sharpness {sharpness} and "
+                f"tau {tau} must be positive, and prior {prior} lie between 0 and 1."
+            )
+        self.num_classes, self.prior = info.num_classes, float(prior)
+        self.options = {
+            "positive_lambda": float(positive_lambda),
+            "negative_lambda": float(negative_lambda),
+            "sharpness": float(sharpness),
+            "tau": float(tau),
+            "margin": float(margin),
+        }
+
+    def prior_from_data(self, positives_per_image: float, elements_per_image: float) -> float:
+        """The prior that the method wants, whatever the data."""
+        return self.prior
+
+    def forward(
+        self,
+        logits: Tensor,
+        target: ClassificationTarget,
+        normalizer: Tensor,
+        localization: Tensor | None = None,
+    ) -> Tensor:
+        """Logits (R, C) to a scalar, float32 (float64 for float64 logits); the normaliser is not used."""
+        check_fit(logits, target, self.num_classes)
+        return loss_with_gradient(logits, partial(_loss_and_gradient, target=target, **self.options))
+
+    def update(self) -> None:
+        """There is no running state."""
+
+    def statistics(self) -> dict[str, float | Tensor]:
+        return {}
+
+
+def _loss_and_gradient(
+    logits: Tensor,
+    differentiable: bool,
+    *,
+    target: ClassificationTarget,
+    positive_lambda: float,
+    negative_lambda: float,
+    sharpness: float,
+    tau: float,
+    margin: float,
+) -> tuple[Tensor, Tensor | None]:
+    dtype = computing_type(logits.dtype)
+    positives = listed_positives(logits, target)
+    rivals = listed_rivals(logits, target, positives)
+    plain = plain_negatives(target)
+
+    # Sums over each image's elements of mass e and mass e p; e = exp((p - 1) / lambda_-) cannot overflow.
+    negative, positive = torch.zeros(2, 2, target.num_images, dtype=torch.float64, device=logits.device)
+    for rows in row_blocks(logits):
+        p = torch.sigmoid(logits[rows].to(dtype))
+        e = torch.exp((p - 1.0) / negative_lambda).mul_(plain[rows])
+        sums = torch.stack([e.sum(1, dtype=torch.float64), e.mul_(p).sum(1, dtype=torch.float64)])
+        negative.index_add_(1, target.image[rows], sums)
+    parts = ((positive, positives, -positive_lambda), (negative, rivals, negative_lambda))
+    for sums, elements, temperature in parts:
+        p = torch.sigmoid(elements.logit)
+        e = elements.mass * _tilt(p, temperature)
+        sums.index_add_(1, elements.image, torch.stack([e, e * p]))
+
+    has_positive, has_negative = positive[0] > 0, negative[0] > 0
+    high = torch.where(has_positive, positive[1] / positive[0], 1.0)
+    low = torch.where(has_negative, negative[1] / negative[0], 0.0)
+    gap = torch.where(has_positive | has_negative, sharpness * (low - high + margin), -torch.inf)
+    loss = tau / sharpness * F.softplus(gap, threshold=50.0).sum() / max(target.num_images, 1)
+    if not differentiable:
+        return loss.to(dtype), None
+
+    gradient = torch.empty_like(logits)
+    push = tau * torch.sigmoid(gap) / max(target.num_images, 1)
+    pull_down = torch.where(has_negative, push / negative[0], 0.0)
+    for rows in row_blocks(logits):
+        z, image = logits[rows].to(dtype), target.image[rows]
+        p = torch.sigmoid(z)
+        slope = torch.exp((p - 1.0) / negative_lambda).mul_(pull_down[image].to(dtype).unsqueeze(1))
+        slope *= 1.0 + (p - low[image].to(dtype).unsqueeze(1)) / negative_lambda
+        gradient[rows] = slope.mul_(p).mul_(torch.sigmoid(-z)).mul_(plain[rows])
+    pull_up = torch.where(has_positive, -push / positive[0], 0.0)
+    parts = ((positives, pull_up, high, -positive_lambda), (rivals, pull_down, low, negative_lambda))
+    for elements, pull, mean, temperature in parts:
+        p, image = torch.sigmoid(elements.logit), elements.image
+        slope = elements.mass * pull[image] * _tilt(p, temperature) * (1.0 + (p - mean[image]) / temperature)
+        add_at(gradient, elements, slope * p * torch.sigmoid(-elements.logit))
+    return loss.to(dtype), gradient
+
+
+def _tilt(p: Tensor, temperature: float) -> Tensor:
+    """exp(p / temperature) up to a constant that keeps it at most 1; negative temperatures lean to small p."""
+    return torch.exp((p - 1.0 if temperature > 0 else p) / temperature)

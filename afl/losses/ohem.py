@@ -1,0 +1,53 @@
+"""Online hard example mining (Shrivastava et al., CVPR 2016, section 4): only the hardest samples are learnt.
+
+    W = 1 for the B samples of an image with the largest loss, 0 for all others
+
+The paper ranks regions, foreground and background together and with no ratio between them, by the loss that the
+current network has on them. Default: B = 128 (section 4.1: mini-batches of B = 128 regions; the official code takes
+64 from each of two images). Pair it with cross-entropy: gamma 0, alpha off.
+
+Anchors and grids: a sample is a location, its loss the sum over classes of the losses of its elements; an easy
+positive is dropped like anything easy. Heat maps: a sample is an element, its loss includes the scale (1 - Y)^4 of
+negatives; B negatives are kept beside all peaks, which are too few to lose any.
+
+Differs from the official code: no suppression of overlapping samples before the choice, because a classification
+loss sees no boxes; the box loss has no part in the ranking and is not mined; the sum is divided by the detector's
+own normaliser, as in every arm, and not by B.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from afl.losses.sampling import hardest, hardest_elements, location_losses, negative_losses
+from afl.losses.target import ClassificationTarget
+from afl.losses.weighting import ElementWeights, MapInfo, Weighting
+
+
+class OnlineHardExampleMining(Weighting):
+    """Keeps the ``size`` hardest samples of every image, ranked by the loss under the links before it.
+
+    Args:
+        info: the map; ``dense_positives`` tells anchors and grids from heat maps.
+        size: B, samples per image.
+    """
+
+    def __init__(self, info: MapInfo, *, size: int = 128) -> None:
+        super().__init__()
+        if size < 1:
+            raise ValueError(f"size is {size}, but at least one sample of an image has to be learnt.")
+        self.by_location, self.size = info.dense_positives, size
+
+    def forward(
+        self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights
+    ) -> ElementWeights:
+        quota = torch.full((target.num_images,), self.size, device=logits.device)
+        if not self.by_location:
+            losses = negative_losses(logits, target, weights)
+            mask = hardest_elements(losses, target, quota, target.num_images * self.size)
+            return weights.times(negative_element=mask)
+        kept = hardest(location_losses(logits, target, weights), target.image, quota).to(torch.float32)
+        if not kept.numel():
+            return weights
+        return weights.times(positive=kept[target.positive_location], negative_location=kept)

@@ -1,0 +1,136 @@
+"""What losses share that rank positives above negatives instead of judging each element by itself.
+
+Their value is no sum over elements, so they are no chain of weightings; but they read the same sparse target. Every
+element is a positive of some mass and a rival of some mass:
+
+    positive            value (1 if hard)      and 1 - value as a rival
+    plain negative      0                      1
+    scaled negative     0                      its scale, (1 - Y)^4 on heat maps
+    ignored, unverified 0                      0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from afl.losses.fused import block_rows, times_upstream
+from afl.losses.primitive import scaled_negatives
+from afl.losses.sampling import CROSS_ENTROPY
+from afl.losses.target import ClassificationTarget
+from afl.losses.weighting import positive_logits
+
+_BLOCK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Listed:
+    """K elements that are no plain negatives.
+
+    Attributes:
+        index: (K,) flat indices, 0 at padding.
+        logit: (K,) float64, 0 at padding.
+        mass: (K,) float64, 0 at padding.
+        image: (K,) int64.
+    """
+
+    index: Tensor
+    logit: Tensor
+    mass: Tensor
+    image: Tensor
+
+
+def listed_positives(logits: Tensor, target: ClassificationTarget) -> Listed:
+    """The target's positives, in its order."""
+    value = target.is_positive if target.value is None else torch.where(target.is_positive, target.value, 0.0)
+    z = torch.where(target.is_positive, positive_logits(logits, target).double(), 0.0)
+    index = target.positive.clamp(min=0)
+    return Listed(index, z, value.double(), _image(target, index))
+
+
+def listed_rivals(logits: Tensor, target: ClassificationTarget, positives: Listed) -> Listed:
+    """Scaled negatives, and after them soft positives as the rivals that they are in part."""
+    parts = []
+    near = scaled_negatives(logits, target, CROSS_ENTROPY) if logits.numel() else None
+    if near is not None:
+        mass = torch.where(near.valid, target.negative_scale.double(), 0.0)
+        z = torch.where(near.valid, logits.reshape(-1)[near.index].double(), 0.0)
+        parts.append(Listed(near.index, z, mass, _image(target, near.index)))
+    if target.value is not None:
+        mass = torch.where(target.is_positive, 1.0 - positives.mass, 0.0)
+        parts.append(Listed(positives.index, positives.logit, mass, positives.image))
+    empty = Listed(positives.index[:0], positives.logit[:0], positives.mass[:0], positives.image[:0])
+    return Listed(
+        *(torch.cat([getattr(part, name) for part in (empty, *parts)]) for name in Listed.__annotations__)
+    )
+
+
+def plain_negatives(target: ClassificationTarget) -> Tensor:
+    """(R, C) bool: rivals of mass 1."""
+    locations, classes = target.num_locations, target.num_classes
+    # One element more than the map has, for what padding writes.
+    plain = torch.ones(locations * classes + 1, dtype=torch.bool, device=target.image.device)
+    matrix = plain[:-1].view(locations, classes)
+    if target.verified is not None:
+        matrix &= target.verified[target.image]
+    if target.ignored is not None:
+        matrix &= ~target.ignored.unsqueeze(1)
+    for index in (target.positive, target.negative_index):
+        if index is not None:
+            plain[torch.where(index >= 0, index, locations * classes)] = False
+    return matrix
+
+
+def row_blocks(logits: Tensor) -> Iterator[slice]:
+    """Rows of a map (R, C), as many at once as a cache holds."""
+    locations, classes = logits.shape
+    step = block_rows(classes, logits.device, _BLOCK)
+    return (slice(start, min(start + step, locations)) for start in range(0, locations, step))
+
+
+def loss_with_gradient(
+    logits: Tensor, compute: Callable[[Tensor, bool], tuple[Tensor, Tensor | None]]
+) -> Tensor:
+    """A loss that computes its own gradient: ``compute`` takes logits and whether a gradient is wanted."""
+    return _OwnGradient.apply(logits, compute, torch.is_grad_enabled() and logits.requires_grad)
+
+
+class _OwnGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits, compute, differentiable):
+        with torch.autocast(device_type=logits.device.type, enabled=False):
+            loss, gradient = compute(logits, differentiable)
+        if differentiable:
+            ctx.save_for_backward(gradient)
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, upstream):
+        (gradient,) = ctx.saved_tensors
+        return times_upstream(gradient, upstream), None, None
+
+
+def add_at(gradient: Tensor, elements: Listed, value: Tensor) -> None:
+    """Adds ``value`` (K,) at the elements; what stands at padding must be 0."""
+    if gradient.numel():
+        gradient.view(-1).index_add_(0, elements.index, value.to(gradient.dtype))
+
+
+def check_fit(logits: Tensor, target: ClassificationTarget, num_classes: int) -> None:
+    """Raises ValueError where logits, target and loss disagree about R or C."""
+    expected = (target.num_locations, target.num_classes)
+    if logits.shape != expected or target.num_classes != num_classes:
+        raise ValueError(
+            f"Logits of shape {tuple(logits.shape)}, a target for {expected} and a loss built for "
+            f"{num_classes} classes do not fit."
+        )
+
+
+def _image(target: ClassificationTarget, index: Tensor) -> Tensor:
+    if not target.num_locations:
+        return torch.zeros_like(index)
+    return target.image[torch.div(index, target.num_classes, rounding_mode="floor")]

@@ -1,0 +1,188 @@
+"""What the methods of hard sampling share: how hard a location or an element is, and who is the hardest.
+
+Hardness is the weighted loss W alpha_t v that the chain has made so far, without a gate. On anchors and grids a
+*location* is the sample, as a region is in a two-stage detector; on heat maps it is the single *element*, because
+there one location belongs to the neighbourhoods of objects of several classes. The dense part is read block by
+block, choosing is one stable sort, and nothing waits for the device or loops over images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from afl.losses.gradient import alpha_balance, computing_type
+from afl.losses.primitive import negative_blocks, positives, scaled_negatives
+from afl.losses.target import ClassificationTarget
+from afl.losses.weighting import ElementWeights, positive_logits
+
+# The element loss without any weighting, -ln(1 - p) of a negative.
+CROSS_ENTROPY = ElementWeights(alpha=-1.0, gamma=0.0)
+
+
+def location_losses(logits: Tensor, target: ClassificationTarget, weights: ElementWeights) -> Tensor:
+    """(R,) sum over classes of the weighted losses at each location; -inf where it is ignored."""
+    weights = replace(weights, gate=None)
+    total = _per_location(logits, target)
+    for start, stop, loss in _plain_losses(logits, target, weights):
+        total[start:stop] = loss.sum(1)
+    hits = positives(positive_logits(logits, target), target, weights)
+    for exceptions in (hits, scaled_negatives(logits, target, weights)):
+        if exceptions is not None and total.numel():
+            loss = exceptions.weight * exceptions.alpha * exceptions.loss
+            location = torch.div(exceptions.index, target.num_classes, rounding_mode="floor")
+            total.index_add_(0, location, torch.where(exceptions.valid, loss, 0.0).to(total.dtype))
+    return _without_ignored(total, target)
+
+
+def largest_negative_losses(logits: Tensor, target: ClassificationTarget, weights: ElementWeights) -> Tensor:
+    """(R,) largest weighted loss of a negative element at each location; -inf where it is ignored."""
+    weights = replace(weights, gate=None)
+    largest = _per_location(logits, target)
+    for start, stop, loss in _plain_losses(logits, target, weights):
+        largest[start:stop] = loss.amax(1)
+    scaled = scaled_negatives(logits, target, weights)
+    if scaled is not None and largest.numel():
+        loss = torch.where(scaled.valid, scaled.weight * scaled.alpha * scaled.loss, 0.0)
+        location = torch.div(scaled.index, target.num_classes, rounding_mode="floor")
+        largest.scatter_reduce_(0, location, loss.to(largest.dtype), "amax")
+    return _without_ignored(largest, target)
+
+
+def negative_losses(logits: Tensor, target: ClassificationTarget, weights: ElementWeights) -> Tensor:
+    """(R, C) weighted losses of the negatives, exactly 0 at positives and wherever nothing is learnt.
+
+    One tensor of the logits' size, for heat maps; free it before the gradient is computed.
+    """
+    weights = replace(weights, gate=None)
+    losses = torch.empty(logits.shape, dtype=computing_type(logits.dtype), device=logits.device)
+    for start, stop, loss in _plain_losses(logits, target, weights):
+        losses[start:stop] = loss
+    scaled = scaled_negatives(logits, target, weights)
+    if scaled is not None and losses.numel():
+        loss = torch.where(scaled.valid, scaled.weight * scaled.alpha * scaled.loss, 0.0)
+        # Their own places hold zeros, and padding adds another zero to the first element.
+        losses.view(-1).index_add_(0, scaled.index, loss.to(losses.dtype))
+    return losses
+
+
+def hardest(hardness: Tensor, group: Tensor, quota: Tensor) -> Tensor:
+    """Which N candidates are among the ``quota`` hardest of their group; of equals, the first.
+
+    Args:
+        hardness: (N,), -inf where a candidate must not be chosen.
+        group: (N,) int64 in [0, G), for example the image.
+        quota: (G,) how many to choose in each group.
+
+    Returns:
+        (N,) bool.
+    """
+    order = hardness.argsort(descending=True, stable=True)
+    order = order[group[order].argsort(stable=True)]
+    size = torch.zeros_like(quota, dtype=torch.int64).index_add_(0, group, torch.ones_like(group))
+    owner = group[order]
+    rank = torch.arange(len(order), device=order.device) - (size.cumsum(0) - size)[owner]
+    chosen = torch.empty_like(order, dtype=torch.bool)
+    chosen[order] = rank < quota[owner]
+    return chosen & (hardness > -torch.inf)
+
+
+def hardest_elements(losses: Tensor, target: ClassificationTarget, quota: Tensor, most: int) -> Tensor:
+    """Which elements are among the ``quota`` hardest of their image.
+
+    Elements among the k hardest lie at locations among the k with the hardest worst element, so only those
+    locations' elements are sorted.
+
+    Args:
+        losses: (R, C) from ``negative_losses``; an element without loss is never chosen.
+        quota: (B,) how many to choose in each image.
+        most: an upper bound of the sum of ``quota``, known without asking the device.
+
+    Returns:
+        (R, C) bool, an eighth to a half of the logits' memory.
+    """
+    locations, classes = losses.shape
+    row = _positions(hardest(losses.amax(1), target.image, quota), most)
+    worst = losses[row.clamp(min=0)]
+    worst = torch.where((worst > 0) & (row >= 0).unsqueeze(1), worst, -torch.inf)
+    image = target.image[row.clamp(min=0)].repeat_interleave(classes)
+    # One row more than the map has, for what padding writes.
+    mask = torch.zeros((locations + 1, classes), dtype=torch.bool, device=losses.device)
+    mask[torch.where(row >= 0, row, locations)] = hardest(worst.flatten(), image, quota).view(-1, classes)
+    return mask[:locations]
+
+
+def positive_locations(target: ClassificationTarget) -> Tensor:
+    """(R,) bool, locations with a positive element."""
+    found = torch.zeros(target.num_locations + 1, dtype=torch.bool, device=target.image.device)
+    found[torch.where(target.is_positive, target.positive_location, target.num_locations)] = True
+    return found[:-1]
+
+
+def positives_per_image(target: ClassificationTarget) -> Tensor:
+    """(B,) int64 number of positives of each image."""
+    count = torch.zeros(target.num_images, dtype=torch.int64, device=target.image.device)
+    if target.num_locations:
+        image = target.image[target.positive_location]
+        count.index_add_(0, image, target.is_positive.to(torch.int64))
+    return count
+
+
+def plain_negatives_per_image(logits: Tensor, target: ClassificationTarget) -> Tensor:
+    """(B,) float64 number of elements that are neither positive nor listed, ignored or unverified."""
+    classes, device = target.num_classes, target.image.device
+    kept = torch.ones(target.num_locations, dtype=torch.float64, device=device)
+    if target.ignored is not None:
+        kept = kept * ~target.ignored
+    checked = kept * (classes if target.verified is None else target.verified.sum(1)[target.image])
+    count = torch.zeros(target.num_images, dtype=torch.float64, device=device).index_add_(0, target.image, checked)
+    if not target.num_locations:
+        return count
+    location = target.positive_location
+    counted = target.is_positive * kept[location]
+    if target.verified is not None:
+        counted = counted * target.verified[target.image[location], target.positive_class]
+    count.index_add_(0, target.image[location], -counted)
+    near = scaled_negatives(logits, target, CROSS_ENTROPY)
+    if near is not None:
+        location = torch.div(near.index, classes, rounding_mode="floor")
+        count.index_add_(0, target.image[location], -near.valid.to(count.dtype))
+    return count
+
+
+def negatives_wanted(target: ClassificationTarget, ratio: float, minimum: int) -> Tensor:
+    """(B,) int64: ``ratio`` negatives for each positive of an image, rounded down, but at least ``minimum``."""
+    return (ratio * positives_per_image(target)).floor().to(torch.int64).clamp(min=minimum)
+
+
+def check_ratio(ratio: float, minimum: int) -> None:
+    """Raises ValueError where no number of negatives follows."""
+    if ratio < 0 or minimum < 0:
+        raise ValueError(f"ratio is {ratio} and minimum {minimum}, but neither must be negative.")
+
+
+def _plain_losses(
+    logits: Tensor, target: ClassificationTarget, weights: ElementWeights
+) -> Iterator[tuple[int, int, Tensor]]:
+    balance = alpha_balance(0.0, weights.alpha)
+    scale = torch.full((), balance, dtype=computing_type(logits.dtype), device=logits.device)
+    for block in negative_blocks(logits, target, weights, scale):
+        yield block.start, block.stop, block.loss
+
+
+def _per_location(logits: Tensor, target: ClassificationTarget) -> Tensor:
+    return torch.zeros(target.num_locations, dtype=computing_type(logits.dtype), device=logits.device)
+
+
+def _without_ignored(hardness: Tensor, target: ClassificationTarget) -> Tensor:
+    return hardness if target.ignored is None else hardness.masked_fill(target.ignored, -torch.inf)
+
+
+def _positions(mask: Tensor, most: int) -> Tensor:
+    """Positions of the true entries; off the CPU padded with -1 to a length known without waiting."""
+    if mask.device.type == "cpu":
+        return mask.nonzero().squeeze(1)
+    return torch.nonzero_static(mask, size=min(most, mask.numel()), fill_value=-1).squeeze(1)

@@ -1,0 +1,152 @@
+"""Sampling-Free (Chen et al., Is Heuristic Sampling Necessary in Training Deep Object Detectors?, 2019).
+
+All samples are learnt alike, with plain cross-entropy, and only the *size* of the classification gradient is taken
+care of, in three ways that have no parameter:
+
+- optimal bias initialisation: a head that gives every element the probability pi has the cross-entropy
+  -N_+ ln(pi) - N_- ln(1 - pi), least at pi = N_+ / (N_+ + N_-), counted on the data before training;
+- guided loss scaling: CE is multiplied by w = L_loc / L_cls, detached, so that it is worth as much as the box terms:
+  its value is theirs, its gradient w (p - y) / N;
+- adaptive threshold: detections are kept from a score of pi C upwards, the share of locations that are positive.
+
+Anchors and grids: as in the paper. Heat maps: a negative counts by its scale (1 - Y)^4, which is its share in the
+cross-entropy that pi minimises; a soft positive (objectness) counts by its value as positive, by the rest as negative.
+L_loc is what the detector says the box terms of this map are worth; without it (None) w is 1. Without objects in the
+batch L_loc is 0 and nothing is learnt, as in the official code.
+
+Differs from the official code: the bias is counted on part of the training set instead of a whole epoch; the ratio w
+is that of the sums over all processes instead of each one's own; the divisor is the detector's normaliser (it cancels
+in w L_cls anyhow). The authors' later rewrite, with frozen ratios and learnt uncertainties, is another method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from afl.losses.classification_loss import ClassificationLoss
+from afl.losses.distributed import all_reduce_sum
+from afl.losses.primitive import scaled_negatives
+from afl.losses.sampling import CROSS_ENTROPY, plain_negatives_per_image
+from afl.losses.target import ClassificationTarget
+from afl.losses.weighting import MapInfo, Weighting
+
+
+class SamplingFree(ClassificationLoss):
+    """Cross-entropy without sampling, scaled to the box terms; a chain of weightings may be put under it.
+
+    Before training, somebody who sees ``wants_prior`` counts the map's positives and elements
+    (``ElementCounter``), asks ``prior_from_data`` and sets the bias of the map's last layer to ln(pi / (1 - pi)).
+
+    Args:
+        info: the map; its prior serves until data were counted.
+        chain: see ``ClassificationLoss``; the method has none.
+    """
+
+    wants_prior = True
+
+    def __init__(
+        self, info: MapInfo, *, chain: Mapping[str, Callable[[MapInfo], Weighting]] | None = None
+    ) -> None:
+        super().__init__(info, chain=chain, gamma=0.0, alpha=-1.0)
+        self.register_buffer("prior", torch.tensor(float(info.prior), dtype=torch.float64))
+        self._guide: Tensor | None = None
+
+    def prior_from_data(self, positives_per_image: float, elements_per_image: float) -> float:
+        """The optimal prior pi, kept for the threshold.
+
+        Args:
+            positives_per_image: N_+, mean over images; none count as a tenth of one, so that the bias is finite.
+            elements_per_image: N_+ + N_-.
+        """
+        if not 0 <= positives_per_image <= elements_per_image or elements_per_image <= 0:
+            raise ValueError(
+                f"{positives_per_image} positives of {elements_per_image} elements per image give no prior."
+            )
+        # Maps of positives alone have no cross-entropy to balance: a half.
+        prior = min(max(positives_per_image, 0.1) / elements_per_image, 0.5)
+        self.prior.fill_(prior)
+        return prior
+
+    @property
+    def score_threshold(self) -> float:
+        """pi C, least probability of a detection."""
+        return min(float(self.prior) * self.num_classes, 1.0)
+
+    def forward(
+        self,
+        logits: Tensor,
+        target: ClassificationTarget,
+        normalizer: Tensor,
+        localization: Tensor | None = None,
+    ) -> Tensor:
+        """See ``ClassificationLoss``; ``localization`` is the detached sum of the map's box terms, scalar.
+
+        While training in several processes all of them must call it equally often.
+        """
+        loss = super().forward(logits, target, normalizer)
+        if localization is None:
+            return loss
+        both = torch.stack([localization.detach().to(loss), loss.detach()])
+        if self.training:
+            both = all_reduce_sum(both)
+        # A classifier that is right to the last digit leaves nothing to scale.
+        self._guide = both[0] / both[1].clamp(min=1e-12)
+        return loss * self._guide
+
+    def statistics(self) -> dict[str, float | Tensor]:
+        """Beside those of the chain: the prior and the last w."""
+        guide = {} if self._guide is None else {"guide": self._guide}
+        return super().statistics() | {"prior": self.prior} | guide
+
+
+class ElementCounter(nn.Module):
+    """Stands in for a map's loss while its positives and elements are counted; its loss is 0.
+
+    Attributes:
+        seen: (3,) float64 buffer: mass of positives, mass of all elements that take part, images.
+    """
+
+    uses_overlap = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(3, dtype=torch.float64))
+
+    def forward(
+        self,
+        logits: Tensor,
+        target: ClassificationTarget,
+        normalizer: Tensor,
+        localization: Tensor | None = None,
+    ) -> Tensor:
+        self.seen += torch.stack(count_elements(logits.detach(), target))
+        return logits.new_zeros((), dtype=torch.float32)
+
+    def per_image(self) -> tuple[float, float]:
+        """Positives and elements per image, over all processes: what ``prior_from_data`` takes."""
+        positives, elements, images = all_reduce_sum(self.seen.clone()).tolist()
+        return positives / max(images, 1.0), elements / max(images, 1.0)
+
+    def update(self) -> None:
+        """Of the contract that all losses share."""
+
+    def statistics(self) -> dict[str, float | Tensor]:
+        return {}
+
+
+@torch.no_grad()
+def count_elements(logits: Tensor, target: ClassificationTarget) -> tuple[Tensor, Tensor, Tensor]:
+    """Float64 scalars: mass of the positives, mass of positives and negatives, number of images.
+
+    A soft positive is a positive by its value and an element as a whole, a scaled negative an element by its scale.
+    """
+    present = target.is_positive.to(torch.float64)
+    positives = (present if target.value is None else present * target.value).sum()
+    elements = present.sum() + plain_negatives_per_image(logits, target).sum()
+    near = scaled_negatives(logits, target, CROSS_ENTROPY)
+    if near is not None:
+        elements = elements + torch.where(near.valid, target.negative_scale.double(), 0.0).sum()
+    return positives, elements, torch.full_like(elements, target.num_images)
