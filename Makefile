@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test lint reproduce-table table-shapes clean
+.PHONY: help setup lock test lint reproduce-table reproduce-table-sampling reproduce-table-ablation figures data-coco data-lvis data-voc clean
 
 help:  ## this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-28s %s\n", $$1, $$2}'
@@ -28,8 +28,26 @@ lint: setup  ## style and common mistakes
 reproduce-table: setup  ## run the missing cells of the embedded benchmark, then print its table (SEEDS=0,1,2)
 	@$(RUN) scripts.table table=shapes action=run seeds=[$(SEEDS)] jobs=$(JOBS)
 
-table-shapes: setup  ## rebuild that table from its records, without training
-	@$(RUN) scripts.table table=shapes
+reproduce-table-sampling: setup  ## the same with every remedy for class imbalance, on three detectors
+	@$(RUN) scripts.table table=sampling action=run seeds=[$(SEEDS)] jobs=$(JOBS)
+
+reproduce-table-ablation: setup  ## AFL taken apart, with its controls
+	@$(RUN) scripts.table table=ablation action=run seeds=[$(SEEDS)] jobs=$(JOBS)
+
+table-%: setup  ## rebuild a table (shapes, sampling, ablation) from its records, without training
+	@$(RUN) scripts.table table=$*
+
+figures: setup  ## draw the figures of results/figures
+	@$(RUN) scripts.report figures
+
+data-coco: setup  ## download, verify and unpack MS COCO 2017 (ARGS="dataset.root=/data/coco")
+	@$(RUN) scripts.prepare_data coco $(ARGS)
+
+data-lvis: setup  ## the same for LVIS v1, reusing COCO's images
+	@$(RUN) scripts.prepare_data lvis $(ARGS)
+
+data-voc: setup  ## the same for PASCAL VOC 07+12
+	@$(RUN) scripts.prepare_data voc $(ARGS)
 
 clean:  ## remove runs and caches, keep the environment and downloaded data
 	rm -rf outputs .cache .pytest_cache .ruff_cache .hypothesis

@@ -135,6 +135,7 @@ class _Place:
         self.checksums.update(checksums)
         self.counts.update(counts)
         with atomic_file(self.folder / MANIFEST) as file:
+            os.fchmod(file.fileno(), 0o644)  # as readable as the data, for whoever shares it
             content = {"sha256": self.checksums, "files": self.counts}
             file.write(json.dumps(content, indent=2, sort_keys=True).encode() + b"\n")
 

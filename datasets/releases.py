@@ -1,8 +1,8 @@
 """What the published data sets consist of: archives, where they are, and what unpacks to where.
 
-Sizes and checksums are those that TensorFlow Datasets, torchvision and others have used for years for the same files
-(VOC: torchvision's MD5 for the same bytes).  Their publishers give none.  For LVIS's validation file public sources
-name different checksums, so only its size is fixed here.
+The publishers give no checksums.  Sizes and SHA-256 here are those of TensorFlow Datasets, which others found for the
+same files too (COCO and VOC: also torchvision's prototype data sets).  For LVIS's validation file public sources name
+different checksums, so only its size is fixed.
 """
 
 from __future__ import annotations

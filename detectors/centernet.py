@@ -90,6 +90,10 @@ class CenterNet(nn.Module):
         info = classes.map_info("heat", prior=prior, alpha=alpha, dense_positives=False)
         self.classification = nn.ModuleDict({"heat": loss(info)})
 
+    def class_layers(self) -> dict[str, list[nn.Conv2d]]:
+        """The last layers of each classification map; their bias is the prior."""
+        return {"heat": [self.heat[-1]]}
+
     def forward(self, images: Tensor) -> Outputs:
         """(B, 3, H, W) to ``heat`` (B, C, h, w) logits, ``size`` (B, 2, h, w) width and height in cells, ``offset``
         (B, 2, h, w) x and y in cells from the cell's upper left corner."""

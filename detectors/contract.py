@@ -113,6 +113,9 @@ class Detector(Protocol):
     loss_weights: dict[str, float]
     classification: nn.ModuleDict
 
+    def class_layers(self) -> dict[str, list[nn.Conv2d]]:
+        """By the name of its map the last layers of a classification map, whose bias holds the prior."""
+
     def forward(self, images: Tensor) -> Outputs:
         """(B, 3, H, W) normalised float images, H and W multiples of 32, to raw outputs."""
 

@@ -121,6 +121,10 @@ class CornerNet(nn.Module):
             }
         )
 
+    def class_layers(self) -> dict[str, list[nn.Conv2d]]:
+        """The last layers of each classification map; their bias is the prior."""
+        return {name: [head.heat_layer] for name, head in self.heads.items()}
+
     def forward(self, images: Tensor) -> Outputs:
         """(B, 3, H, W) to, for ``top_left`` and ``bottom_right``: the corner's name, its heat map (B, C, h, w) of logits;
         ``NAME_tag`` (B, 1, h, w); ``NAME_offset`` (B, 2, h, w), x and y in cells from the cell's upper left corner."""

@@ -136,6 +136,10 @@ class ExtremeNet(nn.Module):
             }
         )
 
+    def class_layers(self) -> dict[str, list[nn.Conv2d]]:
+        """The last layers of each classification map; their bias is the prior."""
+        return {name: [head.heat_layer] for name, head in self.heads.items()}
+
     def forward(self, images: Tensor) -> Outputs:
         """(B, 3, H, W) to the heat maps ``top``, ``left``, ``bottom``, ``right`` and ``center`` (B, C, h, w) of logits, and
         for all but the centre ``NAME_offset`` (B, 2, h, w), x and y in cells from the cell's upper left corner."""

@@ -100,6 +100,10 @@ class FCOS(nn.Module):
         info = classes.map_info("classification", prior=prior, alpha=alpha, dense_positives=True)
         self.classification = nn.ModuleDict({"classification": loss(info)})
 
+    def class_layers(self) -> dict[str, list[nn.Conv2d]]:
+        """The last layers of each classification map; their bias is the prior."""
+        return {"classification": [self.class_layer]}
+
     def forward(self, images: Tensor) -> Outputs:
         """Raw outputs, level after level.
 

@@ -123,6 +123,8 @@ def owners(target: ClassificationTarget, cells: Tensor, labels: Tensor, present:
     image = torch.arange(len(labels), device=labels.device).unsqueeze(1)
     element = (image * area + cells[..., 1] * width + cells[..., 0]) * target.num_classes + labels
     element = torch.where(present, element, PADDING - 1).flatten()
+    if not element.numel():
+        return torch.zeros_like(target.positive)
     return (target.positive.unsqueeze(1) == element).int().argmax(1)
 
 

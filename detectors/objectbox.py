@@ -129,8 +129,8 @@ class ObjectBox(nn.Module):
         levels = len(self.strides)
         self.class_tower = Tower(channels=channels, depth=tower_depth, norm=norm, levels=levels)
         self.box_tower = Tower(channels=channels, depth=tower_depth, norm=norm, levels=levels)
-        self.class_layers = _layers(levels, channels, self.num_classes, bias=prior_bias(class_prior))
-        self.objectness_layers = _layers(levels, channels, 1, bias=prior_bias(prior))
+        self.last_class_layers = _layers(levels, channels, self.num_classes, bias=prior_bias(class_prior))
+        self.last_objectness_layers = _layers(levels, channels, 1, bias=prior_bias(prior))
         self.box_layers = _layers(levels, channels, 4)
         objectness = MapInfo(
             name="objectness",
@@ -145,6 +145,10 @@ class ObjectBox(nn.Module):
         by_class = classes.map_info("class", prior=class_prior, alpha=class_alpha, dense_positives=True)
         self.classification = nn.ModuleDict({"objectness": loss(objectness), "class": loss(by_class)})
 
+    def class_layers(self) -> dict[str, list[nn.Conv2d]]:
+        """The last layers of each classification map; their bias is the prior."""
+        return {"objectness": list(self.last_objectness_layers), "class": list(self.last_class_layers)}
+
     def forward(self, images: Tensor) -> Outputs:
         """Raw outputs, level after level.
 
@@ -158,8 +162,8 @@ class ObjectBox(nn.Module):
         }
         for i, (x, stride, reach) in enumerate(zip(levels, self.strides, self.reach, strict=True)):
             box_features = self.box_tower(x, i)
-            outputs["objectness"].append(as_map(self.objectness_layers[i](box_features), 1).squeeze(-1))
-            outputs["classes"].append(as_map(self.class_layers[i](self.class_tower(x, i)), self.num_classes))
+            outputs["objectness"].append(as_map(self.last_objectness_layers[i](box_features), 1).squeeze(-1))
+            outputs["classes"].append(as_map(self.last_class_layers[i](self.class_tower(x, i)), self.num_classes))
             outputs["distances"].append(as_map(self.box_layers[i](box_features), 4))
             cells = _grid(*x.shape[-2:], x.device)
             outputs["cells"].append(cells)

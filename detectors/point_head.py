@@ -27,6 +27,11 @@ class PointHead(nn.Module):
         self.trunk = heads["heat"][:-1] if shared else nn.Identity()
         self.branches = nn.ModuleDict({name: head[-1] if shared else head for name, head in heads.items()})
 
+    @property
+    def heat_layer(self) -> nn.Conv2d:
+        """The heat map's last layer, whose bias is the prior."""
+        return self.branches["heat"] if isinstance(self.branches["heat"], nn.Conv2d) else self.branches["heat"][-1]
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, channels, h, w) to ``heat`` (B, C, h, w) logits and each value (B, its channels, h, w)."""
         x = self.trunk(x)

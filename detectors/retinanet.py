@@ -96,6 +96,10 @@ class RetinaNet(nn.Module):
         info = classes.map_info("classification", prior=prior, alpha=alpha, dense_positives=True)
         self.classification = nn.ModuleDict({"classification": loss(info)})
 
+    def class_layers(self) -> dict[str, list[nn.Conv2d]]:
+        """The last layers of each classification map; their bias is the prior."""
+        return {"classification": [self.class_layer]}
+
     def forward(self, images: Tensor) -> Outputs:
         """Raw outputs, level after level: ``logits`` (B, A, C), ``deltas`` (B, A, 4), ``anchors`` (A, 4) and
         ``level_sizes`` (L,), the number of anchors on each level (on the CPU)."""

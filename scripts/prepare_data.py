@@ -90,20 +90,22 @@ def main(arguments: list[str]) -> int:
 def fetch(name: str, arguments: list[str]) -> int:
     """Bring a published data set into its folder, then read its annotations."""
     sources, overrides = _sources(arguments)
-    overrides = [f"dataset={name}", *overrides]
-    dataset = _dataset(overrides)
+    dataset = _dataset([f"dataset={name}", *overrides])
     wanted = [(Path(dataset[entry]), parts) for entry, parts in PUBLISHED[name].items()]
     folders = " and ".join(dict.fromkeys(str(folder) for folder, _ in wanted))
     with transfer_progress(Console()) as (progress, say):
         changed = obtain(wanted, sources, progress=progress, say=say)
     print(f"{name} is complete in {folders}")
     # Every byte was verified on its way: only `check` itself decodes the images as well.
-    return check(overrides, decode=False) if changed else 0
+    return _report(dataset, decode=False) if changed else 0
 
 
-def check(overrides: list[str], decode: bool = True) -> int:
-    """Report on both splits of a data set; ``decode`` says whether to look into the images."""
-    dataset = _dataset(overrides)
+def check(overrides: list[str]) -> int:
+    """Report on both splits of a data set, looking into every image."""
+    return _report(_dataset(overrides), decode=True)
+
+
+def _report(dataset: DictConfig, decode: bool) -> int:
     policy = dataset.policy
     # Count everything: under `error` reading would end at the first defect.
     dataset.policy = "skip"

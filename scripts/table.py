@@ -137,7 +137,8 @@ def main(config: DictConfig) -> None:
         seeds = list(config.seeds or [0])
         records = run(config, seeds)
         for record in records:
-            write_record(kept / f"{record.dataset}-{record.detector}-{record.loss}-s{record.seed}.json", record)
+            name = f"{record.dataset}-{record.detector}-{record.loss.replace('/', '_')}-s{record.seed}"
+            write_record(kept / f"{name}.json", record)
     elif config.action == "build":
         records = load_records(sorted(kept.glob("*.json")))
         seeds = list(config.seeds or sorted({record.seed for record in records}))

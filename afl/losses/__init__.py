@@ -7,8 +7,10 @@ should compute, slow and obvious, in ``reference``.
 """
 
 from afl.losses.adaptive_gradient import AdaptiveGradient, ScheduledGradient
+from afl.losses.ap_loss import APLoss
 from afl.losses.class_weights import ClassWeights, class_balanced_weights
 from afl.losses.classification_loss import ClassificationLoss
+from afl.losses.dr_loss import DRLoss
 from afl.losses.efl import EqualizedFocus
 from afl.losses.eqlv2 import EqualizationV2
 from afl.losses.errors import UndefinedPair
@@ -20,30 +22,43 @@ from afl.losses.functional import (
 )
 from afl.losses.ghm import GradientHarmonizing
 from afl.losses.gradient_balance import GradientBalance
+from afl.losses.libra import IouBalancedSampling
+from afl.losses.loss_warmup import LossWarmUp
+from afl.losses.ohem import OnlineHardExampleMining
 from afl.losses.pisa import PrimeSampleAttention
 from afl.losses.positive_scale import PositiveScale
 from afl.losses.qfl import QualityFocalLoss
+from afl.losses.sampling_free import ElementCounter, SamplingFree, count_elements
 from afl.losses.seesaw import Seesaw
+from afl.losses.ssd import HardNegativeMining
 from afl.losses.target import PADDING, ClassificationTarget
 from afl.losses.vfl import VarifocalLoss
 from afl.losses.weighting import ElementWeights, MapInfo, Weighting
 
 __all__ = [
     "PADDING",
+    "APLoss",
     "AdaptiveFocalLoss",
     "AdaptiveGradient",
     "ClassWeights",
     "ClassificationLoss",
     "ClassificationTarget",
+    "DRLoss",
+    "ElementCounter",
     "ElementWeights",
     "EqualizationV2",
     "EqualizedFocus",
     "GradientBalance",
     "GradientHarmonizing",
+    "HardNegativeMining",
+    "IouBalancedSampling",
+    "LossWarmUp",
     "MapInfo",
+    "OnlineHardExampleMining",
     "PositiveScale",
     "PrimeSampleAttention",
     "QualityFocalLoss",
+    "SamplingFree",
     "ScheduledGradient",
     "Seesaw",
     "UndefinedPair",
@@ -52,5 +67,6 @@ __all__ = [
     "adaptive_focal_loss",
     "class_balanced_focal_loss",
     "class_balanced_weights",
+    "count_elements",
     "sigmoid_focal_loss",
 ]

@@ -1,28 +1,29 @@
-"""AP loss (Chen et al., Towards Accurate One-Stage Object Detection with AP-Loss, CVPR 2019): classify by ranking.
+"""AP loss (Chen et al., Towards Accurate One-Stage Object Detection with AP-Loss, CVPR 2019, section 3).
 
 With the soft step H(x) = clip(x / (2 delta) + 1/2, 0, 1), for a positive i and a negative j,
 
-    L_ij = H(z_j - z_i) / (1 + sum over other positives k of H(z_k - z_i) + sum over negatives of H(z_j - z_i))
+    L_ij = H(z_j - z_i) / (1 + sum of H(z_k - z_i) over other positives k and all negatives k)
     loss = (1 / N) sum over i and j of L_ij = (1 / N) sum over i of (1 - precision_i)
 
-that is 1 - AP of the ranking (section 3.1, 3.2). Its gradient is *assigned*, not derived (error-driven update, section
-3.3): every L_ij wants to be 0, so negative j gets + sum_i L_ij / N and positive i gets - sum_j L_ij / N. Both sides
-push with the same total, at most 1, however many negatives there are. Interpolated AP (section 3.4): precision_i
-becomes the largest precision at or below i's score, and its L_ij shrink with it. Default: delta = 1, as in the
-official code.
+that is 1 - AP of the ranking. Its gradient is *assigned*, not derived (the paper's error-driven update):
+every L_ij wants to be 0, so negative j gets +sum_i L_ij / N and positive i gets -sum_j L_ij / N. Both sides
+push with the same total, at most 1, however many negatives there are. AP is interpolated, as in the official
+code: precision_i becomes the largest precision at or below i's score, and its L_ij shrink with it. Default:
+delta = 1, of the official code.
 
-Anchors and grids: the whole batch and all classes are one ranking, as in the official code. Heat maps: a negative
-counts by its scale (1 - Y)^4 in the sums and in its gradient. Soft positives (objectness): value y makes an element a
-positive of mass y and, for the others, a rival of mass 1 - y, so with hard targets nothing changes. Without positives
-there is nothing to rank: the loss is 0.
+Anchors and grids: the whole batch and all classes are one ranking, as in the official code. Heat maps: a
+negative counts by its scale (1 - Y)^4 in the sums and in its gradient. Soft positives (objectness): value y
+makes an element a positive of mass y and, for the others, a rival of mass 1 - y, so with hard targets nothing
+changes. Without positives there is nothing to rank: the loss is 0.
 
-Normaliser: |P| in the paper. The detectors' normaliser is the mean of |P| over processes, so on one process it is
-the same; on several each ranks its own part of the batch, as in the official code.
+Normaliser: |P| in the paper. The detectors' normaliser is the mean of |P| over processes, so on one process
+it is the same; on several each ranks its own part of the batch, as in the official code.
 
-Differs from the official code, which loops over positives: sums of H are piecewise linear in the logits, so one pass
-collects the negatives between the 2 |P| bends, and a second one reads their gradients from a table. Time is in
-elements x log |P|, memory one gradient; all in double precision. A ranking says nothing about probabilities: scores
-stay near the prior, and the official detector keeps all that is above it (``score_threshold``).
+Differs from the official code, which loops over positives: sums of H are piecewise linear in the logits, so
+one pass collects the negatives between the 2 |P| bends, and a second one reads their gradients from a table.
+Time is in elements x log |P|, memory a gradient and an int32 of its size; all in double precision. A ranking
+says nothing about probabilities: scores stay near the prior, and the official detector keeps all that is
+above it (``score_threshold``).
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ from torch import Tensor, nn
 
 from afl.losses.gradient import computing_type
 from afl.losses.ranking import (
-    Listed,
     add_at,
     check_fit,
     listed_positives,
@@ -43,6 +43,7 @@ from afl.losses.ranking import (
     plain_negatives,
     row_blocks,
 )
+from afl.losses.sampling import on_host
 from afl.losses.target import ClassificationTarget
 from afl.losses.weighting import MapInfo
 
@@ -101,9 +102,13 @@ def _loss_and_gradient(
     bends, order = torch.cat([positives.logit - delta, positives.logit + delta]).sort()
 
     ahead = torch.zeros(2, len(bends) + 1, dtype=torch.float64, device=logits.device)
+    places = []
     for rows in row_blocks(logits):
         _, z, mass = _candidates(logits[rows], plain[rows], bends[0])
-        _collect(ahead, bends, z, mass)
+        place = _collect(ahead, bends, z, mass)
+        if differentiable:
+            # The search for it is what costs most, and the second pass needs it again.
+            places.append(place)
     _collect(ahead, bends, rivals.logit, rivals.mass)
     same = torch.zeros_like(ahead)
     _collect(same, bends, positives.logit, positives.mass)
@@ -123,10 +128,11 @@ def _loss_and_gradient(
     if gradient is not None:
         strength = positives.mass * shrink / (right + wrong) / normalizer
         slope, intercept = _step_table(strength, bends, order, delta)
-        for rows in row_blocks(logits):
+        for rows, place in zip(row_blocks(logits), places, strict=True):
             index, z, mass = _candidates(logits[rows], plain[rows], bends[0])
-            gradient[rows].view(-1)[index] = (_steps_below(z, bends, slope, intercept) * mass).to(gradient.dtype)
-        push = _steps_below(rivals.logit, bends, slope, intercept)
+            push = _steps_below(z, place, slope, intercept).mul_(mass)
+            gradient[rows].view(-1)[index] = push.to(gradient.dtype)
+        push = _steps_below(rivals.logit, _place(bends, rivals.logit), slope, intercept)
         if target.value is not None:
             push[len(push) - len(strength) :] -= 0.5 * strength
         add_at(gradient, rivals, push * rivals.mass)
@@ -141,15 +147,24 @@ def _candidates(logits: Tensor, plain: Tensor, lowest: Tensor) -> tuple[Tensor |
     """
     z = logits.double()
     index = slice(None)
-    if logits.device.type == "cpu":
+    if on_host(logits):
         index = ((z >= lowest) & plain).view(-1).nonzero().squeeze(1)
     return index, z.reshape(-1)[index], plain.reshape(-1)[index].double()
 
 
-def _collect(table: Tensor, bends: Tensor, z: Tensor, mass: Tensor) -> None:
-    """Adds mass and mass times logit of elements to the (2, K + 1) table of what lies between K bends."""
-    place = torch.searchsorted(bends, z, right=True)
-    table.index_add_(1, place, torch.stack([mass, mass * z]))
+def _collect(table: Tensor, bends: Tensor, z: Tensor, mass: Tensor) -> Tensor:
+    """Adds mass and mass times logit of elements to the (2, K + 1) table of what lies between K bends.
+
+    Returns where each of them lies, int32.
+    """
+    place = _place(bends, z)
+    for row, values in zip(table, (mass, mass * z), strict=True):
+        row.index_add_(0, place, values)
+    return place
+
+
+def _place(bends: Tensor, z: Tensor) -> Tensor:
+    return torch.searchsorted(bends, z, right=True, out_int32=True)
 
 
 def _steps_above(table: Tensor, bends: Tensor, order: Tensor, delta: float) -> Tensor:
@@ -170,7 +185,6 @@ def _step_table(strength: Tensor, bends: Tensor, order: Tensor, delta: float) ->
     return slope, intercept
 
 
-def _steps_below(z: Tensor, bends: Tensor, slope: Tensor, intercept: Tensor) -> Tensor:
-    """(K,) values of that sum at logits ``z`` (K,)."""
-    place = torch.searchsorted(bends, z, right=True)
-    return (intercept[place] + slope[place] * z).clamp(min=0.0)
+def _steps_below(z: Tensor, place: Tensor, slope: Tensor, intercept: Tensor) -> Tensor:
+    """(K,) values of that sum at logits ``z`` (K,), which lie at ``place`` (K,) between the bends."""
+    return torch.addcmul(intercept.index_select(0, place), slope.index_select(0, place), z).clamp_(min=0.0)

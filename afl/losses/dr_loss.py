@@ -1,28 +1,30 @@
 """DR loss (Qian et al., DR Loss: Improving Object Detection by Distributional Ranking, CVPR 2020, section 3).
 
-In every image the worst of the positives are ranked above the worst of the negatives, by the expected probability
-under a distribution that leans towards the hard ones:
+In every image the worst of the positives are ranked above the worst of the negatives, by the expected
+probability under a distribution that leans towards the hard ones:
 
     P_- = sum_j q_j p_j,  q = softmax(p / lambda_-) over negatives
     P_+ = sum_i q_i p_i,  q = softmax(-p / lambda_+) over positives, 1 where an image has none
     loss = mean over images of (tau / L) ln(1 + exp(L (P_- - P_+ + margin)))
 
-Defaults, of the official code: lambda_+ = 1, lambda_- = 0.1 / ln 3.5, L = 6, tau = 4, margin = 0.5. It is derived
-through q as well, as there: an element that is easier than P_- by more than lambda_- is pushed the other way, a
-little, because it lowers the expectation.
+Defaults, of the official code: lambda_+ = 1, lambda_- = 0.1 / ln 3.5, L = 6, tau = 4, margin = 0.5. It is
+derived through q as well, as there: an element that is easier than P_- by more than lambda_- is pushed the
+other way, a little, because it lowers the expectation.
 
-Probabilities and not logits are compared, so gradients carry p (1 - p): a head that starts at a prior of 0.01 would
-barely move. The method wants a prior of 0.5 (``wants_prior``).
+Probabilities and not logits are compared, so gradients carry p (1 - p): a head that starts at a prior of 0.01
+would barely move. The method wants a prior of 0.5 (``wants_prior``).
 
-Anchors and grids: as above. Heat maps: a negative's place in q is multiplied by its scale (1 - Y)^4. Soft positives
-(objectness): value y multiplies an element's place among the positives, 1 - y its place among the negatives. An image
-with neither positives nor negatives on the map has loss 0; without negatives P_- is 0.
+Anchors and grids: as above. Heat maps: a negative's place in q is multiplied by its scale (1 - Y)^4. Soft
+positives (objectness): value y multiplies an element's place among the positives, 1 - y its place among the
+negatives. An image with neither positives nor negatives on the map has loss 0; without negatives P_- is 0.
 
-Normaliser: the number of images, as in the paper, because each image counts once whatever is in it; the given number
-of positives is not used. As every term is at most tau (1 + margin) or so, that has the size of a loss per positive.
+Normaliser: the number of images, as in the paper, because each image counts once whatever is in it; the given
+number of positives is not used. As every term is at most tau (1 + margin) or so, that has the size of a loss
+per positive.
 
-Differs from the official code: a ranking per image, as in the paper, where the code takes all images of a device
-together; RetinaNet's band of ignored anchors, IoU 0.4 to 0.5, stays, where the code makes them negatives.
+Differs from the official code: a ranking per image, as in the paper, where the code takes all images of a
+device together; RetinaNet's band of ignored anchors, IoU 0.4 to 0.5, stays, where the code makes them
+negatives.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ class DRLoss(nn.Module):
 
     Args:
         info: the map.
-        positive_lambda, negative_lambda: temperatures of the two distributions; towards 0 only the worst counts.
+        positive_lambda, negative_lambda: temperatures of the distributions; towards 0 only the worst counts.
         sharpness: L of the logistic loss.
         tau: factor of the loss.
         margin: by how much P_+ should exceed P_-.
@@ -77,8 +79,8 @@ class DRLoss(nn.Module):
         super().__init__()
         if min(positive_lambda, negative_lambda, sharpness, tau) <= 0 or not 0 < prior < 1:
             raise ValueError(
-                f"positive_lambda {positive_lambda}, negative_lambda {negative_lambda}, sharpness {sharpness} and "
-                f"tau {tau} must be positive, and prior {prior} lie between 0 and 1."
+                f"positive_lambda {positive_lambda}, negative_lambda {negative_lambda}, sharpness {sharpness} "
+                f"and tau {tau} must be positive, and prior {prior} lie between 0 and 1."
             )
         self.num_classes, self.prior = info.num_classes, float(prior)
         self.options = {
@@ -167,5 +169,5 @@ def _loss_and_gradient(
 
 
 def _tilt(p: Tensor, temperature: float) -> Tensor:
-    """exp(p / temperature) up to a constant that keeps it at most 1; negative temperatures lean to small p."""
+    """exp(p / temperature), scaled to be at most 1; negative temperatures lean to small p."""
     return torch.exp((p - 1.0 if temperature > 0 else p) / temperature)

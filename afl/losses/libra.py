@@ -1,25 +1,29 @@
-"""IoU-balanced sampling of Libra R-CNN (Pang et al., CVPR 2019, section 3.1): negatives from all degrees of overlap.
+"""IoU-balanced sampling of Libra R-CNN (Pang et al., CVPR 2019, 3.1): negatives of all degrees of overlap.
 
-Drawn at random, nearly all negatives are far from every object, while most hard ones overlap one. So the range of
-overlap is cut into K bins, and each gives the same number of negatives (eq. 2):
+Drawn at random, nearly all negatives are far from every object, while most hard ones overlap one. So the
+range of overlap is cut into K bins, and each gives the same number of negatives (eq. 2):
 
-    W = 1 with probability p_k = (N / K) / M_k, else 0      N negatives wanted, M_k candidates in bin k of the image
+    W = 1 with probability p_k = (N / K) / M_k, else 0
 
-What bins with fewer candidates than N / K leave open is drawn evenly from the rest of the others, as in the official
-code. Positives always stay. Defaults: K = 3; N = 3 for each positive and at least 384, the official 512 samples of an
-image with a quarter of positives; bins over IoU in [0, 0.4), up to where RetinaNet's negatives end. Pair it with
-cross-entropy: gamma 0, alpha off.
+where N negatives are wanted in an image that has M_k candidates in bin k.
 
-Anchors: a sample is a location, binned by its largest IoU with any object. Grids, which have no IoU: the surrogate is
-the location's largest probability relative to the largest of the image's negatives, bins over [0, 1]: like the IoU it
-says how much a negative resembles an object, and high bins are sparse. Heat maps: a sample is an element, binned by
-the height Y of the Gaussian it lies in, which is its negative_scale's 1 - scale^(1/4): (0, 1/3], (1/3, 2/3], (2/3, 1),
-and the floor Y = 0 as one bin more. The scale keeps multiplying the loss, so of the high bins little arrives.
+What bins with fewer candidates than N / K leave open is drawn evenly from the rest of the others, as in the
+official code. Positives always stay. Defaults: K = 3; N = 3 for each positive and at least 384, the official
+512 samples of an image with a quarter of positives; bins over IoU in [0, 0.4), up to where RetinaNet's
+negatives end. Pair it with cross-entropy: gamma 0, alpha off.
 
-Differs from the official code: each negative is drawn by itself with p_k, so that N is met on average; the bins' upper
-end is a constant and not the largest overlap of the batch, positives included; the floor has a part in all steps and
-not from the second on; the divisor is the detector's normaliser. The numbers drawn depend on the optimiser step and
-the place in the image alone: no generator is used, a run resumes exactly, and two processes draw what one does.
+Anchors: a sample is a location, binned by its largest IoU with any object. Grids, which have no IoU: the
+surrogate is the location's largest probability relative to the largest of the image's negatives, bins over
+[0, 1]: like the IoU it says how much a negative resembles an object, and high bins are sparse. Heat maps: a
+sample is an element, binned by the height of the Gaussian it lies in, Y = 1 - negative_scale^(1/4):
+(0, 1/3], (1/3, 2/3], (2/3, 1), and the floor Y = 0 as one bin more. The scale keeps multiplying the loss, so
+of the high bins little arrives.
+
+Differs from the official code: each negative is drawn by itself with p_k, so that N is met on average; the
+bins' upper end is a constant and not the largest overlap of the batch, positives included; the floor has a
+part in all steps and not from the second on; the divisor is the detector's normaliser. The numbers drawn
+depend on the optimiser step and the place in the image alone: no generator is used, a run resumes exactly,
+and two processes draw what one does.
 """
 
 from __future__ import annotations
@@ -70,7 +74,9 @@ class IouBalancedSampling(Weighting):
         super().__init__()
         check_ratio(ratio, minimum)
         if bins < 1 or not 0 < max_overlap <= 1:
-            raise ValueError(f"bins is {bins} and max_overlap {max_overlap}: at least 1 and in (0, 1] are needed.")
+            raise ValueError(
+                f"bins is {bins} and max_overlap {max_overlap}: at least 1 and in (0, 1] are needed."
+            )
         self.by_location, self.ratio, self.minimum = info.dense_positives, ratio, minimum
         self.bins, self.max_overlap = bins, max_overlap
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
@@ -123,7 +129,9 @@ class IouBalancedSampling(Weighting):
         for start in range(0, locations, step):
             rows = slice(start, min(start + step, locations))
             number = uniform(place[rows, None] * classes + label, self.steps)
-            drawn[rows.start * classes : rows.stop * classes] = (number < floor[target.image[rows], None]).flatten()
+            drawn[rows.start * classes : rows.stop * classes] = (
+                number < floor[target.image[rows], None]
+            ).flatten()
         if near is not None:
             number = uniform(place[location] * classes + near.index % classes, self.steps)
             index = torch.where(near.valid, near.index, locations * classes)

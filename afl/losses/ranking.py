@@ -1,7 +1,7 @@
 """What losses share that rank positives above negatives instead of judging each element by itself.
 
-Their value is no sum over elements, so they are no chain of weightings; but they read the same sparse target. Every
-element is a positive of some mass and a rival of some mass:
+Their value is no sum over elements, so they are no chain of weightings; but they read the same sparse target.
+Every element is a positive of some mass and a rival of some mass:
 
     positive            value (1 if hard)      and 1 - value as a rival
     plain negative      0                      1

@@ -1,9 +1,9 @@
 """What the methods of hard sampling share: how hard a location or an element is, and who is the hardest.
 
-Hardness is the weighted loss W alpha_t v that the chain has made so far, without a gate. On anchors and grids a
-*location* is the sample, as a region is in a two-stage detector; on heat maps it is the single *element*, because
-there one location belongs to the neighbourhoods of objects of several classes. The dense part is read block by
-block, choosing is one stable sort, and nothing waits for the device or loops over images.
+Hardness is the weighted loss W alpha_t v that the chain has made so far, without a gate. On anchors and grids
+a *location* is the sample, as a region is in a two-stage detector; on heat maps it is the single *element*,
+because there one location belongs to the neighbourhoods of objects of several classes. The dense part is read
+block by block, choosing is one stable sort, and nothing waits for the device or loops over images.
 """
 
 from __future__ import annotations
@@ -138,7 +138,9 @@ def plain_negatives_per_image(logits: Tensor, target: ClassificationTarget) -> T
     if target.ignored is not None:
         kept = kept * ~target.ignored
     checked = kept * (classes if target.verified is None else target.verified.sum(1)[target.image])
-    count = torch.zeros(target.num_images, dtype=torch.float64, device=device).index_add_(0, target.image, checked)
+    count = torch.zeros(target.num_images, dtype=torch.float64, device=device).index_add_(
+        0, target.image, checked
+    )
     if not target.num_locations:
         return count
     location = target.positive_location
@@ -154,7 +156,7 @@ def plain_negatives_per_image(logits: Tensor, target: ClassificationTarget) -> T
 
 
 def negatives_wanted(target: ClassificationTarget, ratio: float, minimum: int) -> Tensor:
-    """(B,) int64: ``ratio`` negatives for each positive of an image, rounded down, but at least ``minimum``."""
+    """(B,) int64: ``ratio`` negatives for each positive of an image, rounded down, at least ``minimum``."""
     return (ratio * positives_per_image(target)).floor().to(torch.int64).clamp(min=minimum)
 
 
@@ -162,6 +164,11 @@ def check_ratio(ratio: float, minimum: int) -> None:
     """Raises ValueError where no number of negatives follows."""
     if ratio < 0 or minimum < 0:
         raise ValueError(f"ratio is {ratio} and minimum {minimum}, but neither must be negative.")
+
+
+def on_host(tensor: Tensor) -> bool:
+    """Whether one may look at values without making a device stop."""
+    return tensor.device.type == "cpu"
 
 
 def _plain_losses(
@@ -183,6 +190,6 @@ def _without_ignored(hardness: Tensor, target: ClassificationTarget) -> Tensor:
 
 def _positions(mask: Tensor, most: int) -> Tensor:
     """Positions of the true entries; off the CPU padded with -1 to a length known without waiting."""
-    if mask.device.type == "cpu":
+    if on_host(mask):
         return mask.nonzero().squeeze(1)
     return torch.nonzero_static(mask, size=min(most, mask.numel()), fill_value=-1).squeeze(1)

@@ -1,22 +1,24 @@
 """Sampling-Free (Chen et al., Is Heuristic Sampling Necessary in Training Deep Object Detectors?, 2019).
 
-All samples are learnt alike, with plain cross-entropy, and only the *size* of the classification gradient is taken
-care of, in three ways that have no parameter:
+All samples are learnt alike, with plain cross-entropy, and only the *size* of the classification gradient is
+taken care of, in three ways that have no parameter:
 
 - optimal bias initialisation: a head that gives every element the probability pi has the cross-entropy
   -N_+ ln(pi) - N_- ln(1 - pi), least at pi = N_+ / (N_+ + N_-), counted on the data before training;
-- guided loss scaling: CE is multiplied by w = L_loc / L_cls, detached, so that it is worth as much as the box terms:
-  its value is theirs, its gradient w (p - y) / N;
-- adaptive threshold: detections are kept from a score of pi C upwards, the share of locations that are positive.
+- guided loss scaling: CE is multiplied by w = L_loc / L_cls, detached, so that it is worth as much as the box
+  terms: its value is theirs, its gradient w (p - y) / N;
+- adaptive threshold: detections are kept from a score of pi C upwards, the share of locations that are
+  positive.
 
-Anchors and grids: as in the paper. Heat maps: a negative counts by its scale (1 - Y)^4, which is its share in the
-cross-entropy that pi minimises; a soft positive (objectness) counts by its value as positive, by the rest as negative.
-L_loc is what the detector says the box terms of this map are worth; without it (None) w is 1. Without objects in the
-batch L_loc is 0 and nothing is learnt, as in the official code.
+Anchors and grids: as in the paper. Heat maps: a negative counts by its scale (1 - Y)^4, which is its share in
+the cross-entropy that pi minimises; a soft positive (objectness) counts by its value as positive, by the rest
+as negative. L_loc is what the detector says the box terms of this map are worth; without it (None) w is 1.
+Without objects in the batch L_loc is 0 and nothing is learnt, as in the official code.
 
-Differs from the official code: the bias is counted on part of the training set instead of a whole epoch; the ratio w
-is that of the sums over all processes instead of each one's own; the divisor is the detector's normaliser (it cancels
-in w L_cls anyhow). The authors' later rewrite, with frozen ratios and learnt uncertainties, is another method.
+Differs from the official code: the bias is counted on part of the training set instead of a whole epoch; the
+ratio w is that of the sums over all processes instead of each one's own; the divisor is the detector's
+normaliser (it cancels in w L_cls anyhow). The authors' later rewrite, with frozen ratios and learnt
+uncertainties, is another method.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ class SamplingFree(ClassificationLoss):
     """Cross-entropy without sampling, scaled to the box terms; a chain of weightings may be put under it.
 
     Before training, somebody who sees ``wants_prior`` counts the map's positives and elements
-    (``ElementCounter``), asks ``prior_from_data`` and sets the bias of the map's last layer to ln(pi / (1 - pi)).
+    (``ElementCounter``), asks ``prior_from_data`` and sets the bias of the map's last layer to
+    ln(pi / (1 - pi)).
 
     Args:
         info: the map; its prior serves until data were counted.
@@ -58,7 +61,8 @@ class SamplingFree(ClassificationLoss):
         """The optimal prior pi, kept for the threshold.
 
         Args:
-            positives_per_image: N_+, mean over images; none count as a tenth of one, so that the bias is finite.
+            positives_per_image: N_+, mean over images; none count as a thousandth of one, so that the bias is
+                finite.
             elements_per_image: N_+ + N_-.
         """
         if not 0 <= positives_per_image <= elements_per_image or elements_per_image <= 0:
@@ -66,7 +70,7 @@ class SamplingFree(ClassificationLoss):
                 f"{positives_per_image} positives of {elements_per_image} elements per image give no prior."
             )
         # Maps of positives alone have no cross-entropy to balance: a half.
-        prior = min(max(positives_per_image, 0.1) / elements_per_image, 0.5)
+        prior = min(max(positives_per_image, 1e-3) / elements_per_image, 0.5)
         self.prior.fill_(prior)
         return prior
 
@@ -141,7 +145,8 @@ class ElementCounter(nn.Module):
 def count_elements(logits: Tensor, target: ClassificationTarget) -> tuple[Tensor, Tensor, Tensor]:
     """Float64 scalars: mass of the positives, mass of positives and negatives, number of images.
 
-    A soft positive is a positive by its value and an element as a whole, a scaled negative an element by its scale.
+    A soft positive is a positive by its value and an element as a whole, a scaled negative an element by its
+    scale.
     """
     present = target.is_positive.to(torch.float64)
     positives = (present if target.value is None else present * target.value).sum()

@@ -79,7 +79,10 @@ class VarifocalLoss(nn.Module):
                 f"{target.num_classes} classes and a loss built for {self.num_classes} classes do not fit."
             )
         quality = positive_quality(target, "vfl", self.name)
+        z = positive_logits(logits, target)
         good = target.is_positive & (quality > 0)
+        # 0 beforehand, because padding may hold anything and would reach the gradient.
+        q = torch.where(good, quality, 0.0).to(z.dtype)
         # The list keeps what is no negative, with weight 0.
         listed = torch.where(good, target.positive, PADDING) if self.dense_positives else target.positive
         negatives = weighted_loss(
@@ -88,15 +91,13 @@ class VarifocalLoss(nn.Module):
             ElementWeights(
                 alpha=-1.0,
                 gamma=self.gamma,
-                positive=torch.zeros_like(quality),
-                negative_class=quality.new_full((self.num_classes,), self.alpha),
+                positive=torch.zeros_like(z),
+                negative_class=z.new_full((self.num_classes,), self.alpha),
             ),
             normalizer,
         )
-        z = positive_logits(logits, target)
-        q = quality.to(z.dtype)
         loss = q * F.binary_cross_entropy_with_logits(z, q, reduction="none")
-        total = torch.where(good, loss, 0.0).sum(dtype=torch.float64) / normalizer
+        total = loss.sum(dtype=torch.float64) / normalizer
         return negatives + total.to(negatives.dtype)
 
     def update(self) -> None:

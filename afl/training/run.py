@@ -47,6 +47,7 @@ from afl.training.lock import RunBusy, run_lock
 from afl.training.loop import LoopOptions, LoopState, moving_average, restore, train
 from afl.training.optimizer import build_optimizer
 from afl.training.pictures import contact_sheet
+from afl.training.prior import adapt_threshold, initialise_priors
 from afl.training.progress import ProgressReport
 from datasets.images import read_image
 
@@ -181,6 +182,9 @@ def _train_and_evaluate(
         start_from(config, detector, world, pretrain)
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
     detector.to(world.device, memory_format=layout)
+    if saved is None:
+        batches = training_batches(config, data, world, 0)
+        initialise_priors(detector, batches, world, channels_last=options.channels_last)
     optimizer = build_optimizer(instantiate(config.optimizer.factory), detector, config.optimizer.weight_decay)
     average = moving_average(detector, config.trainer.ema) if config.trainer.ema else None
     state = restore(saved, detector, optimizer, average) if saved else LoopState()
@@ -282,6 +286,7 @@ def evaluate_detector(
     Returns:
         The evaluator's figures (empty on other processes than the first), and the first images with their boxes.
     """
+    adapt_threshold(detector)
     evaluator = build_evaluator(config, data)
     number = {int(image_id): i for i, image_id in enumerate(data.val.image_ids)}
     pictures: list[Picture] = []

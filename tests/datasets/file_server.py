@@ -19,6 +19,8 @@ class FileServer:
     Attributes:
         files: content by path, without the leading slash.
         ranges: whether it knows range requests.
+        says_size: whether answers have a Content-Length.
+        says_version: whether answers have an ETag.
         cut_after: the first answers longer than this are cut there, as many as ``cuts``.
         statuses: answers of the next requests, in place of the file.
         requests: (path, first byte asked for or None) of every request.
@@ -28,44 +30,43 @@ class FileServer:
     files: dict[str, bytes] = field(default_factory=dict)
     ranges: bool = True
     says_size: bool = True
+    says_version: bool = True
     cut_after: int = 0
     cuts: int = 0
     statuses: list[int] = field(default_factory=list)
     requests: list[tuple[str, int | None]] = field(default_factory=list)
     sent: int = 0
     url: str = ""
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         path = handler.path.lstrip("/")
         wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", handler.headers.get("Range", ""))
-        self.requests.append((path, int(wanted[1]) if wanted else None))
-        if self.statuses:
-            handler.send_error(self.statuses.pop(0))
-            return
-        if path not in self.files:
-            handler.send_error(404)
-            return
-        content = self.files[path]
-        start, end = (
-            (int(wanted[1]), min(int(wanted[2]) + 1, len(content)))
-            if wanted and self.ranges
-            else (0, len(content))
-        )
-        handler.send_response(206 if wanted and self.ranges else 200)
-        if wanted and self.ranges:
+        with self.lock:  # everything is decided and counted before the client hears a word
+            self.requests.append((path, int(wanted[1]) if wanted else None))
+            status = self.statuses.pop(0) if self.statuses else 200 if path in self.files else 404
+            if status != 200:
+                handler.send_error(status)
+                return
+            content = self.files[path]
+            start, end, status = 0, len(content), 200
+            if wanted and self.ranges:
+                start, end, status = int(wanted[1]), min(int(wanted[2]) + 1, len(content)), 206
+            body = content[start:end]
+            if self.cuts and len(body) > self.cut_after:
+                self.cuts -= 1
+                body = body[: self.cut_after]
+            self.sent += len(body)
+        handler.send_response(status)
+        if status == 206:
             handler.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
         if self.says_size:
             handler.send_header("Content-Length", str(end - start))
-        handler.send_header("ETag", f'"{hashlib.md5(content).hexdigest()}"')
-        handler.end_headers()
-        body = content[start:end]
-        if self.cuts and len(body) > self.cut_after:
-            self.cuts -= 1
-            body = body[: self.cut_after]
+        if self.says_version:
+            handler.send_header("ETag", f'"{hashlib.md5(content).hexdigest()}"')
         try:
+            handler.end_headers()
             handler.wfile.write(body)
-            self.sent += len(body)
-            handler.wfile.flush()
             handler.connection.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # who only wanted the headers is gone

@@ -174,6 +174,15 @@ def test_a_flipped_bit_in_a_zip_is_found_by_its_checksum(tmp_path):
         unpack(archive, tmp_path / "out", ["data"])
 
 
+def test_a_member_shorter_than_it_says_is_cut_off(tmp_path):
+    archive = make_zip(tmp_path / "x.zip", [("data/a", b"ten bytes.")])
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"PK\x01\x02") + 24] += 1  # uncompressed size in the central directory
+    archive.write_bytes(content)
+    with pytest.raises(ArchiveError, match="data/a is cut off"):
+        unpack(archive, tmp_path / "out", ["data"])
+
+
 def test_a_broken_header_in_a_tar_is_not_taken_for_its_end(tmp_path):
     archive = make_tar(tmp_path / "x.tar", [("data/a", b"1"), ("data/b", b"2"), ("data/c", b"3")])
     content = bytearray(archive.read_bytes())

@@ -133,6 +133,15 @@ def test_a_file_that_changed_on_the_server_is_fetched_anew(server, content, tmp_
     assert path.read_bytes() == content[::-1]
 
 
+def test_without_a_version_or_checksum_nothing_tells_that_the_content_is_the_same(server, content, tmp_path):
+    server.says_version = False
+    path = tmp_path / NAME
+    begin(server, path)
+    server.files[NAME] = content[::-1]
+    fetch(server, path)
+    assert path.read_bytes() == content[::-1]
+
+
 def test_a_known_checksum_lets_another_server_go_on(server, content, tmp_path):
     path = tmp_path / NAME
     begin(server, path, sha256="known")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -118,10 +120,20 @@ def server(archives, monkeypatch):
         yield server
 
 
+@functools.cache
+def composed(overrides: tuple[str, ...]):
+    return compose_dataset(list(overrides))
+
+
+compose_dataset = prepare_data._dataset
+
+
 @pytest.fixture
 def prepare(server, tmp_path, monkeypatch):
-    """Runs a command against the server, as with the archives that its publisher has."""
+    """Runs a command in an empty folder against the server; ``verify`` demands what the publisher's archives have."""
     monkeypatch.chdir(tmp_path)
+    # Hydra composes for longer than the rest of most tests takes, and the same overrides give the same.
+    monkeypatch.setattr(prepare_data, "_dataset", lambda overrides: copy.deepcopy(composed(tuple(overrides))))
 
     def run(name: str, *arguments: str, verify: bool = False) -> int:
         options = [f"mirror={server.url}/", "paths.cache=cache"] + ([] if verify else ["verify=false"])
@@ -173,20 +185,20 @@ def asked(server: FileServer) -> set[str]:
 def test_coco_ends_with_a_readable_index_and_the_second_run_asks_nobody(
     prepare, server, archives, tmp_path, capsys
 ):
-    assert prepare("coco", "dataset.root=here") == 0
-    root = tmp_path / "here"
+    assert prepare("coco") == 0
+    root = tmp_path / "data" / "coco"
     assert files(root) == COCO_LAYOUT and not (root / "archives").exists()
     index = read_coco(root / "annotations" / "instances_train2017.json", root / "train2017")
     assert index.boxes.tolist() == [[i, 2, i + 10, 10] for i in (1, 2, 3)]
     assert (root / "val2017" / "000000000005.jpg").read_bytes() == jpeg(5)
     printed = capsys.readouterr().out
-    assert "coco is complete in here" in printed and "3 images, 3 objects, 2 classes" in printed
+    assert "coco is complete in data/coco" in printed and "3 images, 3 objects, 2 classes" in printed
     manifest = json.loads((root / "downloads.json").read_bytes())
     assert manifest["sha256"] == {name: hashlib.sha256(archives[name]).hexdigest() for name in COCO}
     assert manifest["files"] == {"train2017": 3, "val2017": 2}
     server.requests.clear()
-    assert prepare("coco", "dataset.root=here") == 0
-    assert not server.requests and capsys.readouterr().out == "coco is complete in here\n"
+    assert prepare("coco") == 0
+    assert not server.requests and capsys.readouterr().out == "coco is complete in data/coco\n"
 
 
 def test_voc_merges_both_archives_of_2007(prepare, tmp_path):
@@ -270,7 +282,15 @@ def test_a_checksum_that_was_seen_once_is_demanded_later(prepare, server, tmp_pa
     assert "train2017 holds 3 files, but 118,287 belong there" in capsys.readouterr().err
 
 
-def test_a_download_that_was_stopped_goes_on(prepare, published, server, archives, tmp_path, capsys):
+def room_for_coco(archives: dict[str, bytes]) -> int:
+    """Bytes for archives and data: annotations unpack to about twice their archive, images to 1.02 times theirs."""
+    annotations, *images = (len(archives[name]) for name in COCO)
+    return int(3 * annotations + 2.02 * sum(images))
+
+
+def test_a_download_that_was_stopped_goes_on(
+    prepare, published, server, archives, tmp_path, monkeypatch, capsys
+):
     first = {"n": 0}
     answer = server.answer
 
@@ -285,6 +305,8 @@ def test_a_download_that_was_stopped_goes_on(prepare, published, server, archive
     assert "403 Forbidden" in capsys.readouterr().err
     server.requests.clear()
     server.sent = 0
+    # What is here already needs no more room.
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, room_for_coco(archives) - 1))
     assert prepare("coco", "connections=1", verify=True) == 0
     total = sum(len(archives[name]) for name in COCO)
     # Three questions came before the three chunks of 600 bytes (or a file's last one) that the first run received.
@@ -299,11 +321,13 @@ def test_cut_connections_do_not_matter(prepare, published, server, tmp_path):
 
 
 def test_what_a_killed_run_was_unpacking_is_thrown_away(prepare, tmp_path):
-    stale = tmp_path / "data" / "coco" / "archives" / "unpacking" / "train2017" / "000000000009.jpg"
+    root = tmp_path / "data" / "VOCdevkit"
+    stale = root / "archives" / "unpacking" / "VOCdevkit" / "VOC2007" / "Annotations" / "000009.xml"
     stale.parent.mkdir(parents=True)
-    stale.write_bytes(b"half an image")
-    assert prepare("coco") == 0
-    assert files(tmp_path / "data" / "coco") == COCO_LAYOUT
+    stale.write_bytes(b"half a file")
+    assert prepare("voc") == 0
+    found = {path.name for path in (root / "VOC2007" / "Annotations").iterdir()}
+    assert found == {"000001.xml", "000005.xml", "000007.xml"} and not (root / "archives").exists()
 
 
 def test_kept_archives_are_used_again(prepare, server, tmp_path, capsys):
@@ -382,13 +406,11 @@ def test_an_empty_folder_is_no_copy_and_a_dead_link_is_named(prepare, tmp_path, 
 def test_a_full_disk_is_noticed_before_anything_is_downloaded(
     prepare, server, archives, tmp_path, monkeypatch, capsys
 ):
-    size = {name: len(archives[name]) for name in COCO}
-    needed = sum(size.values()) + 2 * size[COCO[0]] + 1.02 * (size[COCO[1]] + size[COCO[2]])
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, int(needed) - 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, room_for_coco(archives) - 1))
     assert prepare("coco") == 2
     assert "free; make room, or set dataset.root" in capsys.readouterr().err
     assert len(server.requests) == 3 and files(tmp_path) == set()
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, int(needed) + 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, room_for_coco(archives) + 1))
     assert prepare("coco") == 0
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from afl.losses import ClassificationLoss
+from afl.losses import ClassificationLoss, QualityFocalLoss
 from detectors.backbone import TinyBackbone
 from detectors.centernet import CenterNet
 from detectors.contract import ClassCounts, weighted_sum
@@ -16,8 +16,7 @@ def network(classes: int, **options) -> CenterNet:
     return CenterNet(
         backbone=TinyBackbone(widths=(4, 4, 8, 8)),
         classes=ClassCounts(torch.ones(classes), torch.ones(classes)),
-        loss=ClassificationLoss,
-        **{"channels": 8, "head_channels": 8} | options,
+        **{"channels": 8, "head_channels": 8, "loss": ClassificationLoss} | options,
     )
 
 
@@ -88,8 +87,9 @@ def test_encode_then_decode_gives_the_boxes_back(name, request, tmp_path):
 
 @pytest.mark.parametrize("size_loss", ["l1", "giou"])
 @pytest.mark.parametrize("count", [0, 1, 150])
-def test_any_number_of_objects_and_batch_of_one(count, size_loss):
-    model = network(3, size_loss=size_loss).train()
+@pytest.mark.parametrize("loss", [ClassificationLoss, QualityFocalLoss])
+def test_any_number_of_objects_and_batch_of_one(count, size_loss, loss):
+    model = network(3, size_loss=size_loss, loss=loss).train()
     targets = random_scene(2, 1, count, 3, 64)
     losses = model.losses(model(torch.randn(1, 3, 64, 64)), targets)
     weighted_sum(losses, model.loss_weights).backward()

@@ -23,7 +23,7 @@ from afl.training.lock import RunBusy, run_lock
 
 ROOT = CONF.parent
 DETECTORS = sorted(path.stem for path in (CONF / "detector").glob("*.yaml"))
-LOSSES = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
+LOSSES = sorted(str(path.relative_to(CONF / "loss").with_suffix("")) for path in (CONF / "loss").rglob("*.yaml"))
 
 
 def weights(config, record) -> dict[str, torch.Tensor]:

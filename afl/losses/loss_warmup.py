@@ -1,0 +1,46 @@
+"""The control of every loss that is gentle at the start: the whole loss faded in, nothing else changed.
+
+A gate that only shrinks everything early would do no more than this. With Adam a common factor on all gradients is
+nearly invisible after some steps; where the classification loss shares a network with other terms it is not.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from afl.losses.target import ClassificationTarget
+from afl.losses.weighting import ElementWeights, MapInfo, Weighting
+
+
+class LossWarmUp(Weighting):
+    """Weight lambda = start + (1 - start) min(1, t / steps) on every element after t optimiser steps.
+
+    Args:
+        info: the map.
+        steps: length of the rise.
+        start: weight at the first step.
+    """
+
+    def __init__(self, info: MapInfo, *, steps: int, start: float = 0.1) -> None:
+        super().__init__()
+        if steps <= 0 or not 0 <= start <= 1:
+            raise ValueError(f"steps is {steps} and start {start}, but steps must be positive and start in [0, 1].")
+        self.length, self.start, self.num_classes = steps, start, info.num_classes
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def factor(self) -> Tensor:
+        """Scalar in [0, 1]."""
+        return self.start + (1.0 - self.start) * (self.steps / self.length).clamp(max=1.0)
+
+    def forward(self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights) -> ElementWeights:
+        return weights.times(
+            positive=self.factor.expand(target.positive.shape), negative_class=self.factor.expand(self.num_classes)
+        )
+
+    def update(self) -> None:
+        self.steps += 1
+
+    def statistics(self) -> dict[str, float | Tensor]:
+        return {"factor": self.factor}

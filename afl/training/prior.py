@@ -1,0 +1,55 @@
+"""Losses that set the heads' bias from the data before training, and the score threshold that goes with it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from itertools import islice
+
+import torch
+from torch import nn
+
+from afl.losses import ElementCounter
+from afl.training.distributed import World
+from afl.training.loop import Batch, normalise, targets_of
+from detectors.heads import prior_bias
+
+BATCHES = 20
+log = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def initialise_priors(detector: nn.Module, batches: Iterable[Batch], world: World, *, channels_last: bool) -> None:
+    """Count positives and elements of the maps whose loss wants it, and set the bias of their last layers.
+
+    Only the first ``BATCHES`` batches are looked at; detectors whose losses do not ask are left as they are.
+    """
+    wanting = [name for name, loss in detector.classification.items() if getattr(loss, "wants_prior", False)]
+    if not wanting:
+        return
+    losses = dict(detector.classification)
+    counters = {name: ElementCounter().to(world.device) for name in losses}
+    was_training = detector.training
+    detector.eval()  # counting must not move running statistics
+    try:
+        detector.classification.update(counters)
+        for batch in islice(batches, BATCHES):
+            batch = batch.to(world.device)
+            detector.losses(detector(normalise(batch.images, channels_last)), targets_of(batch))
+    finally:
+        detector.classification.update(losses)
+        detector.train(was_training)
+    for name in wanting:
+        prior = losses[name].prior_from_data(*counters[name].per_image())
+        for layer in detector.class_layers()[name]:
+            layer.bias.fill_(prior_bias(prior))
+        if world.is_main:
+            log.info("%s: optimal prior %.2g, counted on the data", name, prior)
+
+
+def adapt_threshold(detector: nn.Module) -> None:
+    """Take the score threshold of a detector that has one from its loss, where that knows better."""
+    for loss in detector.classification.values():
+        threshold = getattr(loss, "score_threshold", None)
+        if threshold is not None and hasattr(detector, "score_threshold"):
+            detector.score_threshold = min(detector.score_threshold, threshold)

@@ -1,0 +1,96 @@
+"""Reports from losses and records.
+
+    python -m scripts.report figures                            # from the records behind the committed tables
+    python -m scripts.report figures runs=outputs               # from the run directories
+    python -m scripts.report figures records=FOLDER results=FOLDER
+
+``figures`` draws, as PNG and PDF in ``results/figures``: the gradient of every loss against p, AFL's gate, class weights
+against class count, and, where there are records of fl, cbl or afl, the gradient mass over their training.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from afl.reporting import load_records
+from afl.reporting.figures import (
+    EXAMPLE_OVERLAP,
+    MASS_LOSSES,
+    RECONSTRUCTION,
+    configured_curves,
+    draw_class_weights,
+    draw_gate,
+    draw_gradient_mass,
+    draw_gradients,
+    family_curves,
+    save,
+)
+from afl.tracking import Record
+from afl.training.build import instantiate
+from scripts.entry import CONF, quiet_libraries
+
+MAIN_LOSSES = ("fl", "cbl", "afl", "cbfl")
+DEFAULTS = {"records": None, "runs": None, "results": "results"}
+
+
+def main(arguments: list[str]) -> None:
+    """``figures [records=FOLDER | runs=FOLDER] [results=FOLDER]``."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    quiet_libraries()
+    if arguments[:1] != ["figures"]:
+        sys.exit("which report? python -m scripts.report figures [records=FOLDER | runs=OUTPUTS] [results=results]")
+    given = OmegaConf.to_container(OmegaConf.from_dotlist(arguments[1:]))
+    unknown = sorted(set(given) - set(DEFAULTS))
+    if unknown:
+        sys.exit(f"figures does not know {unknown[0]!r}; it takes {', '.join(DEFAULTS)}")
+    if {"records", "runs"} <= set(given):
+        sys.exit("figures are drawn from records=FOLDER or from runs=FOLDER, not from both")
+    options = DEFAULTS | given
+    draw_figures(records_of(options), Path(options["results"]) / "figures")
+
+
+def records_of(options: dict[str, str | None]) -> list[Record]:
+    """Records of run directories (``runs``), or kept ones (``records``; all below ``results`` where neither is given)."""
+    if options["runs"]:
+        return load_records(options["runs"])
+    if options["records"]:
+        folder = Path(options["records"])
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is not a folder of records")
+        return load_records(sorted(folder.glob("*.json")) or sorted(folder.rglob("records/*.json")))
+    return load_records(sorted(Path(options["results"]).rglob("records/*.json")))
+
+
+def draw_figures(records: list[Record], folder: Path) -> None:
+    """Draw everything that can be drawn, and say what cannot."""
+    names = [*MAIN_LOSSES, *sorted({path.stem for path in (CONF / "loss").glob("*.yaml")} - set(MAIN_LOSSES))]
+    losses = {name: instantiate(OmegaConf.load(CONF / "loss" / f"{name}.yaml")) for name in names}
+    curves, without = configured_curves(losses)
+    title = f"First step, class weight 5, IoU {EXAMPLE_OVERLAP} ({RECONSTRUCTION})"
+    figures = {
+        "gradient": draw_gradients(family_curves(), f"Gradient of one element ({RECONSTRUCTION})"),
+        "gradient_all_losses": draw_gradients(curves, title),
+        "gate": draw_gate(),
+        "class_weights": draw_class_weights(),
+    }
+    masses = draw_gradient_mass(records)
+    for name, figure in (figures | {f"gradient_mass-{place}": figure for place, figure in masses.items()}).items():
+        print("written:", ", ".join(map(str, save(figure, folder, name))))
+    for name, reason in without.items():
+        print(f"no curve of {name}: {reason}")
+    if not masses:
+        print(
+            f"no gradient_mass: none of {len(records)} records is a finished run of {', '.join(MASS_LOSSES)} with gradient "
+            "dynamics; train some and say where they are: python -m scripts.report figures runs=outputs"
+        )
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (OSError, ValueError) as problem:
+        sys.exit(str(problem))

@@ -1,0 +1,192 @@
+"""DR loss against its formula, image by image, differentiated by autograd in double precision."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from afl.losses import DRLoss
+from tests.losses.cases import loss_and_gradient, make_info, plain_target, random_logits, random_target
+from tests.losses.sampling_cases import permuted
+
+N = torch.tensor(6.0)
+LAMBDA = 0.1 / math.log(3.5)
+
+
+def by_image(logits, target, positive_lambda=1.0, negative_lambda=LAMBDA, sharpness=6.0, tau=4.0, margin=0.5):
+    classes = target.num_classes
+    high_mass = torch.zeros(logits.numel(), dtype=torch.float64)
+    low_mass = torch.ones(logits.numel(), dtype=torch.float64)
+    if target.negative_index is not None:
+        for e, scale in zip(target.negative_index.tolist(), target.negative_scale.tolist(), strict=True):
+            if e >= 0:
+                low_mass[e] = scale
+    for e in range(logits.numel()):
+        row = e // classes
+        if target.ignored is not None and target.ignored[row]:
+            low_mass[e] = 0
+        if target.verified is not None and not target.verified[target.image[row], e % classes]:
+            low_mass[e] = 0
+    for position, e in enumerate(target.positive.tolist()):
+        if e >= 0:
+            high_mass[e] = 1 if target.value is None else target.value[position]
+            low_mass[e] = 1 - high_mass[e]
+    p, total = torch.sigmoid(logits.double()).flatten(), 0.0
+    owner = target.image.repeat_interleave(classes)
+    for image in range(target.num_images):
+        high, low = ((owner == image) & (mass > 0) for mass in (high_mass, low_mass))
+        if not high.any() and not low.any():
+            continue
+        # A mass in front of the exponential is its logarithm inside the softmax.
+        q_low = torch.softmax(p[low] / negative_lambda + low_mass[low].log(), 0)
+        q_high = torch.softmax(-p[high] / positive_lambda + high_mass[high].log(), 0)
+        p_low = (q_low * p[low]).sum() if low.any() else 0.0
+        p_high = (q_high * p[high]).sum() if high.any() else 1.0
+        gap = torch.as_tensor(sharpness * (p_low - p_high + margin))
+        total = total + tau / sharpness * torch.log1p(torch.exp(gap))
+    return total / target.num_images
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    positives=st.integers(0, 9),
+    scaled=st.integers(0, 20),
+    padding=st.integers(0, 3),
+    soft=st.booleans(),
+    ignored=st.booleans(),
+    verified=st.booleans(),
+)
+def test_loss_and_gradient_equal_autograd_of_the_formula(
+    seed, positives, scaled, padding, soft, ignored, verified
+):
+    target = random_target(
+        seed,
+        images=3,
+        locations=8,
+        classes=3,
+        positives=positives,
+        scaled=scaled,
+        padding=padding,
+        soft=soft,
+        ignored=ignored,
+        verified=verified,
+    )
+    logits = random_logits(seed, target)
+    ours = loss_and_gradient(DRLoss(make_info([1.0] * 3))(logits, target, N), logits)
+    torch.testing.assert_close(
+        ours, loss_and_gradient(by_image(logits, target), logits), rtol=1e-8, atol=1e-11
+    )
+
+
+def test_options_reach_the_formula():
+    options = {"positive_lambda": 0.4, "negative_lambda": 0.2, "sharpness": 3.0, "tau": 2.0, "margin": 0.3}
+    target = random_target(1, scaled=20)
+    logits = random_logits(1, target)
+    ours = loss_and_gradient(DRLoss(make_info([1.0] * 5), **options)(logits, target, N), logits)
+    torch.testing.assert_close(ours, loss_and_gradient(by_image(logits, target, **options), logits))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_gradient_passes_gradcheck(soft):
+    target = random_target(2, locations=5, classes=3, positives=4, soft=soft, scaled=6, verified=True)
+    logits = random_logits(2, target)
+    assert torch.autograd.gradcheck(lambda z: DRLoss(make_info([1.0] * 3))(z, target, N), logits)
+
+
+@pytest.mark.parametrize("block", [1, 20])
+def test_every_size_of_block_equals_autograd_of_the_formula(monkeypatch, block):
+    monkeypatch.setattr("afl.losses.ranking._BLOCK", block)
+    target = random_target(3, ignored=True)
+    logits = random_logits(3, target)
+    ours = loss_and_gradient(DRLoss(make_info([1.0] * 5))(logits, target, N), logits)
+    torch.testing.assert_close(ours, loss_and_gradient(by_image(logits, target), logits))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_low_precision_logits_up_to_80_equal_double_precision(dtype):
+    target = random_target(4, ignored=True, scaled=20, positives=10)
+    z = torch.linspace(-80, 80, 300)[torch.randperm(300, generator=torch.Generator().manual_seed(2))]
+    low = z.view(60, 5).to(dtype).requires_grad_()
+    double = low.detach().double().requires_grad_()
+    value, gradient = loss_and_gradient(DRLoss(make_info([1.0] * 5))(low, target, N), low)
+    expected, slope = loss_and_gradient(by_image(double, target), double)
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=0)
+    rounding = 1e-4 if dtype == torch.float32 else 2**-7
+    torch.testing.assert_close(gradient.double(), slope, rtol=rounding, atol=1e-9)
+
+
+def test_closed_form_of_a_head_that_gives_all_the_same():
+    """P_- = P_+, so only the margin is left; an image without objects is ranked against 1."""
+    logits = torch.zeros(60, 5, requires_grad=True)
+    target = random_target(5, scaled=0, positives=0)
+    target = replace(target, positive=torch.tensor([0, 7, -1]))
+    value, gradient = loss_and_gradient(DRLoss(make_info([1.0] * 5))(logits, target, N), logits)
+    one, none = (4 / 6 * math.log(1 + math.exp(6 * gap)) for gap in (0.5, 0.5 - 1 + 0.5))
+    assert value.item() == pytest.approx((one + none) / 2)
+    # All elements share tau sigmoid(6 gap) p (1 - p) of their image.
+    share = 4 / (1 + math.exp(-3)) / 4 / 2
+    assert gradient.view(-1)[[0, 7]].tolist() == pytest.approx([-share / 2] * 2)
+    assert gradient[:30].clamp(min=0).sum().item() == pytest.approx(share)
+    assert gradient[30:].sum().item() == pytest.approx(4 * 0.5 / 4 / 2)
+
+
+def test_normaliser_is_the_number_of_images_whatever_is_given():
+    target = random_target(6)
+    logits = random_logits(6, target)
+    loss = DRLoss(make_info([1.0] * 5))
+    assert loss(logits, target, torch.tensor(1.0)) == loss(logits, target, torch.tensor(99.0))
+    halves = []
+    for start in (0, 30):
+        inside = slice(5 * start, 5 * (start + 30))
+
+        def own(index, inside=inside):
+            return torch.where((index >= inside.start) & (index < inside.stop), index - inside.start, -1)
+
+        part = replace(
+            target,
+            image=target.image[:30],
+            num_images=1,
+            positive=own(target.positive),
+            negative_index=own(target.negative_index),
+        )
+        halves.append(loss(logits[start : start + 30], part, torch.tensor(3.0)))
+    torch.testing.assert_close(sum(halves) / 2, loss(logits, target, N))
+
+
+def test_order_of_locations_does_not_matter():
+    target = random_target(7, scaled=30, ignored=True)
+    logits = random_logits(7, target)
+    order = torch.cat([torch.randperm(30), 30 + torch.randperm(30)])
+    loss = DRLoss(make_info([1.0] * 5))
+    value, gradient = loss_and_gradient(loss(logits, target, N), logits)
+    moved = logits.detach()[order].requires_grad_()
+    again, slope = loss_and_gradient(loss(moved, permuted(target, order), N), moved)
+    torch.testing.assert_close((again, slope), (value, gradient[order]))
+
+
+@pytest.mark.parametrize("locations", [0, 3])
+def test_map_without_positives_or_locations_is_finite(locations):
+    logits = torch.zeros(locations, 5, requires_grad=True)
+    value, gradient = loss_and_gradient(
+        DRLoss(make_info([1.0] * 5))(logits, plain_target(locations, 5, []), N), logits
+    )
+    # Negatives alone at 0.5 are ranked against 1; an image without any element has no loss.
+    assert value.item() == pytest.approx(4 / 6 * math.log(2) if locations else 0.0)
+    assert gradient.shape == logits.shape and (gradient > 0).all()
+
+
+def test_it_wants_a_prior_of_one_half_whatever_the_data():
+    loss = DRLoss(make_info([1.0]))
+    assert loss.wants_prior and loss.prior_from_data(3, 1e6) == 0.5
+
+
+@pytest.mark.parametrize("options", [{"tau": 0.0}, {"negative_lambda": -1.0}, {"prior": 1.0}])
+def test_options_out_of_range_are_named(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        DRLoss(make_info([1.0]), **options)

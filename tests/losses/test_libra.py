@@ -1,0 +1,232 @@
+"""IoU-balanced sampling against the official procedure played many times and closed-form probabilities."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from afl.losses import ClassificationLoss, ElementWeights, IouBalancedSampling
+from afl.losses.libra import selection_probability, uniform
+from tests.losses.cases import loss_and_gradient, make_info, plain_target, random_logits, random_target
+
+N = torch.tensor(7.0)
+FREE = ElementWeights(alpha=-1.0, gamma=0.0)
+
+
+def link(*, dense_positives=True, **options):
+    info = replace(make_info([9.0] * 5), dense_positives=dense_positives)
+    return IouBalancedSampling(info, **({"minimum": 6} | options))
+
+
+def drawn_share(sampling, logits, target, steps=400):
+    """Mean over steps of the mask."""
+    total = 0.0
+    for _ in range(steps):
+        weights = sampling(logits, target, FREE)
+        mask = weights.negative_element if weights.negative_location is None else weights.negative_location
+        total = total + mask.double()
+        sampling.update()
+    return total / steps
+
+
+def assert_shares(actual, expected, steps=400):
+    """Within five standard deviations of a Bernoulli mean."""
+    assert ((actual - expected).abs() <= 5 * (expected * (1 - expected) / steps).sqrt() + 1e-9).all()
+
+
+@pytest.mark.parametrize("available", [[50, 20, 9], [200, 3, 0], [2, 40, 5], [4, 3, 2], [0, 0, 60]])
+def test_probabilities_equal_the_official_procedure_played_many_times(available):
+    """Each bin gives up to a third of 18, what is missing is drawn from all that are left."""
+    dice, trials, counts = random.Random(0), 3000, [0, 0, 0]
+    candidates = [(k, i) for k, number in enumerate(available) for i in range(number)]
+    for _ in range(trials):
+        chosen = set()
+        for k in range(3):
+            own = [c for c in candidates if c[0] == k]
+            chosen |= set(dice.sample(own, min(6, len(own))))
+        left = [c for c in candidates if c not in chosen]
+        chosen |= set(dice.sample(left, min(18 - len(chosen), len(left))))
+        for k, _ in chosen:
+            counts[k] += 1
+    expected = [count / trials / max(number, 1) for count, number in zip(counts, available, strict=True)]
+    actual = selection_probability(torch.tensor([available], dtype=torch.float64), torch.tensor([18]))
+    assert actual[0].tolist() == pytest.approx(expected, abs=0.02)
+    # The number of samples is met on average.
+    total = (actual[0] * torch.tensor(available)).sum().item()
+    assert total == pytest.approx(min(18, sum(available)))
+
+
+def probability_by_loop(bins_of_candidates, wanted, bins):
+    """{candidate: probability} from bins by candidate: equal parts, the rest evenly over what is left."""
+    members = [[c for c, b in bins_of_candidates.items() if b == k] for k in range(bins)]
+    share = [min(len(m), wanted / bins) for m in members]
+    left = sum(len(m) for m in members) - sum(share)
+    rate = min(1.0, (wanted - sum(share)) / left) if left else 0.0
+    return {
+        c: (share[b] + rate * (len(members[b]) - share[b])) / len(members[b])
+        for c, b in bins_of_candidates.items()
+    }
+
+
+def test_anchors_are_drawn_with_probabilities_of_their_iou_bins():
+    torch.manual_seed(0)
+    # Two positives in the first image, and so 6 negatives; none in the second: the minimum, 4.
+    overlap = torch.cat([torch.rand(40) ** 3 * 0.45, torch.rand(40) * 0.1])
+    target = replace(
+        random_target(0, locations=40, positives=0, scaled=0, ignored=True),
+        positive=torch.tensor([3, 27, -1]),
+        location_overlap=overlap,
+    )
+    target.ignored[[0, 5]] = False
+    expected = torch.zeros(80, dtype=torch.float64)
+    for image, wanted in ((0, 6), (1, 4)):
+        free = [r for r in range(40 * image, 40 * image + 40) if not target.ignored[r] and r not in (0, 5)]
+        bins = {r: min(2, int(overlap[r].item() / 0.4 * 3)) for r in free}
+        for r, p in probability_by_loop(bins, wanted, 3).items():
+            expected[r] = p
+    share = drawn_share(link(minimum=4), torch.zeros(80, 5), target)
+    assert (share[[0, 5]] == 1).all()  # positive locations stay
+    expected[[0, 5]] = 1
+    kept = ~target.ignored
+    assert_shares(share[kept], expected[kept])
+
+
+def test_grids_without_iou_are_binned_by_their_relative_score():
+    target = random_target(1, locations=40, positives=3, scaled=0, verified=True)
+    target.verified[:, 2] = True
+    logits = random_logits(1, target).detach()
+    positive = set((target.positive[target.is_positive] // 5).tolist())
+    expected = torch.ones(80, dtype=torch.float64)
+    for image in range(2):
+        free = [r for r in range(40 * image, 40 * image + 40) if r not in positive]
+        score = {r: torch.sigmoid(logits[r, target.verified[image]]).max().item() for r in free}
+        best = max(score.values())
+        bins = {r: min(2, int(score[r] / best * 3)) for r in free}
+        count = sum(1 for index in target.positive.tolist() if index >= 0 and index // 200 == image)
+        for r, p in probability_by_loop(bins, max(3 * count, 6), 3).items():
+            expected[r] = p
+    assert_shares(drawn_share(link(), logits, target), expected)
+
+
+def test_heat_maps_are_drawn_from_bins_of_the_gaussians_height_and_the_floor():
+    target = random_target(2, ignored=True, verified=True, scaled=60, positives=4)
+    target.negative_scale[(target.negative_index >= 0).nonzero()[:5]] = 1.0  # listed, but on the floor
+    classes, elements = 5, 150
+    height = 1 - target.negative_scale.double() ** 0.25
+    y = torch.zeros(2 * elements, dtype=torch.float64)
+    present = target.negative_index >= 0
+    y[target.negative_index[present]] = height[present]
+    positive = set(target.positive.tolist())
+    expected, read = (
+        torch.zeros(2 * elements, dtype=torch.float64),
+        torch.zeros(2 * elements, dtype=torch.bool),
+    )
+    for image in range(2):
+        bins = {}
+        for e in range(elements * image, elements * (image + 1)):
+            if e in positive or target.ignored[e // classes] or not target.verified[image, e % classes]:
+                continue
+            value = y[e].item()
+            bins[e] = 0 if value == 0 else 1 if value <= 1 / 3 else 2 if value <= 2 / 3 else 3
+        count = sum(1 for e in positive if e >= 0 and e // elements == image)
+        for e, p in probability_by_loop(bins, max(3 * count, 20), 4).items():
+            expected[e], read[e] = p, True
+    share = drawn_share(link(dense_positives=False, minimum=20), torch.zeros(60, 5), target).flatten()
+    assert_shares(share[read], expected[read])
+
+
+@pytest.mark.parametrize("scaled", [0, 40])
+def test_loss_is_cross_entropy_of_positives_and_drawn_negatives(scaled):
+    target = random_target(3, ignored=True, scaled=scaled, positives=9)
+    logits = random_logits(3, target)
+    sampling = link(dense_positives=not scaled)
+    loss = ClassificationLoss(
+        make_info([9.0] * 5), chain={"libra": lambda info: sampling}, gamma=0.0, alpha=-1.0
+    )
+    value, gradient = loss_and_gradient(loss(logits, target, N), logits)
+    weights = sampling(logits.detach(), target, FREE)
+    mask = weights.negative_element if scaled else weights.negative_location[:, None].expand(60, 5)
+    scale = torch.ones(300, dtype=torch.float64)
+    if scaled:
+        present = target.negative_index >= 0
+        scale[target.negative_index[present]] = target.negative_scale[present].double()
+    weight = mask * scale.view(60, 5) * ~target.ignored[:, None]
+    y = torch.zeros(300, dtype=torch.float64)
+    y[target.positive[target.is_positive]] = 1
+    y = y.view(60, 5)
+    weight = torch.where(y == 1, 1.0, weight)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, y, weight, reduction="sum") / 7
+    torch.testing.assert_close((value, gradient), loss_and_gradient(expected, logits))
+
+
+@pytest.mark.parametrize("dense_positives", [True, False])
+def test_each_half_of_a_batch_draws_what_the_whole_batch_draws(dense_positives):
+    """So two processes sample what one does, with no word between them."""
+    target = random_target(4, positives=0, scaled=0)
+    whole = link(dense_positives=dense_positives)(torch.zeros(60, 5), target, FREE)
+    half = replace(target, image=target.image[:30], num_images=1)
+    part = link(dense_positives=dense_positives)(torch.zeros(30, 5), half, FREE)
+    name = "negative_location" if dense_positives else "negative_element"
+    assert torch.equal(getattr(whole, name)[:30], getattr(part, name))
+    assert torch.equal(getattr(whole, name)[30:], getattr(part, name))
+
+
+def test_sampling_resumes_where_it_was_and_leaves_the_global_generator_alone():
+    target = random_target(5, positives=0, scaled=0)
+    first, second = link(), link()
+    state = torch.get_rng_state()
+    for _ in range(3):
+        first(torch.zeros(60, 5), target, FREE)
+        first.update()
+    assert torch.equal(torch.get_rng_state(), state)
+    started = second(torch.zeros(60, 5), target, FREE).negative_location
+    second.load_state_dict(first.state_dict())
+    masks = [sampling(torch.zeros(60, 5), target, FREE).negative_location for sampling in (first, second)]
+    assert torch.equal(*masks) and not torch.equal(masks[1], started)
+
+
+def test_numbers_are_uniform_and_new_in_every_step():
+    position = torch.arange(1 << 16)
+    numbers = torch.stack([uniform(position, torch.tensor(step)) for step in range(20)]).double()
+    assert numbers.min() >= 0 and numbers.max() < 1
+    counts = torch.stack([torch.histc(row, 16, 0, 1) for row in numbers])
+    chi_squared = ((counts - 4096) ** 2 / 4096).sum(1)
+    assert chi_squared.max() < 45  # 15 degrees of freedom: exceeded once in 10,000 times
+    correlation = torch.corrcoef(torch.cat([numbers, numbers.roll(1, 1)]))
+    assert (correlation - torch.eye(40)).abs().max() < 0.02  # five standard deviations are 0.0195
+
+
+@pytest.mark.parametrize("dense_positives", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_extreme_logits_are_finite(dense_positives, dtype):
+    target = random_target(6, ignored=True, scaled=0 if dense_positives else 20)
+    logits = torch.linspace(-80, 80, 300).view(60, 5).to(dtype).requires_grad_()
+    sampling = link(dense_positives=dense_positives)
+    loss = ClassificationLoss(
+        make_info([9.0] * 5), chain={"libra": lambda info: sampling}, gamma=0.0, alpha=-1.0
+    )
+    value, gradient = loss_and_gradient(loss(logits, target, N), logits)
+    assert value.isfinite() and gradient.isfinite().all()
+    assert (gradient[target.ignored] == 0).all()
+
+
+@pytest.mark.parametrize("dense_positives", [True, False])
+@pytest.mark.parametrize("locations", [0, 3])
+def test_maps_without_positives_or_locations_are_finite(dense_positives, locations):
+    logits = torch.zeros(locations, 5, requires_grad=True)
+    sampling = link(dense_positives=dense_positives, minimum=100)
+    loss = ClassificationLoss(
+        make_info([9.0] * 5), chain={"libra": lambda info: sampling}, gamma=0.0, alpha=-1.0
+    )
+    value, gradient = loss_and_gradient(loss(logits, plain_target(locations, 5, []), N), logits)
+    assert value.item() == pytest.approx(locations * 5 * 0.6931472 / 7)
+    assert gradient.shape == logits.shape
+
+
+@pytest.mark.parametrize("options", [{"bins": 0}, {"max_overlap": 0.0}, {"ratio": -1.0}])
+def test_options_out_of_range_are_named(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        link(**options)

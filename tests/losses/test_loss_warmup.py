@@ -1,0 +1,33 @@
+"""The warmed-up loss is the loss times a number that rises linearly."""
+
+import pytest
+import torch
+
+from afl.losses import ClassificationLoss, LossWarmUp
+from tests.losses.cases import make_info, random_logits, random_target
+
+
+def test_loss_is_the_focal_loss_times_a_linear_ramp():
+    info = make_info([9.0] * 5)
+    plain = ClassificationLoss(info)
+    warmed = ClassificationLoss(info, chain={"warm": lambda i: LossWarmUp(i, steps=4, start=0.2)})
+    target, one = random_target(0), torch.tensor(3.0, dtype=torch.float64)
+    logits = random_logits(1, target)
+    for step in range(6):
+        factor = min(1.0, 0.2 + 0.8 * step / 4)
+        torch.testing.assert_close(warmed(logits, target, one), factor * plain(logits, target, one))
+        warmed.update()
+
+
+def test_the_ramp_survives_a_checkpoint():
+    link = LossWarmUp(make_info([9.0] * 3), steps=10)
+    for _ in range(4):
+        link.update()
+    other = LossWarmUp(make_info([9.0] * 3), steps=10)
+    other.load_state_dict(link.state_dict())
+    assert other.factor.item() == pytest.approx(0.1 + 0.9 * 0.4)
+
+
+def test_impossible_ramps_are_refused():
+    with pytest.raises(ValueError, match="positive"):
+        LossWarmUp(make_info([9.0] * 3), steps=0)

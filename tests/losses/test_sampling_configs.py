@@ -1,0 +1,73 @@
+"""The files of conf/loss for hard sampling and sampling-free train on every kind of map of a detector."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from tests.losses.cases import loss_and_gradient, make_info, plain_target, random_target
+
+CONF = Path(__file__).parents[2] / "conf"
+METHODS = ["bce", "ohem", "ssd", "libra", "sampling_free", "ap_loss", "dr_loss"]
+
+
+def build(info, *overrides: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        # Only the group under test: the project's own defaults need a detector and a data set.
+        config = compose(overrides=list(overrides))
+    return instantiate(config.loss)(info)
+
+
+def claims(rows: int):
+    """ObjectBox's class map: every location is a positive, the last one padding."""
+    last = torch.arange(rows) == rows - 1
+    positive = torch.where(last, -1, torch.arange(rows) * 5 + torch.arange(rows) % 5)
+    return plain_target(rows, 5, positive.tolist(), ignored=last)
+
+
+MAPS = {
+    "anchors": (random_target(1, scaled=0, ignored=True), True),
+    "anchors_with_iou": (replace(random_target(1, scaled=0), location_overlap=torch.rand(60) * 0.5), True),
+    "heat_map": (random_target(2, scaled=20, ignored=True, verified=True), False),
+    "objectness": (random_target(3, classes=1, scaled=0, soft=True), True),
+    "class_of_positives": (claims(9), True),
+    "class_of_nothing": (claims(0), True),
+    "no_objects": (random_target(4, positives=0), True),
+    "heat_map_without_objects": (random_target(4, positives=0, padding=0, scaled=0), False),
+}
+
+
+@pytest.mark.parametrize("kind", MAPS)
+@pytest.mark.parametrize("method", METHODS)
+def test_two_steps_on_every_kind_of_map_are_finite(method, kind):
+    target, dense_positives = MAPS[kind]
+    info = replace(make_info([9.0] * target.num_classes), dense_positives=dense_positives)
+    loss = build(info, f"+loss={method}").train()
+    torch.manual_seed(0)
+    logits = (4 * torch.randn(target.num_locations, target.num_classes)).requires_grad_()
+    for _ in range(2):
+        value, gradient = loss_and_gradient(
+            loss(logits, target, torch.tensor(6.0), localization=torch.tensor(0.7)), logits
+        )
+        loss.update()
+        assert value.shape == () and value.dtype == torch.float32 and value.isfinite()
+        assert gradient.isfinite().all()
+        if target.ignored is not None:
+            assert (gradient[target.ignored] == 0).all()
+    assert all(torch.as_tensor(number).isfinite().all() for number in loss.statistics().values())
+
+
+@pytest.mark.parametrize("link", ["OnlineHardExampleMining", "HardNegativeMining", "IouBalancedSampling"])
+def test_hard_sampling_goes_behind_any_chain_from_the_command_line(link):
+    info = make_info([9.0] * 5)
+    loss = build(info, "+loss=afl", f"+loss.chain.mining={{_target_:afl.losses.{link},_partial_:true}}")
+    assert list(loss.chain) == ["class_weights", "adaptive_gradient", "mining"]
+    target = random_target(5, scaled=0)
+    logits = torch.randn(60, 5, requires_grad=True)
+    value, gradient = loss_and_gradient(loss(logits, target, torch.tensor(6.0)), logits)
+    assert value.isfinite() and gradient.isfinite().all()

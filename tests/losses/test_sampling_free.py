@@ -1,0 +1,216 @@
+"""Sampling-Free against torch's cross-entropy, its closed-form gradient and a search for the best prior."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+
+from afl.losses import ClassWeights, ElementCounter, SamplingFree, class_balanced_weights, count_elements
+from tests.losses.cases import loss_and_gradient, make_info, plain_target, random_logits, random_target
+from tests.losses.sampling_cases import dense_losses
+
+COUNTS = [1400.0, 567.0, 87.0, 12.0, 2.0]
+N = torch.tensor(7.0)
+
+
+def dense(target, logits):
+    """One-hot targets and weights of torch's cross-entropy."""
+    y = torch.zeros(logits.numel(), dtype=torch.float64)
+    y[target.positive[target.is_positive]] = (
+        1.0 if target.value is None else target.value[target.is_positive].double()
+    )
+    weight = torch.ones_like(y)
+    if target.negative_index is not None:
+        present = target.negative_index >= 0
+        weight[target.negative_index[present]] = target.negative_scale[present].double()
+    weight = weight.view_as(logits)
+    if target.ignored is not None:
+        weight = weight * ~target.ignored[:, None]
+    if target.verified is not None:
+        weight = weight * target.verified[target.image]
+    weight = weight.flatten()
+    weight[target.positive[target.is_positive]] = 1.0
+    return y.view_as(logits), weight.view_as(logits)
+
+
+@pytest.mark.parametrize("scaled", [0, 20])
+def test_without_localization_it_is_cross_entropy(scaled):
+    target = random_target(1, ignored=True, verified=True, scaled=scaled)
+    logits = random_logits(1, target)
+    y, weight = dense(target, logits)
+    expected = F.binary_cross_entropy_with_logits(logits, y, weight, reduction="sum") / 7
+    ours = loss_and_gradient(SamplingFree(make_info(COUNTS))(logits, target, N), logits)
+    torch.testing.assert_close(ours, loss_and_gradient(expected, logits))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_value_is_the_box_loss_and_gradient_that_of_cross_entropy_times_their_ratio(soft):
+    target = random_target(2, ignored=True, soft=soft)
+    logits = random_logits(2, target)
+    y, weight = dense(target, logits)
+    box = torch.tensor(0.37)
+    value, gradient = loss_and_gradient(SamplingFree(make_info(COUNTS))(logits, target, N, box), logits)
+    assert value.item() == pytest.approx(0.37)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, y, weight, reduction="sum") / 7
+    # w (p - y) / N: the ratio w is a constant, or else the gradient would be 0.
+    expected = (0.37 / cross_entropy) * weight * (torch.sigmoid(logits) - y) / 7
+    torch.testing.assert_close(gradient, expected.detach(), rtol=1e-6, atol=1e-12)
+
+
+def test_the_normaliser_cancels():
+    target = random_target(3)
+    logits = random_logits(3, target)
+    results = [
+        loss_and_gradient(
+            SamplingFree(make_info(COUNTS))(logits, target, torch.tensor(n), torch.tensor(2.0)), logits
+        )
+        for n in (1.0, 50.0)
+    ]
+    torch.testing.assert_close(*results)
+
+
+def test_nothing_is_learnt_from_a_batch_without_objects():
+    target = random_target(4, positives=0)
+    logits = random_logits(4, target)
+    value, gradient = loss_and_gradient(
+        SamplingFree(make_info(COUNTS))(logits, target, N, torch.tensor(0.0)), logits
+    )
+    assert value == 0 and (gradient == 0).all()
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_prior_from_data_has_the_least_cross_entropy_of_all_constant_heads(soft):
+    target = random_target(5, ignored=True, verified=True, scaled=30, positives=9, soft=soft)
+    positives, elements, images = (number.item() for number in count_elements(torch.zeros(60, 5), target))
+    assert images == 2
+    loss = SamplingFree(make_info(COUNTS))
+    prior = loss.prior_from_data(positives / images, elements / images)
+
+    def cross_entropy(p):
+        z = torch.full((60, 5), p, dtype=torch.float64).logit()
+        return dense_losses(z, target)[0].sum().item()
+
+    best = cross_entropy(prior)
+    assert all(best < cross_entropy(prior * factor) for factor in (0.9, 0.99, 1.01, 1.1))
+    assert loss.score_threshold == pytest.approx(5 * prior)
+
+
+def test_counted_elements_equal_those_of_the_dense_target():
+    target = random_target(6, ignored=True, verified=True, scaled=40, positives=9)
+    y, weight = dense(target, torch.zeros(60, 5))
+    positives, elements, images = count_elements(torch.zeros(60, 5), target)
+    assert (positives.item(), images.item()) == (y.sum().item(), 2)
+    assert elements.item() == pytest.approx(weight.sum().item(), rel=1e-6)
+
+
+def test_counter_stands_in_for_the_loss_and_gives_means_over_images():
+    counter, seen = ElementCounter(), []
+    for seed, positives in enumerate((3, 8)):
+        target = random_target(seed, positives=positives, scaled=0)
+        seen.append(positives)
+        logits = random_logits(seed, target)
+        assert counter(logits, target, N, localization=torch.tensor(1.0)) == 0
+    assert counter.per_image() == (sum(seen) / 4, 150.0)
+
+
+def test_prior_of_retinanet_on_coco_is_a_share_of_anchors_over_classes():
+    """100 positive anchors of 100,000 over 80 classes; a detection is kept from 1 / 1000 on."""
+    loss = SamplingFree(make_info([1.0] * 80))
+    assert loss.prior_from_data(100, 100_000 * 80) == pytest.approx(1.25e-5)
+    assert loss.score_threshold == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(("positives", "elements", "prior"), [(0, 5000, 2e-7), (10, 10, 0.5)])
+def test_prior_of_maps_without_positives_or_negatives_is_finite(positives, elements, prior):
+    assert SamplingFree(make_info([1.0])).prior_from_data(positives, elements) == pytest.approx(prior)
+
+
+@pytest.mark.parametrize("numbers", [(3, 2), (-1, 5), (0, 0)])
+def test_impossible_counts_are_refused(numbers):
+    with pytest.raises(ValueError, match="give no prior"):
+        SamplingFree(make_info([1.0])).prior_from_data(*numbers)
+
+
+def test_prior_survives_saving():
+    first, second = SamplingFree(make_info(COUNTS)), SamplingFree(make_info(COUNTS))
+    first.prior_from_data(3, 40_000)
+    second.load_state_dict(first.state_dict())
+    assert second.score_threshold == first.score_threshold == pytest.approx(5 * 3 / 40_000)
+
+
+def test_chain_works_under_the_scaling():
+    target = random_target(7)
+    logits = random_logits(7, target)
+    loss = SamplingFree(make_info(COUNTS), chain={"weights": ClassWeights})
+    weights = class_balanced_weights(torch.tensor(COUNTS), cap=5.0)
+    expected = dense_losses(logits, target, class_weights=weights)[0].sum() / 7
+    _, slope = loss_and_gradient(expected * (0.2 / expected.detach()), logits)
+    value, gradient = loss_and_gradient(loss(logits, target, N, torch.tensor(0.2)), logits)
+    torch.testing.assert_close(gradient, slope, rtol=1e-6, atol=1e-12)
+    assert loss.statistics()["guide"].item() == pytest.approx(0.2 / expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("right", [False, True])
+def test_extreme_logits_are_finite(dtype, right):
+    target = random_target(8, ignored=True)
+    if right:  # so right that cross-entropy is 0 to single precision
+        y, _ = dense(target, torch.zeros(60, 5))
+        logits = (160 * y - 80).to(dtype).requires_grad_()
+    else:
+        logits = torch.linspace(-80, 80, 300).view(60, 5).to(dtype).requires_grad_()
+    value, gradient = loss_and_gradient(
+        SamplingFree(make_info(COUNTS))(logits, target, N, torch.tensor(1.5)), logits
+    )
+    assert value.isfinite() and gradient.isfinite().all() and gradient.dtype == dtype
+    assert right or value.item() == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("locations", [0, 3])
+def test_map_without_positives_or_locations_is_finite(locations):
+    logits = torch.zeros(locations, 5, requires_grad=True)
+    loss = SamplingFree(make_info(COUNTS))
+    value, gradient = loss_and_gradient(
+        loss(logits, plain_target(locations, 5, []), N, torch.tensor(0.3)), logits
+    )
+    assert value.isfinite() and gradient.shape == logits.shape
+
+
+def step(rank):
+    """Loss and gradient of one batch, or of one image of it, as detectors call the loss; and the counts."""
+    target = random_target(9, scaled=0, positives=8, padding=0)
+    logits, shares = random_logits(9, target).detach(), torch.tensor([0.4, 1.2])
+    normalizer, box = torch.tensor(8.0), shares.sum()
+    if rank is not None:
+        start = 150 * rank
+        inside = (target.positive >= start) & (target.positive < start + 150)
+        positive = torch.where(inside, target.positive - start, -1)
+        target = replace(target, image=target.image[:30], num_images=1, positive=positive)
+        logits, box = logits[30 * rank : 30 * rank + 30], shares[rank]
+    logits.requires_grad_()
+    counter, loss = ElementCounter(), SamplingFree(make_info(COUNTS))
+    counter(logits, target, normalizer)
+    value, gradient = loss_and_gradient(loss(logits, target, normalizer, box), logits)
+    return {"value": value, "gradient": gradient, "counts": torch.tensor(counter.per_image())}
+
+
+def work(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch.save(step(rank), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_equal_one(tmp_path: Path):
+    mp.spawn(work, args=(str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    alone = step(None)
+    torch.testing.assert_close(first["value"] + second["value"], alone["value"])
+    torch.testing.assert_close(torch.cat([first["gradient"], second["gradient"]]), alone["gradient"])
+    assert torch.equal(first["counts"], alone["counts"]) and torch.equal(second["counts"], alone["counts"])

@@ -1,0 +1,204 @@
+"""Figures: their curves against numerical derivatives and closed forms, their files, and the command that writes them."""
+
+from __future__ import annotations
+
+import struct
+from functools import partial
+
+import matplotlib
+import numpy as np
+import pytest
+from torch import nn
+
+from afl.losses import AdaptiveGradient, ClassificationLoss, ClassWeights, GradientBalance
+from afl.reporting import figures
+from afl.reporting.figures import LOGITS, configured_curves, family_curves, map_curves, save
+from afl.tracking import write_record
+from scripts import report
+from scripts.report import main
+
+Z = LOGITS.numpy()
+P = 1 / (1 + np.exp(-Z))
+
+
+def slope(loss, z: np.ndarray = Z) -> np.ndarray:
+    """|dL/dz| by central differences."""
+    return np.abs(loss(z + 1e-5) - loss(z - 1e-5)) / 2e-5
+
+
+def stated(y: int, gamma: float, w: float):
+    """w^y g^gamma BCE(z, y) as a function of z."""
+
+    def loss(z):
+        g = 1 / (1 + np.exp(z if y else -z))
+        return (w if y else 1.0) * g**gamma * -np.log(1 - g)
+
+    return loss
+
+
+STATED = {
+    "CE": (0.0, 1.0, 0.0),
+    "FL, γ = 2": (2.0, 1.0, 0.0),
+    "CBFL, w = 2": (2.0, 2.0, 0.0),
+    "CBFL, w = 5": (2.0, 5.0, 0.0),
+    "AFL, w = 5, κ = ¼": (2.0, 5.0, 0.25),
+    "AFL, w = 5, κ = 1": (2.0, 5.0, 1.0),
+}
+
+
+def test_curves_of_the_family_equal_numerical_derivatives_of_the_stated_losses():
+    curves = family_curves()
+    assert [curve.label for curve in curves] == list(STATED)
+    for curve in curves:
+        gamma, w, kappa = STATED[curve.label]
+        for y, drawn in ((1, curve.positive), (0, curve.negative)):
+            u = slope(stated(y, gamma, w))
+            np.testing.assert_allclose(drawn, u / (1 + kappa * u), rtol=1e-6, atol=1e-9)
+
+
+def chain(gamma: float = 2.0, **links):
+    return partial(ClassificationLoss, gamma=gamma, chain=links)
+
+
+def test_curves_of_map_losses_equal_numerical_derivatives_and_coinciding_ones_are_one():
+    losses = {
+        "fl": chain(),
+        "bce": chain(gamma=0.0),
+        "cbfl": chain(weights=ClassWeights),
+        "afl": chain(weights=ClassWeights, gate=AdaptiveGradient),
+        "balanced": chain(weights=ClassWeights, balance=GradientBalance, gate=AdaptiveGradient),
+    }
+    curves, without = configured_curves(losses)
+    assert not without and [curve.label for curve in curves] == ["fl", "bce", "cbfl", "afl, balanced"]
+    for curve, key in zip(curves, ("FL, γ = 2", "CE", "CBFL, w = 5", "AFL, w = 5, κ = 1"), strict=True):
+        gamma, w, kappa = STATED[key]
+        for y, drawn in ((1, curve.positive), (0, curve.negative)):
+            u = slope(stated(y, gamma, w))
+            np.testing.assert_allclose(drawn, u / (1 + kappa * u), rtol=1e-4, atol=1e-7)
+
+
+class Largest(nn.Module):
+    """A loss of the largest logit alone: no curve, because the others of the map decide."""
+
+    def __init__(self, info):
+        super().__init__()
+
+    def forward(self, logits, target, normalizer, localization=None):
+        return logits.max() / normalizer
+
+
+class Undefined(Largest):
+    def forward(self, logits, target, normalizer, localization=None):
+        raise ValueError("no such thing here")
+
+
+def test_a_loss_without_a_curve_is_named_with_the_reason():
+    assert map_curves(Largest) is None
+    curves, without = configured_curves({"largest": Largest, "undefined": Undefined})
+    assert curves == [] and without["undefined"] == "no such thing here" and "depends on" in without["largest"]
+
+
+def test_gate_lines_equal_the_formula():
+    left, right = figures.draw_gate().axes
+    for line, (kappa, w) in zip(left.lines, ((k, w) for k in (1, 0.5, 0.25, 0) for w in (1, 5)), strict=True):
+        np.testing.assert_allclose(line.get_xdata(), P)
+        np.testing.assert_allclose(line.get_ydata(), 1 / (1 + kappa * slope(stated(1, 2.0, w))), rtol=1e-6)
+    for line, kappa in zip(right.lines, (1, 0.5, 0.25, 0), strict=True):
+        u = np.asarray(line.get_xdata())
+        np.testing.assert_allclose(line.get_ydata(), u / (1 + kappa * u))
+
+
+def test_weight_lines_equal_cuis_effective_number():
+    *lines, cap = figures.draw_class_weights(cap=7.0).axes[0].lines
+    for line, beta in zip(lines, (0.9, 0.99, 0.999, 0.9999), strict=True):
+        n = np.asarray(line.get_xdata())
+        assert (n[0], n[-1]) == (1, 10_000)
+        np.testing.assert_allclose(line.get_ydata(), (1 - beta ** n[-1]) / (1 - beta**n), rtol=1e-6)
+    assert set(cap.get_ydata()) == {7.0}
+
+
+def dynamics(factor: float) -> dict:
+    curves = {
+        f"gradient/{name}/{sign}/{group}/sum": [factor * size, 2 * factor * size, 0.0]
+        for name in ("top_left", "bottom_right")
+        for sign, size in (("positive", 1.0), ("negative", 10.0))
+        for group in "rf"
+    }
+    return {"steps": [10, 20, 30], "share": {}, "curves": curves | {"gradient_norm": [1.0, 1.0, 1.0]}}
+
+
+def test_gradient_mass_is_the_sum_over_maps_and_the_mean_over_seeds(record):
+    records = [record("cornernet", "fl", seed, gradient_dynamics=dynamics(factor)) for seed, factor in enumerate((1.0, 3.0))]
+    records += [record("cornernet", "afl", 0, gradient_dynamics=dynamics(5.0)), record("fcos", "fl", 0)]
+    records += [record("cornernet", "ohem", 0, gradient_dynamics=dynamics(9.0)), record("cornernet", "cbl", 0, "failed")]
+    drawn = figures.draw_gradient_mass(records)
+    assert list(drawn) == ["shapes-cornernet"]
+    rare, frequent, *negatives = drawn["shapes-cornernet"].axes
+    assert [axis.get_title() for axis in (rare, frequent)] == ["rare", "frequent"]
+    for axes, size in (((rare, frequent), 1.0), (negatives, 10.0)):
+        for axis in axes:
+            assert [line.get_label() for line in axis.lines] == ["FL", "AFL"]
+            for line, factor in zip(axis.lines, (2.0, 5.0), strict=True):
+                np.testing.assert_allclose(line.get_xdata(), [100 / 6, 50, 500 / 6])
+                np.testing.assert_allclose(line.get_ydata(), [2 * factor * size, 4 * factor * size, np.nan])
+    assert figures.draw_gradient_mass(records[-2:]) == {}
+
+
+def test_command_writes_every_figure_as_png_and_pdf_a_column_wide_without_a_date(tmp_path, record, capsys):
+    kept = record("fcos", "afl", gradient_dynamics=dynamics(1.0))
+    write_record(tmp_path / "shapes" / "records" / "fcos.json", kept)
+    main(["figures", f"results={tmp_path}"])
+    said = capsys.readouterr().out
+    assert "no gradient_mass" not in said and "no curve of ghm: " in said
+    written = {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
+    names = {"gradient", "gradient_all_losses", "gate", "class_weights", "gradient_mass-shapes-fcos"}
+    assert set(written) == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
+    for name, content in written.items():
+        if name.endswith(".png"):
+            assert content[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">I", content[16:20]) == (1050,)
+        else:
+            assert content[:5] == b"%PDF-" and b"CreationDate" not in content
+
+
+def test_command_says_what_cannot_be_drawn_and_which_figures_show_a_reconstruction(tmp_path, monkeypatch, capsys):
+    drawn = {}
+    monkeypatch.setattr(report, "save", lambda figure, folder, name: drawn.setdefault(name, figure) and [folder / name])
+    monkeypatch.setattr(report, "configured_curves", lambda losses: ([], {"mine": "it has none"}))
+    main(["figures", f"results={tmp_path}"])
+    said = capsys.readouterr().out
+    assert "no curve of mine: it has none" in said and "no gradient_mass: none of 0 records" in said
+    assert set(drawn) == {"gradient", "gradient_all_losses", "gate", "class_weights"}
+    for name, figure in drawn.items():
+        assert name == "class_weights" or "reconstruction" in figure.get_suptitle()
+
+
+def test_gradient_mass_says_reconstruction_where_it_shows_afl(record):
+    for loss in ("afl", "fl"):
+        (figure,) = figures.draw_gradient_mass([record("fcos", loss, gradient_dynamics=dynamics(1.0))]).values()
+        assert ("reconstruction" in figure.get_suptitle()) == (loss == "afl")
+
+
+def test_a_figure_has_the_same_bytes_again_whatever_the_users_own_style(tmp_path):
+    plain = [path.read_bytes() for path in save(figures.draw_class_weights(), tmp_path, "plain")]
+    with matplotlib.rc_context({"font.size": 20, "savefig.dpi": 50, "axes.facecolor": "black"}):
+        styled = [path.read_bytes() for path in save(figures.draw_class_weights(), tmp_path, "styled")]
+    assert plain == styled
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["figure"], "which report"),
+        (["figures", "record=x"], "does not know 'record'"),
+        (["figures", "records=x", "runs=y"], "not from both"),
+    ],
+)
+def test_wrong_arguments_get_one_line(arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        main(arguments)
+
+
+def test_absent_folders_are_named(tmp_path):
+    for argument in ("records", "runs"):
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            main(["figures", f"{argument}={tmp_path}/nowhere", f"results={tmp_path}"])

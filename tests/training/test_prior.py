@@ -1,0 +1,49 @@
+"""Priors from the data: what a detector's fresh head then gives is what was counted."""
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from afl.training.build import build_detector
+from afl.training.data import read_data, training_batches
+from afl.training.distributed import World
+from afl.training.loop import normalise, targets_of
+from afl.training.prior import adapt_threshold, initialise_priors
+from detectors.contract import ClassCounts
+from tests.training.test_run import DETECTORS
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_the_fresh_head_gives_the_share_of_positives(small_cell, detector):
+    config = small_cell(detector, "sampling_free", "dataset.extreme_source=masks")
+    data, world = read_data(config), World(0, 1, torch.device("cpu"))
+    model = build_detector(config, data.classes)
+    before = {name: value.clone() for name, value in model.state_dict().items() if "running" in name}
+    initialise_priors(model, training_batches(config, data, world, 0), world, channels_last=True)
+    for name, value in before.items():
+        assert torch.equal(model.state_dict()[name], value), name
+    for name, loss in model.classification.items():
+        for layer in model.class_layers()[name]:
+            torch.testing.assert_close(layer.bias.sigmoid(), torch.full_like(layer.bias, float(loss.prior)))
+    if detector == "retinanet":
+        # by hand: positives and elements that take part, over the same twenty batches
+        positives = elements = 0
+        for step, batch in enumerate(training_batches(config, data, world, 0)):
+            if step == 20:
+                break
+            with torch.no_grad():
+                target, _, _ = model.assign(model(normalise(batch.images, True)), targets_of(batch))
+            positives += int(target.num_positives())
+            elements += int((~target.ignored).sum()) * data.train.num_classes
+        assert float(model.classification["classification"].prior) == pytest.approx(positives / elements, rel=1e-6)
+        adapt_threshold(model)
+        assert model.score_threshold == pytest.approx(min(0.05, positives / elements * data.train.num_classes))
+
+
+def test_losses_that_do_not_ask_are_left_alone(small_cell):
+    config = small_cell("centernet", "fl")
+    classes = ClassCounts(torch.ones(30), torch.ones(30))
+    model = build_detector(config, classes)
+    bias = model.heat[-1].bias.clone()
+    initialise_priors(model, iter([]), World(0, 1, torch.device("cpu")), channels_last=True)
+    assert torch.equal(model.heat[-1].bias, bias) and OmegaConf.is_dict(config)
