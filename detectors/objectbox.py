@@ -298,11 +298,11 @@ class ObjectBox(nn.Module):
             mean_over_ranks(target.num_positives()),
             localization=localization,
         )
+        # The box terms are worth something to one map only, or they would count twice.
         by_class = self.classification["class"](
             outputs["classes"].flatten(0, 1)[claims.location],
             self.class_target(outputs, targets, claims),
             count,
-            localization=localization,
         )
         return {"objectness": objectness, "class": by_class, "box": box}
 

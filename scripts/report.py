@@ -42,7 +42,9 @@ def main(arguments: list[str]) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     quiet_libraries()
     if arguments[:1] != ["figures"]:
-        sys.exit("which report? python -m scripts.report figures [records=FOLDER | runs=OUTPUTS] [results=results]")
+        sys.exit(
+            "which report? python -m scripts.report figures [records=FOLDER | runs=OUTPUTS] [results=results]"
+        )
     given = OmegaConf.to_container(OmegaConf.from_dotlist(arguments[1:]))
     unknown = sorted(set(given) - set(DEFAULTS))
     if unknown:
@@ -78,7 +80,9 @@ def draw_figures(records: list[Record], folder: Path) -> None:
         "class_weights": draw_class_weights(),
     }
     masses = draw_gradient_mass(records)
-    for name, figure in (figures | {f"gradient_mass-{place}": figure for place, figure in masses.items()}).items():
+    for name, figure in (
+        figures | {f"gradient_mass-{place}": figure for place, figure in masses.items()}
+    ).items():
         print("written:", ", ".join(map(str, save(figure, folder, name))))
     for name, reason in without.items():
         print(f"no curve of {name}: {reason}")

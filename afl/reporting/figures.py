@@ -101,7 +101,10 @@ RARE = 1
 def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:
     """Write ``name.png`` and ``name.pdf``, without dates and versions in them; returns their paths."""
     paths = []
-    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None, "Creator": None})):
+    for kind, metadata in (
+        ("png", {"Software": None}),
+        ("pdf", {"CreationDate": None, "Producer": None, "Creator": None}),
+    ):
         buffer = io.BytesIO()
         with matplotlib.style.context(["default", STYLE]):
             figure.savefig(buffer, format=kind, metadata=metadata)
@@ -136,8 +139,9 @@ def family_curves() -> list[Curve]:
         curve("CE", BLACK, "-", lambda z, y: sigmoid_focal_loss(z, y, alpha=-1, gamma=0)),
         curve("FL, γ = 2", BLUE, "-", lambda z, y: sigmoid_focal_loss(z, y, alpha=-1)),
         curve("CBFL, w = 2", ORANGE, "--", weighted(2.0)),
-        curve("CBFL, w = 5", RED, "--", weighted(5.0)),
+        curve("CBFL, w = 5 (AFL, κ = 0)", RED, "--", weighted(5.0)),
         curve("AFL, w = 5, κ = ¼", SKY, "-.", gated(5.0, 0.25)),
+        curve("AFL, w = 5, κ = ½", PURPLE, "-.", gated(5.0, 0.5)),
         curve("AFL, w = 5, κ = 1", GREEN, "-.", gated(5.0, 1.0)),
     ]
 
@@ -171,7 +175,9 @@ def _map_gradient(module: nn.Module, positive: Tensor, negative: Tensor) -> Tens
     its prior."""
     info = ExampleMap()
     z = torch.cat([positive, negative])
-    logits = torch.full((len(z), info.num_classes), float(np.log(info.prior / (1 - info.prior))), dtype=z.dtype)
+    logits = torch.full(
+        (len(z), info.num_classes), float(np.log(info.prior / (1 - info.prior))), dtype=z.dtype
+    )
     logits[:, RARE] = z
     logits.requires_grad_()
     index = torch.arange(len(positive))
@@ -192,7 +198,9 @@ def _map_gradient(module: nn.Module, positive: Tensor, negative: Tensor) -> Tens
     return gradient[:, RARE].abs()
 
 
-def configured_curves(losses: Mapping[str, Callable[[MapInfo], nn.Module]]) -> tuple[list[Curve], dict[str, str]]:
+def configured_curves(
+    losses: Mapping[str, Callable[[MapInfo], nn.Module]],
+) -> tuple[list[Curve], dict[str, str]]:
     """The curves of all losses that have one, and why the others have none; curves nearer than a line's width are one.
 
     Args:
@@ -209,7 +217,11 @@ def configured_curves(losses: Mapping[str, Callable[[MapInfo], nn.Module]]) -> t
         if pair is None:
             without[name] = "an element's gradient depends on the others of its map"
             continue
-        same = [names for names, other in found if all(np.allclose(a, b, atol=0.01) for a, b in zip(pair, other, strict=True))]
+        same = [
+            names
+            for names, other in found
+            if all(np.allclose(a, b, atol=0.01) for a, b in zip(pair, other, strict=True))
+        ]
         if same:
             same[0].append(name)
         else:
@@ -230,12 +242,19 @@ def draw_gradients(curves: Sequence[Curve], title: str, legend_columns: int = 2)
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(WIDTH, 2.05 + 0.14 * rows))
         axes = figure.subplots(1, 2)
-        for axis, name, side in zip(axes, ("positive", "negative"), ("positive (y = 1)", "negative (y = 0)"), strict=True):
+        for axis, name, side in zip(
+            axes, ("positive", "negative"), ("positive (y = 1)", "negative (y = 0)"), strict=True
+        ):
             for curve, label in zip(curves, labels, strict=True):
                 # Broken lines lie on whole ones, so that those which coincide are both seen.
                 order = 2.0 if curve.line == "-" else 2.1
                 axis.plot(
-                    p, getattr(curve, name), color=curve.color, linestyle=curve.line, label=label, zorder=order
+                    p,
+                    getattr(curve, name),
+                    color=curve.color,
+                    linestyle=curve.line,
+                    label=label,
+                    zorder=order,
                 )
             axis.set(title=side, xlabel="p", xlim=(0, 1), ylim=(0, None), xticks=(0, 0.5, 1))
         axes[0].set_ylabel("|∂L/∂z|")
@@ -259,10 +278,30 @@ def draw_gate() -> Figure:
             for w, width in ((1.0, 0.7), (5.0, 1.5)):
                 closed = gate(w * focal_gradient(-LOGITS, 2.0), kappa)
                 left.plot(p, closed.numpy(), color=color, linestyle=line, linewidth=width)
-            right.plot(sizes, (sizes * gate(sizes, kappa)).numpy(), color=color, linestyle=line, label=f"κ = {kappa:g}")
-        left.set(title="gate of a positive", xlabel="p", ylabel="A", xlim=(0, 1), ylim=(0, 1.05), xticks=(0, 0.5, 1))
+            right.plot(
+                sizes,
+                (sizes * gate(sizes, kappa)).numpy(),
+                color=color,
+                linestyle=line,
+                label=f"κ = {kappa:g}",
+            )
+        left.set(
+            title="gate of a positive",
+            xlabel="p",
+            ylabel="A",
+            xlim=(0, 1),
+            ylim=(0, 1.05),
+            xticks=(0, 0.5, 1),
+        )
         left.text(0.97, 0.04, "thin: w = 1\nthick: w = 5", fontsize=7, ha="right")
-        right.set(title="gradient let through", xlabel="u", ylabel="A u", xlim=(0, 6), ylim=(0, 6), xticks=(0, 2, 4, 6))
+        right.set(
+            title="gradient let through",
+            xlabel="u",
+            ylabel="A u",
+            xlim=(0, 6),
+            ylim=(0, 6),
+            xticks=(0, 2, 4, 6),
+        )
         figure.suptitle(f"Adaptive Gradient Function, τ = 1 ({RECONSTRUCTION})", fontsize=8)
         figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
@@ -271,15 +310,30 @@ def draw_gate() -> Figure:
 def draw_class_weights(cap: float = 5.0) -> Figure:
     """Class-balanced weight against instances of a class, the most frequent of which has 10,000."""
     counts = torch.unique(torch.logspace(0, 4, 200, dtype=torch.float64).round())
-    lines = {0.9: (BLACK, "-"), 0.99: (BLUE, "--"), 0.999: (GREEN, "-."), 0.9999: (ORANGE, (0, (4, 1, 1, 1, 1, 1)))}
+    lines = {
+        0.9: (BLACK, "-"),
+        0.99: (BLUE, "--"),
+        0.999: (GREEN, "-."),
+        0.9999: (ORANGE, (0, (4, 1, 1, 1, 1, 1))),
+    }
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(WIDTH, 2.4))
         axis = figure.subplots()
         for beta, (color, line) in lines.items():
-            axis.loglog(counts, class_balanced_weights(counts, beta), color=color, linestyle=line, label=f"β = {beta:g}")
+            axis.loglog(
+                counts,
+                class_balanced_weights(counts, beta),
+                color=color,
+                linestyle=line,
+                label=f"β = {beta:g}",
+            )
         axis.axhline(cap, color="#666666", linewidth=0.8, linestyle=":")
-        axis.annotate(f"cap {cap:g}", (9500, cap), xytext=(0, 2), textcoords="offset points", ha="right", fontsize=7)
-        axis.set(xlabel="training instances of the class, n", ylabel="weight w", xlim=(1, 1e4), ylim=(0.8, 2e4))
+        axis.annotate(
+            f"cap {cap:g}", (9500, cap), xytext=(0, 2), textcoords="offset points", ha="right", fontsize=7
+        )
+        axis.set(
+            xlabel="training instances of the class, n", ylabel="weight w", xlim=(1, 1e4), ylim=(0.8, 2e4)
+        )
         axis.set_title("Class-balanced weights, most frequent class 1")
         axis.legend(loc="upper right", ncols=2)
     return figure
@@ -313,10 +367,20 @@ def _mass_figure(place: str, losses: Mapping[str, Sequence[Mapping[str, list[flo
         for row, sign in zip(axes, ("positive", "negative"), strict=True):
             for axis, group in zip(row, groups, strict=True):
                 for loss, (label, color, line) in MASS_LOSSES.items():
-                    runs = [run[f"{sign}/{group}"] for run in losses.get(loss, ()) if f"{sign}/{group}" in run]
+                    runs = [
+                        run[f"{sign}/{group}"] for run in losses.get(loss, ()) if f"{sign}/{group}" in run
+                    ]
                     if runs:
                         progress, mean = _mean_over_runs(runs)
-                        axis.plot(progress, mean, color=color, linestyle=line, marker=".", markersize=2.5, label=label)
+                        axis.plot(
+                            progress,
+                            mean,
+                            color=color,
+                            linestyle=line,
+                            marker=".",
+                            markersize=2.5,
+                            label=label,
+                        )
                 axis.set(yscale="log", xlim=(0, 100), xticks=(0, 50, 100))
             row[0].set_ylabel(f"{sign}s")
         for axis, group in zip(axes[0], groups, strict=True):
@@ -324,7 +388,11 @@ def _mass_figure(place: str, losses: Mapping[str, Sequence[Mapping[str, list[flo
         axes[1, len(groups) // 2].set_xlabel("training, %")
         shown = f"\n({RECONSTRUCTION})" if "afl" in losses else ""
         figure.suptitle(f"Sum of |∂L/∂z| in a step, {detector} on {dataset}{shown}", fontsize=8)
-        handles = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+        handles = {
+            label: line
+            for axis in axes.flat
+            for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        }
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
     return figure
 

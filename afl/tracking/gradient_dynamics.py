@@ -29,7 +29,9 @@ def summarize(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         Numbers have four digits.
     """
     lines = [line for line in lines if "gradient_norm" in line]
-    parts = [[lines[i] for i in own] for own in np.array_split(np.arange(len(lines)), min(PARTS, len(lines)) or 1)]
+    parts = [
+        [lines[i] for i in own] for own in np.array_split(np.arange(len(lines)), min(PARTS, len(lines)) or 1)
+    ]
     if not lines:
         return {}
     names = {name: None for line in lines for name in line if name == "gradient_norm" or _is_kept(name)}

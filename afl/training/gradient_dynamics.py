@@ -56,7 +56,8 @@ class GradientDynamics:
     def __enter__(self) -> GradientDynamics:
         self._seen = {}
         self._hooks = [
-            loss.register_forward_hook(partial(self._look, name), with_kwargs=True) for name, loss in self._losses.items()
+            loss.register_forward_hook(partial(self._look, name), with_kwargs=True)
+            for name, loss in self._losses.items()
         ]
         return self
 
@@ -67,7 +68,9 @@ class GradientDynamics:
     def figures(self) -> dict[str, float]:
         """Everything named at the top of this file; waits for the device."""
         figures = {
-            f"gradient/{name}/{key}": float(value) for name, seen in self._seen.items() for key, value in seen.items()
+            f"gradient/{name}/{key}": float(value)
+            for name, seen in self._seen.items()
+            for key, value in seen.items()
         }
         for name, loss in self._losses.items():
             for key, value in loss.statistics().items():
@@ -96,7 +99,9 @@ class GradientDynamics:
         if num_classes != len(self._groups):
             return {ALL: torch.ones(num_classes, dtype=torch.bool)}
         return {
-            group: torch.tensor([own == group for own in self._groups]) for group in "rcf" if group in self._groups
+            group: torch.tensor([own == group for own in self._groups])
+            for group in "rcf"
+            if group in self._groups
         }
 
 
@@ -133,10 +138,16 @@ def element_figures(
 
     # By sign: elements to take quantiles of, what they should say, and count and sum of |dL/dz| in every class.
     by_class = flat.new_zeros(2, classes, dtype=torch.float64)
-    by_class.index_add_(1, positive % classes, torch.stack([torch.ones_like(flat[positive]), flat[positive]]).double())
+    by_class.index_add_(
+        1, positive % classes, torch.stack([torch.ones_like(flat[positive]), flat[positive]]).double()
+    )
     parts = {
         "positive": (positive, 1.0 if value is None else value[present], by_class),
-        "negative": (sampled, 0.0, torch.stack([negative.sum(0), (size * negative).sum(0, dtype=torch.float64)])),
+        "negative": (
+            sampled,
+            0.0,
+            torch.stack([negative.sum(0), (size * negative).sum(0, dtype=torch.float64)]),
+        ),
     }
     figures = {}
     for sign, (index, y, (count, total)) in parts.items():

@@ -40,8 +40,9 @@ STATED = {
     "CE": (0.0, 1.0, 0.0),
     "FL, γ = 2": (2.0, 1.0, 0.0),
     "CBFL, w = 2": (2.0, 2.0, 0.0),
-    "CBFL, w = 5": (2.0, 5.0, 0.0),
+    "CBFL, w = 5 (AFL, κ = 0)": (2.0, 5.0, 0.0),
     "AFL, w = 5, κ = ¼": (2.0, 5.0, 0.25),
+    "AFL, w = 5, κ = ½": (2.0, 5.0, 0.5),
     "AFL, w = 5, κ = 1": (2.0, 5.0, 1.0),
 }
 
@@ -70,7 +71,9 @@ def test_curves_of_map_losses_equal_numerical_derivatives_and_coinciding_ones_ar
     }
     curves, without = configured_curves(losses)
     assert not without and [curve.label for curve in curves] == ["fl", "bce", "cbfl", "afl, balanced"]
-    for curve, key in zip(curves, ("FL, γ = 2", "CE", "CBFL, w = 5", "AFL, w = 5, κ = 1"), strict=True):
+    for curve, key in zip(
+        curves, ("FL, γ = 2", "CE", "CBFL, w = 5 (AFL, κ = 0)", "AFL, w = 5, κ = 1"), strict=True
+    ):
         gamma, w, kappa = STATED[key]
         for y, drawn in ((1, curve.positive), (0, curve.negative)):
             u = slope(stated(y, gamma, w))
@@ -95,7 +98,9 @@ class Undefined(Largest):
 def test_a_loss_without_a_curve_is_named_with_the_reason():
     assert map_curves(Largest) is None
     curves, without = configured_curves({"largest": Largest, "undefined": Undefined})
-    assert curves == [] and without["undefined"] == "no such thing here" and "depends on" in without["largest"]
+    assert (
+        curves == [] and without["undefined"] == "no such thing here" and "depends on" in without["largest"]
+    )
 
 
 def test_gate_lines_equal_the_formula():
@@ -128,9 +133,15 @@ def dynamics(factor: float) -> dict:
 
 
 def test_gradient_mass_is_the_sum_over_maps_and_the_mean_over_seeds(record):
-    records = [record("cornernet", "fl", seed, gradient_dynamics=dynamics(factor)) for seed, factor in enumerate((1.0, 3.0))]
+    records = [
+        record("cornernet", "fl", seed, gradient_dynamics=dynamics(factor))
+        for seed, factor in enumerate((1.0, 3.0))
+    ]
     records += [record("cornernet", "afl", 0, gradient_dynamics=dynamics(5.0)), record("fcos", "fl", 0)]
-    records += [record("cornernet", "ohem", 0, gradient_dynamics=dynamics(9.0)), record("cornernet", "cbl", 0, "failed")]
+    records += [
+        record("cornernet", "ohem", 0, gradient_dynamics=dynamics(9.0)),
+        record("cornernet", "cbl", 0, "failed"),
+    ]
     drawn = figures.draw_gradient_mass(records)
     assert list(drawn) == ["shapes-cornernet"]
     rare, frequent, *negatives = drawn["shapes-cornernet"].axes
@@ -160,9 +171,13 @@ def test_command_writes_every_figure_as_png_and_pdf_a_column_wide_without_a_date
             assert content[:5] == b"%PDF-" and b"CreationDate" not in content
 
 
-def test_command_says_what_cannot_be_drawn_and_which_figures_show_a_reconstruction(tmp_path, monkeypatch, capsys):
+def test_command_says_what_cannot_be_drawn_and_which_figures_show_a_reconstruction(
+    tmp_path, monkeypatch, capsys
+):
     drawn = {}
-    monkeypatch.setattr(report, "save", lambda figure, folder, name: drawn.setdefault(name, figure) and [folder / name])
+    monkeypatch.setattr(
+        report, "save", lambda figure, folder, name: drawn.setdefault(name, figure) and [folder / name]
+    )
     monkeypatch.setattr(report, "configured_curves", lambda losses: ([], {"mine": "it has none"}))
     main(["figures", f"results={tmp_path}"])
     said = capsys.readouterr().out
@@ -174,7 +189,9 @@ def test_command_says_what_cannot_be_drawn_and_which_figures_show_a_reconstructi
 
 def test_gradient_mass_says_reconstruction_where_it_shows_afl(record):
     for loss in ("afl", "fl"):
-        (figure,) = figures.draw_gradient_mass([record("fcos", loss, gradient_dynamics=dynamics(1.0))]).values()
+        (figure,) = figures.draw_gradient_mass(
+            [record("fcos", loss, gradient_dynamics=dynamics(1.0))]
+        ).values()
         assert ("reconstruction" in figure.get_suptitle()) == (loss == "afl")
 
 

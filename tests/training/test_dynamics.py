@@ -27,7 +27,9 @@ ARMS = {
 }
 
 
-def observed(loss: nn.Module, logits: Tensor, target: ClassificationTarget, groups=GROUPS) -> dict[str, float]:
+def observed(
+    loss: nn.Module, logits: Tensor, target: ClassificationTarget, groups=GROUPS
+) -> dict[str, float]:
     with (dynamics := GradientDynamics({"map": loss}, groups)):
         loss(logits, target, N)
     return dynamics.figures()
@@ -80,9 +82,13 @@ def test_figures_equal_those_of_the_slow_loss_by_autograd_element_by_element(arm
     logits, loss = random_logits(5, target), build(arm)
     expected = by_hand(loss, logits, target)
     figures = observed(loss, logits, target)
-    assert {name.split("/")[2] + "/" + name.split("/")[3] for name in figures if name.endswith("/sum")} == set(expected)
+    assert {
+        name.split("/")[2] + "/" + name.split("/")[3] for name in figures if name.endswith("/sum")
+    } == set(expected)
     for key, elements in expected.items():
-        sizes, gates, weights = (torch.tensor(column, dtype=torch.float64) for column in zip(*elements, strict=True))
+        sizes, gates, weights = (
+            torch.tensor(column, dtype=torch.float64) for column in zip(*elements, strict=True)
+        )
         own = {name.rpartition("/")[2]: value for name, value in figures.items() if f"/{key}/" in name}
         assert own["count"] == len(elements)
         assert own["sum"] == pytest.approx(sizes.sum().item(), rel=1e-6)
@@ -139,7 +145,9 @@ def test_what_a_link_keeps_by_class_is_told_by_group():
     assert figures["gradient/map/gate/ghat/r"] == pytest.approx((0.9 + 0.99) / 2)
 
 
-def test_sampled_quantiles_of_a_large_map_have_about_their_rank_and_leave_torchs_random_numbers_alone(monkeypatch):
+def test_sampled_quantiles_of_a_large_map_have_about_their_rank_and_leave_torchs_random_numbers_alone(
+    monkeypatch,
+):
     target = random_target(8, locations=2000, positives=40)
     logits, loss = random_logits(8, target), build("fl")
     sizes = {key: torch.tensor(elements)[:, 0] for key, elements in by_hand(loss, logits, target).items()}
@@ -175,7 +183,9 @@ def test_summary_of_a_run_by_hand():
 
 
 def test_a_run_logs_its_gradient_and_keeps_a_summary_in_its_record(small_cell):
-    config = small_cell("centernet", "afl", "trainer.log_every=2steps", "trainer.accumulate=2", "trainer.max_duration=5steps")
+    config = small_cell(
+        "centernet", "afl", "trainer.log_every=2steps", "trainer.accumulate=2", "trainer.max_duration=5steps"
+    )
     record = run_cell(config)
     folder = f"{config.paths.output}/{record.key}"
     lines = [line for line in read_metrics(f"{folder}/metrics.jsonl") if "gradient_norm" in line]
@@ -199,5 +209,7 @@ def test_logging_every_step_or_never_trains_the_same_weights_bit_for_bit(small_c
     for every in ("1steps", "100steps"):
         config = small_cell("retinanet", loss, f"trainer.log_every={every}", "trainer.max_duration=4steps")
         record = run_cell(config)
-        saved.append(torch.load(f"{config.paths.output}/{record.key}/checkpoints/last.pt", weights_only=True)["model"])
+        saved.append(
+            torch.load(f"{config.paths.output}/{record.key}/checkpoints/last.pt", weights_only=True)["model"]
+        )
     assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])
