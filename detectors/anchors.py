@@ -33,7 +33,13 @@ def grid_anchors(base: Tensor, height: int, width: int, stride: int) -> Tensor:
 
 
 def match_anchors(
-    anchors: Tensor, boxes: Tensor, valid: Tensor, *, low: float = 0.4, high: float = 0.5, keep_best: bool = True
+    anchors: Tensor,
+    boxes: Tensor,
+    valid: Tensor,
+    *,
+    low: float = 0.4,
+    high: float = 0.5,
+    keep_best: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Which object each anchor stands for, for a whole batch.
 

@@ -64,10 +64,14 @@ class TinyBackbone(nn.Module):
         blocks: basic blocks at each stride.
     """
 
-    def __init__(self, *, widths: tuple[int, ...] = (16, 32, 64, 128), blocks: tuple[int, ...] = (1, 1, 1, 1)):
+    def __init__(
+        self, *, widths: tuple[int, ...] = (16, 32, 64, 128), blocks: tuple[int, ...] = (1, 1, 1, 1)
+    ):
         super().__init__()
         if len(widths) != 4 or len(blocks) != 4:
-            raise ValueError("backbone.widths and backbone.blocks need four numbers each: strides 2, 4, 8, 16")
+            raise ValueError(
+                "backbone.widths and backbone.blocks need four numbers each: strides 2, 4, 8, 16"
+            )
         self.stem = nn.Sequential(
             nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(widths[0]),

@@ -120,7 +120,9 @@ class CenterNet(nn.Module):
         )
         if self.classification["heat"].uses_overlap:
             owner = owners(target, cells, targets.labels, targets.valid, width, height * width)
-            found = aligned_iou(self._boxes(outputs, cells).flatten(0, 1)[owner], targets.boxes.flatten(0, 1)[owner])
+            found = aligned_iou(
+                self._boxes(outputs, cells).flatten(0, 1)[owner], targets.boxes.flatten(0, 1)[owner]
+            )
             target = replace(target, overlap=found, object=torch.where(target.is_positive, owner, PADDING))
         return target, cells
 
@@ -162,9 +164,7 @@ class CenterNet(nn.Module):
     @torch.no_grad()
     def decode(self, outputs: Outputs, image_sizes: Tensor) -> list[Detections]:
         """Boxes around the best peaks of each image."""
-        scores, labels, cells = top_peaks(
-            keep_peaks(outputs["heat"].float().sigmoid()), self.max_detections
-        )
+        scores, labels, cells = top_peaks(keep_peaks(outputs["heat"].float().sigmoid()), self.max_detections)
         boxes = self._boxes(outputs, cells)
         found = []
         for i, size in enumerate(image_sizes):

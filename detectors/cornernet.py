@@ -100,7 +100,9 @@ class CornerNet(nn.Module):
         self.pyramid = FeaturePyramid(
             in_channels=backbone.channels, strides=(stride,), channels=channels, batch_norm=pyramid_batch_norm
         )
-        self.pooling = nn.ModuleDict({corner: CornerPooling(channels=channels, corner=corner) for corner in CORNERS})
+        self.pooling = nn.ModuleDict(
+            {corner: CornerPooling(channels=channels, corner=corner) for corner in CORNERS}
+        )
         self.heads = nn.ModuleDict(
             {
                 corner: PointHead(
@@ -166,11 +168,17 @@ class CornerNet(nn.Module):
         valid = targets.valid
         offset = sum(
             offset_loss(
-                outputs[f"{corner}_offset"], corner_points(targets.boxes, corner), cells[corner], valid, self.stride
+                outputs[f"{corner}_offset"],
+                corner_points(targets.boxes, corner),
+                cells[corner],
+                valid,
+                self.stride,
             )
             for corner in CORNERS
         ) / mean_over_ranks(valid.sum())
-        tags = [gather_cells(outputs[f"{corner}_tag"], cells[corner]).squeeze(-1).float() for corner in CORNERS]
+        tags = [
+            gather_cells(outputs[f"{corner}_tag"], cells[corner]).squeeze(-1).float() for corner in CORNERS
+        ]
         pull, push = pull_and_push(*tags, valid)
         images = mean_over_ranks(valid.any(1).sum())
         terms = {"pull": pull.sum() / images, "push": push.sum() / images, "offset": offset}

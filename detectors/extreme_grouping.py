@@ -121,7 +121,9 @@ def group_extremes(
         found.append((image, score, vertical.label[pair[link]], points))
     if not found:
         empty = labels.new_zeros(len(labels), 0)
-        return Groups(scores.new_zeros(len(labels), 0), empty, empty.unsqueeze(-1).expand(-1, -1, 4), candidates)
+        return Groups(
+            scores.new_zeros(len(labels), 0), empty, empty.unsqueeze(-1).expand(-1, -1, 4), candidates
+        )
     image, score, label, points = (torch.cat(part) for part in zip(*found, strict=True))
     return Groups(*_best_of_each_image(image, score, label, points, len(labels), limit), candidates)
 

@@ -34,7 +34,9 @@ class FeaturePyramid(nn.Module):
         self.strides, self.channels, self.extra_from = tuple(strides), channels, extra_from
         lateral = [stride for stride in in_channels if stride >= strides[0]]
         if not lateral or any(b != 2 * a for a, b in zip(strides, strides[1:], strict=False)):
-            raise ValueError(f"a pyramid with strides {strides} cannot stand on features at {list(in_channels)}")
+            raise ValueError(
+                f"a pyramid with strides {strides} cannot stand on features at {list(in_channels)}"
+            )
         self.lateral_strides = tuple(sorted(lateral))
         self.lateral = nn.ModuleDict(
             {str(s): _conv(in_channels[s], channels, 1, batch_norm) for s in self.lateral_strides}

@@ -27,13 +27,19 @@ class Tower(nn.Module):
         if norm not in NORMS:
             raise ValueError(f"norm is {norm!r}; known are {', '.join(NORMS)}")
         bias = norm != "batch_per_level"
-        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1, bias=bias) for _ in range(depth))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=bias) for _ in range(depth)
+        )
         self.norms = nn.ModuleList()
         for _ in range(depth):
             if norm == "batch_per_level":
                 self.norms.append(nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(levels)))
             else:
-                one = nn.GroupNorm(32 if channels % 32 == 0 else 8, channels) if norm == "group" else nn.Identity()
+                one = (
+                    nn.GroupNorm(32 if channels % 32 == 0 else 8, channels)
+                    if norm == "group"
+                    else nn.Identity()
+                )
                 self.norms.append(nn.ModuleList([one] * levels))
         self.activation = nn.ReLU(inplace=True)
         for conv in self.convs:

@@ -36,7 +36,9 @@ def gaussian_radius(height: Tensor, width: Tensor, overlap: float = 0.3, legacy:
     if legacy:
         a = torch.tensor([1.0, 4.0, 4.0 * overlap])
         b = torch.stack([total, 2 * total, -2 * overlap * total], -1)
-        c = torch.stack([area * (1 - overlap) / (1 + overlap), (1 - overlap) * area, (overlap - 1) * area], -1)
+        c = torch.stack(
+            [area * (1 - overlap) / (1 + overlap), (1 - overlap) * area, (overlap - 1) * area], -1
+        )
         root = (b**2 - 4 * a.to(b) * c).clamp(min=0).sqrt()
         return ((b + root) / 2).amin(-1)
     same = (total - (total**2 - 4 * area * (1 - overlap) / (1 + overlap)).clamp(min=0).sqrt()) / 2
@@ -47,9 +49,7 @@ def gaussian_radius(height: Tensor, width: Tensor, overlap: float = 0.3, legacy:
     return torch.stack([same, inwards, outwards], -1).amin(-1)
 
 
-def object_radius(
-    boxes: Tensor, stride: int, overlap: float = 0.3, legacy: bool = False
-) -> Tensor:
+def object_radius(boxes: Tensor, stride: int, overlap: float = 0.3, legacy: bool = False) -> Tensor:
     """Whole-cell Gaussian radius of every box: (..., 4) xyxy pixels to (...) float, at least 0."""
     size = ((boxes[..., 2:] - boxes[..., :2]) / stride).ceil().clamp(min=1)
     return gaussian_radius(size[..., 1], size[..., 0], overlap, legacy).floor().clamp(min=0)
@@ -112,7 +112,9 @@ def heatmap_target(
     )
 
 
-def owners(target: ClassificationTarget, cells: Tensor, labels: Tensor, present: Tensor, width: int, area: int) -> Tensor:
+def owners(
+    target: ClassificationTarget, cells: Tensor, labels: Tensor, present: Tensor, width: int, area: int
+) -> Tensor:
     """Which object each positive of a heat map stands for: (P,) int64 position in the flattened (B, M) list.
 
     Where several objects of a class share a cell it is the first of them; at padding the number means nothing.
@@ -160,7 +162,9 @@ def _element_index(plane_index: Tensor, labels: Tensor, num_classes: int, cells:
 
 
 def _ignored_cells(targets: Targets, ignored: Tensor, height: int, width: int, stride: int) -> Tensor:
-    return cells_inside(targets.boxes, ignored, cell_centres(height, width, stride, targets.boxes.device)).flatten()
+    return cells_inside(
+        targets.boxes, ignored, cell_centres(height, width, stride, targets.boxes.device)
+    ).flatten()
 
 
 def cell_centres(height: int, width: int, stride: int, device: torch.device) -> Tensor:

@@ -163,7 +163,9 @@ class ObjectBox(nn.Module):
         for i, (x, stride, reach) in enumerate(zip(levels, self.strides, self.reach, strict=True)):
             box_features = self.box_tower(x, i)
             outputs["objectness"].append(as_map(self.last_objectness_layers[i](box_features), 1).squeeze(-1))
-            outputs["classes"].append(as_map(self.last_class_layers[i](self.class_tower(x, i)), self.num_classes))
+            outputs["classes"].append(
+                as_map(self.last_class_layers[i](self.class_tower(x, i)), self.num_classes)
+            )
             outputs["distances"].append(as_map(self.box_layers[i](box_features), 4))
             cells = _grid(*x.shape[-2:], x.device)
             outputs["cells"].append(cells)

@@ -19,7 +19,14 @@ class PointHead(nn.Module):
     """
 
     def __init__(
-        self, *, channels: int, hidden: int, num_classes: int, prior: float, values: dict[str, int], shared: bool
+        self,
+        *,
+        channels: int,
+        hidden: int,
+        num_classes: int,
+        prior: float,
+        values: dict[str, int],
+        shared: bool,
     ) -> None:
         super().__init__()
         heads = {"heat": map_head(channels, hidden, num_classes, prior=prior)}
@@ -30,7 +37,11 @@ class PointHead(nn.Module):
     @property
     def heat_layer(self) -> nn.Conv2d:
         """The heat map's last layer, whose bias is the prior."""
-        return self.branches["heat"] if isinstance(self.branches["heat"], nn.Conv2d) else self.branches["heat"][-1]
+        return (
+            self.branches["heat"]
+            if isinstance(self.branches["heat"], nn.Conv2d)
+            else self.branches["heat"][-1]
+        )
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, channels, h, w) to ``heat`` (B, C, h, w) logits and each value (B, its channels, h, w)."""

@@ -84,7 +84,9 @@ class RetinaNet(nn.Module):
             extra_from="backbone",
             batch_norm=pyramid_batch_norm,
         )
-        self.base_anchors = [base_anchors(anchor_size * s, anchor_ratios, anchor_scales) for s in self.strides]
+        self.base_anchors = [
+            base_anchors(anchor_size * s, anchor_ratios, anchor_scales) for s in self.strides
+        ]
         per_cell = len(anchor_ratios) * len(anchor_scales)
         levels = len(self.strides)
         self.class_tower = Tower(channels=channels, depth=tower_depth, norm=norm, levels=levels)
@@ -178,7 +180,10 @@ class RetinaNet(nn.Module):
         for logits, deltas, size in zip(outputs["logits"], outputs["deltas"], image_sizes, strict=True):
             boxes, scores, labels = [], [], []
             parts = zip(
-                logits.split(per_level), deltas.split(per_level), outputs["anchors"].split(per_level), strict=True
+                logits.split(per_level),
+                deltas.split(per_level),
+                outputs["anchors"].split(per_level),
+                strict=True,
             )
             for level_logits, level_deltas, level_anchors in parts:
                 score, location, label = select_candidates(

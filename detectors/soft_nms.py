@@ -74,5 +74,6 @@ def as_detections(boxes: Tensor, scores: Tensor, labels: Tensor) -> list[Detecti
     """Padded batch (score 0 at padding, scores falling) to one list entry per image."""
     counts = (scores > 0).sum(1).tolist()
     return [
-        Detections(boxes=boxes[i, :n], scores=scores[i, :n], labels=labels[i, :n]) for i, n in enumerate(counts)
+        Detections(boxes=boxes[i, :n], scores=scores[i, :n], labels=labels[i, :n])
+        for i, n in enumerate(counts)
     ]

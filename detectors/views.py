@@ -8,7 +8,12 @@ from torch import Tensor, nn
 from detectors.contract import Outputs
 
 # Outputs of the detectors on pyramids that are scores: logits for each location, with or without classes.
-LEVEL_SCORES = {"logits": "class", "classes": "class", "objectness": "objectness", "centerness": "centre-ness"}
+LEVEL_SCORES = {
+    "logits": "class",
+    "classes": "class",
+    "objectness": "objectness",
+    "centerness": "centre-ness",
+}
 
 
 def score_maps(detector: nn.Module, outputs: Outputs, height: int, width: int) -> dict[str, Tensor]:

@@ -55,7 +55,9 @@ def unknown_choice(arguments: list[str]) -> str | None:
 def unknown_key(arguments: list[str], config_name: str) -> str | None:
     """One line about the first ``a.b=value`` whose key does not exist in the config, or None."""
     keys = [found[1] for a in arguments if (found := re.match(r"([\w.]+)=", a))]
-    groups = [a for a in arguments if "=" in a and (CONF / a.lstrip("+").split("=")[0]).is_dir() and "," not in a]
+    groups = [
+        a for a in arguments if "=" in a and (CONF / a.lstrip("+").split("=")[0]).is_dir() and "," not in a
+    ]
     try:
         GlobalHydra.instance().clear()
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):

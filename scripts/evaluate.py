@@ -14,17 +14,16 @@ import sys
 from pathlib import Path
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
 from afl.tracking import write_json
 from afl.training import ConfigError
-from afl.training.build import build_detector, loop_options
-from afl.training.checkpoint import LAST, CheckpointError, load_checkpoint
-from afl.training.data import read_data
+from afl.training.build import loop_options
+from afl.training.checkpoint import CheckpointError
 from afl.training.distributed import join_world, leave_world
-from afl.training.run import CONFIG, evaluate_detector
+from afl.training.load import load_run
+from afl.training.run import evaluate_detector
 from datasets import DataError
 from scripts.entry import quiet_libraries
 
@@ -36,31 +35,20 @@ def main(arguments: list[str]) -> None:
     given = OmegaConf.from_dotlist([a.lstrip("+") for a in arguments])
     if "run" not in given:
         sys.exit("which run? python -m scripts.evaluate run=outputs/NAME")
-    folder = Path(given.pop("run"))
-    if not (folder / CONFIG).exists():
-        sys.exit(f"{folder} has no {CONFIG}: it is not a run directory of scripts.train")
-    checkpoint = Path(given.pop("checkpoint", folder / "checkpoints" / LAST))
-    config = OmegaConf.load(folder / CONFIG)
-    OmegaConf.set_struct(config, True)
-    try:
-        config = OmegaConf.merge(config, given)
-    except OmegaConfBaseException as error:
-        sys.exit(f"the run's config has no such key: {str(error).splitlines()[0]}")
-    world = join_world(config.trainer.device)
-    data = read_data(config)
-    detector = build_detector(config, data.classes)
-    state = load_checkpoint(checkpoint)
-    if state["average"] is not None:
-        weights = {k.removeprefix("module."): v for k, v in state["average"].items() if k.startswith("module.")}
-    else:
-        weights = state["model"]
-    detector.load_state_dict(weights)
-    detector.to(world.device)
-    options = loop_options(config, num_images=len(data.train), world_size=world.size)
-    metrics, _ = evaluate_detector(detector, config, data, world, folder, options, detections="evaluation_detections.json")
+    folder, checkpoint = Path(given.pop("run")), given.pop("checkpoint", None)
+    run = load_run(folder, given, Path(checkpoint) if checkpoint else None)
+    world = join_world(run.config.trainer.device)
+    run.detector.to(world.device)
+    options = loop_options(run.config, num_images=len(run.data.train), world_size=world.size)
+    metrics, _ = evaluate_detector(
+        run.detector, run.config, run.data, world, folder, options, detections="evaluation_detections.json"
+    )
     if world.is_main:
-        show(metrics, dict(zip(data.statistics.names, data.statistics.groups, strict=True)), str(checkpoint))
-        write_json(folder / "evaluation.json", {"checkpoint": str(checkpoint), "step": state["step"], **metrics})
+        groups = dict(zip(run.data.statistics.names, run.data.statistics.groups, strict=True))
+        show(metrics, groups, str(run.checkpoint))
+        write_json(
+            folder / "evaluation.json", {"checkpoint": str(run.checkpoint), "step": run.step, **metrics}
+        )
     leave_world()
 
 
@@ -74,7 +62,9 @@ def show(metrics: dict, groups: dict[str, str], title: str) -> None:
     overall.add_row(*(_percent(value) for name, value in metrics.items() if name != "per_class"))
     console.print(overall)
     classes = Table("class", "group", "AP")
-    for name, value in sorted(metrics["per_class"].items(), key=lambda item: -1 if item[1] is None else item[1]):
+    for name, value in sorted(
+        metrics["per_class"].items(), key=lambda item: -1 if item[1] is None else item[1]
+    ):
         classes.add_row(name, groups[name], _percent(value))
     console.print(classes)
 

@@ -3,6 +3,7 @@
     python -m scripts.report figures                            # from the records behind the committed tables
     python -m scripts.report figures runs=outputs               # from the run directories
     python -m scripts.report figures records=FOLDER results=FOLDER
+    python -m scripts.report heads run=outputs/NAME             # what a detector's heads see of one image
 
 ``figures`` draws, as PNG and PDF in ``results/figures``: the gradient of every loss against p, AFL's gate, class weights
 against class count, and, where there are records of fl, cbl or afl, the gradient mass over their training.
@@ -32,19 +33,21 @@ from afl.reporting.figures import (
 from afl.tracking import Record
 from afl.training.build import instantiate
 from scripts.entry import CONF, quiet_libraries
+from scripts.report_heads import draw_heads
 
 MAIN_LOSSES = ("fl", "cbl", "afl", "cbfl")
 DEFAULTS = {"records": None, "runs": None, "results": "results"}
 
 
 def main(arguments: list[str]) -> None:
-    """``figures [records=FOLDER | runs=FOLDER] [results=FOLDER]``."""
+    """``figures [records=FOLDER | runs=FOLDER] [results=FOLDER]`` or ``heads run=FOLDER [image=ID] [results=FOLDER]``."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     quiet_libraries()
+    if arguments[:1] == ["heads"]:
+        draw_heads(arguments[1:])
+        return
     if arguments[:1] != ["figures"]:
-        sys.exit(
-            "which report? python -m scripts.report figures [records=FOLDER | runs=OUTPUTS] [results=results]"
-        )
+        sys.exit("which report? python -m scripts.report figures | heads run=outputs/NAME")
     given = OmegaConf.to_container(OmegaConf.from_dotlist(arguments[1:]))
     unknown = sorted(set(given) - set(DEFAULTS))
     if unknown:

@@ -106,7 +106,11 @@ def run(config: DictConfig, seeds: list[int]) -> list[Record]:
     try:
         while waiting:
             running = process.poll() is None
-            new = [cell for cell in waiting if (found := cell.record()) is not None and found != before[cell.name]]
+            new = [
+                cell
+                for cell in waiting
+                if (found := cell.record()) is not None and found != before[cell.name]
+            ]
             for cell in new:
                 waiting.remove(cell)
                 _announce(cell, len(cells) - len(waiting), len(cells), time.perf_counter() - started)
@@ -124,7 +128,9 @@ def run(config: DictConfig, seeds: list[int]) -> list[Record]:
     if waiting:
         names = ", ".join(cell.name for cell in waiting)
         last = "\n".join(log_path.read_text(encoding="utf-8").rstrip().splitlines()[-8:])
-        console.print(f"no record came of {names}. The end of {log_path}:\n{last}", highlight=False, markup=False)
+        console.print(
+            f"no record came of {names}. The end of {log_path}:\n{last}", highlight=False, markup=False
+        )
     return _records(cells)
 
 
@@ -143,7 +149,9 @@ def main(config: DictConfig) -> None:
         records = load_records(sorted(kept.glob("*.json")))
         seeds = list(config.seeds or sorted({record.seed for record in records}))
         if not records:
-            sys.exit(f"{kept} has no records yet; make them: python -m scripts.table table={config.table.name} action=run")
+            sys.exit(
+                f"{kept} has no records yet; make them: python -m scripts.table table={config.table.name} action=run"
+            )
     else:
         sys.exit(f"action is {config.action!r}; it is run or build")
     table = _table(config, seeds, records)
@@ -183,7 +191,11 @@ def _announce(cell: Cell, done: int, total: int, seconds: float) -> None:
         result = f"AP {100 * record.metrics['AP']:.1f} in {record.seconds:.0f} s"
     else:
         result = f"failed: {record.error}"
-    console.print(f"[{done}/{total}] {cell.name}: {result} ({seconds / 60:.1f} min so far)", highlight=False, markup=False)
+    console.print(
+        f"[{done}/{total}] {cell.name}: {result} ({seconds / 60:.1f} min so far)",
+        highlight=False,
+        markup=False,
+    )
 
 
 def _finished(cell: Cell) -> bool:

@@ -25,7 +25,9 @@ class LossWarmUp(Weighting):
     def __init__(self, info: MapInfo, *, steps: int, start: float = 0.1) -> None:
         super().__init__()
         if steps <= 0 or not 0 <= start <= 1:
-            raise ValueError(f"steps is {steps} and start {start}, but steps must be positive and start in [0, 1].")
+            raise ValueError(
+                f"steps is {steps} and start {start}, but steps must be positive and start in [0, 1]."
+            )
         self.length, self.start, self.num_classes = steps, start, info.num_classes
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
@@ -34,9 +36,12 @@ class LossWarmUp(Weighting):
         """Scalar in [0, 1]."""
         return self.start + (1.0 - self.start) * (self.steps / self.length).clamp(max=1.0)
 
-    def forward(self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights) -> ElementWeights:
+    def forward(
+        self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights
+    ) -> ElementWeights:
         return weights.times(
-            positive=self.factor.expand(target.positive.shape), negative_class=self.factor.expand(self.num_classes)
+            positive=self.factor.expand(target.positive.shape),
+            negative_class=self.factor.expand(self.num_classes),
         )
 
     def update(self) -> None:

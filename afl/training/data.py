@@ -111,7 +111,9 @@ def training_batches(config: DictConfig, data: RunData, world: World, start_step
         seed=config.seed,
         rank=world.rank,
         world_size=world.size,
-        repeat_factors=repeat_factors(data.train, dataset.repeat_threshold) if dataset.repeat_threshold else None,
+        repeat_factors=repeat_factors(data.train, dataset.repeat_threshold)
+        if dataset.repeat_threshold
+        else None,
     )
     return make_train_loader(
         samples,

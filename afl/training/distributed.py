@@ -37,7 +37,9 @@ def join_world(device: str) -> World:
     chosen = torch.device("cuda", local) if device == "cuda" else torch.device(device)
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
-            raise ValueError("trainer.device=cuda, but torch sees no CUDA device; use trainer.device=cpu or auto")
+            raise ValueError(
+                "trainer.device=cuda, but torch sees no CUDA device; use trainer.device=cpu or auto"
+            )
         torch.cuda.set_device(chosen)
     if size > 1 and not dist.is_initialized():
         backend = "nccl" if chosen.type == "cuda" else "gloo"

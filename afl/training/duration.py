@@ -27,7 +27,9 @@ class Duration:
         found = _PATTERN.fullmatch(str(text))
         unit = _SYNONYMS.get(found[2], found[2]) if found else None
         if unit not in UNITS:
-            raise ValueError(f"{text!r} is not a duration; write a number and one of {', '.join(UNITS)}: 600steps")
+            raise ValueError(
+                f"{text!r} is not a duration; write a number and one of {', '.join(UNITS)}: 600steps"
+            )
         return cls(float(found[1]), unit)
 
     def in_steps(self, *, images_per_epoch: int, batch_size: int, total_steps: int | None = None) -> int:
@@ -45,7 +47,9 @@ class Duration:
         elif self.unit == "images":
             steps = self.amount / batch_size
         elif total_steps is None:
-            raise ValueError(f"{self.amount:g}percent of what? the length of training itself needs another unit")
+            raise ValueError(
+                f"{self.amount:g}percent of what? the length of training itself needs another unit"
+            )
         else:
             steps = self.amount / 100 * total_steps
         return max(1, round(steps)) if self.amount > 0 else 0

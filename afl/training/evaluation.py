@@ -40,7 +40,11 @@ class TestTime:
     @property
     def views(self) -> list[tuple[float, bool]]:
         """(scale, mirrored) of each view."""
-        return [(scale, mirrored) for scale in self.scales for mirrored in ((False, True) if self.flip else (False,))]
+        return [
+            (scale, mirrored)
+            for scale in self.scales
+            for mirrored in ((False, True) if self.flip else (False,))
+        ]
 
 
 def to_original(detections: Detections, matrix: Tensor, size: Tensor) -> Detections:
@@ -71,14 +75,20 @@ def look(
     new_height, new_width = images.shape[-2:]
     stretch = torch.tensor([new_height / height, new_width / width], device=sizes.device)
     # Mirrored, the padding stands on the left: the content's border is no longer at its size.
-    content = torch.tensor([new_height, new_width], device=sizes.device).expand_as(sizes) if mirrored else sizes * stretch
+    content = (
+        torch.tensor([new_height, new_width], device=sizes.device).expand_as(sizes)
+        if mirrored
+        else sizes * stretch
+    )
     with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
         outputs = detector(images)
     found = []
     for one in detector.decode(outputs, content):
         boxes = one.boxes
         if mirrored:
-            boxes = torch.stack([new_width - boxes[:, 2], boxes[:, 1], new_width - boxes[:, 0], boxes[:, 3]], 1)
+            boxes = torch.stack(
+                [new_width - boxes[:, 2], boxes[:, 1], new_width - boxes[:, 0], boxes[:, 3]], 1
+            )
         found.append(Detections(boxes / stretch.flip(0).repeat(2), one.scores, one.labels))
     return found
 

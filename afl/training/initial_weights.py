@@ -57,10 +57,14 @@ def identity(config: DictConfig) -> str:
     if source == SHAPES:
         text = OmegaConf.to_yaml(pretraining_config(config), resolve=True, sort_keys=True)
         kept = {
-            key: value for key, value in OmegaConf.create(text).items() if key not in ("paths", "logger", "dataset")
+            key: value
+            for key, value in OmegaConf.create(text).items()
+            if key not in ("paths", "logger", "dataset")
         }
         del kept["trainer"]["threads"], kept["trainer"]["progress"], kept["trainer"]["num_workers"]
-        return hashlib.sha256(OmegaConf.to_yaml(OmegaConf.create(kept), sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(OmegaConf.to_yaml(OmegaConf.create(kept), sort_keys=True).encode()).hexdigest()[
+            :12
+        ]
     return hashlib.sha256(_file(source).read_bytes()).hexdigest()[:12]
 
 

@@ -23,7 +23,9 @@ def draw_picture(picture: Picture, names: Sequence[str], score_threshold: float 
     truth, found = _canvas(picture.pixels, scale), _canvas(picture.pixels, scale)
     for box, label in zip(picture.boxes, picture.labels, strict=True):
         _draw(truth, box * scale, names[int(label)], TRUTH_COLOR)
-    for box, score, label in zip(picture.found_boxes, picture.found_scores, picture.found_labels, strict=True):
+    for box, score, label in zip(
+        picture.found_boxes, picture.found_scores, picture.found_labels, strict=True
+    ):
         if score >= score_threshold:
             _draw(found, box * scale, f"{names[int(label)]} {float(score):.2f}", FOUND_COLOR)
     return np.concatenate([truth, found], 1)
@@ -38,7 +40,9 @@ def contact_sheet(pictures: Sequence[Picture], names: Sequence[str], columns: in
     return np.concatenate(rows)
 
 
-def draw_maps(picture: Picture, maps: dict[str, np.ndarray], names: Sequence[str], columns: int = 4) -> np.ndarray:
+def draw_maps(
+    picture: Picture, maps: dict[str, np.ndarray], names: Sequence[str], columns: int = 4
+) -> np.ndarray:
     """What a detector's heads see: each score map over the image, then ground truth and detections.
 
     Args:
@@ -53,7 +57,9 @@ def draw_maps(picture: Picture, maps: dict[str, np.ndarray], names: Sequence[str
     tiles = []
     for name, scores in maps.items():
         top = max(float(scores.max()), 1e-6)
-        stretched = cv2.resize((scores / top * 255).astype(np.uint8), (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)
+        stretched = cv2.resize(
+            (scores / top * 255).astype(np.uint8), (SIDE, SIDE), interpolation=cv2.INTER_NEAREST
+        )
         color = cv2.applyColorMap(stretched, cv2.COLORMAP_INFERNO)[..., ::-1]
         tile = cv2.addWeighted(canvas, 0.35, np.ascontiguousarray(color), 0.65, 0)
         tiles.append(_titled(tile, f"{name}  (top {top:.2f})"))

@@ -19,7 +19,9 @@ log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
-def initialise_priors(detector: nn.Module, batches: Iterable[Batch], world: World, *, channels_last: bool) -> None:
+def initialise_priors(
+    detector: nn.Module, batches: Iterable[Batch], world: World, *, channels_last: bool
+) -> None:
     """Count positives and elements of the maps whose loss wants it, and set the bias of their last layers.
 
     Only the first ``BATCHES`` batches are looked at; detectors whose losses do not ask are left as they are.

@@ -43,6 +43,7 @@ from afl.training.distributed import World, barrier, join_world
 from afl.training.evaluation import TestTime, detect
 from afl.training.gradient_dynamics import GradientDynamics
 from afl.training.initial_weights import identity, start_from
+from afl.training.load import CONFIG
 from afl.training.lock import RunBusy, run_lock
 from afl.training.loop import LoopOptions, LoopState, moving_average, restore, train
 from afl.training.optimizer import build_optimizer
@@ -51,13 +52,7 @@ from afl.training.prior import adapt_threshold, initialise_priors
 from afl.training.progress import ProgressReport
 from datasets.images import read_image
 
-RECORD, CONFIG, CURVES, DETECTIONS, PICTURES = (
-    "record.json",
-    "config.yaml",
-    "metrics.jsonl",
-    "detections.json",
-    "predictions.png",
-)
+RECORD, CURVES, DETECTIONS, PICTURES = "record.json", "metrics.jsonl", "detections.json", "predictions.png"
 log = logging.getLogger(__name__)
 
 
@@ -92,7 +87,9 @@ def run_cell(config: DictConfig, *, wait: bool = False) -> Record | None:
     elif finished is None:
         return _run(config, plain, key, folder, data, world)
     if world.is_main:
-        log.info("%s is finished: AP %s (%s)", key.name, _percent(finished.metrics.get("AP")), folder / RECORD)
+        log.info(
+            "%s is finished: AP %s (%s)", key.name, _percent(finished.metrics.get("AP")), folder / RECORD
+        )
     return finished
 
 
@@ -185,7 +182,9 @@ def _train_and_evaluate(
     if saved is None:
         batches = training_batches(config, data, world, 0)
         initialise_priors(detector, batches, world, channels_last=options.channels_last)
-    optimizer = build_optimizer(instantiate(config.optimizer.factory), detector, config.optimizer.weight_decay)
+    optimizer = build_optimizer(
+        instantiate(config.optimizer.factory), detector, config.optimizer.weight_decay
+    )
     average = moving_average(detector, config.trainer.ema) if config.trainer.ema else None
     state = restore(saved, detector, optimizer, average) if saved else LoopState()
     if saved and world.is_main:
@@ -337,7 +336,11 @@ def protocol(config: DictConfig, options: LoopOptions, detector: nn.Module) -> d
     """What a caption says beside the cell."""
     trainer = config.trainer
     backbone = config.backbone.get("name") or "tiny"
-    start = "ImageNet weights" if config.backbone.get("pretrained") else config.initial_weights or "random weights"
+    start = (
+        "ImageNet weights"
+        if config.backbone.get("pretrained")
+        else config.initial_weights or "random weights"
+    )
     return {
         "backbone": f"{backbone}, {start if start != 'shapes' else 'pre-trained on generated images of other classes'}",
         "image size": str(config.dataset.image_size),

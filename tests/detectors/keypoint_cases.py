@@ -69,7 +69,10 @@ def points_on_sides(boxes: Tensor, generator: torch.Generator) -> Tensor:
     """(..., 4) boxes to (..., 4, 2): a random point of the top, left, bottom and right side."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     share = torch.rand(*boxes.shape, generator=generator)
-    x, y = x1.unsqueeze(-1) + share * (x2 - x1).unsqueeze(-1), y1.unsqueeze(-1) + share * (y2 - y1).unsqueeze(-1)
+    x, y = (
+        x1.unsqueeze(-1) + share * (x2 - x1).unsqueeze(-1),
+        y1.unsqueeze(-1) + share * (y2 - y1).unsqueeze(-1),
+    )
     return torch.stack(
         [
             torch.stack([x[..., 0], y1], -1),
@@ -92,13 +95,18 @@ def images_of(index: AnnotationIndex) -> Iterator[tuple[int, Targets, Tensor, tu
             continue
         classes, labels = np.unique(index.labels[chosen], return_inverse=True)
         height, width = int(index.heights[i]), int(index.widths[i])
-        yield i, Targets(
-            boxes=torch.from_numpy(index.boxes[chosen])[None],
-            labels=torch.from_numpy(labels.astype(np.int64))[None],
-            ignored=torch.from_numpy(index.crowd[chosen] | index.difficult[chosen])[None],
-            image_sizes=torch.tensor([[height, width]]),
-            extreme_points=torch.from_numpy(index.extreme_points[chosen])[None],
-        ), torch.from_numpy(classes), (-(-height // 32) * 32, -(-width // 32) * 32)
+        yield (
+            i,
+            Targets(
+                boxes=torch.from_numpy(index.boxes[chosen])[None],
+                labels=torch.from_numpy(labels.astype(np.int64))[None],
+                ignored=torch.from_numpy(index.crowd[chosen] | index.difficult[chosen])[None],
+                image_sizes=torch.tensor([[height, width]]),
+                extreme_points=torch.from_numpy(index.extreme_points[chosen])[None],
+            ),
+            torch.from_numpy(classes),
+            (-(-height // 32) * 32, -(-width // 32) * 32),
+        )
 
 
 def perfect_logits(target: ClassificationTarget, height: int, width: int) -> Tensor:
@@ -190,7 +198,14 @@ def iou_by_hand(a: tuple, b: tuple) -> float:
 def clipped_by_hand(found: list[tuple], height: int, width: int) -> list[tuple]:
     """(score, class, x1, y1, x2, y2) cut at the image's border, without the empty ones."""
     cut = [
-        (s, c, min(max(x1, 0), width), min(max(y1, 0), height), min(max(x2, 0), width), min(max(y2, 0), height))
+        (
+            s,
+            c,
+            min(max(x1, 0), width),
+            min(max(y1, 0), height),
+            min(max(x2, 0), width),
+            min(max(y2, 0), height),
+        )
         for s, c, x1, y1, x2, y2 in found
     ]
     return [entry for entry in cut if entry[4] > entry[2] and entry[5] > entry[3]]

@@ -36,7 +36,9 @@ def test_losses_equal_the_published_ones_written_out():
     peak = heat == 1
     positive = -((1 - p) ** 2 * p.log())[peak].sum()
     negative = -((1 - heat) ** 4 * p**2 * (1 - p).log())[~peak & ~crowd.unsqueeze(-1)].sum()
-    torch.testing.assert_close(losses["heat"].double(), (positive + negative) / peak.sum(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        losses["heat"].double(), (positive + negative) / peak.sum(), rtol=1e-5, atol=1e-6
+    )
     size = offset = 0.0
     for b, m in targets.valid.nonzero():
         x1, y1, x2, y2 = (targets.boxes[b, m] / 4).tolist()
@@ -79,7 +81,10 @@ def test_encode_then_decode_gives_the_boxes_back(name, request, tmp_path):
                 hidden[number][0, taken[x, y]] = True
             taken[x, y] = m
         found[number] = model.decode(outputs, image.targets.image_sizes)[0]
-    lost, total = sum(int(h.sum()) for h in hidden.values()), sum(int(i.targets.valid.sum()) for i in truth.images.values())
+    lost, total = (
+        sum(int(h.sum()) for h in hidden.values()),
+        sum(int(i.targets.valid.sum()) for i in truth.images.values()),
+    )
     print(f"{name}: {lost} of {total} objects share their centre cell with another")
     assert lost <= 0.01 * total
     assert truth.average_precision(found, hidden) >= 0.99

@@ -73,9 +73,7 @@ class TestTags:
             objects = [(first[b, k].item(), second[b, k].item()) for k in range(count) if valid[b, k]]
             n, means = len(objects), [(e + f) / 2 for e, f in objects]
             near = [(e - m) ** 2 + (f - m) ** 2 for (e, f), m in zip(objects, means, strict=True)]
-            apart = [
-                max(0.0, 1 - abs(means[i] - means[j])) for i in range(n) for j in range(n) if i != j
-            ]
+            apart = [max(0.0, 1 - abs(means[i] - means[j])) for i in range(n) for j in range(n) if i != j]
             assert pull[b].item() == pytest.approx(sum(near) / n if n else 0)
             assert push[b].item() == pytest.approx(sum(apart) / (n * (n - 1)) if n > 1 else 0)
 
@@ -102,7 +100,9 @@ class TestLosses:
         # Every element is a negative with p = 0.1: p^2 (-ln(1 - p)) each, over a normaliser of 1.
         network = small_network(CornerNet, 5)
         targets = random_targets(0, batch=1, count=0, num_classes=5)
-        outputs = random_outputs(0, 1, 5, 16, 16) | {c: torch.full((1, 5, 16, 16), -math.log(9)) for c in CORNERS}
+        outputs = random_outputs(0, 1, 5, 16, 16) | {
+            c: torch.full((1, 5, 16, 16), -math.log(9)) for c in CORNERS
+        }
         losses = network.losses(outputs, targets)
         for corner in CORNERS:
             assert losses[corner].item() == pytest.approx(5 * 16 * 16 * 0.01 * -math.log(0.9), rel=1e-5)
@@ -116,10 +116,16 @@ class TestLosses:
             for k in range(4):
                 if targets.ignored[b, k]:
                     continue
-                for corner, xy in (("top_left", targets.boxes[b, k, :2]), ("bottom_right", targets.boxes[b, k, 2:])):
+                for corner, xy in (
+                    ("top_left", targets.boxes[b, k, :2]),
+                    ("bottom_right", targets.boxes[b, k, 2:]),
+                ):
                     for axis, value in enumerate(xy.tolist()):
                         column, row = (min(int(v // STRIDE), 15) for v in xy.tolist())
-                        d = abs(outputs[f"{corner}_offset"][b, axis, row, column].item() - (value / STRIDE - (column, row)[axis]))
+                        d = abs(
+                            outputs[f"{corner}_offset"][b, axis, row, column].item()
+                            - (value / STRIDE - (column, row)[axis])
+                        )
                         total += 0.5 * d * d if d < 1 else d - 0.5
         losses = small_network(CornerNet, 3).losses(outputs, targets)
         assert losses["offset"].item() == pytest.approx(total / 7, rel=1e-5)
@@ -133,7 +139,12 @@ class TestLosses:
         alone = [
             network.losses(
                 {name: value[b : b + 1] for name, value in outputs.items()},
-                Targets(targets.boxes[b : b + 1], targets.labels[b : b + 1], targets.ignored[b : b + 1], targets.image_sizes[b : b + 1]),
+                Targets(
+                    targets.boxes[b : b + 1],
+                    targets.labels[b : b + 1],
+                    targets.ignored[b : b + 1],
+                    targets.image_sizes[b : b + 1],
+                ),
             )
             for b in (0, 2)
         ]
@@ -159,7 +170,9 @@ class TestLosses:
             wanted = {
                 (b, label, column, row)
                 for b in range(2)
-                for label, (column, row) in zip(targets.labels[b].tolist(), cells[corner][b].tolist(), strict=True)
+                for label, (column, row) in zip(
+                    targets.labels[b].tolist(), cells[corner][b].tolist(), strict=True
+                )
             }
             assert maps[corner].num_positives() == len(wanted) > 400
         assert all(torch.isfinite(value) for value in network.losses(outputs, targets).values())
@@ -187,20 +200,30 @@ class TestLosses:
             assert value.dtype == torch.float32
             torch.testing.assert_close(value, network.losses(exact, targets)[name], rtol=1e-5, atol=1e-6)
         for found, same in zip(
-            network.decode(outputs, targets.image_sizes), network.decode(exact, targets.image_sizes), strict=True
+            network.decode(outputs, targets.image_sizes),
+            network.decode(exact, targets.image_sizes),
+            strict=True,
         ):
             assert found.scores.dtype == found.boxes.dtype == torch.float32
             assert torch.equal(found.scores, same.scores) and torch.equal(found.boxes, same.boxes)
 
 
-def decoded_by_hand(outputs: dict, b: int, size: tuple[int, int], corners: int, pairs: int, limit: int) -> list[tuple]:
+def decoded_by_hand(
+    outputs: dict, b: int, size: tuple[int, int], corners: int, pairs: int, limit: int
+) -> list[tuple]:
     """Every pair of the best peaks, one by one (CornerNet, 4.2)."""
     best = {}
     for corner in CORNERS:
         heat = outputs[corner][b].float().sigmoid().numpy()
         tag, offset = outputs[f"{corner}_tag"][b, 0], outputs[f"{corner}_offset"][b]
         best[corner] = [
-            (s, c, (j + offset[0, i, j].item()) * STRIDE, (i + offset[1, i, j].item()) * STRIDE, tag[i, j].item())
+            (
+                s,
+                c,
+                (j + offset[0, i, j].item()) * STRIDE,
+                (i + offset[1, i, j].item()) * STRIDE,
+                tag[i, j].item(),
+            )
             for s, c, i, j in peaks_by_hand(heat)[:corners]
         ]
     found = []
@@ -225,7 +248,9 @@ class TestDecode:
     def test_equal_to_trying_all_pairs(self, classes, height, width, options):
         network = small_network(CornerNet, classes, **options)
         outputs = random_outputs(classes, 3, classes, height, width)
-        sizes = torch.tensor([[height * STRIDE, width * STRIDE], [height * STRIDE - 9, width * STRIDE - 5], [20, 20]])
+        sizes = torch.tensor(
+            [[height * STRIDE, width * STRIDE], [height * STRIDE - 9, width * STRIDE - 5], [20, 20]]
+        )
         found = network.decode(outputs, sizes)
         assert sum(len(detections.scores) for detections in found) > 10
         for b in range(3):
@@ -237,7 +262,9 @@ class TestDecode:
     def test_no_pair_at_all_gives_no_detections(self):
         outputs = random_outputs(0, 2, 2, 8, 8)
         outputs["top_left_tag"] = outputs["top_left_tag"] + 100
-        assert [len(d.scores) for d in small_network(CornerNet, 2).decode(outputs, torch.full((2, 2), 32))] == [0, 0]
+        assert [
+            len(d.scores) for d in small_network(CornerNet, 2).decode(outputs, torch.full((2, 2), 32))
+        ] == [0, 0]
 
 
 def perfect_outputs(network: CornerNet, targets: Targets, height: int, width: int) -> dict:

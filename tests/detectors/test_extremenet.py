@@ -49,7 +49,9 @@ def random_outputs(seed: int, batch: int, classes: int, height: int, width: int,
     return {name: value.to(dtype) for name, value in outputs.items()}
 
 
-def all_quadruples(scores: np.ndarray, labels: np.ndarray, cells: np.ndarray, center: np.ndarray) -> np.ndarray:
+def all_quadruples(
+    scores: np.ndarray, labels: np.ndarray, cells: np.ndarray, center: np.ndarray
+) -> np.ndarray:
     """Every quadruple of (4, K) peaks of one image that passes every test, none left untried.
 
     Returns:
@@ -73,10 +75,15 @@ def all_quadruples(scores: np.ndarray, labels: np.ndarray, cells: np.ndarray, ce
 class TestEdgeAggregation:
     def test_example(self):
         row = torch.tensor([[[[0.1, 0.3, 0.5, 0.4, 0.2]]]])
-        torch.testing.assert_close(aggregate_edges(row, -1, 0.1), torch.tensor([[[[0.1, 0.31, 0.60, 0.42, 0.2]]]]))
+        torch.testing.assert_close(
+            aggregate_edges(row, -1, 0.1), torch.tensor([[[[0.1, 0.31, 0.60, 0.42, 0.2]]]])
+        )
 
     @settings(deadline=None, max_examples=40)
-    @given(st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9]), min_size=1, max_size=12), st.sampled_from([-1, -2]))
+    @given(
+        st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9]), min_size=1, max_size=12),
+        st.sampled_from([-1, -2]),
+    )
     def test_equal_to_walking_down_both_sides(self, values, dim):
         expected = []
         for i, value in enumerate(values):
@@ -92,7 +99,9 @@ class TestEdgeAggregation:
     @pytest.mark.parametrize("dim", [-1, -2])
     def test_what_can_reach_the_floor_is_the_same_with_and_without_it(self, dim):
         generator = torch.Generator().manual_seed(0)
-        heat = torch.rand(2, 5, 9, 11, generator=generator) * torch.tensor([0.5, 0.1, 0.06, 0.04, 0.01]).view(5, 1, 1)
+        heat = torch.rand(2, 5, 9, 11, generator=generator) * torch.tensor([0.5, 0.1, 0.06, 0.04, 0.01]).view(
+            5, 1, 1
+        )
         whole, short = aggregate_edges(heat, dim, 0.1), aggregate_edges(heat, dim, 0.1, floor=0.1)
         assert torch.equal(whole[whole >= 0.1], short[whole >= 0.1])
         assert (short[whole < 0.1] < 0.1).all() and torch.equal(short[:, 4], heat[:, 4])
@@ -120,7 +129,9 @@ class TestGrouping:
             np.testing.assert_allclose(found.scores[b, :count], expected[:, 0], rtol=1e-5)
             quadruples = found.points[b, :count].tolist()
             if limit > count:
-                assert {tuple(q) for q in quadruples} == {tuple(q) for q in expected[:, 1:].astype(int).tolist()}
+                assert {tuple(q) for q in quadruples} == {
+                    tuple(q) for q in expected[:, 1:].astype(int).tolist()
+                }
             for side in range(4):
                 assert torch.equal(labels[b, side, found.points[b, :count, side]], found.labels[b, :count])
 
@@ -165,7 +176,9 @@ class TestGhosts:
         scores = torch.tensor([[0.35, 0.3, 0.3, 0.3]])
         same, other = torch.zeros(1, 4).long(), torch.tensor([[0, 0, 0, 1]])
         # 0.35 + 0.9 = 1.25 is more than 3 x 0.35; without the third it is not.
-        torch.testing.assert_close(suppress_ghosts(boxes, scores, same), torch.tensor([[0.175, 0.3, 0.3, 0.3]]))
+        torch.testing.assert_close(
+            suppress_ghosts(boxes, scores, same), torch.tensor([[0.175, 0.3, 0.3, 0.3]])
+        )
         assert torch.equal(suppress_ghosts(boxes, scores, other), scores)
         # At most 0.2 is left alone.
         assert torch.equal(suppress_ghosts(boxes, scores / 2, same), scores / 2)
@@ -203,9 +216,14 @@ class TestLosses:
             for k, (x1, y1, x2, y2) in enumerate(targets.boxes[b].tolist()):
                 size = [torch.tensor(float(math.ceil(side / STRIDE))) for side in (y2 - y1, x2 - x1)]
                 radius, label = int(gaussian_radius(*size)), int(targets.labels[b, k])
-                at = [(min(int(y // 4), 15), min(int(x // 4), 15)) for x, y in targets.extreme_points[b, k].tolist()]
+                at = [
+                    (min(int(y // 4), 15), min(int(x // 4), 15))
+                    for x, y in targets.extreme_points[b, k].tolist()
+                ]
                 (top, _), (_, left), (bottom, _), (_, right) = at
-                for name, (row, column) in zip(MAPS, [*at, ((top + bottom) // 2, (left + right) // 2)], strict=True):
+                for name, (row, column) in zip(
+                    MAPS, [*at, ((top + bottom) // 2, (left + right) // 2)], strict=True
+                ):
                     drawn[name].append((label, row, column, radius))
             for name in MAPS:
                 heats[name].append(gaussian_by_hand((3, 16, 16), drawn[name]))
@@ -222,7 +240,10 @@ class TestLosses:
                 for name, xy in zip(EXTREMES, targets.extreme_points[b, k].tolist(), strict=True):
                     cell = [min(int(v // STRIDE), 15) for v in xy]
                     for axis in (0, 1):
-                        d = abs(outputs[f"{name}_offset"][b, axis, cell[1], cell[0]].item() - (xy[axis] / STRIDE - cell[axis]))
+                        d = abs(
+                            outputs[f"{name}_offset"][b, axis, cell[1], cell[0]].item()
+                            - (xy[axis] / STRIDE - cell[axis])
+                        )
                         total += 0.5 * d * d if d < 1 else d - 0.5
         losses = small_network(ExtremeNet, 3).losses(outputs, targets)
         assert losses["offset"].item() == pytest.approx(total / 6, rel=1e-5)
@@ -245,7 +266,9 @@ class TestLosses:
             still = torch.zeros(16, 16, dtype=torch.bool)
             still[8:16, 8:12] = still[0:2, 8:16] = True
             assert torch.equal(outputs[name].grad[0].abs().sum(0) == 0, still)
-        only = Targets(boxes[:, :1], targets.labels[:, :1], targets.ignored[:, :1], targets.image_sizes, points[:, :1])
+        only = Targets(
+            boxes[:, :1], targets.labels[:, :1], targets.ignored[:, :1], targets.image_sizes, points[:, :1]
+        )
         assert losses["offset"] == network.losses(outputs, only)["offset"]
         assert all(torch.isfinite(value.grad).all() for value in outputs.values())
 
@@ -286,7 +309,9 @@ class TestLosses:
             assert value.dtype == torch.float32
             torch.testing.assert_close(value, network.losses(exact, targets)[name], rtol=1e-5, atol=1e-6)
         for found, same in zip(
-            network.decode(outputs, targets.image_sizes), network.decode(exact, targets.image_sizes), strict=True
+            network.decode(outputs, targets.image_sizes),
+            network.decode(exact, targets.image_sizes),
+            strict=True,
         ):
             assert found.scores.dtype == found.boxes.dtype == torch.float32
             assert torch.equal(found.scores, same.scores) and torch.equal(found.boxes, same.boxes)
@@ -331,7 +356,11 @@ def decoded_by_hand(outputs: dict, b: int, size: list[int], network: ExtremeNet)
         inner = [
             e[0]
             for e in kept
-            if e[1] == entry[1] and e[2] >= entry[2] and e[3] >= entry[3] and e[4] <= entry[4] and e[5] <= entry[5]
+            if e[1] == entry[1]
+            and e[2] >= entry[2]
+            and e[3] >= entry[3]
+            and e[4] <= entry[4]
+            and e[5] <= entry[5]
         ]
         ghost = entry[0] > 0.2 and sum(inner) > 3 * entry[0]
         judged.append((entry[0] / 2 if ghost else entry[0], *entry[1:]))
@@ -406,7 +435,9 @@ def round_trip(index) -> tuple[float, float, float]:
     """AP of the boxes of extreme points through targets and decoding: of all objects that have them, of those that are not
     ``unresolvable``, and the share of the latter."""
     truth = index.coco_dict()
-    for annotation, box in zip(truth["annotations"], box_of(torch.from_numpy(index.extreme_points)), strict=True):
+    for annotation, box in zip(
+        truth["annotations"], box_of(torch.from_numpy(index.extreme_points)), strict=True
+    ):
         if box.isfinite().all():
             x1, y1, x2, y2 = box.double().tolist()
             annotation["bbox"] = [x1, y1, x2 - x1, y2 - y1]

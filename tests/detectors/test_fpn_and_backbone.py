@@ -15,7 +15,9 @@ def test_pyramid_equals_torchvision(source, name):
     channels = {8: 6, 16: 10, 32: 12}
     ours = FeaturePyramid(in_channels=channels, strides=(8, 16, 32, 64, 128), channels=4, extra_from=source)
     # torchvision takes P6 from C5 or from P5 by comparing channel numbers
-    theirs = FeaturePyramidNetwork(list(channels.values()), 4, LastLevelP6P7(12 if source == "backbone" else 4, 4))
+    theirs = FeaturePyramidNetwork(
+        list(channels.values()), 4, LastLevelP6P7(12 if source == "backbone" else 4, 4)
+    )
     with torch.no_grad():
         for i, stride in enumerate(channels):
             for mine, other in ((ours.lateral, theirs.inner_blocks), (ours.output, theirs.layer_blocks)):
@@ -34,7 +36,9 @@ def test_pyramid_refuses_strides_it_cannot_make():
         FeaturePyramid(in_channels={4: 8, 8: 8}, strides=(4, 16), channels=4)
 
 
-@pytest.mark.parametrize("make", [TinyBackbone, lambda: ResNetBackbone(name="resnet18", pretrained=False, frozen_batch_norm=True)])
+@pytest.mark.parametrize(
+    "make", [TinyBackbone, lambda: ResNetBackbone(name="resnet18", pretrained=False, frozen_batch_norm=True)]
+)
 def test_backbone_strides_and_channels_are_as_told(make):
     backbone = make()
     for stride, x in backbone(torch.zeros(1, 3, 64, 64)).items():

@@ -38,7 +38,9 @@ def test_gaussian_radius_equals_published_table(height, width, overlap, fixed, l
 @given(h=st.floats(1, 200), w=st.floats(1, 200), overlap=st.floats(0.1, 0.9))
 @settings(max_examples=50, deadline=None)
 def test_radius_keeps_the_overlap_for_all_three_displacements(h, w, overlap):
-    r = gaussian_radius(torch.tensor(h, dtype=torch.float64), torch.tensor(w, dtype=torch.float64), overlap).item()
+    r = gaussian_radius(
+        torch.tensor(h, dtype=torch.float64), torch.tensor(w, dtype=torch.float64), overlap
+    ).item()
     area = h * w
     shifted = (h - r) * (w - r) / (2 * area - (h - r) * (w - r))
     inwards = (h - 2 * r) * (w - 2 * r) / area
@@ -102,7 +104,10 @@ def test_heatmap_target_equals_drawing_loop(seed):
 
 def test_cells_of_ignored_regions_are_ignored():
     targets = Targets(
-        torch.tensor([[[8.0, 8.0, 24.0, 24.0]]]), torch.tensor([[0]]), torch.tensor([[True]]), torch.tensor([[32, 32]])
+        torch.tensor([[[8.0, 8.0, 24.0, 24.0]]]),
+        torch.tensor([[0]]),
+        torch.tensor([[True]]),
+        torch.tensor([[32, 32]]),
     )
     target = heatmap_target(
         cells=torch.zeros(1, 1, 2, dtype=torch.long), radius=torch.zeros(1, 1), labels=targets.labels,
@@ -125,5 +130,8 @@ def test_top_peaks_equal_brute_force():
                     if heat[b, c, y, x] == around.max():
                         found.append((heat[b, c, y, x].item(), c, x, y))
         expected = sorted(found, reverse=True)[:5]
-        got = [(s.item(), c.item(), *xy.tolist()) for s, c, xy in zip(scores[b], labels[b], cells[b], strict=True)]
+        got = [
+            (s.item(), c.item(), *xy.tolist())
+            for s, c, xy in zip(scores[b], labels[b], cells[b], strict=True)
+        ]
         assert got == expected

@@ -88,7 +88,9 @@ def test_deltas_equal_torchvision_coder():
     deltas = encode_deltas(anchors, targets.boxes[0])
     torch.testing.assert_close(deltas, coder.encode_single(targets.boxes[0], anchors))
     wild = deltas * 9
-    torch.testing.assert_close(decode_deltas(anchors, wild), coder.decode_single(wild, anchors), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        decode_deltas(anchors, wild), coder.decode_single(wild, anchors), rtol=1e-4, atol=1e-3
+    )
     torch.testing.assert_close(decode_deltas(anchors, deltas), targets.boxes[0])
 
 
@@ -111,7 +113,9 @@ def test_losses_equal_torchvision_formulas():
         wanted[positive, targets.labels[b][match[positive]]] = 1.0
         kept = match != Matcher.BETWEEN_THRESHOLDS
         classification += sigmoid_focal_loss(outputs["logits"][b][kept], wanted[kept], reduction="sum")
-        encoded = BoxCoder((1.0,) * 4).encode_single(targets.boxes[b][match[positive]], outputs["anchors"][positive])
+        encoded = BoxCoder((1.0,) * 4).encode_single(
+            targets.boxes[b][match[positive]], outputs["anchors"][positive]
+        )
         box += (outputs["deltas"][b][positive] - encoded).abs().sum()
         positives += int(positive.sum())
     torch.testing.assert_close(losses["classification"], classification / positives)
@@ -124,10 +128,15 @@ def test_decode_equals_torchvision_postprocessing():
     outputs = {k: v.detach() for k, v in model(torch.randn(2, 3, 64, 64)).items()}
     outputs["logits"] = torch.randn_like(outputs["logits"]) * 2 - 2
     outputs["deltas"] = torch.randn_like(outputs["deltas"]) * 0.3
-    theirs = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3, detections_per_img=10_000)
+    theirs = retinanet_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=3, detections_per_img=10_000
+    )
     levels = outputs["level_sizes"].tolist()
     expected = theirs.postprocess_detections(
-        {"cls_logits": list(outputs["logits"].split(levels, 1)), "bbox_regression": list(outputs["deltas"].split(levels, 1))},
+        {
+            "cls_logits": list(outputs["logits"].split(levels, 1)),
+            "bbox_regression": list(outputs["deltas"].split(levels, 1)),
+        },
         [list(outputs["anchors"].split(levels))] * 2,
         [(64, 64), (50, 60)],
     )

@@ -19,7 +19,7 @@ def suppressed_class(boxes, scores, sigma, min_score):
     while left:
         best = max(left, key=left.get)
         kept[best] = left.pop(best)
-        left = {i: s * math.exp(-iou_by_hand(boxes[i], boxes[best]) ** 2 / sigma) for i, s in left.items()}
+        left = {i: s * math.exp(-(iou_by_hand(boxes[i], boxes[best]) ** 2) / sigma) for i, s in left.items()}
         left = {i: s for i, s in left.items() if s >= min_score}
     return kept
 
@@ -30,7 +30,9 @@ def random_boxes(generator, *shape):
 
 
 @settings(deadline=None, max_examples=40)
-@given(seed=st.integers(0, 10_000), count=st.integers(1, 25), classes=st.integers(1, 4), limit=st.integers(1, 30))
+@given(
+    seed=st.integers(0, 10_000), count=st.integers(1, 25), classes=st.integers(1, 4), limit=st.integers(1, 30)
+)
 def test_soft_nms_equals_the_algorithm_run_class_by_class(seed, count, classes, limit):
     generator = torch.Generator().manual_seed(seed)
     boxes = random_boxes(generator, 3, count)
@@ -52,7 +54,9 @@ def test_soft_nms_equals_the_algorithm_run_class_by_class(seed, count, classes, 
 
 def test_identical_box_is_lowered_by_the_gaussian_at_one():
     boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 10], [20, 20, 30, 30]]])
-    scores, index = soft_nms(boxes, torch.tensor([[0.9, 0.8, 0.5]]), torch.zeros(1, 3, dtype=torch.int64), limit=3)
+    scores, index = soft_nms(
+        boxes, torch.tensor([[0.9, 0.8, 0.5]]), torch.zeros(1, 3, dtype=torch.int64), limit=3
+    )
     assert index.tolist() == [[0, 2, 1]]
     torch.testing.assert_close(scores, torch.tensor([[0.9, 0.5, 0.8 * math.exp(-2)]]))
 
@@ -72,15 +76,23 @@ def test_boxes_are_clipped_to_their_image_and_empty_ones_dropped():
 def test_padding_and_nothing_at_all_give_no_detections():
     empty = as_detections(
         *soft_suppress(
-            torch.zeros(2, 0, 4), torch.zeros(2, 0), torch.zeros(2, 0, dtype=torch.int64), torch.full((2, 2), 32),
-            limit=5, sigma=0.5,
+            torch.zeros(2, 0, 4),
+            torch.zeros(2, 0),
+            torch.zeros(2, 0, dtype=torch.int64),
+            torch.full((2, 2), 32),
+            limit=5,
+            sigma=0.5,
         )
     )
     assert [len(d.scores) for d in empty] == [0, 0]
     padded = as_detections(
         *soft_suppress(
-            torch.tensor([[[0.0, 0, 4, 4], [1, 1, 9, 9]]]), torch.tensor([[0.0, 0.7]]), torch.zeros(1, 2).long(),
-            torch.full((1, 2), 32), limit=5, sigma=0.5,
+            torch.tensor([[[0.0, 0, 4, 4], [1, 1, 9, 9]]]),
+            torch.tensor([[0.0, 0.7]]),
+            torch.zeros(1, 2).long(),
+            torch.full((1, 2), 32),
+            limit=5,
+            sigma=0.5,
         )
     )
     assert padded[0].boxes.tolist() == [[1, 1, 9, 9]]

@@ -92,9 +92,7 @@ def test_crowd_of_hard_negatives_is_as_weak_as_the_crowd_of_easy_ones():
 def test_negative_under_a_gaussian_counts_as_its_scale():
     """An element of scale 1/4 four times is one element of scale 1."""
     z = torch.tensor([[0.3]] * 4 + [[0.8]]).double().logit()
-    many = plain_target(
-        5, 1, [4], negative_index=torch.arange(4), negative_scale=torch.full((4,), 0.25)
-    )
+    many = plain_target(5, 1, [4], negative_index=torch.arange(4), negative_scale=torch.full((4,), 0.25))
     once = plain_target(2, 1, [1])
     assert build(1)(z, many, torch.tensor(1.0)).item() == pytest.approx(
         build(1)(z[3:], once, torch.tensor(1.0)).item()

@@ -44,9 +44,7 @@ def test_gradient_equals_cross_entropy_on_shifted_logits_by_autograd(options, bl
         label = torch.where(torch.arange(len(location)) % 3 > 0, 0, target.positive_class)
         _, inverse = location.unique(return_inverse=True)
         first = torch.tensor([bool((inverse[:n] != inverse[n]).all()) for n in range(len(location))])
-        target = replace(
-            target, positive=torch.where(target.is_positive & first, location * 5 + label, -1)
-        )
+        target = replace(target, positive=torch.where(target.is_positive & first, location * 5 + label, -1))
         logits = random_logits(seed, target)
         _, gradient = loss_and_gradient(loss(logits, target, torch.tensor(1.0)), logits)
         loss.update()

@@ -32,6 +32,8 @@ def test_two_gloo_processes_equal_one_with_the_whole_batch(tmp_path):
     assert a.parent.parent.name == b.parent.parent.name  # the same run key
     first, second = (torch.load(path, weights_only=True)["model"] for path in (a, b))
     for name in first:
-        torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(
+            first[name], second[name], rtol=1e-4, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}"
+        )
     metrics = [read_record(path.parent.parent / "record.json").metrics for path in (a, b)]
     assert metrics[0] == pytest.approx(metrics[1], abs=1e-3)

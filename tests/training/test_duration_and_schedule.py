@@ -11,7 +11,15 @@ from afl.training.schedule import cosine_schedule, one_cycle_schedule, step_sche
 
 @pytest.mark.parametrize(
     ("text", "steps"),
-    [("60steps", 60), ("3epochs", 75), ("1.5 epochs", 38), ("320images", 20), ("10percent", 50), ("0steps", 0), ("1image", 1)],
+    [
+        ("60steps", 60),
+        ("3epochs", 75),
+        ("1.5 epochs", 38),
+        ("320images", 20),
+        ("10percent", 50),
+        ("0steps", 0),
+        ("1image", 1),
+    ],
 )
 def test_durations_in_steps(text, steps):
     assert Duration.parse(text).in_steps(images_per_epoch=400, batch_size=16, total_steps=500) == steps
@@ -57,7 +65,13 @@ def test_one_cycle_schedule_equals_torch_but_for_its_last_step():
     # torch's last phase ends on its last step, one before ours, and starts rising one step earlier
     theirs = rates(
         lambda o: torch.optim.lr_scheduler.OneCycleLR(
-            o, 1.0, total_steps=steps, pct_start=(peak + 1) / steps, div_factor=25, final_div_factor=400, cycle_momentum=False
+            o,
+            1.0,
+            total_steps=steps,
+            pct_start=(peak + 1) / steps,
+            div_factor=25,
+            final_div_factor=400,
+            cycle_momentum=False,
         ),
         steps,
     )

@@ -62,12 +62,21 @@ def test_boxes_go_back_through_the_inverse_of_the_matrix():
 def test_scales_must_be_positive():
     with pytest.raises(ValueError, match="scales"):
         TestTime(scales=(0.0,))
-    assert TestTime(flip=True, scales=(1.0, 2.0)).views == [(1.0, False), (1.0, True), (2.0, False), (2.0, True)]
+    assert TestTime(flip=True, scales=(1.0, 2.0)).views == [
+        (1.0, False),
+        (1.0, True),
+        (2.0, False),
+        (2.0, True),
+    ]
 
 
 @pytest.mark.parametrize("detector", ["retinanet", "centernet"])
 def test_flip_and_scales_run_from_the_command_line(small_cell, detector):
     from afl.training import run_cell
 
-    options = ("trainer.max_duration=1steps", "trainer.test_time.flip=true", "trainer.test_time.scales=[1.0,1.5]")
+    options = (
+        "trainer.max_duration=1steps",
+        "trainer.test_time.flip=true",
+        "trainer.test_time.scales=[1.0,1.5]",
+    )
     assert run_cell(small_cell(detector, "fl", *options)).status == "finished"

@@ -35,9 +35,13 @@ def test_the_fresh_head_gives_the_share_of_positives(small_cell, detector):
                 target, _, _ = model.assign(model(normalise(batch.images, True)), targets_of(batch))
             positives += int(target.num_positives())
             elements += int((~target.ignored).sum()) * data.train.num_classes
-        assert float(model.classification["classification"].prior) == pytest.approx(positives / elements, rel=1e-6)
+        assert float(model.classification["classification"].prior) == pytest.approx(
+            positives / elements, rel=1e-6
+        )
         adapt_threshold(model)
-        assert model.score_threshold == pytest.approx(min(0.05, positives / elements * data.train.num_classes))
+        assert model.score_threshold == pytest.approx(
+            min(0.05, positives / elements * data.train.num_classes)
+        )
 
 
 def test_losses_that_do_not_ask_are_left_alone(small_cell):

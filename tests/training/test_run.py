@@ -23,7 +23,9 @@ from afl.training.lock import RunBusy, run_lock
 
 ROOT = CONF.parent
 DETECTORS = sorted(path.stem for path in (CONF / "detector").glob("*.yaml"))
-LOSSES = sorted(str(path.relative_to(CONF / "loss").with_suffix("")) for path in (CONF / "loss").rglob("*.yaml"))
+LOSSES = sorted(
+    str(path.relative_to(CONF / "loss").with_suffix("")) for path in (CONF / "loss").rglob("*.yaml")
+)
 
 
 def weights(config, record) -> dict[str, torch.Tensor]:
@@ -136,7 +138,9 @@ def test_a_non_finite_loss_stops_the_run_and_names_images_and_terms(small_cell):
 def test_a_failed_run_is_tried_again(small_cell, monkeypatch):
     config = small_cell()
     with monkeypatch.context() as broken:
-        broken.setattr("afl.training.run.build_evaluator", lambda *_: (_ for _ in ()).throw(OSError("disk is full")))
+        broken.setattr(
+            "afl.training.run.build_evaluator", lambda *_: (_ for _ in ()).throw(OSError("disk is full"))
+        )
         with pytest.raises(OSError):
             run_cell(config)
     assert run_cell(config).status == "finished"
@@ -175,7 +179,11 @@ def test_evaluate_command_repeats_the_records_figures(small_cell, capsys):
 def test_every_detector_composes_and_runs_a_step_on_every_kind_of_backbone(small_cell, detector, backbone):
     overrides = [f"backbone={backbone}", "trainer.max_duration=1steps", "dataset.extreme_source=box_sides"]
     if backbone == "resnet18":
-        overrides += ["backbone.pretrained=false", "backbone.frozen_batch_norm=false", "backbone.frozen_stages=0"]
+        overrides += [
+            "backbone.pretrained=false",
+            "backbone.frozen_batch_norm=false",
+            "backbone.frozen_stages=0",
+        ]
     record = run_cell(small_cell(detector, "fl", *overrides))
     assert record.status == "finished"
 
@@ -203,7 +211,9 @@ def test_loss_arms_differ_in_their_keys_and_paths_do_not_matter(small_cell, tmp_
 
     assert key("centernet", "fl") != key("centernet", "afl")
     assert key("centernet", "fl") != key("centernet", "fl", "loss.gamma=1.5")
-    assert key("centernet", "fl") == key("centernet", "fl", f"paths.output={tmp_path}/elsewhere", "trainer.num_workers=3")
+    assert key("centernet", "fl") == key(
+        "centernet", "fl", f"paths.output={tmp_path}/elsewhere", "trainer.num_workers=3"
+    )
 
 
 def test_batches_that_cannot_be_shared_are_refused(small_cell):
