@@ -31,11 +31,11 @@ def draw_heads(arguments: list[str]) -> Path:
     results = Path(given.pop("results", "results"))
     run = load_run(folder, given)
     for batch in evaluation_batches(run.config, run.data, World(0, 1, torch.device("cpu"))):
-        for i, number in enumerate(batch.image_ids.tolist()):
-            if image_id in (None, number):
-                break
-        else:
+        numbers = batch.image_ids.tolist()
+        number = numbers[0] if image_id is None else image_id
+        if number not in numbers:
             continue
+        i = numbers.index(number)
         images = normalise(batch.images[i : i + 1], run.config.trainer.channels_last)
         outputs = run.detector(images)
         (found,) = run.detector.decode(outputs, batch.sizes[i : i + 1])
@@ -66,10 +66,7 @@ def draw_heads(arguments: list[str]) -> Path:
 
 
 def _over_content(scores: np.ndarray, size: list[int], padded: tuple[int, int]) -> np.ndarray:
-    """The part of a map that lies over the image and not over its padding, made square as the picture is."""
+    """The part of a map that lies over the image and not over its padding."""
     rows = max(1, round(scores.shape[0] * size[0] / padded[0]))
     columns = max(1, round(scores.shape[1] * size[1] / padded[1]))
-    longest = max(rows, columns)
-    square = np.zeros((longest, longest), np.float32)
-    square[:rows, :columns] = scores[:rows, :columns]
-    return square
+    return scores[:rows, :columns]

@@ -46,25 +46,26 @@ def draw_maps(
     """What a detector's heads see: each score map over the image, then ground truth and detections.
 
     Args:
-        maps: name to (h, w) scores in [0, 1], over the whole padded network input; brighter is higher, each map on its
-            own scale, whose top is written beside its name.
+        maps: name to (h, w) scores in [0, 1] over the image: black is 0, white 1; the highest is written below.
 
     Returns:
-        (rows * SIDE, columns * SIDE, 3) uint8 RGB.
+        (rows * height, columns * width, 3) uint8 RGB, the longer side of a tile's image being SIDE.
     """
     scale = SIDE / max(picture.pixels.shape[:2])
-    canvas = _canvas(picture.pixels, scale)
+    height, width = (max(1, round(side * scale)) for side in picture.pixels.shape[:2])
+    canvas = _canvas(picture.pixels, scale)[:height, :width]
     tiles = []
     for name, scores in maps.items():
-        top = max(float(scores.max()), 1e-6)
-        stretched = cv2.resize(
-            (scores / top * 255).astype(np.uint8), (SIDE, SIDE), interpolation=cv2.INTER_NEAREST
+        levels = (scores.clip(0, 1) * 255).astype(np.uint8)
+        stretched = cv2.resize(levels, (width, height), interpolation=cv2.INTER_NEAREST)
+        color = np.ascontiguousarray(cv2.applyColorMap(stretched, cv2.COLORMAP_INFERNO)[..., ::-1])
+        tiles.append(
+            _titled(cv2.addWeighted(canvas, 0.35, color, 0.65, 0), f"{name}, up to {float(scores.max()):.2f}")
         )
-        color = cv2.applyColorMap(stretched, cv2.COLORMAP_INFERNO)[..., ::-1]
-        tile = cv2.addWeighted(canvas, 0.35, np.ascontiguousarray(color), 0.65, 0)
-        tiles.append(_titled(tile, f"{name}  (top {top:.2f})"))
     pair = draw_picture(picture, names)
-    tiles += [_titled(pair[:, :SIDE].copy(), "ground truth"), _titled(pair[:, SIDE:].copy(), "detections")]
+    tiles.append(_titled(pair[:height, :width], "ground truth"))
+    tiles.append(_titled(pair[:height, SIDE : SIDE + width], "detections"))
+    columns = min(columns, len(tiles))
     while len(tiles) % columns:
         tiles.append(np.full_like(tiles[0], 255))
     rows = [np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)]
@@ -72,9 +73,10 @@ def draw_maps(
 
 
 def _titled(tile: np.ndarray, title: str) -> np.ndarray:
-    cv2.rectangle(tile, (0, SIDE - 18), (SIDE, SIDE), (0, 0, 0), cv2.FILLED)
-    cv2.putText(tile, title, (4, SIDE - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.42, TEXT_COLOR, 1, cv2.LINE_AA)
-    return tile
+    """The tile with a strip of text below it."""
+    strip = np.zeros((18, tile.shape[1], 3), np.uint8)
+    cv2.putText(strip, title, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, TEXT_COLOR, 1, cv2.LINE_AA)
+    return np.concatenate([tile, strip])
 
 
 def _canvas(pixels: np.ndarray, scale: float) -> np.ndarray:

@@ -1,0 +1,54 @@
+"""Pictures: boxes and score maps where they belong."""
+
+import numpy as np
+import pytest
+
+from afl.tracking import Picture
+from afl.training.pictures import FOUND_COLOR, SIDE, TRUTH_COLOR, contact_sheet, draw_maps, draw_picture
+
+
+def picture(height: int = 48, width: int = 96) -> Picture:
+    return Picture(
+        name="1",
+        pixels=np.full((height, width, 3), 128, np.uint8),
+        boxes=np.array([[12.0, 24.0, 48.0, 36.0]]),
+        labels=np.array([0]),
+        found_boxes=np.array([[48.0, 24.0, 72.0, 36.0], [0.0, 0.0, 9.0, 9.0]]),
+        found_scores=np.array([0.9, 0.1]),
+        found_labels=np.array([1, 1]),
+    )
+
+
+def test_boxes_are_drawn_at_their_scaled_sides_and_low_scores_not_at_all():
+    drawn = draw_picture(picture(), ["a", "b"])
+    scale = SIDE // 96
+    assert drawn.shape == (SIDE, 2 * SIDE, 3)
+    assert tuple(drawn[30 * scale, 48 * scale]) == TRUTH_COLOR  # right side of the true box
+    assert tuple(drawn[30 * scale, SIDE + 72 * scale]) == FOUND_COLOR
+    assert not (drawn[: 12 * scale, SIDE : SIDE + 12 * scale] == FOUND_COLOR).all(-1).any()
+
+
+def test_a_sheet_holds_every_picture():
+    assert contact_sheet([picture()] * 3, ["a", "b"]).shape == (2 * SIDE, 4 * SIDE, 3)
+
+
+def test_score_maps_are_bright_where_the_score_is():
+    scores = np.zeros((6, 12), np.float32)
+    scores[1, 9] = 1.0
+    sheet = draw_maps(picture(), {"heat": scores}, ["a", "b"])
+    cell = SIDE // 12
+    bright = sheet[: SIDE // 2, :SIDE].astype(int).sum(-1)
+    y, x = np.unravel_index(bright.argmax(), bright.shape)
+    assert (y // cell, x // cell) == (1, 9)
+    assert sheet.shape[1] == 3 * SIDE
+
+
+@pytest.mark.parametrize("detector", ["cornernet", "centernet", "extremenet", "retinanet", "fcos", "objectbox"])
+def test_the_heads_of_every_detector_can_be_looked_at(small_cell, detector, tmp_path):
+    from afl.training import run_cell
+    from scripts.report_heads import draw_heads
+
+    config = small_cell(detector, "fl", "trainer.max_duration=1steps")
+    record = run_cell(config)
+    path = draw_heads([f"run={config.paths.output}/{record.key}", f"results={tmp_path}/results"])
+    assert path.name == f"{detector}.png" and path.stat().st_size > 1000
