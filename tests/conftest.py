@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,16 @@ def shared_data() -> Path:
 def repository() -> Path:
     """Root of the checkout."""
     return ROOT
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Say what was compared with what: every test file opens with the truth that it holds the code against."""
+    passed = Counter(report.nodeid.split("::")[0] for report in terminalreporter.stats.get("passed", []))
+    if not passed:
+        return
+    terminalreporter.section("what was compared with what")
+    for path, count in sorted(passed.items()):
+        document = ast.get_docstring(ast.parse((ROOT / path).read_text(encoding="utf-8"))) or ""
+        terminalreporter.write_line(
+            f"{count:4d} passed  {path}: {' '.join(document.split(chr(10) * 2)[0].split())}"
+        )

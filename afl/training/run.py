@@ -175,12 +175,13 @@ def _train_and_evaluate(
     saved, notes = load_latest(folder / "checkpoints", key.digest)
     for note in notes:
         log.warning("%s", note)
+    # Made before anything is trained: data that the detector cannot learn from stops the run here.
+    batches = training_batches(config, data, world, start_step=saved["step"] if saved else 0)
     if saved is None:
         start_from(config, detector, world, pretrain)
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
     detector.to(world.device, memory_format=layout)
     if saved is None:
-        batches = training_batches(config, data, world, 0)
         initialise_priors(detector, batches, world, channels_last=options.channels_last)
     optimizer = build_optimizer(
         instantiate(config.optimizer.factory), detector, config.optimizer.weight_decay
@@ -213,7 +214,7 @@ def _train_and_evaluate(
     try:
         state = train(
             detector=detector,
-            batches=training_batches(config, data, world, state.step),
+            batches=batches,
             optimizer=optimizer,
             schedule=build_schedule(config, num_images=len(data.train), total_steps=options.total_steps),
             options=options,

@@ -1,3 +1,5 @@
+"""What all evaluators share: bad input is named, ranks merge to what one process gives, detections survive their JSON."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Intervals against printed t quantiles and closed forms."""
+
 from __future__ import annotations
 
 import math

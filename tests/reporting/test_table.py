@@ -1,3 +1,5 @@
+"""Tables against golden files, hand-computed folds, and invariance to the order of records."""
+
 from __future__ import annotations
 
 import csv

@@ -1,3 +1,5 @@
+"""Files are whole or not there: writes that fail half-way leave what was there before."""
+
 from __future__ import annotations
 
 import errno

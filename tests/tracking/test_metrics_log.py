@@ -1,3 +1,5 @@
+"""Curves cut at a resumed step equal those of a run that never stopped."""
+
 from __future__ import annotations
 
 import json

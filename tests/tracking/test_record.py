@@ -1,3 +1,5 @@
+"""Records come back as they were written; damaged and foreign ones are named."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Run keys: everything that changes a result changes the key, and nothing else does."""
+
 from __future__ import annotations
 
 import copy

@@ -1,3 +1,5 @@
+"""W&B may fail everywhere, the real package offline included, and a run never notices."""
+
 from __future__ import annotations
 
 import inspect

@@ -48,7 +48,9 @@ def test_score_maps_are_bright_where_the_score_is():
     assert sheet.shape[1] == 3 * SIDE
 
 
-@pytest.mark.parametrize("detector", ["cornernet", "centernet", "extremenet", "retinanet", "fcos", "objectbox"])
+@pytest.mark.parametrize(
+    "detector", ["cornernet", "centernet", "extremenet", "retinanet", "fcos", "objectbox"]
+)
 def test_the_heads_of_every_detector_can_be_looked_at(small_cell, detector, tmp_path):
     from afl.training import run_cell
     from scripts.report_heads import draw_heads

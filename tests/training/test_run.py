@@ -20,6 +20,7 @@ from afl.training.build import check_targets
 from afl.training.compose import CONF
 from afl.training.guard import NonFiniteLoss
 from afl.training.lock import RunBusy, run_lock
+from datasets import DataError
 
 ROOT = CONF.parent
 DETECTORS = sorted(path.stem for path in (CONF / "detector").glob("*.yaml"))
@@ -225,3 +226,10 @@ def test_evaluator_figures_do_not_depend_on_the_batch_size(small_cell):
     first = run_cell(small_cell("centernet", "fl", "trainer.eval_batch_size=8", "trainer.precision=fp32"))
     second = run_cell(small_cell("centernet", "fl", "trainer.eval_batch_size=3", "trainer.precision=fp32"))
     assert first.metrics == pytest.approx(second.metrics, abs=1e-3)
+
+
+def test_extremenet_on_boxes_alone_stops_before_any_training(small_cell, monkeypatch):
+    monkeypatch.setattr("afl.training.run.train", lambda **_: pytest.fail("trained"))
+    overrides = ("dataset=shapes_voc", "dataset.extreme_source=null", "initial_weights=shapes")
+    with pytest.raises(DataError, match="dataset.extreme_source=box_sides"):
+        run_cell(small_cell("extremenet", "fl", *overrides))
