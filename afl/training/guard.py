@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detectors.contract import Targets
 
@@ -16,21 +16,22 @@ class NonFiniteLoss(RuntimeError):
 
 
 def check_finite(
-    losses: dict[str, Tensor],
-    total: Tensor,
+    value: Tensor,
+    what: str,
     *,
+    losses: dict[str, Tensor],
     step: int,
     images: Tensor,
     image_ids: Tensor,
     targets: Targets,
-    model_state: dict[str, Tensor],
+    detector: nn.Module,
     folder: Path,
 ) -> None:
-    """Raise if ``total`` is not finite, after saving the batch and the weights that made it so.
+    """Raise if ``value`` is not finite, after saving the batch and the weights that made it so.
 
     Args:
+        value: scalar that must be finite, and ``what`` it is: the loss, or the norm of the gradient.
         losses: the terms by name.
-        total: their weighted sum.
         step: optimiser step, counted from 0.
         images: (B, 3, H, W) as the detector saw them.
         image_ids: (B,) ids of the data set.
@@ -39,7 +40,7 @@ def check_finite(
     Raises:
         NonFiniteLoss: with step, image ids, every term, and the file.
     """
-    if bool(torch.isfinite(total)):
+    if bool(torch.isfinite(value)):
         return
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"non_finite_step{step}.pt"
@@ -49,14 +50,14 @@ def check_finite(
             "images": images,
             "image_ids": image_ids,
             "targets": asdict(targets),
-            "model": model_state,
-            "losses": {name: value.detach() for name, value in losses.items()},
+            "model": detector.state_dict(),
+            "losses": {name: term.detach() for name, term in losses.items()},
         },
         path,
     )
-    terms = ", ".join(f"{name} {float(value.detach()):g}" for name, value in losses.items())
+    terms = ", ".join(f"{name} {float(term.detach()):g}" for name, term in losses.items())
     raise NonFiniteLoss(
-        f"the loss is not finite at step {step} ({terms}) on images {image_ids.tolist()}; "
+        f"the {what} is not finite at step {step} ({terms}) on images {image_ids.tolist()}; "
         f"the batch and the weights are in {path}. A lower learning rate, a longer warm-up or "
         "trainer.clip_norm usually help; `prepare_data check` looks for broken boxes."
     )

@@ -169,21 +169,22 @@ def train(
                 with dynamics if logged and last_part else contextlib.nullcontext():
                     losses = detector.losses(outputs, targets)
                 total = weighted_sum(losses, detector.loss_weights)
-                check_finite(
-                    losses,
-                    total,
-                    step=step,
-                    images=images,
-                    image_ids=batch.image_ids,
-                    targets=targets,
-                    model_state=detector.state_dict(),
-                    folder=folder,
-                )
+                suspects = {
+                    "losses": losses,
+                    "step": step,
+                    "images": images,
+                    "image_ids": batch.image_ids,
+                    "targets": targets,
+                    "detector": detector,
+                    "folder": folder,
+                }
+                check_finite(total, "loss", **suspects)
                 (total / options.accumulate).backward()
 
         # ---- one move of the weights --------------------------------------------------------
         limit = options.clip_norm if options.clip_norm is not None else float("inf")
         gradient_norm = nn.utils.clip_grad_norm_(detector.parameters(), limit)
+        check_finite(gradient_norm, "gradient norm", **suspects)
         optimizer.step()
         for loss in detector.classification.values():
             loss.update()

@@ -233,3 +233,22 @@ def test_extremenet_on_boxes_alone_stops_before_any_training(small_cell, monkeyp
     overrides = ("dataset=shapes_voc", "dataset.extreme_source=null", "initial_weights=shapes")
     with pytest.raises(DataError, match="dataset.extreme_source=box_sides"):
         run_cell(small_cell("extremenet", "fl", *overrides))
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(small_cell, monkeypatch):
+    from afl.training import loop
+
+    def poisoned(parameters, limit, real=loop.nn.utils.clip_grad_norm_):
+        parameters = list(parameters)
+        if poisoned.steps == 4:
+            parameters[0].grad[0] = float("nan")
+        poisoned.steps += 1
+        return real(parameters, limit)
+
+    poisoned.steps = 0
+    monkeypatch.setattr(loop.nn.utils, "clip_grad_norm_", poisoned)
+    config = small_cell("centernet", "fl")
+    with pytest.raises(NonFiniteLoss, match="gradient norm is not finite at step 4"):
+        run_cell(config)
+    (path,) = Path(config.paths.output).glob("*/checkpoints/last.pt")
+    assert all(torch.isfinite(value).all() for value in torch.load(path, weights_only=True)["model"].values())
