@@ -9,6 +9,7 @@ the rest, and the table fills as they finish. Tables and the records behind them
 
 from __future__ import annotations
 
+import itertools
 import logging
 import subprocess
 import sys
@@ -46,29 +47,22 @@ class Cell:
 
 def cells_of(config: DictConfig, seeds: list[int]) -> list[Cell]:
     """All cells of the table, in the order in which they are run: all detectors of one loss, then the next loss."""
-    found, table = [], config.table
-    data = {}
-    for seed in seeds:
-        for loss in table.losses:
-            for dataset in table.datasets:
-                for detector in table.detectors:
-                    cell = compose_cell(
-                        detector=detector,
-                        loss=loss,
-                        overrides=[
-                            f"dataset={dataset}",
-                            f"seed={seed}",
-                            f"paths.data={config.paths.data}",
-                            f"paths.cache={config.paths.cache}",
-                            f"paths.output={config.paths.output}",
-                            *table.overrides,
-                            *config.overrides,
-                        ],
-                    )
-                    if dataset not in data:
-                        data[dataset] = read_data(cell)
-                    key = cell_key(cell, data[dataset])
-                    found.append(Cell(key.slug, Path(config.paths.output) / key.name))
+    table, data, composed = config.table, {}, {}
+    shared = [f"paths.{name}={config.paths[name]}" for name in ("data", "cache", "output")]
+    found = []
+    for seed, loss, dataset, detector in itertools.product(
+        seeds, table.losses, table.datasets, table.detectors
+    ):
+        name = (loss, dataset, detector)
+        if name not in composed:
+            overrides = [f"dataset={dataset}", *shared, *table.overrides, *config.overrides]
+            composed[name] = compose_cell(detector=detector, loss=loss, overrides=overrides)
+        cell = composed[name]
+        cell.seed = seed
+        if dataset not in data:
+            data[dataset] = read_data(cell)
+        key = cell_key(cell, data[dataset])
+        found.append(Cell(key.slug, Path(config.paths.output) / key.name))
     return found
 
 

@@ -243,7 +243,7 @@ def _caption(spec: TableSpec, finished: Mapping[CellName, Record]) -> str:
     if devices:
         sentences.append(f"Device: {' / '.join(devices)}")
         sentences.append(f"Code: {' / '.join(sorted({_code(record) for record in finished.values()}))}")
-    if any(loss.startswith("afl") for loss in spec.losses):
+    if any("afl" in loss for loss in spec.losses):
         sentences.append("AFL here is a reconstruction: the paper's formula is not public")
     return ". ".join(sentences) + "."
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -16,6 +18,8 @@ from afl.training.distributed import World
 from detectors.backbone import load_features
 
 SHAPES = "shapes"
+LOCAL = ("threads", "progress", "num_workers")  # of the trainer: how a run goes, not what comes out
+GENERATED = ("seed", "num_train", "num_val", "more_classes", "image_size")  # of the generated set
 log = logging.getLogger(__name__)
 
 
@@ -55,17 +59,28 @@ def identity(config: DictConfig) -> str:
     if source is None:
         return ""
     if source == SHAPES:
-        text = OmegaConf.to_yaml(pretraining_config(config), resolve=True, sort_keys=True)
-        kept = {
-            key: value
-            for key, value in OmegaConf.create(text).items()
-            if key not in ("paths", "logger", "dataset")
+        parts = {
+            part: OmegaConf.to_container(config[part], resolve=True)
+            for part in ("backbone", "pyramid", "detector")
         }
-        del kept["trainer"]["threads"], kept["trainer"]["progress"], kept["trainer"]["num_workers"]
-        return hashlib.sha256(OmegaConf.to_yaml(OmegaConf.create(kept), sort_keys=True).encode()).hexdigest()[
-            :12
-        ]
+        return _pretraining_identity(config.cell.detector, json.dumps(parts, sort_keys=True))
     return hashlib.sha256(_file(source).read_bytes()).hexdigest()[:12]
+
+
+@lru_cache
+def _pretraining_identity(detector: str, parts: str) -> str:
+    """Digest of what decides the features: the network, in ``parts``, and how ``experiment=pretrain`` trains it."""
+    config = compose_cell(detector=detector, loss="fl", overrides=["experiment=pretrain"])
+    decisive = OmegaConf.to_container(config, resolve=True)
+    for name in ("paths", "logger", "dataset", *json.loads(parts)):
+        del decisive[name]
+    for name in ("device", *LOCAL):
+        del decisive["trainer"][name]
+    made_from = {
+        name: OmegaConf.to_container(config.dataset, resolve=True)["folder"][name] for name in GENERATED
+    }
+    text = json.dumps([decisive, made_from, parts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def pretraining_config(config: DictConfig) -> DictConfig:
@@ -76,7 +91,7 @@ def pretraining_config(config: DictConfig) -> DictConfig:
         for part in ("backbone", "pyramid", "detector", "paths"):
             pretraining[part] = config[part]
         pretraining.logger = OmegaConf.create({"_target_": "afl.tracking.NullTracker", "_partial_": True})
-        for name in ("device", "threads", "progress", "num_workers"):
+        for name in ("device", *LOCAL):
             pretraining.trainer[name] = config.trainer[name]
     return pretraining
 
