@@ -29,7 +29,7 @@ from scripts.entry import quiet_libraries, run_hydra
 
 POLL_SECONDS = 2.0
 log = logging.getLogger(__name__)
-console = Console()
+console = Console() if sys.stdout.isatty() else Console(width=150)
 
 
 @dataclass(frozen=True)

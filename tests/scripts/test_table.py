@@ -67,8 +67,12 @@ def test_a_table_without_records_says_how_to_make_them(tmp_path):
 
 def test_pretrained_features_are_told_apart_by_what_decides_them():
     def features(*overrides: str) -> str:
-        return identity(compose_cell(detector="centernet", loss="afl", overrides=["dataset=shapes", *overrides]))
+        return identity(
+            compose_cell(detector="centernet", loss="afl", overrides=["dataset=shapes", *overrides])
+        )
 
-    assert features() == features("paths.output=/elsewhere", "seed=3", "trainer.threads=2", "trainer.device=cpu")
+    assert features() == features(
+        "paths.output=/elsewhere", "seed=3", "trainer.threads=2", "trainer.device=cpu"
+    )
     assert features() != features("detector.head_channels=64")
     assert features("initial_weights=null") == ""
