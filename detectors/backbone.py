@@ -107,11 +107,15 @@ def _stage(before: int, width: int, count: int, stride: int) -> nn.Sequential:
 def load_features(module: nn.Module, path: str | Path) -> list[str]:
     """Start ``module`` from the weights in ``path``: every tensor whose name and shape fit, the rest stays.
 
-    Returns the names that did not fit (class layers of another set of classes, state of a loss).
+    The state of losses is never taken: where another run's loss had got to says nothing of this one.
+
+    Returns the names of the weights that did not fit, such as class layers of another set of classes.
     Raises ValueError when nothing fits: the file belongs to another architecture.
     """
     state = torch.load(path, map_location="cpu", weights_only=True)["model"]
-    own = module.state_dict()
+    own = {
+        name: value for name, value in module.state_dict().items() if not name.startswith("classification.")
+    }
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     if not any(name.startswith("backbone.") for name in fitting):
         raise ValueError(f"{path} has no weight that fits this detector: was it made with another backbone?")

@@ -23,7 +23,7 @@ from detectors.views import score_maps
 
 @torch.no_grad()
 def draw_heads(arguments: list[str]) -> Path:
-    """Draw the score maps and boxes of one validation image of a run; returns the PNG that was written."""
+    """Draw the score maps and boxes of one validation image of a run; returns the JPEG that was written."""
     given = OmegaConf.from_dotlist(arguments)
     if "run" not in given:
         sys.exit("which run? python -m scripts.report heads run=outputs/NAME")
@@ -57,9 +57,9 @@ def draw_heads(arguments: list[str]) -> Path:
             found_labels=found.labels.numpy(),
         )
         sheet = draw_maps(picture, maps, run.data.statistics.names)
-        path = results / "heads" / f"{run.config.cell.detector}.png"
+        path = results / "heads" / f"{run.config.cell.detector}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
+        write_bytes(path, cv2.imencode(".jpg", sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes())
         print(f"written: {path} (image {number} of {run.config.cell.dataset})")
         return path
     sys.exit(f"{folder}: the validation split has no image {image_id}")

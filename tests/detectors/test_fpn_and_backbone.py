@@ -87,10 +87,13 @@ def test_load_features_takes_what_fits(tmp_path):
             super().__init__()
             self.backbone = TinyBackbone(widths=(4, 4, 8, 8))
             self.layer = torch.nn.Linear(8, classes)
+            self.classification = torch.nn.BatchNorm1d(3)  # stands for a loss with running state
 
     first, second = Net(5), Net(7)
+    first.classification.running_mean.fill_(7.0)
     torch.save({"model": first.state_dict()}, tmp_path / "a.pt")
     assert load_features(second, tmp_path / "a.pt") == ["layer.bias", "layer.weight"]
+    assert second.classification.running_mean.eq(0).all()
     for name, value in first.backbone.state_dict().items():
         torch.testing.assert_close(second.backbone.state_dict()[name], value)
     with pytest.raises(ValueError, match="another backbone"):

@@ -58,4 +58,4 @@ def test_the_heads_of_every_detector_can_be_looked_at(small_cell, detector, tmp_
     config = small_cell(detector, "fl", "trainer.max_duration=1steps")
     record = run_cell(config)
     path = draw_heads([f"run={config.paths.output}/{record.key}", f"results={tmp_path}/results"])
-    assert path.name == f"{detector}.png" and path.stat().st_size > 1000
+    assert path.name == f"{detector}.jpg" and path.stat().st_size > 1000
