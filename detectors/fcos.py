@@ -17,6 +17,7 @@ positives is averaged over processes.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,7 @@ from detectors.fpn import FeaturePyramid
 from detectors.heads import Tower, as_map, normal_init, prior_bias
 from detectors.heatmap import cell_centres
 from detectors.normalizer import mean_over_ranks
-from detectors.postprocess import select_candidates, suppress
+from detectors.postprocess import detect_on_levels
 
 BACKGROUND = -1
 
@@ -246,38 +247,25 @@ class FCOS(nn.Module):
         """Boxes of each image: threshold, best pairs per level, per-class NMS."""
         per_level = outputs["level_sizes"].tolist()
         points, strides = outputs["points"].split(per_level), outputs["strides"].split(per_level)
-        found = []
-        for i, size in enumerate(image_sizes):
-            boxes, scores, labels = [], [], []
-            parts = zip(
-                outputs["logits"][i].split(per_level),
-                outputs["centerness"][i].split(per_level),
-                outputs["distances"][i].split(per_level),
-                points,
-                strides,
-                strict=True,
+
+        def level(i: int, k: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+            logits, centerness, distances = (
+                outputs[name][i].split(per_level)[k] for name in ("logits", "centerness", "distances")
             )
-            for logits, centerness, distances, level_points, level_strides in parts:
-                quality = centerness.float().sigmoid().unsqueeze(-1)
-                score, cell, label = select_candidates(
-                    (logits.float().sigmoid() * quality).sqrt(),
-                    self.score_threshold,
-                    self.candidates_per_level,
-                )
-                boxes.append(boxes_from_distances(level_points[cell], level_strides[cell], distances[cell]))
-                scores.append(score)
-                labels.append(label)
-            found.append(
-                suppress(
-                    torch.cat(boxes),
-                    torch.cat(scores),
-                    torch.cat(labels),
-                    size,
-                    iou=self.nms_iou,
-                    limit=self.max_detections,
-                )
+            scores = (logits.float().sigmoid() * centerness.float().sigmoid().unsqueeze(-1)).sqrt()
+            return scores, lambda at: boxes_from_distances(points[k][at], strides[k][at], distances[at])
+
+        return [
+            detect_on_levels(
+                (level(i, k) for k in range(len(per_level))),
+                size,
+                threshold=self.score_threshold,
+                candidates=self.candidates_per_level,
+                iou=self.nms_iou,
+                limit=self.max_detections,
             )
-        return found
+            for i, size in enumerate(image_sizes)
+        ]
 
 
 def boxes_from_distances(points: Tensor, strides: Tensor, distances: Tensor) -> Tensor:

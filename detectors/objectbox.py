@@ -33,6 +33,7 @@ once instead of twice; crowd regions are ignored.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -44,7 +45,7 @@ from detectors.contract import ClassCounts, Detections, LossFactory, MapInfo, Ou
 from detectors.fpn import FeaturePyramid
 from detectors.heads import Tower, as_map, normal_init, prior_bias
 from detectors.normalizer import mean_over_ranks
-from detectors.postprocess import select_candidates, suppress
+from detectors.postprocess import detect_on_levels
 
 CELLS_PER_LEVEL = 4
 
@@ -312,34 +313,28 @@ class ObjectBox(nn.Module):
     def decode(self, outputs: Outputs, image_sizes: Tensor) -> list[Detections]:
         """Boxes of each image: threshold, best pairs per level, per-class NMS."""
         per_level = outputs["level_shapes"].prod(1).tolist()
-        by_cell = [outputs[name].split(per_level) for name in ("cells", "strides", "reach")]
-        by_image = ("objectness", "classes", "distances")
-        found = []
-        for i, size in enumerate(image_sizes):
-            boxes, scores, labels = [], [], []
-            parts = zip(*(outputs[name][i].split(per_level) for name in by_image), *by_cell, strict=True)
-            for objectness, classes, distances, cells, strides, reach in parts:
-                score, cell, label = select_candidates(
-                    objectness.float().sigmoid().unsqueeze(-1) * classes.float().sigmoid(),
-                    self.score_threshold,
-                    self.candidates_per_level,
-                )
-                boxes.append(
-                    boxes_from_distances(cells[cell], strides[cell], activate(distances[cell], reach[cell]))
-                )
-                scores.append(score)
-                labels.append(label)
-            found.append(
-                suppress(
-                    torch.cat(boxes),
-                    torch.cat(scores),
-                    torch.cat(labels),
-                    size,
-                    iou=self.nms_iou,
-                    limit=self.max_detections,
-                )
+        cells, strides, reach = (outputs[name].split(per_level) for name in ("cells", "strides", "reach"))
+
+        def level(i: int, k: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+            objectness, classes, distances = (
+                outputs[name][i].split(per_level)[k] for name in ("objectness", "classes", "distances")
             )
-        return found
+            scores = objectness.float().sigmoid().unsqueeze(-1) * classes.float().sigmoid()
+            return scores, lambda at: boxes_from_distances(
+                cells[k][at], strides[k][at], activate(distances[at], reach[k][at])
+            )
+
+        return [
+            detect_on_levels(
+                (level(i, k) for k in range(len(per_level))),
+                size,
+                threshold=self.score_threshold,
+                candidates=self.candidates_per_level,
+                iou=self.nms_iou,
+                limit=self.max_detections,
+            )
+            for i, size in enumerate(image_sizes)
+        ]
 
 
 def _layers(levels: int, channels: int, outputs: int, bias: float = 0.0) -> nn.ModuleList:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
@@ -35,3 +37,30 @@ def suppress(
     boxes, scores, labels = boxes[solid], scores[solid].float(), labels[solid]
     keep = batched_nms(boxes, scores, labels, iou)[:limit]
     return Detections(boxes=boxes[keep], scores=scores[keep], labels=labels[keep])
+
+
+def detect_on_levels(
+    levels: Iterable[tuple[Tensor, Callable[[Tensor], Tensor]]],
+    size: Tensor,
+    *,
+    threshold: float,
+    candidates: int,
+    iou: float,
+    limit: int,
+) -> Detections:
+    """Detections of one image from the levels of a pyramid: the best pairs of each level, then per-class NMS over all.
+
+    Args:
+        levels: scores (L, C) of each level, and the boxes (n, 4) xyxy of n of its locations; only those of candidates
+            are asked for.
+        size: (2,) height and width of the image.
+        threshold: least score, exclusive; candidates: most pairs of a level.
+        iou, limit: see :func:`suppress`.
+    """
+    boxes, scores, labels = [], [], []
+    for level_scores, boxes_at in levels:
+        score, location, label = select_candidates(level_scores, threshold, candidates)
+        boxes.append(boxes_at(location))
+        scores.append(score)
+        labels.append(label)
+    return suppress(torch.cat(boxes), torch.cat(scores), torch.cat(labels), size, iou=iou, limit=limit)

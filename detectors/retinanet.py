@@ -11,6 +11,8 @@ number of positives is averaged over processes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +31,7 @@ from detectors.contract import ClassCounts, Detections, LossFactory, Outputs, Ta
 from detectors.fpn import FeaturePyramid
 from detectors.heads import Tower, as_map, normal_init, prior_bias
 from detectors.normalizer import mean_over_ranks
-from detectors.postprocess import select_candidates, suppress
+from detectors.postprocess import detect_on_levels
 
 
 class RetinaNet(nn.Module):
@@ -176,30 +178,21 @@ class RetinaNet(nn.Module):
     def decode(self, outputs: Outputs, image_sizes: Tensor) -> list[Detections]:
         """Boxes of each image: threshold, best pairs per level, deltas, per-class NMS."""
         per_level = outputs["level_sizes"].tolist()
-        found = []
-        for logits, deltas, size in zip(outputs["logits"], outputs["deltas"], image_sizes, strict=True):
-            boxes, scores, labels = [], [], []
-            parts = zip(
-                logits.split(per_level),
-                deltas.split(per_level),
-                outputs["anchors"].split(per_level),
-                strict=True,
+        anchors = outputs["anchors"].split(per_level)
+
+        def level(i: int, k: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+            deltas = outputs["deltas"][i].split(per_level)[k]
+            scores = outputs["logits"][i].split(per_level)[k].float().sigmoid()
+            return scores, lambda at: decode_deltas(anchors[k][at], deltas[at].float())
+
+        return [
+            detect_on_levels(
+                (level(i, k) for k in range(len(per_level))),
+                size,
+                threshold=self.score_threshold,
+                candidates=self.candidates_per_level,
+                iou=self.nms_iou,
+                limit=self.max_detections,
             )
-            for level_logits, level_deltas, level_anchors in parts:
-                score, location, label = select_candidates(
-                    level_logits.float().sigmoid(), self.score_threshold, self.candidates_per_level
-                )
-                boxes.append(decode_deltas(level_anchors[location], level_deltas[location].float()))
-                scores.append(score)
-                labels.append(label)
-            found.append(
-                suppress(
-                    torch.cat(boxes),
-                    torch.cat(scores),
-                    torch.cat(labels),
-                    size,
-                    iou=self.nms_iou,
-                    limit=self.max_detections,
-                )
-            )
-        return found
+            for i, size in enumerate(image_sizes)
+        ]

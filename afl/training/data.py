@@ -18,6 +18,7 @@ from datasets import (
     make_eval_loader,
     make_train_loader,
     repeat_factors,
+    require_same_classes,
 )
 from detectors.contract import ClassCounts
 
@@ -50,18 +51,14 @@ def read_data(config: DictConfig) -> RunData:
     """Both splits of ``config.dataset``.
 
     Raises:
-        ConfigError: the splits do not have the same classes.
+        DataError: the splits do not have the same classes.
     """
     train = instantiate(config.dataset.train)
     val = (
         instantiate(config.dataset.val) if config.subset is None else learnable_images(train, **config.subset)
     )
     train = train if config.subset is None else val
-    if list(train.category_names) != list(val.category_names):
-        odd = sorted(set(train.category_names) ^ set(val.category_names))
-        raise ConfigError(
-            f"training and validation split of {config.cell.dataset} differ in their classes: {', '.join(odd[:5])}"
-        )
+    require_same_classes(train, val)
     return RunData(train=train, val=val, statistics=ClassStatistics.from_index(train))
 
 
