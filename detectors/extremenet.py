@@ -72,7 +72,7 @@ class ExtremeNet(nn.Module):
         offset_weight: weight in the sum.
         aggregation: weight of edge aggregation.
         max_points: peaks of each extreme map that are grouped.
-        min_score: least score of an extreme point and of a centre.
+        score_threshold: least score of an extreme point and of a centre.
         max_groups: best quadruples per image that go into soft-NMS.
         soft_nms_sigma: width of its Gaussian.
         ghost_factor: how many times its own score a box's content may have before it is taken for a ghost.
@@ -99,7 +99,7 @@ class ExtremeNet(nn.Module):
         offset_weight: float = 1.0,
         aggregation: float = 0.1,
         max_points: int = 40,
-        min_score: float = 0.1,
+        score_threshold: float = 0.1,
         max_groups: int = 1000,
         soft_nms_sigma: float = 0.5,
         ghost_factor: float = 3.0,
@@ -108,7 +108,7 @@ class ExtremeNet(nn.Module):
         super().__init__()
         self.num_classes, self.stride = len(classes), stride
         self.min_overlap, self.legacy_radius = min_overlap, legacy_radius
-        self.aggregation, self.max_points, self.min_score = aggregation, max_points, min_score
+        self.aggregation, self.max_points, self.score_threshold = aggregation, max_points, score_threshold
         self.max_groups, self.soft_nms_sigma = max_groups, soft_nms_sigma
         self.ghost_factor, self.max_detections = ghost_factor, max_detections
         self.loss_weights = {name: 1.0 for name in MAPS} | {"offset": offset_weight}
@@ -222,7 +222,8 @@ class ExtremeNet(nn.Module):
         peaks, points = [], []
         for name in EXTREMES:
             along = -1 if name in ("top", "bottom") else -2
-            heat = aggregate_edges(outputs[name].float().sigmoid(), along, self.aggregation, self.min_score)
+            heat = outputs[name].float().sigmoid()
+            heat = aggregate_edges(heat, along, self.aggregation, self.score_threshold)
             peaks.append(top_peaks(keep_peaks(heat).clamp(max=1), self.max_points))
             points.append(peaks[-1][2] + gather_cells(outputs[f"{name}_offset"], peaks[-1][2]).float())
         scores, labels, cells = (torch.stack(part, 1) for part in zip(*peaks, strict=True))
@@ -231,7 +232,7 @@ class ExtremeNet(nn.Module):
             labels,
             cells,
             outputs["center"].float().sigmoid(),
-            threshold=self.min_score,
+            threshold=self.score_threshold,
             limit=self.max_groups,
         )
         sides = [

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from afl.losses.maturity import Maturity
+from afl.losses.primitive import positives
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, MapInfo, Weighting, positive_hardness
+from afl.losses.weighting import ElementWeights, MapInfo, Weighting, positive_hardness, positive_logits
 
 
 class AdaptiveGradient(Weighting):
@@ -34,6 +35,8 @@ class AdaptiveGradient(Weighting):
         threshold: h, the mean g at which the gate is fully open.
         per_class: a running mean, and so a kappa, for every class; a class moves only in steps that have one
             of its positives.
+        negatives: gate the negatives as well. Without them the link sees the weights of the links before it
+            and should be the last that changes positives.
     """
 
     def __init__(
@@ -45,10 +48,11 @@ class AdaptiveGradient(Weighting):
         momentum: float = 0.99,
         threshold: float = 0.5,
         per_class: bool = False,
+        negatives: bool = True,
     ) -> None:
         super().__init__()
         check_gate(kappa, tau)
-        self.kappa_0, self.tau = float(kappa), float(tau)
+        self.kappa_0, self.tau, self.negatives = float(kappa), float(tau), negatives
         self.maturity = Maturity(
             prior=info.prior,
             threshold=threshold,
@@ -68,7 +72,11 @@ class AdaptiveGradient(Weighting):
             self.maturity.observe(
                 positive_hardness(logits, target), target.is_positive, target.positive_class
             )
-        return replace(weights, gate=self.kappa / self.tau)
+        gated = replace(weights, gate=self.kappa / self.tau)
+        if self.negatives:
+            return gated
+        found = positives(positive_logits(logits, target), target, gated)
+        return weights if found is None else replace(weights, positive=found.weight)
 
     def update(self) -> None:
         self.maturity.update()

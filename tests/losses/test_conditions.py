@@ -184,6 +184,24 @@ def test_condition_6_mature_model_gets_class_balanced_focal_loss():
     )
 
 
+@pytest.mark.parametrize("per_class", [False, True])
+@pytest.mark.parametrize("soft", [False, True])
+def test_gate_on_positives_alone_leaves_every_negative_as_it_was(soft, per_class):
+    target = random_target(12, soft=soft)
+    logits = random_logits(12, target)
+    options = {"kappa": 3.0, "per_class": per_class}
+    both, alone, free = (
+        loss_and_gradient(build(alpha=0.25, weights={}, gradient=g)(logits, target, ONE), logits)[1].view(-1)
+        for g in (options, options | {"negatives": False}, None)
+    )
+    positive = torch.zeros_like(free, dtype=torch.bool)
+    positive[target.positive[target.is_positive]] = True
+    torch.testing.assert_close(alone[positive], both[positive])
+    assert torch.equal(alone[~positive], free[~positive])
+    assert (alone[positive].abs() < free[positive].abs()).all()
+    assert (both[~positive].abs() < free[~positive].abs()).all()
+
+
 @pytest.mark.parametrize("cap", [None, 10.0])
 def test_condition_7_instance_normalised_weights_keep_the_mass_of_positives_under_the_cap(cap):
     counts = torch.tensor([50552.0, 1000.0, 50.0, 3.0, 1.0])

@@ -44,6 +44,19 @@ def test_the_fresh_head_gives_the_share_of_positives(small_cell, detector):
         )
 
 
+@pytest.mark.parametrize("detector", ["retinanet", "fcos", "objectbox", "extremenet"])
+def test_a_detector_with_a_score_threshold_takes_the_loss_s_where_that_is_lower(small_cell, detector):
+    model = build_detector(
+        small_cell(detector, "sampling_free"), ClassCounts(torch.full((30,), 9.0), torch.full((30,), 9.0))
+    )
+    before = model.score_threshold
+    for factor in (2.0, 0.25):
+        for loss in model.classification.values():
+            loss.prior.fill_(factor * before / loss.num_classes)
+        adapt_threshold(model)
+        assert model.score_threshold == pytest.approx(min(1.0, factor) * before)
+
+
 def test_losses_that_do_not_ask_are_left_alone(small_cell):
     config = small_cell("centernet", "fl")
     classes = ClassCounts(torch.ones(30), torch.ones(30))
