@@ -5,8 +5,12 @@
 
 A heat map of a fresh head has a million easy negatives whose gradients are tiny one by one and overwhelming
 together: the Adaptive Gradient Function bounds single gradients and cannot see that, this bounds their sum.
-It is a permanent balance, in force wherever N > ratio P; as negatives are learnt N falls and a rises to 1 by
-itself.
+As negatives are learnt N falls and a rises by itself, to 1 only where N <= ratio P at the end: without a
+``threshold`` this is a permanent balance. With one it fades as the model's positives are learnt,
+
+    1 - i (1 - a),    i = clip((ghat - threshold) / (ghat_0 - threshold), 0, 1), the model's immaturity
+
+so that what is left is the loss without it.
 """
 
 from __future__ import annotations
@@ -15,9 +19,10 @@ import torch
 from torch import Tensor
 
 from afl.losses.distributed import all_reduce_sum
+from afl.losses.maturity import Maturity
 from afl.losses.primitive import gradient_mass
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, MapInfo, Weighting
+from afl.losses.weighting import ElementWeights, MapInfo, Weighting, positive_hardness
 
 
 class GradientBalance(Weighting):
@@ -34,6 +39,8 @@ class GradientBalance(Weighting):
         minimum: smallest factor.
         decay: of the running sums, per optimiser step; 1 sums for ever, which rare classes need.
         per_class: one balance for every class instead of one for the map.
+        threshold: mean g over positives from which on nothing is balanced; None: balanced for good.
+        momentum: of that mean, per optimiser step.
     """
 
     def __init__(
@@ -45,6 +52,8 @@ class GradientBalance(Weighting):
         minimum: float = 1e-4,
         decay: float = 0.99,
         per_class: bool = False,
+        threshold: float | None = None,
+        momentum: float = 0.99,
     ) -> None:
         super().__init__()
         if ratio <= 0 or power < 0 or not 0 < minimum <= 1 or not 0 <= decay <= 1:
@@ -54,6 +63,9 @@ class GradientBalance(Weighting):
             )
         self.num_classes, self.per_class = info.num_classes, per_class
         self.ratio, self.power, self.minimum, self.decay = ratio, power, minimum, decay
+        self.maturity = None
+        if threshold is not None:
+            self.maturity = Maturity(prior=info.prior, threshold=threshold, momentum=momentum)
         groups = info.num_classes if per_class else 1
         # Rows: mass of positives, mass of negatives.
         self.register_buffer("running", torch.zeros(2, groups, dtype=torch.float64))
@@ -69,6 +81,10 @@ class GradientBalance(Weighting):
             seen = all_reduce_sum(seen if self.per_class else seen.sum(1, keepdim=True))
             seen = torch.where(seen[0].sum() > 0, seen, 0.0)
             self.pending += seen
+            if self.maturity is not None:
+                self.maturity.observe(
+                    positive_hardness(logits, target), target.is_positive, target.positive_class
+                )
             mass = self.decay * self.running + seen
         factor = self._factor(mass).to(torch.float32)
         return weights.times(negative_class=factor.expand(self.num_classes))
@@ -77,6 +93,8 @@ class GradientBalance(Weighting):
         moved = self.decay * self.running + self.pending
         self.running.copy_(torch.where(self.pending[0].sum() > 0, moved, self.running))
         self.pending.zero_()
+        if self.maturity is not None:
+            self.maturity.update()
 
     def statistics(self) -> dict[str, float | Tensor]:
         return {"negative_factor": self._factor(self.running).squeeze()}
@@ -85,4 +103,5 @@ class GradientBalance(Weighting):
         """(groups,) a; 1 for a group that has had no positive yet."""
         positive, negative = mass
         balance = self.ratio * positive / negative.clamp(min=torch.finfo(mass.dtype).tiny)
-        return torch.where(positive > 0, balance.pow(self.power).clamp(self.minimum, 1.0), 1.0)
+        factor = torch.where(positive > 0, balance.pow(self.power).clamp(self.minimum, 1.0), 1.0)
+        return factor if self.maturity is None else 1.0 - self.maturity.immaturity * (1.0 - factor)

@@ -143,6 +143,32 @@ def test_condition_4_fresh_negatives_weigh_no_more_than_positives_together():
     assert down.item() == pytest.approx(positive.sum().item(), rel=1e-5)
 
 
+def test_fading_balance_is_the_balance_of_a_fresh_model_and_nothing_for_a_mature_one():
+    target = random_target(13, locations=4000, positives=5, scaled=0)
+    fresh = torch.full((8000, 5), -2.19, dtype=torch.float64).requires_grad_()
+    faded, kept, free = (build(balance=b) for b in ({"threshold": 0.5, "momentum": 0.0}, {}, None))
+    value, gradient = loss_and_gradient(faded(fresh, target, ONE), fresh)
+    torch.testing.assert_close((value, gradient), loss_and_gradient(kept(fresh, target, ONE), fresh))
+    assert value < free(fresh, target, ONE)
+    halfway = fresh.detach().clone()
+    halfway.view(-1)[target.positive[target.is_positive]] = torch.logit(torch.tensor(1 - 0.745)).double()
+    faded(halfway, target, ONE)
+    faded.update()  # mean g 0.745: half way from 0.99 to 0.5
+    link = faded.chain["balance"]
+    bare = GradientBalance(make_info(COUNTS))
+    bare.running.copy_(link.running)
+    half = link.statistics()["negative_factor"].item()
+    assert half == pytest.approx((1 + bare.statistics()["negative_factor"].item()) / 2, abs=1e-6)
+    with torch.no_grad():
+        halfway.view(-1)[target.positive[target.is_positive]] = 3.0
+    faded(halfway, target, ONE)
+    faded.update()
+    torch.testing.assert_close(
+        loss_and_gradient(faded(fresh, target, ONE), fresh),
+        loss_and_gradient(free(fresh, target, ONE), fresh),
+    )
+
+
 def test_condition_5_gradient_keeps_the_sign_of_p_minus_y():
     target = random_target(5, locations=200, positives=60)
     logits = random_logits(5, target, spread=10.0)
