@@ -150,6 +150,7 @@ def test_fading_balance_is_the_balance_of_a_fresh_model_and_nothing_for_a_mature
     value, gradient = loss_and_gradient(faded(fresh, target, ONE), fresh)
     torch.testing.assert_close((value, gradient), loss_and_gradient(kept(fresh, target, ONE), fresh))
     assert value < free(fresh, target, ONE)
+    faded.update()
     halfway = fresh.detach().clone()
     halfway.view(-1)[target.positive[target.is_positive]] = torch.logit(torch.tensor(1 - 0.745)).double()
     faded(halfway, target, ONE)
