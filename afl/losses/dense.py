@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 
 import torch
 from torch import Tensor
 
-from afl.losses.fused import block_rows, times_upstream
+from afl.losses.fused import block_rows, times_upstream, uses_triton
 from afl.losses.gradient import (
     alpha_balance,
     computing_type,
@@ -57,13 +58,28 @@ def dense_loss(
 class _DenseLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, targets, class_weights, strength, alpha, gamma, reduction, differentiable):
+        scale = 1.0 / max(logits.numel(), 1) if reduction == "mean" else 1.0
+        if uses_triton(logits):
+            loss, gradient = import_module("afl.losses.triton_dense").loss_and_gradient(
+                logits,
+                targets,
+                class_weights,
+                strength,
+                alpha,
+                gamma,
+                scale,
+                each=reduction == "none",
+                differentiable=differentiable,
+            )
+            if differentiable:
+                ctx.save_for_backward(gradient)
+            return loss
         dtype, device = computing_type(logits.dtype), logits.device
         z_rows, y_rows = _as_rows(logits), _as_rows(targets)
         each = reduction == "none"
         losses = torch.empty(z_rows.shape, dtype=dtype, device=device) if each else None
         gradient = torch.empty(z_rows.shape, dtype=logits.dtype, device=device) if differentiable else None
         total = torch.zeros((), dtype=torch.float64, device=device)
-        scale = 1.0 / max(logits.numel(), 1) if reduction == "mean" else 1.0
         with torch.autocast(device_type=device.type, enabled=False):
             for rows in _blocks(z_rows):
                 z, y = (matrix[rows].to(dtype).contiguous() for matrix in (z_rows, y_rows))
@@ -84,8 +100,7 @@ class _DenseLoss(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream):
-        (gradient,) = ctx.saved_tensors
-        return times_upstream(gradient, upstream), *(None,) * 7
+        return times_upstream(ctx, upstream), *(None,) * 7
 
 
 def _block_terms(

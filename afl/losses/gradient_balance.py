@@ -76,9 +76,9 @@ class GradientBalance(Weighting):
     ) -> ElementWeights:
         mass = self.running
         if self.training:
-            seen = torch.stack(gradient_mass(logits, target, weights))
+            seen = torch.stack(gradient_mass(logits, target, weights, by_class=self.per_class))
             # Summed over ranks here and not in ``update``: all of them must balance their first step alike.
-            seen = all_reduce_sum(seen if self.per_class else seen.sum(1, keepdim=True))
+            seen = all_reduce_sum(seen)
             seen = torch.where(seen[0].sum() > 0, seen, 0.0)
             self.pending += seen
             if self.maturity is not None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from importlib import import_module
 
 import torch
 from torch import Tensor
 
-from afl.losses.fused import block_rows, times_upstream
+from afl.losses.fused import block_rows, times_upstream, uses_triton
 from afl.losses.gradient import (
     alpha_balance,
     computing_type,
@@ -62,8 +63,7 @@ class _WeightedLoss(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream):
-        (gradient,) = ctx.saved_tensors
-        return times_upstream(gradient, upstream), None, None, None, None
+        return times_upstream(ctx, upstream), None, None, None, None
 
 
 def _loss_and_gradient(
@@ -73,6 +73,9 @@ def _loss_and_gradient(
     normalizer: Tensor,
     differentiable: bool,
 ) -> tuple[Tensor, Tensor | None]:
+    if uses_triton(logits):
+        kernels = import_module("afl.losses.triton_kernel")
+        return kernels.loss_and_gradient(logits, target, weights, normalizer, differentiable)
     dtype = computing_type(logits.dtype)
     scale = normalizer.detach().to(logits.device, dtype).reciprocal()
     gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device) if differentiable else None
@@ -243,19 +246,23 @@ class Exceptions:
 
 @torch.no_grad()
 def gradient_mass(
-    logits: Tensor, target: ClassificationTarget, weights: ElementWeights
+    logits: Tensor, target: ClassificationTarget, weights: ElementWeights, *, by_class: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Sums of |gradient| over the positives and the negatives of every class, without gate and normaliser.
+    """Sums of |gradient| over the positives and the negatives, without gate and normaliser.
 
     Returns:
-        Positive and negative mass, each (C,) float64.
+        Positive and negative mass, each float64: (C,) of every class, or (1,) of the whole map.
     """
     ungated = replace(weights, gate=None)
-    sums = torch.zeros((2, target.num_classes), dtype=torch.float64, device=logits.device)
-    alpha = alpha_balance(0.0, weights.alpha)
-    scale = torch.full((), alpha, dtype=computing_type(logits.dtype), device=logits.device)
-    for block in negative_blocks(logits, target, ungated, scale):
-        sums[1] += gradient_size(block.g, block.factor, block.loss, weights.gamma, out=block.spare).sum(0)
+    sums = torch.zeros((2, target.num_classes if by_class else 1), dtype=torch.float64, device=logits.device)
+    if not by_class and uses_triton(logits):
+        sums[1] += import_module("afl.losses.triton_kernel").negative_mass(logits, target, ungated)
+    else:
+        alpha = alpha_balance(0.0, weights.alpha)
+        scale = torch.full((), alpha, dtype=computing_type(logits.dtype), device=logits.device)
+        for block in negative_blocks(logits, target, ungated, scale):
+            size = gradient_size(block.g, block.factor, block.loss, weights.gamma, out=block.spare)
+            sums[1] += size.sum(0) if by_class else size.sum()
     apart = (
         positives(positive_logits(logits, target), target, ungated),
         scaled_negatives(logits, target, ungated),
@@ -264,7 +271,10 @@ def gradient_mass(
         if exceptions is not None:
             size = exceptions.weight * exceptions.alpha * exceptions.gradient.abs()
             size = torch.where(exceptions.valid, size, 0.0).to(sums.dtype)
-            sums[row].index_add_(0, exceptions.index % target.num_classes, size)
+            if by_class:
+                sums[row].index_add_(0, exceptions.index % target.num_classes, size)
+            else:
+                sums[row] += size.sum()
     return sums[0], sums[1]
 
 
@@ -305,7 +315,7 @@ def positives(z: Tensor, target: ClassificationTarget, weights: ElementWeights) 
     if not target.positive.numel():
         return None
     label = target.positive_class
-    gamma = _of_class(weights.gamma, label)
+    gamma = _of_class(weights.gamma_of_positives, label)
     if target.value is None:
         g = torch.sigmoid(-z)
         factor = modulation(g, gamma)

@@ -62,9 +62,13 @@ def weighted_loss(
     """Sparse target (R, C): the sum over elements of W A alpha_t |p - y|^gamma BCE, over the normaliser."""
     y, weight = dense_target(target, weights, logits)
     strength = 0.0 if weights.gate is None else weights.gate
+    gamma = weights.gamma
+    if weights.positive_gamma is not None:
+        gamma = torch.zeros_like(y) + gamma
+        gamma.view(-1)[target.positive[target.positive >= 0]] = weights.positive_gamma
     z = logits.detach().requires_grad_()
-    closed = gate(z, quality_focal_loss(z, y, weights.gamma), weight, strength)
-    loss = closed * weight * alpha_t(y, weights.alpha) * quality_focal_loss(logits, y, weights.gamma)
+    closed = gate(z, quality_focal_loss(z, y, gamma), weight, strength)
+    loss = closed * weight * alpha_t(y, weights.alpha) * quality_focal_loss(logits, y, gamma)
     return loss.sum() / normalizer
 
 

@@ -14,7 +14,7 @@ takes no part, for as a negative it would weigh (1 - Y)^4 = 0. Heads without a b
 (CornerNet, ExtremeNet) have no q: ``UndefinedPair``.
 
 The focus is on negatives alone, which no chain of weightings can say, so this is a loss of its own, without
-a chain. Differs from the official code: nothing in the loss; the detectors here keep their own decoding.
+a chain: positives with an exponent of 0 and the weight q. Differs from the official code: nothing in the loss; the detectors here keep their own decoding.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from afl.losses.gradient import computing_type
 from afl.losses.primitive import weighted_loss
 from afl.losses.soft_labels import positive_quality
 from afl.losses.target import PADDING, ClassificationTarget
-from afl.losses.weighting import ElementWeights, MapInfo, positive_logits
+from afl.losses.weighting import ElementWeights, MapInfo
 
 
 class VarifocalLoss(nn.Module):
@@ -79,26 +79,23 @@ class VarifocalLoss(nn.Module):
                 f"{target.num_classes} classes and a loss built for {self.num_classes} classes do not fit."
             )
         quality = positive_quality(target, "vfl", self.name)
-        z = positive_logits(logits, target)
         good = target.is_positive & (quality > 0)
         # 0 beforehand, because padding may hold anything and would reach the gradient.
-        q = torch.where(good, quality, 0.0).to(z.dtype)
+        q = torch.where(good, quality, 0.0).to(computing_type(logits.dtype))
         # The list keeps what is no negative, with weight 0.
         listed = torch.where(good, target.positive, PADDING) if self.dense_positives else target.positive
-        negatives = weighted_loss(
+        return weighted_loss(
             logits,
-            replace(target, positive=listed, value=None),
+            replace(target, positive=listed, value=q),
             ElementWeights(
                 alpha=-1.0,
                 gamma=self.gamma,
-                positive=torch.zeros_like(z),
-                negative_class=z.new_full((self.num_classes,), self.alpha),
+                positive_gamma=0.0,
+                positive=q,
+                negative_class=q.new_full((self.num_classes,), self.alpha),
             ),
             normalizer,
         )
-        loss = q * F.binary_cross_entropy_with_logits(z, q, reduction="none")
-        total = loss.sum(dtype=torch.float64) / normalizer
-        return negatives + total.to(negatives.dtype)
 
     def update(self) -> None:
         """Nothing runs."""

@@ -40,6 +40,7 @@ class ElementWeights:
     Attributes:
         alpha: balance of positives and negatives, negative switches it off.
         gamma: focusing exponent, one number or (C,).
+        positive_gamma: that of the positives where it is another, one number; None: ``gamma``.
         positive: (P,) weights of the target's positives, in its order.
         negative_class: (C,) weights of negatives.
         negative_location: (R,) weights of negatives.
@@ -55,6 +56,12 @@ class ElementWeights:
     negative_location: Tensor | None = None
     negative_element: Tensor | None = None
     gate: Tensor | None = None
+    positive_gamma: float | None = None
+
+    @property
+    def gamma_of_positives(self) -> float | Tensor:
+        """Focusing exponent of the positives, one number or (C,)."""
+        return self.gamma if self.positive_gamma is None else self.positive_gamma
 
     def times(self, **factors: Tensor) -> ElementWeights:
         """The same weights with some of the four products multiplied by another factor."""

@@ -89,6 +89,7 @@ def random_weights(
     alpha: float = 0.25,
     gate: str = "none",
     negatives: bool = False,
+    positive_gamma: float | None = None,
 ) -> ElementWeights:
     """``gate`` none | scalar | class; ``gamma`` a number or ``class`` for one per class; double precision."""
     random = torch.Generator().manual_seed(seed)
@@ -105,6 +106,7 @@ def random_weights(
         negative_location=draw(locations) if negatives else None,
         negative_element=draw(locations, classes) if negatives else None,
         gate={"none": None, "scalar": draw(1)[0], "class": draw(classes)}[gate],
+        positive_gamma=positive_gamma,
     )
 
 

@@ -35,10 +35,23 @@ def assert_equals_reference(logits, target, weights):
     gamma=st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, "class"]),
     alpha=st.sampled_from([-1.0, 0.0, 0.25, 1.0]),
     gate=st.sampled_from(["none", "scalar", "class"]),
+    positive_gamma=st.sampled_from([None, 0.0, 1.5]),
     classes=st.sampled_from([1, 5]),
 )
 def test_fused_equals_dense_reference_on_random_targets(
-    seed, positives, scaled, padding, soft, ignored, verified, negatives, gamma, alpha, gate, classes
+    seed,
+    positives,
+    scaled,
+    padding,
+    soft,
+    ignored,
+    verified,
+    negatives,
+    gamma,
+    alpha,
+    gate,
+    positive_gamma,
+    classes,
 ):
     target = random_target(
         seed,
@@ -50,7 +63,15 @@ def test_fused_equals_dense_reference_on_random_targets(
         verified=verified,
         classes=classes,
     )
-    weights = random_weights(seed, target, gamma=gamma, alpha=alpha, gate=gate, negatives=negatives)
+    weights = random_weights(
+        seed,
+        target,
+        gamma=gamma,
+        alpha=alpha,
+        gate=gate,
+        negatives=negatives,
+        positive_gamma=positive_gamma,
+    )
     assert_equals_reference(random_logits(seed, target), target, weights)
 
 
@@ -252,3 +273,5 @@ def test_gradient_mass_equals_sums_of_the_reference_gradient(soft):
     size, is_positive = gradient.abs(), is_positive.view_as(logits)
     expected = (size * is_positive).sum(0), (size * ~is_positive).sum(0)
     torch.testing.assert_close(gradient_mass(logits.detach(), target, weights), expected)
+    whole = tuple(mass.sum(0, keepdim=True) for mass in expected)
+    torch.testing.assert_close(gradient_mass(logits.detach(), target, weights, by_class=False), whole)

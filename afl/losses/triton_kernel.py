@@ -1,0 +1,341 @@
+"""The fused loss of a map with a sparse target, on a GPU: logits read once, gradient written once.
+
+Three kernels share one bitmap, a bit for every element of the map. The first takes the positives: it sets
+their bits, writes their gradients and adds up their losses. The second does the same for the negatives with a
+scale of their own, and leaves alone what the first has taken. The third reads the whole map and treats
+everything that has no bit as a plain negative. All weightings that a chain can ask for are applied inside, in
+float32 whatever the logits' type; sums go through one partial sum for each block, so two runs agree to the bit.
+
+With TRITON_INTERPRET=1 in the environment before triton is imported, the kernels run on a CPU.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from afl.losses.gradient import alpha_balance
+from afl.losses.target import ClassificationTarget
+from afl.losses.triton_element import GAMMA_ANY, GAMMA_TWO, GAMMA_ZERO, hard_terms, soft_terms
+from afl.losses.triton_launch import WARPS, block_size, interpreted, on_device_of
+from afl.losses.weighting import ElementWeights
+
+# Elements of a program that goes through a list.
+_BLOCK_OF_LIST = 256
+
+
+def loss_and_gradient(
+    logits: Tensor,
+    target: ClassificationTarget,
+    weights: ElementWeights,
+    normalizer: Tensor,
+    differentiable: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """What ``primitive.weighted_loss`` returns, float32, and its gradient (R, C) in the logits' type, or None."""
+    logits = logits.contiguous()
+    gradient = torch.empty_like(logits) if differentiable else None
+    partial = _launch(logits, target, weights, normalizer.detach().float(), gradient, mass=False)
+    return partial.sum(dtype=torch.float64).to(torch.float32), gradient
+
+
+def negative_mass(logits: Tensor, target: ClassificationTarget, weights: ElementWeights) -> Tensor:
+    """Sum of |gradient| over all plain negatives, without gate and normaliser: a float64 scalar."""
+    one = torch.ones((), device=logits.device)
+    return _launch(logits.contiguous(), target, weights, one, None, mass=True).sum(dtype=torch.float64)
+
+
+def _launch(
+    logits: Tensor,
+    target: ClassificationTarget,
+    weights: ElementWeights,
+    normalizer: Tensor,
+    gradient: Tensor | None,
+    mass: bool,
+) -> Tensor:
+    """Run the kernels; the partial sums of the loss, or of the plain negatives' gradients with ``mass``."""
+    classes, elements, device = target.num_classes, logits.numel(), logits.device
+    dense = block_size()
+    sparse = dense if interpreted() else _BLOCK_OF_LIST
+    positives = target.positive.numel()
+    scaled = 0 if target.negative_index is None else target.negative_index.numel()
+    blocks = [triton.cdiv(positives, sparse), triton.cdiv(scaled, sparse), triton.cdiv(elements, dense)]
+    if not elements:
+        return torch.zeros(1, device=device)
+    partial = torch.zeros(sum(blocks), device=device)
+    marked = torch.zeros(triton.cdiv(elements, 32), dtype=torch.int32, device=device)
+    common = {
+        "logits": logits,
+        "gradient": gradient,
+        "marked": marked,
+        "gate": None if weights.gate is None or mass else weights.gate.contiguous(),
+        "GATE_OF_CLASS": weights.gate is not None and weights.gate.ndim > 0,
+        "normalizer": normalizer,
+        "C": classes,
+        "MASS": mass,
+    }
+    where = {
+        "ignored": _bytes(target.ignored),
+        "verified": _bytes(target.verified),
+        "image": None if target.verified is None else target.image.contiguous(),
+        **_gamma(weights.gamma),
+        "negative_class": _contiguous(weights.negative_class),
+        "negative_location": _contiguous(weights.negative_location),
+        "negative_element": _contiguous(weights.negative_element),
+        "balance": float(alpha_balance(0.0, weights.alpha)),
+    }
+    with on_device_of(logits):
+        if positives:
+            _positives[(blocks[0],)](
+                partial=partial,
+                index=target.positive.contiguous(),
+                value=_contiguous(target.value),
+                weight=_contiguous(weights.positive),
+                alpha=weights.alpha,
+                ALPHA=weights.alpha >= 0,
+                count=positives,
+                BLOCK=sparse,
+                **_gamma(weights.gamma_of_positives),
+                **common,
+            )
+        if scaled:
+            _scaled_negatives[(blocks[1],)](
+                partial=partial[blocks[0] :],
+                index=target.negative_index.contiguous(),
+                scale=target.negative_scale.contiguous(),
+                count=scaled,
+                BLOCK=sparse,
+                **common,
+                **where,
+            )
+        _plain_negatives[(blocks[2],)](
+            partial=partial[blocks[0] + blocks[1] :],
+            elements=elements,
+            BLOCK=dense,
+            num_warps=WARPS,
+            **common,
+            **where,
+        )
+    return partial
+
+
+def _gamma(gamma: float | Tensor) -> dict:
+    """A focusing exponent as the kernels want it."""
+    if isinstance(gamma, Tensor):
+        if gamma.ndim:
+            return {"gamma": 0.0, "gamma_of_class": gamma.contiguous(), "KIND": GAMMA_ANY.value}
+        gamma = gamma.item()
+    kind = {0.0: GAMMA_ZERO.value, 2.0: GAMMA_TWO.value}.get(float(gamma), GAMMA_ANY.value)
+    return {"gamma": float(gamma), "gamma_of_class": None, "KIND": kind}
+
+
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    if tensor is None:
+        return None
+    return _bytes(tensor) if tensor.dtype == torch.bool else tensor.contiguous()
+
+
+def _bytes(mask: Tensor | None) -> Tensor | None:
+    """A bool tensor as bytes, which a kernel can load; no copy."""
+    return None if mask is None else mask.contiguous().view(torch.uint8)
+
+
+@triton.jit
+def _mark(marked, index, valid):
+    """Set the elements' bits; whether each was free before."""
+    bit = (index % 32).to(tl.int32)
+    one = tl.full(index.shape, 1, tl.int32)
+    before = tl.atomic_or(marked + index // 32, one << bit, mask=valid)
+    return valid & (((before >> bit) & 1) == 0)
+
+
+@triton.jit
+def _gate_of(gate, size, label, GATE_OF_CLASS: tl.constexpr, valid):
+    """The Adaptive Gradient Function's gate for weighted gradients of this size."""
+    if GATE_OF_CLASS:
+        strength = tl.load(gate + label, mask=valid, other=0.0).to(tl.float32)
+    else:
+        strength = tl.load(gate).to(tl.float32)
+    return 1.0 / (1.0 + strength * size)
+
+
+@triton.jit(do_not_specialize=["count"])
+def _positives(
+    logits,
+    gradient,
+    marked,
+    gamma,
+    gamma_of_class,
+    gate,
+    normalizer,
+    partial,
+    index,
+    value,
+    weight,
+    alpha,
+    count,
+    GATE_OF_CLASS: tl.constexpr,
+    C: tl.constexpr,
+    KIND: tl.constexpr,
+    MASS: tl.constexpr,
+    ALPHA: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    entry = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    element = tl.load(index + entry, mask=entry < count, other=-1)
+    valid = element >= 0
+    element = tl.where(valid, element, 0)
+    _mark(marked, element, valid)
+    if not MASS:
+        z = tl.load(logits + element, mask=valid, other=0.0).to(tl.float32)
+        label = element % C
+        if gamma_of_class is not None:
+            gamma = tl.load(gamma_of_class + label, mask=valid, other=1.0).to(tl.float32)
+        if value is None:
+            g, q, factor, cross_entropy = hard_terms(-z, gamma, KIND)
+            loss = factor * cross_entropy
+            slope = -(g * factor + q * gamma * loss)
+            balance = tl.full(z.shape, 1.0, tl.float32)
+            if ALPHA:
+                balance = balance * alpha
+        else:
+            y = tl.load(value + entry, mask=valid, other=0.0).to(tl.float32)
+            loss, slope = soft_terms(z, y, gamma, KIND, False)
+            balance = tl.full(z.shape, 1.0, tl.float32)
+            if ALPHA:
+                balance = alpha * y + (1.0 - alpha) * (1.0 - y)
+        total = tl.full(z.shape, 1.0, tl.float32)
+        if weight is not None:
+            total = tl.load(weight + entry, mask=valid, other=0.0).to(tl.float32)
+        if gate is not None:
+            total = total * _gate_of(gate, total * tl.abs(slope), label, GATE_OF_CLASS, valid)
+        total = total * balance / tl.load(normalizer)
+        if gradient is not None:
+            tl.store(gradient + element, (total * slope).to(gradient.dtype.element_ty), mask=valid)
+        tl.store(partial + tl.program_id(0), tl.sum(tl.where(valid, total * loss, 0.0)))
+
+
+@triton.jit(do_not_specialize=["count"])
+def _scaled_negatives(
+    logits,
+    gradient,
+    marked,
+    gamma,
+    gamma_of_class,
+    gate,
+    normalizer,
+    ignored,
+    verified,
+    image,
+    negative_class,
+    negative_location,
+    negative_element,
+    balance,
+    partial,
+    index,
+    scale,
+    count,
+    GATE_OF_CLASS: tl.constexpr,
+    C: tl.constexpr,
+    KIND: tl.constexpr,
+    MASS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    entry = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    element = tl.load(index + entry, mask=entry < count, other=-1)
+    valid = element >= 0
+    element = tl.where(valid, element, 0)
+    # Where a positive and a scaled negative meet, the positive was here first.
+    free = _mark(marked, element, valid)
+    if not MASS:
+        row, label = element // C, element % C
+        counted = free
+        if ignored is not None:
+            counted = counted & (tl.load(ignored + row, mask=free, other=1) == 0)
+        if verified is not None:
+            own = tl.load(image + row, mask=free, other=0)
+            counted = counted & (tl.load(verified + own * C + label, mask=free, other=0) != 0)
+        z = tl.load(logits + element, mask=counted, other=0.0).to(tl.float32)
+        if gamma_of_class is not None:
+            gamma = tl.load(gamma_of_class + label, mask=free, other=1.0).to(tl.float32)
+        total = tl.load(scale + entry, mask=free, other=0.0).to(tl.float32)
+        if negative_class is not None:
+            total = total * tl.load(negative_class + label, mask=free, other=0.0).to(tl.float32)
+        if negative_location is not None:
+            total = total * tl.load(negative_location + row, mask=free, other=0.0).to(tl.float32)
+        if negative_element is not None:
+            total = total * tl.load(negative_element + element, mask=free, other=0.0).to(tl.float32)
+        g, q, factor, cross_entropy = hard_terms(z, gamma, KIND)
+        loss = factor * cross_entropy
+        size = g * factor + q * gamma * loss
+        if gate is not None:
+            total = total * _gate_of(gate, total * size, label, GATE_OF_CLASS, free)
+        total = tl.where(counted, total * balance / tl.load(normalizer), 0.0)
+        if gradient is not None:
+            tl.store(gradient + element, (total * size).to(gradient.dtype.element_ty), mask=free)
+        tl.store(partial + tl.program_id(0), tl.sum(total * loss))
+
+
+@triton.jit
+def _plain_negatives(
+    logits,
+    gradient,
+    marked,
+    gamma,
+    gamma_of_class,
+    gate,
+    normalizer,
+    ignored,
+    verified,
+    image,
+    negative_class,
+    negative_location,
+    negative_element,
+    balance,
+    partial,
+    elements,
+    GATE_OF_CLASS: tl.constexpr,
+    C: tl.constexpr,
+    KIND: tl.constexpr,
+    MASS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    # A map may have more than 2^31 elements: where a block starts takes 64 bits, what is inside it 32.
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    first_row = start // C
+    inside = tl.arange(0, BLOCK)
+    place = (start - first_row * C).to(tl.int32) + inside
+    row, label = place // C, place % C
+    plain = inside < elements - start
+    word = tl.load(marked + start // 32 + inside // 32, mask=plain, other=-1)
+    plain = plain & (((word >> (inside % 32)) & 1) == 0)
+    counted = plain
+    if ignored is not None:
+        counted = counted & (tl.load(ignored + first_row + row, mask=plain, other=1) == 0)
+    if verified is not None:
+        own = tl.load(image + first_row + row, mask=plain, other=0)
+        counted = counted & (tl.load(verified + own * C + label, mask=plain, other=0) != 0)
+    z = tl.load(logits + start + inside, mask=counted, other=0.0).to(tl.float32)
+    if gamma_of_class is not None:
+        gamma = tl.load(gamma_of_class + label, mask=plain, other=1.0).to(tl.float32)
+    g, q, factor, cross_entropy = hard_terms(z, gamma, KIND)
+    if negative_class is not None:
+        factor = factor * tl.load(negative_class + label, mask=plain, other=0.0).to(tl.float32)
+    if negative_location is not None:
+        factor = factor * tl.load(negative_location + first_row + row, mask=plain, other=0.0).to(tl.float32)
+    if negative_element is not None:
+        factor = factor * tl.load(negative_element + start + inside, mask=plain, other=0.0).to(tl.float32)
+    loss = factor * cross_entropy
+    size = g * factor + q * gamma * loss
+    common = tl.full(z.shape, 1.0, tl.float32) * (balance / tl.load(normalizer))
+    if gate is not None:
+        common = common * _gate_of(gate, size, label, GATE_OF_CLASS, plain)
+    common = tl.where(counted, common, 0.0)
+    if gradient is not None:
+        gradients = (common * size).to(gradient.dtype.element_ty)
+        tl.store(gradient + start + inside, gradients, mask=plain)
+    if MASS:
+        tl.store(partial + tl.program_id(0), tl.sum(common * size))
+    else:
+        tl.store(partial + tl.program_id(0), tl.sum(common * loss))
