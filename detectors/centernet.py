@@ -27,6 +27,7 @@ from detectors.heatmap import (
     gather_cells,
     heatmap_target,
     keep_peaks,
+    largest_radius,
     object_radius,
     owners,
     point_cells,
@@ -110,6 +111,7 @@ class CenterNet(nn.Module):
         target = heatmap_target(
             cells=cells,
             radius=radius,
+            largest=largest_radius(height, width, self.min_overlap, self.legacy_radius),
             labels=targets.labels,
             present=targets.valid,
             targets=targets,

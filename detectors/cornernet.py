@@ -29,6 +29,7 @@ from detectors.heatmap import (
     gather_cells,
     heatmap_target,
     keep_peaks,
+    largest_radius,
     object_radius,
     offset_loss,
     point_cells,
@@ -151,6 +152,7 @@ class CornerNet(nn.Module):
             maps[corner] = heatmap_target(
                 cells=cells[corner],
                 radius=radius,
+                largest=largest_radius(height, width, self.min_overlap, self.legacy_radius),
                 labels=targets.labels,
                 present=targets.valid,
                 targets=targets,

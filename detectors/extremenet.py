@@ -43,6 +43,7 @@ from detectors.heatmap import (
     gather_cells,
     heatmap_target,
     keep_peaks,
+    largest_radius,
     object_radius,
     offset_loss,
     point_cells,
@@ -182,6 +183,7 @@ class ExtremeNet(nn.Module):
             name: heatmap_target(
                 cells=where,
                 radius=radius,
+                largest=largest_radius(height, width, self.min_overlap, self.legacy_radius),
                 labels=targets.labels,
                 present=targets.valid,
                 targets=targets,

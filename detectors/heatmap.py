@@ -6,6 +6,8 @@ heat map seen as (R, C) logits: image, row, column, class.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,13 +36,13 @@ def gaussian_radius(height: Tensor, width: Tensor, overlap: float = 0.3, legacy:
     """
     total, area = height + width, height * width
     if legacy:
-        a = torch.tensor([1.0, 4.0, 4.0 * overlap])
-        b = torch.stack([total, 2 * total, -2 * overlap * total], -1)
-        c = torch.stack(
-            [area * (1 - overlap) / (1 + overlap), (1 - overlap) * area, (overlap - 1) * area], -1
+        equations = (
+            (1.0, total, area * (1 - overlap) / (1 + overlap)),
+            (4.0, 2 * total, (1 - overlap) * area),
+            (4.0 * overlap, -2 * overlap * total, (overlap - 1) * area),
         )
-        root = (b**2 - 4 * a.to(b) * c).clamp(min=0).sqrt()
-        return ((b + root) / 2).amin(-1)
+        roots = [(b + (b**2 - 4 * a * c).clamp(min=0).sqrt()) / 2 for a, b, c in equations]
+        return torch.stack(roots, -1).amin(-1)
     same = (total - (total**2 - 4 * area * (1 - overlap) / (1 + overlap)).clamp(min=0).sqrt()) / 2
     inwards = (2 * total - (4 * total**2 - 16 * (1 - overlap) * area).clamp(min=0).sqrt()) / 8
     outwards = (
@@ -55,10 +57,16 @@ def object_radius(boxes: Tensor, stride: int, overlap: float = 0.3, legacy: bool
     return gaussian_radius(size[..., 1], size[..., 0], overlap, legacy).floor().clamp(min=0)
 
 
+@cache
+def largest_radius(height: int, width: int, overlap: float = 0.3, legacy: bool = False) -> int:
+    """Whole-cell radius of an object as large as a map of ``height`` x ``width`` cells: no object in it has more."""
+    return int(gaussian_radius(torch.tensor(float(height)), torch.tensor(float(width)), overlap, legacy))
+
+
 def point_cells(points: Tensor, stride: int, height: int, width: int) -> Tensor:
     """(..., 2) x, y in pixels to the integer cell (..., 2) column, row they fall into, kept inside the map."""
-    limit = points.new_tensor([width - 1, height - 1])
-    return torch.minimum((points / stride).floor().clamp(min=0), limit).long()
+    x, y = (points / stride).floor().unbind(-1)
+    return torch.stack([x.clamp(0, width - 1), y.clamp(0, height - 1)], -1).long()
 
 
 def heatmap_target(
@@ -66,6 +74,7 @@ def heatmap_target(
     cells: Tensor,
     radius: Tensor,
     labels: Tensor,
+    largest: int,
     present: Tensor,
     targets: Targets,
     num_classes: int,
@@ -82,6 +91,7 @@ def heatmap_target(
     Args:
         cells: (B, M, 2) int64 column, row of each object's point.
         radius: (B, M) float, whole cells.
+        largest: an upper bound of the radii, known without asking the device (:func:`largest_radius`).
         labels: (B, M) int64, class of each object.
         present: (B, M) bool, which entries are objects with a point.
         targets: the batch's ground truth, for its ignored regions and verified classes.
@@ -90,15 +100,24 @@ def heatmap_target(
     batch, count = labels.shape
     device = cells.device
     image = torch.arange(batch, device=device).repeat_interleave(height * width)
-    planes = _gaussian_planes(cells, radius, height, width) * present[..., None, None]
+    if radius.device.type == "cpu" and radius.numel():
+        # Looking costs nothing here, and most objects are far smaller than the map.
+        largest = min(largest, int(torch.where(present, radius, 0.0).max()))
+    height_of_cell, place = _gaussians(cells, radius, largest, height, width)
     # Objects of one class share one plane, that of the first of them, so that every element occurs once.
     first = _first_of_class(labels, present)
-    merged = torch.zeros_like(planes.flatten(2))
-    merged.scatter_reduce_(1, first.unsqueeze(-1).expand_as(merged), planes.flatten(2), "amax")
-    peak = merged.flatten() == 1
+    plane = torch.arange(batch, device=device).unsqueeze(1) * count + first
+    merged = height_of_cell.new_zeros(batch * count * height * width)
+    merged.scatter_reduce_(
+        0,
+        (plane.unsqueeze(-1) * (height * width) + place).flatten(),
+        (height_of_cell * present.unsqueeze(-1)).flatten(),
+        "amax",
+    )
+    peak = merged == 1
     positive = nonzero_padded(peak, batch * count)
-    slope = nonzero_padded((merged.flatten() > 0) & ~peak, merged.numel())
-    scale = (1 - merged.flatten()[slope.clamp(min=0)]) ** PENALTY_POWER
+    slope = nonzero_padded((merged > 0) & ~peak, place.numel())
+    scale = (1 - merged[slope.clamp(min=0)]) ** PENALTY_POWER
     ignored = targets.ignored_boxes
     return ClassificationTarget(
         num_classes=num_classes,
@@ -130,16 +149,18 @@ def owners(
     return (target.positive.unsqueeze(1) == element).int().argmax(1)
 
 
-def _gaussian_planes(cells: Tensor, radius: Tensor, height: int, width: int) -> Tensor:
-    """(B, M, H, W) Gaussians, cut to their squares and to what float32 can tell from zero."""
-    sigma = (2 * radius + 1) / 6
-    columns = torch.arange(width, device=cells.device) - cells[..., :1]
-    rows = torch.arange(height, device=cells.device) - cells[..., 1:]
-    spread = 2 * sigma.unsqueeze(-1) ** 2
-    across = torch.exp(-(columns**2) / spread) * (columns.abs() <= radius.unsqueeze(-1))
-    down = torch.exp(-(rows**2) / spread) * (rows.abs() <= radius.unsqueeze(-1))
-    planes = down.unsqueeze(-1) * across.unsqueeze(-2)
-    return planes * (planes >= torch.finfo(planes.dtype).eps)
+def _gaussians(cells: Tensor, radius: Tensor, largest: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """(B, M, S) heights of each object's Gaussian on the square of S cells around its point, and where these are in
+    a map of H * W cells; height 0 outside its own square, below what float32 can tell from zero, and off the map."""
+    step = torch.arange(-largest, largest + 1, device=cells.device)
+    spread = 2 * ((2 * radius + 1) / 6).unsqueeze(-1) ** 2
+    one_sided = torch.exp(-(step**2) / spread) * (step.abs() <= radius.unsqueeze(-1))
+    x, y = cells[..., :1] + step, cells[..., 1:] + step
+    across = one_sided * ((x >= 0) & (x < width))
+    down = one_sided * ((y >= 0) & (y < height))
+    heights = (down.unsqueeze(-1) * across.unsqueeze(-2)).flatten(2)
+    place = y.clamp(0, height - 1).unsqueeze(-1) * width + x.clamp(0, width - 1).unsqueeze(-2)
+    return heights * (heights >= torch.finfo(heights.dtype).eps), place.flatten(2)
 
 
 def _first_of_class(labels: Tensor, present: Tensor) -> Tensor:

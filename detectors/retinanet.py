@@ -86,9 +86,9 @@ class RetinaNet(nn.Module):
             extra_from="backbone",
             batch_norm=pyramid_batch_norm,
         )
-        self.base_anchors = [
-            base_anchors(anchor_size * s, anchor_ratios, anchor_scales) for s in self.strides
-        ]
+        for i, s in enumerate(self.strides):
+            base = base_anchors(anchor_size * s, anchor_ratios, anchor_scales)
+            self.register_buffer(f"base_anchors_{i}", base, persistent=False)
         per_cell = len(anchor_ratios) * len(anchor_scales)
         levels = len(self.strides)
         self.class_tower = Tower(channels=channels, depth=tower_depth, norm=norm, levels=levels)
@@ -112,7 +112,7 @@ class RetinaNet(nn.Module):
         for i, (x, stride) in enumerate(zip(levels, self.strides, strict=True)):
             logits.append(as_map(self.class_layer(self.class_tower(x, i)), self.num_classes))
             deltas.append(as_map(self.box_layer(self.box_tower(x, i)), 4))
-            anchors.append(grid_anchors(self.base_anchors[i].to(x.device), *x.shape[-2:], stride))
+            anchors.append(grid_anchors(self.get_buffer(f"base_anchors_{i}"), *x.shape[-2:], stride))
         return {
             "logits": torch.cat(logits, 1),
             "deltas": torch.cat(deltas, 1),

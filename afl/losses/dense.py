@@ -8,7 +8,7 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from afl.losses.fused import block_rows, times_upstream, uses_triton
+from afl.losses.fused import block_rows, no_autocast, times_upstream, uses_triton
 from afl.losses.gradient import (
     alpha_balance,
     computing_type,
@@ -80,7 +80,7 @@ class _DenseLoss(torch.autograd.Function):
         losses = torch.empty(z_rows.shape, dtype=dtype, device=device) if each else None
         gradient = torch.empty(z_rows.shape, dtype=logits.dtype, device=device) if differentiable else None
         total = torch.zeros((), dtype=torch.float64, device=device)
-        with torch.autocast(device_type=device.type, enabled=False):
+        with no_autocast(device):
             for rows in _blocks(z_rows):
                 z, y = (matrix[rows].to(dtype).contiguous() for matrix in (z_rows, y_rows))
                 place = gradient[rows] if gradient is not None and gradient.dtype == dtype else None

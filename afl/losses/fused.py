@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from functools import cache
 from importlib import import_module
@@ -44,6 +45,13 @@ def uses_triton(tensor: Tensor) -> bool:
 @cache
 def _installed() -> bool:
     return find_spec("triton") is not None
+
+
+def no_autocast(device: torch.device) -> contextlib.AbstractContextManager:
+    """A context in which operations keep their types, on devices that know of autocast at all."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
 
 
 def block_rows(columns: int, device: torch.device, elements_on_cpu: int) -> int:

@@ -15,7 +15,7 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from afl.losses.fused import block_rows, times_upstream, uses_triton
+from afl.losses.fused import block_rows, no_autocast, times_upstream, uses_triton
 from afl.losses.gradient import (
     alpha_balance,
     computing_type,
@@ -54,7 +54,7 @@ def weighted_loss(
 class _WeightedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, target, weights, normalizer, differentiable):
-        with torch.autocast(device_type=logits.device.type, enabled=False):
+        with no_autocast(logits.device):
             loss, gradient = _loss_and_gradient(logits, target, weights, normalizer, differentiable)
         if differentiable:
             ctx.save_for_backward(gradient)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from afl.losses.fused import block_rows, times_upstream
+from afl.losses.fused import block_rows, no_autocast, times_upstream
 from afl.losses.primitive import scaled_negatives
 from afl.losses.sampling import CROSS_ENTROPY
 from afl.losses.target import ClassificationTarget
@@ -101,7 +101,7 @@ def loss_with_gradient(
 class _OwnGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, compute, differentiable):
-        with torch.autocast(device_type=logits.device.type, enabled=False):
+        with no_autocast(logits.device):
             loss, gradient = compute(logits, differentiable)
         if differentiable:
             ctx.save_for_backward(gradient)

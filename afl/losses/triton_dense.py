@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from afl.losses.triton_element import GAMMA_ANY, GAMMA_TWO, GAMMA_ZERO, soft_terms
-from afl.losses.triton_launch import WARPS, block_size, on_device_of
+from afl.losses.triton_launch import WARPS, block_size, on_device_of, stored_type
 
 _KINDS = {0.0: GAMMA_ZERO.value, 2.0: GAMMA_TWO.value}
 
@@ -32,7 +32,7 @@ def loss_and_gradient(
     """
     logits, targets = logits.contiguous(), targets.contiguous()
     elements, classes = logits.numel(), logits.shape[-1] if logits.ndim else 1
-    gradient = torch.empty_like(logits) if differentiable else None
+    gradient = torch.empty_like(logits, dtype=stored_type(logits.dtype)) if differentiable else None
     losses = torch.empty(logits.shape, dtype=torch.float32, device=logits.device) if each else None
     block = block_size()
     partial = torch.zeros(max(triton.cdiv(elements, block), 1), device=logits.device)
@@ -57,7 +57,8 @@ def loss_and_gradient(
                 BLOCK=block,
                 num_warps=WARPS,
             )
-    return losses if each else partial.sum(dtype=torch.float64).to(torch.float32), gradient
+    loss = losses if each else partial.sum(dtype=torch.float64).to(torch.float32)
+    return loss, None if gradient is None else gradient.to(logits.dtype)
 
 
 @triton.jit

@@ -19,7 +19,7 @@ from torch import Tensor
 from afl.losses.gradient import alpha_balance
 from afl.losses.target import ClassificationTarget
 from afl.losses.triton_element import GAMMA_ANY, GAMMA_TWO, GAMMA_ZERO, hard_terms, soft_terms
-from afl.losses.triton_launch import WARPS, block_size, interpreted, on_device_of
+from afl.losses.triton_launch import WARPS, block_size, interpreted, on_device_of, stored_type
 from afl.losses.weighting import ElementWeights
 
 # Elements of a program that goes through a list.
@@ -35,9 +35,10 @@ def loss_and_gradient(
 ) -> tuple[Tensor, Tensor | None]:
     """What ``primitive.weighted_loss`` returns, float32, and its gradient (R, C) in the logits' type, or None."""
     logits = logits.contiguous()
-    gradient = torch.empty_like(logits) if differentiable else None
+    gradient = torch.empty_like(logits, dtype=stored_type(logits.dtype)) if differentiable else None
     partial = _launch(logits, target, weights, normalizer.detach().float(), gradient, mass=False)
-    return partial.sum(dtype=torch.float64).to(torch.float32), gradient
+    loss = partial.sum(dtype=torch.float64).to(torch.float32)
+    return loss, None if gradient is None else gradient.to(logits.dtype)
 
 
 def negative_mass(logits: Tensor, target: ClassificationTarget, weights: ElementWeights) -> Tensor:
@@ -79,7 +80,7 @@ def _launch(
         "ignored": _bytes(target.ignored),
         "verified": _bytes(target.verified),
         "image": None if target.verified is None else target.image.contiguous(),
-        **_gamma(weights.gamma),
+        **_gamma(weights.gamma, classes),
         "negative_class": _contiguous(weights.negative_class),
         "negative_location": _contiguous(weights.negative_location),
         "negative_element": _contiguous(weights.negative_element),
@@ -96,7 +97,7 @@ def _launch(
                 ALPHA=weights.alpha >= 0,
                 count=positives,
                 BLOCK=sparse,
-                **_gamma(weights.gamma_of_positives),
+                **_gamma(weights.gamma_of_positives, classes),
                 **common,
             )
         if scaled:
@@ -120,13 +121,12 @@ def _launch(
     return partial
 
 
-def _gamma(gamma: float | Tensor) -> dict:
+def _gamma(gamma: float | Tensor, classes: int) -> dict:
     """A focusing exponent as the kernels want it."""
     if isinstance(gamma, Tensor):
-        if gamma.ndim:
-            return {"gamma": 0.0, "gamma_of_class": gamma.contiguous(), "KIND": GAMMA_ANY.value}
-        gamma = gamma.item()
-    kind = {0.0: GAMMA_ZERO.value, 2.0: GAMMA_TWO.value}.get(float(gamma), GAMMA_ANY.value)
+        of_class = gamma.expand(classes).contiguous()
+        return {"gamma": 0.0, "gamma_of_class": of_class, "KIND": GAMMA_ANY.value}
+    kind = {0.0: GAMMA_ZERO.value, 2.0: GAMMA_TWO.value}.get(gamma, GAMMA_ANY.value)
     return {"gamma": float(gamma), "gamma_of_class": None, "KIND": kind}
 
 

@@ -26,6 +26,12 @@ def block_size() -> int:
     return _BLOCK_INTERPRETED if interpreted() else _BLOCK
 
 
+def stored_type(dtype: torch.dtype) -> torch.dtype:
+    """Type in which kernels write gradients of logits of ``dtype``: the interpreter cuts to bfloat16 where a GPU
+    rounds, so there torch rounds afterwards."""
+    return torch.float32 if interpreted() else dtype
+
+
 def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager:
     """Triton launches on the current device, whatever device its tensors are on."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
@@ -33,11 +39,16 @@ def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager:
 
 def scale_gradient(gradient: Tensor, upstream: Tensor) -> None:
     """Multiply by a scalar of the device in place; by the usual 1 without touching the memory."""
-    if gradient.numel():
-        with on_device_of(gradient):
-            _scale[(triton.cdiv(gradient.numel(), block_size()),)](
-                gradient, upstream.contiguous(), gradient.numel(), BLOCK=block_size(), num_warps=WARPS
-            )
+    if not gradient.numel():
+        return
+    # The buffer itself, but for the interpreter's.
+    written = gradient.to(stored_type(gradient.dtype))
+    with on_device_of(written):
+        _scale[(triton.cdiv(written.numel(), block_size()),)](
+            written, upstream.contiguous(), written.numel(), BLOCK=block_size(), num_warps=WARPS
+        )
+    if written is not gradient:
+        gradient.copy_(written)
 
 
 @triton.jit

@@ -12,6 +12,7 @@ from detectors.heatmap import (
     gaussian_radius,
     heatmap_target,
     keep_peaks,
+    largest_radius,
     object_radius,
     point_cells,
     top_peaks,
@@ -85,6 +86,7 @@ def test_heatmap_target_equals_drawing_loop(seed):
     target = heatmap_target(
         cells=point_cells(centre, stride, side, side),
         radius=object_radius(targets.boxes, stride),
+        largest=largest_radius(side, side),
         labels=targets.labels,
         present=targets.valid,
         targets=targets,
@@ -110,7 +112,7 @@ def test_cells_of_ignored_regions_are_ignored():
         torch.tensor([[32, 32]]),
     )
     target = heatmap_target(
-        cells=torch.zeros(1, 1, 2, dtype=torch.long), radius=torch.zeros(1, 1), labels=targets.labels,
+        cells=torch.zeros(1, 1, 2, dtype=torch.long), radius=torch.zeros(1, 1), largest=0, labels=targets.labels,
         present=targets.valid, targets=targets, num_classes=1, height=8, width=8, stride=4,
     )  # fmt: skip
     inside = target.ignored.view(8, 8)

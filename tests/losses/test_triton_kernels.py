@@ -29,12 +29,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NORMALIZER = torch.tensor(7.0, dtype=torch.float64, device=DEVICE)
 # A GPU's exp is right to about 1e-7 of its argument.
 LOSS_DIGITS, DIGITS = (1e-6, 5e-6) if DEVICE == "cpu" else (1e-5, 5e-5)
-# The interpreter cuts float32 to bfloat16 where a GPU rounds.
-ROUNDING = {
-    torch.float32: DIGITS,
-    torch.bfloat16: 2**-7 if DEVICE == "cpu" else 2**-8,
-    torch.float16: 2**-10,
-}
+ROUNDING = {torch.float32: DIGITS, torch.bfloat16: 2**-8, torch.float16: 2**-10}
 SMALLEST = {torch.float32: 1e-30, torch.bfloat16: 1e-30, torch.float16: 1e-7}
 
 
