@@ -1,63 +1,147 @@
-"""A loss that is not finite stops the run, with everything needed to look into it."""
+"""A loss that is not finite stops the run, with everything needed to look into it.
+
+On a CPU a value is looked at as soon as it is there. On a GPU looking would make the host wait for the device in every
+step, so there the answer is fetched while the next steps are already queued, and the device itself keeps the weights from
+moving: ``tripped`` turns 1 with the first value that is not finite and stays so, and the optimiser, fused, reads it and
+leaves out its step. Two steps later at the latest the host has the answer and stops; nothing is saved, evaluated or logged
+before all answers are in. The weights that are saved for a look are therefore those that made the value.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections import deque
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from detectors.contract import Targets
 
+# Values of so many checks may be under way before the host waits for the oldest.
+_UNDER_WAY = 4
+
 
 class NonFiniteLoss(RuntimeError):
     """Training stopped before a non-finite gradient reached the weights."""
 
 
-def check_finite(
-    value: Tensor,
-    what: str,
-    *,
-    losses: dict[str, Tensor],
-    step: int,
-    images: Tensor,
-    image_ids: Tensor,
-    targets: Targets,
-    detector: nn.Module,
-    folder: Path,
-) -> None:
-    """Raise if ``value`` is not finite, after saving the batch and the weights that made it so.
+@dataclass(frozen=True)
+class Suspects:
+    """What is saved when a value is not finite.
 
-    Args:
-        value: scalar that must be finite, and ``what`` it is: the loss, or the norm of the gradient.
+    Attributes:
         losses: the terms by name.
         step: optimiser step, counted from 0.
         images: (B, 3, H, W) as the detector saw them.
         image_ids: (B,) ids of the data set.
-        folder: where ``non_finite_step<N>.pt`` goes.
-
-    Raises:
-        NonFiniteLoss: with step, image ids, every term, and the file.
+        targets: of the batch.
     """
-    if bool(torch.isfinite(value)):
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"non_finite_step{step}.pt"
-    torch.save(
-        {
-            "step": step,
-            "images": images,
-            "image_ids": image_ids,
-            "targets": asdict(targets),
-            "model": detector.state_dict(),
-            "losses": {name: term.detach() for name, term in losses.items()},
-        },
-        path,
-    )
-    terms = ", ".join(f"{name} {float(term.detach()):g}" for name, term in losses.items())
-    raise NonFiniteLoss(
-        f"the {what} is not finite at step {step} ({terms}) on images {image_ids.tolist()}; "
-        f"the batch and the weights are in {path}. A lower learning rate, a longer warm-up or "
-        "trainer.clip_norm usually help; `prepare_data check` looks for broken boxes."
-    )
+
+    losses: dict[str, Tensor]
+    step: int
+    images: Tensor
+    image_ids: Tensor
+    targets: Targets
+
+
+class FiniteGuard:
+    """Watches scalars that must be finite.
+
+    Args:
+        detector: whose weights are saved beside the batch.
+        optimizer: a step of it is left out by the device where it is fused; otherwise values are looked at at once.
+        device: where the values are.
+        folder: where ``non_finite_step<N>.pt`` goes.
+        late: look late, as on a GPU; None: where the device is one and the optimiser can leave out a step.
+    """
+
+    def __init__(
+        self,
+        detector: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        folder: Path,
+        *,
+        late: bool | None = None,
+    ) -> None:
+        can_skip = all(group.get("fused") for group in optimizer.param_groups)
+        self._late = device.type != "cpu" and can_skip if late is None else late
+        self._detector, self._folder = detector, folder
+        self._under_way: deque[tuple[Tensor, Any, str, Suspects]] = deque()
+        self.tripped = torch.zeros((), device=device)
+        if self._late:
+            # What GradScaler uses: a fused optimiser moves nothing where this is 1.
+            optimizer.found_inf = self.tripped
+
+    def check(self, value: Tensor, what: str, suspects: Suspects) -> None:
+        """Have a scalar looked at, now or later.
+
+        Args:
+            what: what ``value`` is, the loss or the norm of the gradient.
+
+        Raises:
+            NonFiniteLoss: this value, or one of an earlier step, is not finite; with step, image ids, terms and file.
+        """
+        finite = torch.isfinite(value.detach())
+        if not self._late:
+            if not bool(finite):
+                self._stop(what, suspects)
+            return
+        torch.maximum(self.tripped, (~finite).to(self.tripped.dtype), out=self.tripped)
+        self._under_way.append((*_fetched(finite), what, _detached(suspects)))
+        while len(self._under_way) > _UNDER_WAY:
+            self._look_at_oldest()
+
+    def settle(self) -> None:
+        """Wait for every answer that is under way: before anything is saved, evaluated or logged.
+
+        Raises:
+            NonFiniteLoss: see ``check``.
+        """
+        while self._under_way:
+            self._look_at_oldest()
+
+    def _look_at_oldest(self) -> None:
+        answer, arrival, what, suspects = self._under_way.popleft()
+        if arrival is not None:
+            arrival.synchronize()
+        if not bool(answer):
+            self._stop(what, suspects)
+
+    def _stop(self, what: str, suspects: Suspects) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"non_finite_step{suspects.step}.pt"
+        saved = {
+            "step": suspects.step,
+            "images": suspects.images,
+            "image_ids": suspects.image_ids,
+            "targets": asdict(suspects.targets),
+            "model": self._detector.state_dict(),
+            "losses": {name: term.detach() for name, term in suspects.losses.items()},
+        }
+        torch.save(saved, path)
+        terms = ", ".join(f"{name} {float(term.detach()):g}" for name, term in suspects.losses.items())
+        raise NonFiniteLoss(
+            f"the {what} is not finite at step {suspects.step} ({terms}) on images {suspects.image_ids.tolist()}; "
+            f"the batch and the weights are in {path}. A lower learning rate, a longer warm-up or "
+            "trainer.clip_norm usually help; `prepare_data check` looks for broken boxes."
+        )
+
+
+def _fetched(finite: Tensor) -> tuple[Tensor, Any]:
+    """A copy on its way to the host, and the event of its arrival; None where it is there."""
+    if not finite.is_cuda:
+        return finite, None
+    answer = torch.empty((), dtype=torch.bool, pin_memory=True)
+    answer.copy_(finite, non_blocking=True)
+    arrival = torch.cuda.Event()
+    arrival.record()
+    return answer, arrival
+
+
+def _detached(suspects: Suspects) -> Suspects:
+    """The same without the graph, whose activations would stay in memory."""
+    losses = {name: term.detach() for name, term in suspects.losses.items()}
+    return Suspects(losses, suspects.step, suspects.images, suspects.image_ids, suspects.targets)

@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from afl.training.checkpoint import save_checkpoint
 from afl.training.distributed import World
 from afl.training.gradient_dynamics import GradientDynamics
-from afl.training.guard import check_finite
+from afl.training.guard import FiniteGuard, Suspects
 from afl.training.optimizer import set_learning_rate
 from afl.training.progress import ProgressReport
 from afl.training.schedule import Schedule
@@ -80,10 +81,15 @@ class Batch(Protocol):
 
 def normalise(images: Tensor, channels_last: bool) -> Tensor:
     """uint8 (B, 3, H, W) to float32 with ImageNet's statistics, in the wanted memory format."""
-    mean = torch.tensor(PIXEL_MEAN, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(PIXEL_STD, device=images.device).view(1, 3, 1, 1)
+    mean, std = _pixel_statistics(images.device)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    return ((images.float() - mean) / std).contiguous(memory_format=layout)
+    return images.float().sub_(mean).div_(std).contiguous(memory_format=layout)
+
+
+@cache
+def _pixel_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (1, 3, 1, 1); made once, because the host waits for a copy to a device."""
+    return tuple(torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
 
 
 def targets_of(batch: Batch) -> Targets:
@@ -142,6 +148,7 @@ def train(
             # the others' would lose what they have seen since their last update.
             broadcast_buffers=False,
         )
+    guard = FiniteGuard(detector, optimizer, world.device, folder)
     stream = iter(batches)
     detector.train()
     last_log_time, last_log_step = time.perf_counter(), state.step
@@ -169,22 +176,14 @@ def train(
                 with dynamics if logged and last_part else contextlib.nullcontext():
                     losses = detector.losses(outputs, targets)
                 total = weighted_sum(losses, detector.loss_weights)
-                suspects = {
-                    "losses": losses,
-                    "step": step,
-                    "images": images,
-                    "image_ids": batch.image_ids,
-                    "targets": targets,
-                    "detector": detector,
-                    "folder": folder,
-                }
-                check_finite(total, "loss", **suspects)
+                suspects = Suspects(losses, step, images, batch.image_ids, targets)
+                guard.check(total, "loss", suspects)
                 (total / options.accumulate).backward()
 
         # ---- one move of the weights --------------------------------------------------------
         limit = options.clip_norm if options.clip_norm is not None else float("inf")
         gradient_norm = nn.utils.clip_grad_norm_(detector.parameters(), limit)
-        check_finite(gradient_norm, "gradient norm", **suspects)
+        guard.check(gradient_norm, "gradient norm", suspects)
         optimizer.step()
         for loss in detector.classification.values():
             loss.update()
@@ -194,20 +193,23 @@ def train(
         state.seconds = time.perf_counter() - started
 
         # ---- what a person, a table or the next attempt wants to know -----------------------
+        evaluated = not done and _is_due(state.step, options.evaluate_every)
+        saved = done or _is_due(state.step, options.checkpoint_every)
+        if logged or evaluated or saved:
+            guard.settle()
         if logged:
             now = time.perf_counter()
             speed = (state.step - last_log_step) * options.batch_size / max(now - last_log_time, 1e-9)
             last_log_time, last_log_step = now, state.step
             log(state.step, _figures(losses, total, gradient_norm, optimizer, speed) | dynamics.figures())
             progress.update(state.step, float(total.detach()), speed)
-        if not done and _is_due(state.step, options.evaluate_every):
+        if evaluated:
             evaluate(state.step)
             detector.train()
-        if done or _is_due(state.step, options.checkpoint_every):
-            if world.is_main:
-                save_checkpoint(
-                    folder / "checkpoints", checkpoint_state(detector, optimizer, average, state, run_digest)
-                )
+        if saved and world.is_main:
+            save_checkpoint(
+                folder / "checkpoints", checkpoint_state(detector, optimizer, average, state, run_digest)
+            )
     return state
 
 

@@ -20,8 +20,15 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 def build_optimizer(
     factory: Callable[..., torch.optim.Optimizer], model: nn.Module, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """Call ``factory`` (an optimiser class with its numbers bound) on the model's parameter groups."""
-    return factory(parameter_groups(model, weight_decay))
+    """Call ``factory`` (an optimiser class with its numbers bound) on the model's parameter groups.
+
+    All parameters move in one fused operation where the optimiser has one.
+    """
+    optimizer = factory(parameter_groups(model, weight_decay))
+    undecided = optimizer.defaults.get("fused", False) is None
+    if undecided and {p.device.type for p in model.parameters()} <= {"cpu", "cuda"}:
+        return factory(parameter_groups(model, weight_decay), fused=True)
+    return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, base: list[float], factor: float) -> None:

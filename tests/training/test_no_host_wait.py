@@ -1,0 +1,129 @@
+"""A step on a device without memory or values, where looking at a value is an error: nothing in it asks the device.
+
+Torch's ``meta`` device refuses whatever depends on values (``item``, ``nonzero``, indexing by a mask), and takes the code
+paths of an accelerator. Copies between host and device, for which the host would wait, are watched for beside that.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from afl.training.build import build_detector, instantiate
+from afl.training.compose import CONF, compose_cell
+from afl.training.loop import normalise
+from afl.training.optimizer import build_optimizer
+from detectors.contract import ClassCounts, Targets, weighted_sum
+
+DEVICE = torch.device("meta")
+DETECTORS = ("cornernet", "centernet", "extremenet", "retinanet", "fcos", "objectbox")
+LOSSES = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
+
+
+class Crossings(TorchDispatchMode):
+    """Operations that have tensors on the host and on the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
+        # A scalar of the host travels in the launch of the operation.
+        if len({x.device for x in tensors if x.ndim}) > 1:
+            self.found.append(f"{function}: {[(x.device.type, tuple(x.shape)) for x in tensors]}")
+        return result
+
+
+@pytest.fixture
+def no_constants_on_device(monkeypatch):
+    """Tensors made of Python's numbers travel from the host as well."""
+
+    def watched(make):
+        def call(*args, **kwargs):
+            tensor = make(*args, **kwargs)
+            assert tensor.device != DEVICE, f"made on the host and copied: {args}"
+            return tensor
+
+        return call
+
+    monkeypatch.setattr(torch, "tensor", watched(torch.tensor))
+    monkeypatch.setattr(Tensor, "new_tensor", watched(Tensor.new_tensor))
+
+
+def one_step(detector_name: str, loss: str) -> list[str]:
+    """Forward, losses, backward, clipping, update of one batch; operations that crossed between host and device."""
+    config = compose_cell(detector=detector_name, loss=loss, overrides=["dataset=shapes_coco"])
+    counts = torch.arange(1.0, 31.0)
+    detector = build_detector(config, ClassCounts(3 * counts, counts)).to(DEVICE)
+    optimizer = build_optimizer(instantiate(config.optimizer.factory), detector, 1e-4)
+    batch, objects = 2, 5
+    targets = Targets(
+        boxes=torch.empty(batch, objects, 4, device=DEVICE),
+        labels=torch.empty(batch, objects, dtype=torch.int64, device=DEVICE),
+        ignored=torch.empty(batch, objects, dtype=torch.bool, device=DEVICE),
+        image_sizes=torch.empty(batch, 2, dtype=torch.int64, device=DEVICE),
+        extreme_points=torch.empty(batch, objects, 4, 2, device=DEVICE),
+        verified=torch.empty(batch, 30, dtype=torch.bool, device=DEVICE),
+    )
+    images = torch.empty(batch, 3, 96, 96, dtype=torch.uint8, device=DEVICE)
+    with Crossings() as crossings:
+        outputs = detector(normalise(images, channels_last=True))
+        losses = detector.losses(outputs, targets)
+        weighted_sum(losses, detector.loss_weights).backward()
+        nn.utils.clip_grad_norm_(detector.parameters(), 10.0)
+        optimizer.step()
+        for classification in detector.classification.values():
+            classification.update()
+    return crossings.found
+
+
+@pytest.fixture(autouse=True)
+def _statistics_of_pixels_are_there():
+    normalise(torch.empty(1, 3, 1, 1, dtype=torch.uint8, device=DEVICE), channels_last=False)
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("loss", ["fl", "afl", "afl_balanced"])
+def test_a_step_of_every_detector_never_waits_for_the_device(no_constants_on_device, detector, loss):
+    assert one_step(detector, loss) == []
+
+
+@pytest.mark.parametrize("loss", sorted(set(LOSSES) - {"fl", "afl", "afl_balanced"}))
+def test_a_step_of_every_loss_never_waits_for_the_device(no_constants_on_device, loss):
+    assert one_step("retinanet", loss) == []
+
+
+@pytest.mark.parametrize("loss", sorted(set(LOSSES) - {"fl", "afl", "afl_balanced"}))
+def test_a_step_of_every_loss_on_heat_maps_never_waits_for_the_device(no_constants_on_device, loss):
+    assert one_step("centernet", loss) == []
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: float(x.max()),
+        lambda x: x.masked_select(x > 0),
+    ],
+)
+def test_the_device_does_refuse_to_be_looked_at(look):
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        look(torch.empty(3, device=DEVICE))
+
+
+def test_a_copy_to_the_device_is_seen():
+    with Crossings() as crossings:
+        torch.ones(3).to(DEVICE)
+    assert len(crossings.found) == 1
+
+
+def test_configs_of_all_losses_were_found():
+    assert len(LOSSES) > 20 and OmegaConf.load(CONF / "loss" / "afl.yaml").gamma == 2.0
