@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 # ImageNet's mean colour in RGB, rounded.  Padding of this colour is about 0 once the detector has subtracted
 # the mean, so the network sees beyond an image's border what its convolutions' own zero padding shows them.
@@ -31,12 +33,48 @@ class Polygons:
         ]
 
 
+@dataclass(frozen=True)
+class ResizedImage:
+    """An image that is resized when its place in a batch is known, straight into it: no copy of it is made first.
+
+    Attributes:
+        source: (h, w, 3) uint8 RGB.
+        height, width: of the result.
+        mirrored: left to right.
+    """
+
+    source: np.ndarray
+    height: int
+    width: int
+    mirrored: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, 3) of the result."""
+        return self.height, self.width, 3
+
+    def write(self, out: np.ndarray) -> None:
+        """Resize into ``out`` (H, W, 3) uint8: averaging where the image shrinks, bilinear where it grows."""
+        shrinks = self.height * self.width < self.source.shape[0] * self.source.shape[1]
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        # Mirrored where it is smaller: the two can be exchanged.
+        source = cv2.flip(self.source, 1) if self.mirrored and not shrinks else self.source
+        cv2.resize(source, (self.width, self.height), dst=out, interpolation=method)
+        if self.mirrored and shrinks:
+            cv2.flip(out, 1, dst=out)
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
+        pixels = np.empty(self.shape, dtype=np.uint8)
+        self.write(pixels)
+        return pixels if dtype is None else pixels.astype(dtype)
+
+
 @dataclass
 class Sample:
     """One image with its n objects, in continuous pixels of ``image``.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB, or one that is still to be resized; ``np.asarray`` gives its pixels.
         boxes: (n, 4) float32 xyxy.
         labels: (n,) int64 class numbers.
         ignored: (n,) bool, crowd regions and difficult objects.
@@ -49,7 +87,7 @@ class Sample:
         verified: (C,) bool, classes checked in this image (LVIS); None where all are.
     """
 
-    image: np.ndarray
+    image: np.ndarray | ResizedImage
     boxes: np.ndarray
     labels: np.ndarray
     ignored: np.ndarray
@@ -111,7 +149,7 @@ def collate(samples: Sequence[Sample], divisor: int = 32) -> Batch:
     count, objects = len(samples), max(1, *(len(sample.labels) for sample in samples))
     height, width = (max(sample.image.shape[axis] for sample in samples) for axis in (0, 1))
     height, width = (-(-side // divisor) * divisor for side in (height, width))
-    images = np.empty((count, height, width, 3), dtype=np.uint8)
+    images = _pixels(count, height, width)
     boxes = np.zeros((count, objects, 4), dtype=np.float32)
     labels = np.full((count, objects), -1, dtype=np.int64)
     ignored = np.zeros((count, objects), dtype=bool)
@@ -120,9 +158,7 @@ def collate(samples: Sequence[Sample], divisor: int = 32) -> Batch:
     for i, sample in enumerate(samples):
         h, w = sample.image.shape[:2]
         n = len(sample.labels)
-        images[i, :h, :w] = sample.image
-        images[i, h:] = PAD_COLOR
-        images[i, :h, w:] = PAD_COLOR
+        _place(sample.image, images[i].numpy())
         boxes[i, :n], labels[i, :n], ignored[i, :n] = sample.boxes, sample.labels, sample.ignored
         if points is not None:
             points[i, :n] = sample.extreme_points
@@ -130,7 +166,7 @@ def collate(samples: Sequence[Sample], divisor: int = 32) -> Batch:
     if samples[0].verified is not None:
         verified = torch.from_numpy(np.stack([sample.verified for sample in samples]))
     return Batch(
-        images=torch.from_numpy(images).permute(0, 3, 1, 2),
+        images=images.permute(0, 3, 1, 2),
         boxes=torch.from_numpy(boxes),
         labels=torch.from_numpy(labels),
         ignored=torch.from_numpy(ignored),
@@ -141,6 +177,29 @@ def collate(samples: Sequence[Sample], divisor: int = 32) -> Batch:
         extreme_points=None if points is None else torch.from_numpy(points),
         verified=verified,
     )
+
+
+def _pixels(count: int, height: int, width: int) -> Tensor:
+    """(count, height, width, 3) uint8, not initialised."""
+    if get_worker_info() is None:
+        return torch.from_numpy(np.empty((count, height, width, 3), dtype=np.uint8))
+    # A loader's process makes it where the training process will read it, which spares another copy.
+    storage = torch.UntypedStorage._new_shared(count * height * width * 3)
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (count, height, width, 3))
+
+
+def _place(image: np.ndarray | ResizedImage, canvas: np.ndarray) -> None:
+    """Put an image in the upper left corner of a canvas (H, W, 3) and fill the rest with the padding colour."""
+    height, width = image.shape[:2]
+    if isinstance(image, ResizedImage):
+        image.write(canvas[:height, :width])
+    else:
+        canvas[:height, :width] = image
+    for top, left in ((height, 0), (0, width)):
+        if top < canvas.shape[0] and left < canvas.shape[1]:
+            bottom = canvas.shape[0] if top else height
+            corner = (canvas.shape[1] - 1, bottom - 1)
+            cv2.rectangle(canvas, (left, top), corner, PAD_COLOR, thickness=cv2.FILLED)
 
 
 def boxes_in_file(boxes: Tensor, matrix: Tensor, original_size: Tensor) -> Tensor:

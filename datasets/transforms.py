@@ -17,7 +17,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from datasets.batch import PAD_COLOR, Polygons, Sample
+from datasets.batch import PAD_COLOR, Polygons, ResizedImage, Sample
 from datasets.color import ColorJitter
 from datasets.extreme_points import extreme_points_of_polygons
 from datasets.geometry import clip_polygon, longest_chord, transform_boxes, transform_points
@@ -194,16 +194,16 @@ def _resized(
     height, width = sample.image.shape[:2]
     scale = min(short_side / min(height, width), max_long_side / max(height, width))
     new_height, new_width = max(round(height * scale), 1), max(round(width * scale), 1)
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    image = cv2.resize(sample.image, (new_width, new_height), interpolation=interpolation)
+    image = ResizedImage(sample.image, new_height, new_width, mirrored)
     matrix = np.array([[new_width / width, 0.0, 0.0], [0.0, new_height / height, 0.0]])
     if mirrored:
-        image = cv2.flip(image, 1)
         matrix[0] = (-matrix[0, 0], 0.0, new_width)
     return _moved(sample, image, matrix, smallest_side)
 
 
-def _moved(sample: Sample, image: np.ndarray, matrix: np.ndarray, smallest_side: float) -> Sample:
+def _moved(
+    sample: Sample, image: np.ndarray | ResizedImage, matrix: np.ndarray, smallest_side: float
+) -> Sample:
     """The sample on its transformed image: annotations mapped, cut at the border, the vanished dropped."""
     height, width = image.shape[:2]
     whole = transform_boxes(sample.boxes, matrix)
