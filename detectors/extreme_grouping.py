@@ -49,10 +49,11 @@ def aggregate_edges(heat: Tensor, dim: int, weight: float, floor: float = 0.0) -
         floor: lines in which nothing can reach this are left as they are; most classes have no point in most lines.
     """
     lines = heat.movedim(dim, -1)
-    shape, length = lines.shape, lines.shape[-1]
-    lines = lines.reshape(-1, length)
-    # A run has no value above the cell it leads into, and both runs together no more than length - 1 cells.
-    active = (lines.amax(1) * (1 + weight * (length - 1)) >= floor).nonzero().flatten()
+    shape = lines.shape
+    lines = lines.reshape(-1, shape[-1])
+    # Both runs together have no more than the other cells of the line; the margin is for rounding.
+    best, total = lines.amax(1), lines.sum(1)
+    active = (best + weight * (total - best) >= 0.999 * floor).nonzero().flatten()
     chosen = lines[active]
     runs = _rising_run(chosen) + _rising_run(chosen.flip(-1)).flip(-1)
     return lines.index_copy(0, active, chosen + weight * runs).view(shape).movedim(-1, dim)

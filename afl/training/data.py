@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from afl.evaluation import CocoEvaluator, Evaluator, LvisEvaluator, VocEvaluator
 from afl.training.build import ConfigError, instantiate
+from afl.training.compiled import DIVISOR, DIVISOR_COMPILED, wants_compiled
 from afl.training.distributed import World
 from datasets import (
     AnnotationIndex,
@@ -118,6 +119,7 @@ def training_batches(config: DictConfig, data: RunData, world: World, start_step
         start_step=start_step * trainer.accumulate,
         num_workers=trainer.num_workers,
         pin_memory=world.device.type == "cuda",
+        divisor=DIVISOR_COMPILED if wants_compiled(trainer.compile, world.device) else DIVISOR,
     )
 
 

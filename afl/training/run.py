@@ -38,6 +38,7 @@ from afl.tracking import (
 )
 from afl.training.build import build_detector, build_schedule, instantiate, loop_options
 from afl.training.checkpoint import LAST, load_latest
+from afl.training.compiled import compiled_forward, wants_compiled
 from afl.training.data import RunData, build_evaluator, evaluation_batches, read_data, training_batches
 from afl.training.distributed import World, barrier, join_world
 from afl.training.evaluation import TestTime, detect
@@ -227,7 +228,9 @@ def _train_and_evaluate(
             progress=progress,
             evaluate=look,
             average=average,
-            compiled=torch.compile(detector, dynamic=False) if config.trainer.compile else None,
+            compiled=compiled_forward(detector)
+            if wants_compiled(config.trainer.compile, world.device)
+            else None,
         )
     finally:
         progress.close()

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -118,6 +119,14 @@ def test_cells_of_ignored_regions_are_ignored():
     inside = target.ignored.view(8, 8)
     assert inside[2:6, 2:6].all() and inside.sum() == 16
     assert target.positive.numel() == 0
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 7, 9), (1, 1, 1, 5), (1, 2, 4, 1)])
+def test_peaks_equal_those_of_a_max_pooling(shape):
+    """Few different values, so that many neighbours are equal."""
+    heat = torch.randint(4, shape, generator=torch.Generator().manual_seed(1)) / 4
+    expected = heat * (F.max_pool2d(heat, 3, stride=1, padding=1) == heat)
+    assert torch.equal(keep_peaks(heat), expected)
 
 
 def test_top_peaks_equal_brute_force():
