@@ -41,7 +41,8 @@ def unknown_choice(arguments: list[str]) -> str | None:
     """One line about the first ``group=member`` whose member does not exist, or None."""
     for argument in arguments:
         found = re.fullmatch(r"\+?([a-z_/]+)=([\w,]+)", argument)
-        if not found or not (CONF / found[1]).is_dir():
+        # Hydra's own groups have members in its plugins as well.
+        if not found or found[1].startswith("hydra/") or not (CONF / found[1]).is_dir():
             continue
         known = sorted(path.stem for path in (CONF / found[1]).glob("*.yaml"))
         for member in found[2].split(","):

@@ -4,7 +4,8 @@
     python -m scripts.train -m detector=centernet,retinanet loss=fl,afl seed=0,1,2
     torchrun --nproc-per-node 8 -m scripts.train detector=retinanet dataset=coco
 
-The same command again resumes an unfinished run and returns at once on a finished one.
+The same command again resumes an unfinished run and returns at once on a finished one.  SIGTERM, SIGUSR1 and SIGUSR2 save a
+checkpoint and end the command with exit code 75.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from afl.training import run_cell
 from afl.training.checkpoint import CheckpointError
 from afl.training.distributed import leave_world
 from afl.training.guard import NonFiniteLoss
+from afl.training.interruption import Interruption
 from scripts.entry import quiet_libraries, run_hydra
 
 
@@ -30,7 +32,8 @@ def main(config: DictConfig) -> None:
     """Run the cell that ``config`` describes; what goes wrong is said in one line, and in full in its record."""
     quiet_libraries()
     try:
-        run_cell(config)
+        with Interruption() as interruption:
+            run_cell(config, interruption=interruption)
     except (ValueError, OSError, CheckpointError, NonFiniteLoss) as error:
         cell = config.cell
         message = f"{cell.dataset}-{cell.detector}-{cell.loss}-s{config.seed} failed: {error}"

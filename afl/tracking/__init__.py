@@ -1,6 +1,13 @@
 """What a run leaves behind: its key, its record, its curves, and their mirror in W&B."""
 
-from afl.tracking.atomic import write_arrays, write_bytes, write_json, write_text
+from afl.tracking.atomic import (
+    remove_leftovers,
+    sync_folder,
+    write_arrays,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from afl.tracking.environment import environment, git_state
 from afl.tracking.gradient_dynamics import mass_curves, summarize
 from afl.tracking.metrics_log import MetricsLog, read_metrics
@@ -23,8 +30,10 @@ __all__ = [
     "mass_curves",
     "read_metrics",
     "read_record",
+    "remove_leftovers",
     "run_key",
     "summarize",
+    "sync_folder",
     "write_arrays",
     "write_bytes",
     "write_json",

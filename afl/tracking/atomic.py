@@ -31,7 +31,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -56,7 +56,13 @@ def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def _sync_folder(folder: Path) -> None:
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove the temporary files that writers killed in mid-write have left in a folder nobody else is writing to."""
+    for path in Path(folder).glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
     """Make the new name itself survive a power cut, where the file system lets folders be flushed."""
     try:
         handle = os.open(folder, os.O_RDONLY)

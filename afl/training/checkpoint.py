@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from afl.tracking import sync_folder
+
 LAST, PREVIOUS = "last.pt", "previous.pt"
 FORMAT = "afl-checkpoint-1"
 
@@ -44,6 +46,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> Path:
     if last.exists():
         os.replace(last, folder / PREVIOUS)
     os.replace(temporary, last)
+    sync_folder(folder)
     return last
 
 

@@ -8,15 +8,26 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import nn
+
+# How long a process waits for the others; evaluation, which the first one does alone, takes minutes.
+PATIENCE = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among all of them."""
+    """This process among all of them.
+
+    Attributes:
+        rank, size: number of this process, and how many there are.
+        device: where this process computes.
+        control: group for what processes agree on beside the gradients, over the CPU; None for a single process.
+    """
 
     rank: int
     size: int
     device: torch.device
+    control: dist.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
@@ -41,10 +52,14 @@ def join_world(device: str) -> World:
                 "trainer.device=cuda, but torch sees no CUDA device; use trainer.device=cpu or auto"
             )
         torch.cuda.set_device(chosen)
-    if size > 1 and not dist.is_initialized():
+    if size == 1:
+        return World(rank=rank, size=size, device=chosen)
+    if not dist.is_initialized():
         backend = "nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(minutes=10))
-    return World(rank=rank, size=size, device=chosen)
+        dist.init_process_group(backend, timeout=PATIENCE)
+    # Gloo whatever the device: a process that dies is noticed at once, and asking does not wait for the GPU.
+    control = dist.new_group(backend="gloo", timeout=PATIENCE)
+    return World(rank=rank, size=size, device=chosen, control=control)
 
 
 def leave_world() -> None:
@@ -56,4 +71,20 @@ def leave_world() -> None:
 def barrier(world: World) -> None:
     """Wait until every process is here; nothing to wait for when there is one."""
     if world.size > 1:
-        dist.barrier()
+        dist.barrier(group=world.control)
+
+
+def from_main(world: World, value: int) -> int:
+    """The first process's ``value``, on all processes."""
+    if world.size == 1:
+        return value
+    shared = torch.tensor(value)
+    dist.broadcast(shared, 0, group=world.control)
+    return int(shared)
+
+
+def share_buffers(module: nn.Module, world: World) -> None:
+    """Give every process the first one's buffers, which are what its checkpoint holds."""
+    if world.size > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)

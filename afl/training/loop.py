@@ -19,9 +19,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from afl.training.checkpoint import save_checkpoint
-from afl.training.distributed import World
+from afl.training.distributed import World, barrier
 from afl.training.gradient_dynamics import GradientDynamics
 from afl.training.guard import FiniteGuard, Suspects
+from afl.training.interruption import Interruption
 from afl.training.optimizer import set_learning_rate
 from afl.training.progress import ProgressReport
 from afl.training.schedule import Schedule
@@ -119,6 +120,7 @@ def train(
     log: Callable[[int, dict[str, float]], None],
     progress: ProgressReport,
     evaluate: Callable[[int], None],
+    interruption: Interruption,
     average: AveragedModel | None = None,
     compiled: Callable[[Tensor], dict[str, Tensor]] | None = None,
 ) -> LoopState:
@@ -134,6 +136,7 @@ def train(
         dynamics: watches the losses on the steps that are logged.
         log: called on the main process with step and figures.
         evaluate: called every ``options.evaluate_every`` steps with the step.
+        interruption: asked after every step; a checkpoint is saved before it is obeyed.
         average: exponential moving average of the weights, updated after each step.
         compiled: the compiled forward pass, where one is wanted.
     """
@@ -194,7 +197,8 @@ def train(
 
         # ---- what a person, a table or the next attempt wants to know -----------------------
         evaluated = not done and _is_due(state.step, options.evaluate_every)
-        saved = done or _is_due(state.step, options.checkpoint_every)
+        asked = interruption.asked(world)
+        saved = done or asked or _is_due(state.step, options.checkpoint_every)
         if logged or evaluated or saved:
             guard.settle()
         if logged:
@@ -209,6 +213,11 @@ def train(
         if saved and world.is_main:
             save_checkpoint(
                 folder / "checkpoints", checkpoint_state(detector, optimizer, average, state, run_digest)
+            )
+        if asked:
+            barrier(world)  # no process leaves before the checkpoint is written
+            interruption.obey(
+                f"saved at step {state.step} of {options.total_steps}; the same command goes on"
             )
     return state
 

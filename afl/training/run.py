@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import resource
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from afl.tracking import (
     git_state,
     read_metrics,
     read_record,
+    remove_leftovers,
     run_key,
     summarize,
     write_arrays,
@@ -40,10 +43,11 @@ from afl.training.build import build_detector, build_schedule, instantiate, loop
 from afl.training.checkpoint import LAST, load_latest
 from afl.training.compiled import compiled_forward, wants_compiled
 from afl.training.data import RunData, build_evaluator, evaluation_batches, read_data, training_batches
-from afl.training.distributed import World, barrier, join_world
+from afl.training.distributed import World, barrier, from_main, join_world, share_buffers
 from afl.training.evaluation import TestTime, detect
 from afl.training.gradient_dynamics import GradientDynamics
 from afl.training.initial_weights import identity, start_from
+from afl.training.interruption import Interruption
 from afl.training.load import CONFIG
 from afl.training.lock import RunBusy, run_lock
 from afl.training.loop import LoopOptions, LoopState, moving_average, restore, train
@@ -54,16 +58,20 @@ from afl.training.progress import ProgressReport
 from datasets.images import read_image
 
 RECORD, CURVES, DETECTIONS, PICTURES = "record.json", "metrics.jsonl", "detections.json", "predictions.png"
+LEAVE, STAY = 0, 1  # what the first process tells the others about a run that is busy or finished
 log = logging.getLogger(__name__)
 
 
-def run_cell(config: DictConfig, *, wait: bool = False) -> Record | None:
+def run_cell(
+    config: DictConfig, *, wait: bool = False, interruption: Interruption | None = None
+) -> Record | None:
     """Train and evaluate the cell of ``config``, or pick up what there is of it.
 
     A finished run is left as it is; an unfinished one goes on from its last checkpoint; a failed one tries again.
 
     Args:
         wait: when another process is at the same run, wait for it instead of leaving.
+        interruption: the signals to obey; None for those that nobody sends.
 
     Returns:
         The run's record; None where another process is at it.
@@ -75,23 +83,34 @@ def run_cell(config: DictConfig, *, wait: bool = False) -> Record | None:
     plain = OmegaConf.to_container(config, resolve=True)
     key = cell_key(config, data)
     folder = Path(config.paths.output) / key.name
-    finished = _finished(folder)
-    if finished is None and world.is_main:
-        try:
-            with run_lock(folder, wait=wait):
-                finished = _finished(folder)
-                if finished is None:
-                    return _run(config, plain, key, folder, data, world)
-        except RunBusy as busy:
-            log.info("%s", busy)
-            return None
-    elif finished is None:
-        return _run(config, plain, key, folder, data, world)
+    interruption = interruption or Interruption()
+    with contextlib.ExitStack() as held:
+        finished = _finished(folder) if world.is_main else None
+        if world.is_main and finished is None:
+            try:
+                held.enter_context(
+                    run_lock(folder, wait=wait, while_waiting=partial(_leave, interruption, world))
+                )
+            except RunBusy as busy:
+                log.info("%s", busy)
+                from_main(world, LEAVE)
+                return None
+            finished = _finished(folder)  # by whoever had it before
+        if from_main(world, LEAVE if finished else STAY) == STAY:
+            if world.is_main:
+                remove_leftovers(folder)
+            return _run(config, plain, key, folder, data, world, interruption)
     if world.is_main:
         log.info(
             "%s is finished: AP %s (%s)", key.name, _percent(finished.metrics.get("AP")), folder / RECORD
         )
     return finished
+
+
+def _leave(interruption: Interruption, world: World) -> None:
+    """Obey a signal at a place where there is nothing to save."""
+    if interruption.asked(world):
+        interruption.obey("nothing is lost; the same command goes on from the last checkpoint")
 
 
 def cell_key(config: DictConfig, data: RunData) -> RunKey:
@@ -101,9 +120,9 @@ def cell_key(config: DictConfig, data: RunData) -> RunKey:
     return run_key({**plain, **named}, data=f"{data.fingerprint}-{identity(config)}")
 
 
-def pretrain(config: DictConfig) -> Path:
+def pretrain(config: DictConfig, interruption: Interruption) -> Path:
     """The final checkpoint of ``config``'s run, which is made first if it is not there; who comes second waits."""
-    record = run_cell(config, wait=True)
+    record = run_cell(config, wait=True, interruption=interruption)
     return Path(config.paths.output) / record.key / "checkpoints" / LAST
 
 
@@ -115,7 +134,13 @@ def _finished(folder: Path) -> Record | None:
 
 
 def _run(
-    config: DictConfig, plain: dict[str, Any], key: RunKey, folder: Path, data: RunData, world: World
+    config: DictConfig,
+    plain: dict[str, Any],
+    key: RunKey,
+    folder: Path,
+    data: RunData,
+    world: World,
+    interruption: Interruption,
 ) -> Record:
     """Everything between the lock and the record; a failure leaves a record too, then goes on upwards."""
     torch.manual_seed(config.seed)
@@ -148,7 +173,7 @@ def _run(
                 config=plain,
                 class_names=data.statistics.names,
             )
-        record = _train_and_evaluate(config, record, key, folder, data, world, tracker)
+        record = _train_and_evaluate(config, record, key, folder, data, world, tracker, interruption)
     except BaseException as error:
         if world.is_main and isinstance(error, Exception):
             write_record(folder / RECORD, replace(record, error=f"{type(error).__name__}: {error}"))
@@ -169,6 +194,7 @@ def _train_and_evaluate(
     data: RunData,
     world: World,
     tracker: Tracker,
+    interruption: Interruption,
 ) -> Record:
     # ---- what is trained ----------------------------------------------------------------
     options = loop_options(config, num_images=len(data.train), world_size=world.size)
@@ -179,7 +205,7 @@ def _train_and_evaluate(
     # Made before anything is trained: data that the detector cannot learn from stops the run here.
     batches = training_batches(config, data, world, start_step=saved["step"] if saved else 0)
     if saved is None:
-        start_from(config, detector, world, pretrain)
+        start_from(config, detector, world, partial(pretrain, interruption=interruption))
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
     detector.to(world.device, memory_format=layout)
     if saved is None:
@@ -227,6 +253,7 @@ def _train_and_evaluate(
             log=report,
             progress=progress,
             evaluate=look,
+            interruption=interruption,
             average=average,
             compiled=compiled_forward(detector)
             if wants_compiled(config.trainer.compile, world.device)
@@ -237,7 +264,10 @@ def _train_and_evaluate(
 
     # ---- evaluation and record ----------------------------------------------------------
     started = time.perf_counter()
-    metrics, pictures = evaluate_detector(evaluated, config, data, world, folder, options)
+    # The checkpoint of the last step is written: from here on there is nothing to save.
+    metrics, pictures = evaluate_detector(
+        evaluated, config, data, world, folder, options, interruption=interruption
+    )
     seconds = time.perf_counter() - started
     per_class = metrics.pop("per_class")
     if world.is_main:
@@ -281,15 +311,20 @@ def evaluate_detector(
     folder: Path,
     options: LoopOptions,
     detections: str = DETECTIONS,
+    interruption: Interruption | None = None,
 ) -> tuple[dict[str, Any], list[Picture]]:
     """Detect on the validation split, write the file ``detections``, and measure.
 
     Every process looks at its part of the images and leaves its detections in a file; the first one evaluates them all.
 
+    Args:
+        interruption: obeyed between images; None to finish whatever happens.
+
     Returns:
         The evaluator's figures (empty on other processes than the first), and the first images with their boxes.
     """
     adapt_threshold(detector)
+    share_buffers(detector, world)
     evaluator = build_evaluator(config, data)
     number = {int(image_id): i for i, image_id in enumerate(data.val.image_ids)}
     pictures: list[Picture] = []
@@ -302,12 +337,17 @@ def evaluate_detector(
         test_time=TestTime(**OmegaConf.to_container(config.trainer.test_time)),
     )
     for batch, boxes in found:
+        if interruption is not None and world.size == 1:
+            _leave(interruption, world)
         image_ids = batch.image_ids.tolist()
         evaluator.process(image_ids, boxes)
         for image_id, one in zip(image_ids, boxes, strict=True):
             if world.is_main and len(pictures) < config.trainer.pictures:
                 pictures.append(_picture(data, number[image_id], image_id, one))
     if world.size > 1:
+        # Asked once: processes do not have the same number of batches.
+        if interruption is not None:
+            _leave(interruption, world)
         parts = [folder / f"detections-{rank}.npz" for rank in range(world.size)]
         write_arrays(parts[world.rank], evaluator.state())
         barrier(world)

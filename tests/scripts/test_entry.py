@@ -21,6 +21,11 @@ def test_what_exists_passes():
     )
 
 
+def test_launchers_of_plugins_and_of_the_project_pass():
+    assert unknown_choice(["-m", "hydra/launcher=joblib"]) is None
+    assert unknown_choice(["-m", "hydra/launcher=slurm"]) is None
+
+
 def test_unknown_key_suggests_the_nearest():
     assert "trainer.max_duration" in unknown_key(
         ["dataset=shapes", "trainer.max_durations=3epochs"], "config"
