@@ -1,0 +1,105 @@
+"""Runs of a few seconds, as commands and as configs, and what is compared of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic, sleep
+
+import torch
+from omegaconf import DictConfig
+
+from afl.training.compose import CONF, compose_cell
+
+SMALL = (
+    "dataset=shapes_coco", "dataset.folder.num_train=24", "dataset.folder.num_val=10", "initial_weights=null",
+    "logger=none", "trainer.progress=none", "trainer.batch_size=4", "trainer.eval_batch_size=4",
+    "trainer.max_duration=24steps", "trainer.checkpoint_every=3steps", "trainer.log_every=1steps",
+    "trainer.pictures=0", "trainer.device=cpu",
+)  # fmt: skip
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+DETECTORS = sorted(path.stem for path in (CONF / "detector").glob("*.yaml"))
+LOSSES = sorted(
+    str(path.relative_to(CONF / "loss").with_suffix("")) for path in (CONF / "loss").rglob("*.yaml")
+)
+
+
+def overrides(output: Path, cache: Path) -> list[str]:
+    return [*SMALL, f"paths.output={output}", f"paths.cache={cache}"]
+
+
+def cell(output: Path, cache: Path, detector: str, loss: str, *more: str) -> DictConfig:
+    """The config of a small cell."""
+    return compose_cell(detector=detector, loss=loss, overrides=[*overrides(output, cache), *more])
+
+
+def command(output: Path, cache: Path, *more: str, start: tuple[str, ...] = ()) -> list[str]:
+    """``python [START] -m scripts.train ...`` of a small cell; ``more`` names detector and loss."""
+    return [sys.executable, *start, "-m", "scripts.train", *overrides(output, cache), *more]
+
+
+def started(arguments: list[str], **variables: str) -> subprocess.Popen:
+    """The command, running, its output in one pipe."""
+    return subprocess.Popen(
+        arguments,
+        cwd=CONF.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finished(arguments: list[str], code: int = 0, **variables: str) -> str:
+    """What the command prints until it ends, with this exit code, within ten minutes."""
+    process = started(arguments, **variables)
+    printed, _ = process.communicate(timeout=600)
+    assert process.returncode == code, printed
+    return printed
+
+
+def wait_for(happened: Callable[[], bool], process: subprocess.Popen, seconds: float = 120) -> bool:
+    """Wait until something is the case; False when the process ended before."""
+    deadline = monotonic() + seconds
+    while monotonic() < deadline:
+        if happened():
+            return True
+        if process.poll() is not None:
+            return False
+        sleep(0.005)
+    raise AssertionError(f"nothing happened in {seconds:g} s")
+
+
+def steps_done(output: Path) -> int:
+    """Lines in the curves of the only run below ``output``."""
+    logs = list(output.glob("shapes*/metrics.jsonl"))
+    return logs[0].read_text(encoding="utf-8").count("\n") if logs else 0
+
+
+def run_folder(output: Path) -> Path:
+    (folder,) = output.glob("shapes*")
+    return folder
+
+
+def last_checkpoint(output: Path) -> dict:
+    return torch.load(run_folder(output) / "checkpoints" / "last.pt", weights_only=True)
+
+
+def assert_same(a: object, b: object, where: str = "checkpoint") -> None:
+    """Equal bit for bit, whatever is nested in whatever; the time a run took may differ."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for name in a:
+            if name != "seconds":
+                assert_same(a[name], b[name], f"{where}.{name}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), f"{where} differs"
+    else:
+        assert a == b, f"{where}: {a!r} is not {b!r}"

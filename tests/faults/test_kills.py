@@ -1,0 +1,61 @@
+"""Runs killed with SIGKILL at random moments and started again end with the checkpoint, bit for bit, of one never killed."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+
+import pytest
+
+from afl.training.checkpoint import load_latest
+from tests.faults.short_run import (
+    DETECTORS,
+    assert_same,
+    command,
+    finished,
+    last_checkpoint,
+    run_folder,
+    started,
+    steps_done,
+    wait_for,
+)
+
+pytestmark = pytest.mark.faults
+KILLS = 5
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_thirty_kills_are_thirty_exact_resumes(detector, tmp_path, cache, count):
+    draw = random.Random(detector)
+    loss = (
+        f"loss={draw.choice(['afl', 'afl_per_class', 'ghm', 'libra'])}"
+        if detector != "cornernet"
+        else "loss=afl"
+    )
+    arguments = [f"detector={detector}", loss, "trainer.max_duration=60steps", "trainer.ema=0.9"]
+    finished(command(tmp_path / "whole", cache, *arguments))
+    whole = last_checkpoint(tmp_path / "whole")
+    seconds, output = whole["seconds"], tmp_path / "killed"
+    again = command(output, cache, *arguments)
+    kills, resumed_from = 0, []
+    while kills < KILLS:
+        before = steps_done(output)
+        process = started(again)
+        # From the first steps on, at any moment of the next eighth of the training: five kills fit into it.
+        if wait_for(lambda: steps_done(output) != before, process):  # noqa: B023
+            time.sleep(draw.uniform(0, seconds / 8))
+            process.send_signal(signal.SIGKILL)
+        printed, _ = process.communicate()
+        assert process.returncode == -signal.SIGKILL, f"it ended before kill {kills + 1}:\n{printed}"
+        kills += 1
+        state, passed_over = load_latest(run_folder(output) / "checkpoints", whole["run"])
+        assert not passed_over
+        resumed_from.append(0 if state is None else state["step"])
+        assert not (run_folder(output) / "record.json").exists()
+    finished(again)
+    assert resumed_from == sorted(resumed_from) and resumed_from[-1] > 0
+    assert_same(last_checkpoint(output), whole)
+    assert not list(run_folder(output).rglob("*.tmp"))
+    count("kills -9 at random moments of training", kills)
+    count("exact resumes after them: model, optimiser, average and loss state bit for bit", kills)
