@@ -75,8 +75,13 @@ def wait_for(happened: Callable[[], bool], process: subprocess.Popen, seconds: f
 
 def steps_done(output: Path) -> int:
     """Lines in the curves of the only run below ``output``."""
-    logs = list(output.glob("shapes*/metrics.jsonl"))
-    return logs[0].read_text(encoding="utf-8").count("\n") if logs else 0
+    return sum(map(lines_in, output.glob("shapes*")))
+
+
+def lines_in(folder: Path) -> int:
+    """Lines in the curves of a run directory."""
+    path = folder / "metrics.jsonl"
+    return path.read_text(encoding="utf-8").count("\n") if path.exists() else 0
 
 
 def run_folder(output: Path) -> Path:
@@ -85,7 +90,11 @@ def run_folder(output: Path) -> Path:
 
 
 def last_checkpoint(output: Path) -> dict:
-    return torch.load(run_folder(output) / "checkpoints" / "last.pt", weights_only=True)
+    return read_checkpoint(run_folder(output) / "checkpoints" / "last.pt")
+
+
+def read_checkpoint(path: Path) -> dict:
+    return torch.load(path, weights_only=True)
 
 
 def assert_same(a: object, b: object, where: str = "checkpoint") -> None:
