@@ -18,6 +18,9 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
     The folder is made if need be. On any error (a full disk, an interrupt) the old file stays as it was and
     the temporary one goes.
+
+    Raises:
+        OSError: with the path, where the system names none.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,8 +31,10 @@ def write_bytes(path: str | Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, f"could not be written ({error.strerror})", str(path)) from error
         raise
     sync_folder(path.parent)
 

@@ -33,9 +33,16 @@ class MetricsLog:
         self._file = open(self.path, "a" if resume_step else "w", buffering=1, encoding="utf-8")
 
     def log(self, step: int, values: Mapping[str, float | int | str | None]) -> None:
-        """Append one line; numbers that are not finite become null."""
+        """Append one line; numbers that are not finite become null.
+
+        Raises:
+            OSError: with the path; half a line may be left, which reading passes over.
+        """
         line = {"step": int(step)} | {name: _plain(value) for name, value in values.items()}
-        self._file.write(json.dumps(line) + "\n")
+        try:
+            self._file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise OSError(error.errno, f"could not be written ({error.strerror})", str(self.path)) from error
 
     def close(self) -> None:
         self._file.close()

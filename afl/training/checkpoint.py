@@ -16,7 +16,7 @@ import torch
 
 from afl.tracking import sync_folder
 
-LAST, PREVIOUS = "last.pt", "previous.pt"
+LAST, PREVIOUS, DAMAGED = "last.pt", "previous.pt", "damaged.pt"
 FORMAT = "afl-checkpoint-1"
 
 
@@ -78,7 +78,10 @@ def load_latest(folder: Path, run_digest: str) -> tuple[dict[str, Any] | None, l
         run_digest: digest of the run's config; a checkpoint of another config is not continued.
 
     Returns:
-        The state (None where there is nothing to resume from), and a line about every file that was passed over.
+        The state (None where nothing was saved yet), and a line about every file that was passed over for it.
+
+    Raises:
+        CheckpointError: there are files, and none of them can be used.
     """
     passed_over = []
     for path in (folder / LAST, folder / PREVIOUS):
@@ -92,4 +95,14 @@ def load_latest(folder: Path, run_digest: str) -> tuple[dict[str, Any] | None, l
         if state.get("run") == run_digest:
             return state, passed_over
         passed_over.append(f"{path} belongs to another run ({state.get('run')}, this is {run_digest})")
-    return None, passed_over
+    if passed_over:
+        raise CheckpointError(
+            f"no checkpoint in {folder} can be used: {'; '.join(passed_over)}. Put a good copy of one there as {LAST}, "
+            "or delete that folder to train from the beginning"
+        )
+    return None, []
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a ``last.pt`` that was passed over, lest the next one to be saved push it over the good ``previous.pt``."""
+    return (folder / LAST).rename(folder / DAMAGED)

@@ -40,7 +40,7 @@ from afl.tracking import (
     write_text,
 )
 from afl.training.build import build_detector, build_schedule, instantiate, loop_options
-from afl.training.checkpoint import LAST, load_latest
+from afl.training.checkpoint import LAST, CheckpointError, load_latest, set_aside
 from afl.training.compiled import compiled_forward, wants_compiled
 from afl.training.data import RunData, build_evaluator, evaluation_batches, read_data, training_batches
 from afl.training.distributed import World, barrier, from_main, join_world, share_buffers
@@ -176,7 +176,10 @@ def _run(
         record = _train_and_evaluate(config, record, key, folder, data, world, tracker, interruption)
     except BaseException as error:
         if world.is_main and isinstance(error, Exception):
-            write_record(folder / RECORD, replace(record, error=f"{type(error).__name__}: {error}"))
+            try:
+                write_record(folder / RECORD, replace(record, error=f"{type(error).__name__}: {error}"))
+            except OSError as second:  # a full disk has no room for the news of it
+                log.warning("%s", second)
         tracker.finish(failed=True)
         raise
     if world.is_main:
@@ -184,6 +187,24 @@ def _run(
     tracker.summary(record.metrics)
     tracker.finish()
     return record
+
+
+def _resume(folder: Path, key: RunKey, world: World) -> dict[str, Any] | None:
+    """The checkpoint to go on from, the same one on every process; None for the beginning."""
+    saved, passed_over = load_latest(folder, key.digest)
+    step = saved["step"] if saved else 0
+    main = from_main(world, step)
+    if main != step:
+        raise CheckpointError(
+            f"process {world.rank} reads step {step} from {folder}, the first one step {main}; is the folder shared by "
+            "all machines?"
+        )
+    barrier(world)
+    if passed_over and world.is_main:
+        for note in passed_over:
+            log.warning("%s", note)
+        log.warning("it is kept as %s; the one before, of step %d, is taken", set_aside(folder), step)
+    return saved
 
 
 def _train_and_evaluate(
@@ -199,9 +220,7 @@ def _train_and_evaluate(
     # ---- what is trained ----------------------------------------------------------------
     options = loop_options(config, num_images=len(data.train), world_size=world.size)
     detector = build_detector(config, data.classes)
-    saved, notes = load_latest(folder / "checkpoints", key.digest)
-    for note in notes:
-        log.warning("%s", note)
+    saved = _resume(folder / "checkpoints", key, world)
     # Made before anything is trained: data that the detector cannot learn from stops the run here.
     batches = training_batches(config, data, world, start_step=saved["step"] if saved else 0)
     if saved is None:

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from afl.training.checkpoint import CheckpointError, load_checkpoint, load_latest, save_checkpoint
+from afl.training.checkpoint import CheckpointError, load_checkpoint, load_latest, save_checkpoint, set_aside
 
 
 def state(value: float, run: str = "abc") -> dict:
@@ -47,8 +47,28 @@ def test_foreign_files_are_refused(tmp_path):
 
 def test_another_runs_checkpoint_is_not_continued(tmp_path):
     save_checkpoint(tmp_path, state(1, run="other"))
-    found, notes = load_latest(tmp_path, "abc")
-    assert found is None and "another run" in notes[0]
+    with pytest.raises(CheckpointError, match="another run.*delete that folder"):
+        load_latest(tmp_path, "abc")
+
+
+def test_without_a_good_one_all_reasons_and_a_way_out_are_named(tmp_path):
+    save_checkpoint(tmp_path, state(1))
+    save_checkpoint(tmp_path, state(2))
+    for name in ("last.pt", "previous.pt"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"last\.pt.*previous\.pt.*train from the beginning"):
+        load_latest(tmp_path, "abc")
+    assert load_latest(tmp_path / "empty", "abc") == (None, [])
+
+
+def test_a_damaged_last_one_never_takes_the_place_of_the_good_one_before(tmp_path):
+    save_checkpoint(tmp_path, state(1))
+    save_checkpoint(tmp_path, state(2)).write_bytes(b"PK")
+    assert load_latest(tmp_path, "abc")[0]["step"] == 1
+    assert set_aside(tmp_path).read_bytes() == b"PK"
+    save_checkpoint(tmp_path, state(3))
+    (tmp_path / "last.pt").unlink()
+    assert load_latest(tmp_path, "abc")[0]["step"] == 1
 
 
 def test_a_full_disk_leaves_the_last_good_one(tmp_path, monkeypatch):
