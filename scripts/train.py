@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from afl.training import run_cell
 from afl.training.checkpoint import CheckpointError
-from afl.training.distributed import leave_world
+from afl.training.distributed import ProcessLost, leave_world
 from afl.training.guard import NonFiniteLoss
 from afl.training.interruption import Interruption
 from scripts.entry import quiet_libraries, run_hydra
@@ -34,7 +34,7 @@ def main(config: DictConfig) -> None:
     try:
         with Interruption() as interruption:
             run_cell(config, interruption=interruption)
-    except (ValueError, OSError, CheckpointError, NonFiniteLoss) as error:
+    except (ValueError, OSError, CheckpointError, NonFiniteLoss, ProcessLost) as error:
         cell = config.cell
         message = f"{cell.dataset}-{cell.detector}-{cell.loss}-s{config.seed} failed: {error}"
         if HydraConfig.get().mode == RunMode.MULTIRUN:

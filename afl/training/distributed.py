@@ -14,6 +14,17 @@ from torch import nn
 PATIENCE = timedelta(hours=1)
 
 
+class ProcessLost(RuntimeError):
+    """Another process of the run has ended, so this one cannot go on."""
+
+
+def names_lost_process(error: BaseException) -> bool:
+    """Whether a collective failed because the process at its other end is gone."""
+    return isinstance(error, dist.DistError) or (
+        type(error) is RuntimeError and "gloo/transport" in str(error)
+    )
+
+
 @dataclass(frozen=True)
 class World:
     """This process among all of them.

@@ -43,7 +43,15 @@ from afl.training.build import build_detector, build_schedule, instantiate, loop
 from afl.training.checkpoint import LAST, CheckpointError, load_latest, set_aside
 from afl.training.compiled import compiled_forward, wants_compiled
 from afl.training.data import RunData, build_evaluator, evaluation_batches, read_data, training_batches
-from afl.training.distributed import World, barrier, from_main, join_world, share_buffers
+from afl.training.distributed import (
+    ProcessLost,
+    World,
+    barrier,
+    from_main,
+    join_world,
+    names_lost_process,
+    share_buffers,
+)
 from afl.training.evaluation import TestTime, detect
 from afl.training.gradient_dynamics import GradientDynamics
 from afl.training.initial_weights import identity, start_from
@@ -59,6 +67,10 @@ from datasets.images import read_image
 
 RECORD, CURVES, DETECTIONS, PICTURES = "record.json", "metrics.jsonl", "detections.json", "predictions.png"
 LEAVE, STAY = 0, 1  # what the first process tells the others about a run that is busy or finished
+LOST = (
+    "process {rank} cannot go on: another process of the run has ended, for the reason that it or torchrun gives; the "
+    "same command goes on from the last checkpoint"
+)
 log = logging.getLogger(__name__)
 
 
@@ -175,12 +187,16 @@ def _run(
             )
         record = _train_and_evaluate(config, record, key, folder, data, world, tracker, interruption)
     except BaseException as error:
+        lost = names_lost_process(error)
+        said = ProcessLost(LOST.format(rank=world.rank)) if lost else error
         if world.is_main and isinstance(error, Exception):
             try:
-                write_record(folder / RECORD, replace(record, error=f"{type(error).__name__}: {error}"))
+                write_record(folder / RECORD, replace(record, error=f"{type(said).__name__}: {said}"))
             except OSError as second:  # a full disk has no room for the news of it
                 log.warning("%s", second)
         tracker.finish(failed=True)
+        if lost:
+            raise said from error
         raise
     if world.is_main:
         write_record(folder / RECORD, record)

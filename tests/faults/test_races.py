@@ -78,7 +78,9 @@ def test_a_process_that_dies_ends_the_job(rank, phase, tmp_path, cache, count):
     os.kill(_worker(process.pid, rank), signal.SIGKILL)
     printed, _ = process.communicate(timeout=300)
     assert process.returncode != 0 and time.monotonic() - begin < SOON
-    assert "Signal 9 (SIGKILL)" in printed or f"process {rank}" in printed, printed
+    assert "Signal 9 (SIGKILL)" in printed and "gloo/transport" not in printed, printed
+    if rank == 1 and "cannot go on" in printed:  # torchrun may have ended the other one before it noticed
+        assert "another process" in read_record(run_folder(tmp_path) / "record.json").error
     count("jobs that ended within a minute of the death of one of their processes")
 
 
