@@ -9,7 +9,7 @@ from datasets.coco import read_coco
 from datasets.color import ColorJitter
 from datasets.dataset import DetectionDataset
 from datasets.errors import DataError
-from datasets.images import check_images, read_image
+from datasets.images import check_images, read_image, read_image_file
 from datasets.index import AnnotationIndex, require_same_classes
 from datasets.loader import EpochPlan, make_eval_loader, make_train_loader, repeat_factors
 from datasets.lvis import read_lvis
@@ -45,6 +45,7 @@ __all__ = [
     "make_train_loader",
     "read_coco",
     "read_image",
+    "read_image_file",
     "read_lvis",
     "read_shapes",
     "read_voc",

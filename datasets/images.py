@@ -45,10 +45,7 @@ def read_image(index: AnnotationIndex, i: int) -> np.ndarray:
     except OSError as error:
         message = f"{named} cannot be read: {error.strerror}; fetch the image again"
         raise ImageError("missing_image", message) from error
-    image = None
-    if not is_cut_off(data):
-        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
+    image = _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise ImageError("broken_image", f"{named} is damaged and cannot be decoded; fetch the image again")
     height, width = int(index.heights[i]), int(index.widths[i])
@@ -60,6 +57,26 @@ def read_image(index: AnnotationIndex, i: int) -> np.ndarray:
             "in the annotations, or store the image without EXIF rotation",
         )
     return image
+
+
+def read_image_file(path: Path) -> np.ndarray:
+    """Any image file as people see it (H, W, 3) uint8 RGB, turned as its EXIF orientation says.
+
+    Raises:
+        ImageError: missing, not an image, or damaged.
+    """
+    try:
+        image = _decode(path.read_bytes(), cv2.IMREAD_COLOR_RGB)
+    except OSError as error:
+        raise ImageError("missing_image", f"{path} cannot be read: {error.strerror}") from error
+    if image is None:
+        raise ImageError("broken_image", f"{path} is not an image that can be decoded, or is cut off")
+    return image
+
+
+def _decode(data: bytes, flags: int) -> np.ndarray | None:
+    """Pixels of an image file's bytes; None where they are no image or stop too early."""
+    return None if is_cut_off(data) else cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
 
 
 def check_images(index: AnnotationIndex, threads: int = 4) -> dict[str, Defect]:

@@ -7,8 +7,9 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra import compose
@@ -83,6 +84,24 @@ def _keys(config: dict, prefix: str = "") -> list[str]:
         if isinstance(value, dict):
             found += _keys(value, f"{name}.")
     return found
+
+
+def options_of(arguments: list[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """``name=value`` arguments over ``defaults``, as plain values.
+
+    Raises:
+        ValueError: an argument is not of that form, or names something that is not among the defaults.
+    """
+    for argument in arguments:
+        if "=" not in argument:
+            raise ValueError(f"{argument!r} is not of the form NAME=VALUE")
+    given = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
+    for name in given:
+        if name not in defaults:
+            near = difflib.get_close_matches(name, defaults, n=1, cutoff=0.4)
+            meant = f" Did you mean {near[0]}?" if near else ""
+            raise ValueError(f"there is no option {name!r}.{meant} There are: {', '.join(defaults)}")
+    return {**defaults, **given}
 
 
 def quiet_libraries() -> None:

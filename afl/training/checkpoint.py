@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from afl.tracking import sync_folder
 
@@ -69,6 +71,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} was not written by this project (no format {FORMAT!r} in it)")
     return state
+
+
+def evaluated_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights of a checkpoint that its run was evaluated with: the moving average where it kept one."""
+    if state["average"] is None:
+        return state["model"]
+    return {k.removeprefix("module."): v for k, v in state["average"].items() if k.startswith("module.")}
 
 
 def load_latest(folder: Path, run_digest: str) -> tuple[dict[str, Any] | None, list[str]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -61,6 +63,26 @@ def read_data(config: DictConfig) -> RunData:
     train = train if config.subset is None else val
     require_same_classes(train, val)
     return RunData(train=train, val=val, statistics=ClassStatistics.from_index(train))
+
+
+def about(config: Mapping[str, Any], data: RunData) -> dict[str, Any]:
+    """What a checkpoint tells of its detector, so that the weights can be used where the data set is not.
+
+    Args:
+        config: the run's resolved configuration as plain dictionaries.
+
+    Returns:
+        Plain values: ``config``; and of the C classes, in the order of the detector's labels, ``names``,
+        ``category_ids`` in the data set, ``groups`` ("r", "c" or "f"), training ``instances`` and ``images``.
+    """
+    return {
+        "config": config,
+        "names": list(data.statistics.names),
+        "category_ids": data.train.category_ids.tolist(),
+        "groups": list(data.statistics.groups),
+        "instances": data.statistics.instances.tolist(),
+        "images": data.statistics.images.tolist(),
+    }
 
 
 def learnable_images(

@@ -54,14 +54,8 @@ def join_world(device: str) -> World:
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0))
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = torch.device("cuda", local) if device == "cuda" else torch.device(device)
+    chosen = choose_device(device, local)
     if chosen.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError(
-                "trainer.device=cuda, but torch sees no CUDA device; use trainer.device=cpu or auto"
-            )
         torch.cuda.set_device(chosen)
     if size == 1:
         return World(rank=rank, size=size, device=chosen)
@@ -71,6 +65,23 @@ def join_world(device: str) -> World:
     # Gloo whatever the device: a process that dies is noticed at once, and asking does not wait for the GPU.
     control = dist.new_group(backend="gloo", timeout=PATIENCE)
     return World(rank=rank, size=size, device=chosen, control=control)
+
+
+def choose_device(device: str, local: int = 0) -> torch.device:
+    """The device that ``auto`` (CUDA where there is one) or a torch device name means; ``cuda`` alone is number ``local``.
+
+    Raises:
+        ValueError: no such kind of device, or CUDA is asked for where there is none.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device("cuda", local) if device == "cuda" else torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device is {device!r}: {str(error).splitlines()[0]}") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={device}, but torch sees no CUDA device; use cpu or auto")
+    return chosen
 
 
 def leave_world() -> None:

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from afl.training.build import ConfigError, build_detector
-from afl.training.checkpoint import LAST, load_checkpoint
+from afl.training.checkpoint import LAST, evaluated_weights, load_checkpoint
 from afl.training.data import RunData, read_data
 
 CONFIG = "config.yaml"
@@ -50,10 +50,5 @@ def load_run(folder: Path, changes: DictConfig, checkpoint: Path | None = None) 
     data = read_data(config)
     detector = build_detector(config, data.classes)
     state = load_checkpoint(path)
-    weights = state["model"]
-    if state["average"] is not None:
-        weights = {
-            k.removeprefix("module."): v for k, v in state["average"].items() if k.startswith("module.")
-        }
-    detector.load_state_dict(weights)
+    detector.load_state_dict(evaluated_weights(state))
     return LoadedRun(config, data, detector.eval(), path, state["step"])

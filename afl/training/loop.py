@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -115,6 +115,7 @@ def train(
     world: World,
     state: LoopState,
     run_digest: str,
+    about: Mapping[str, Any],
     folder: Path,
     dynamics: GradientDynamics,
     log: Callable[[int, dict[str, float]], None],
@@ -132,6 +133,7 @@ def train(
         optimizer: over the detector's parameters, its learning rates at their base values.
         schedule: factor on the learning rates by step.
         run_digest: identity of the run, kept in checkpoints.
+        about: what rebuilds the detector from a checkpoint alone, see ``afl.training.data.about``; kept in checkpoints.
         folder: the run directory.
         dynamics: watches the losses on the steps that are logged.
         log: called on the main process with step and figures.
@@ -212,7 +214,8 @@ def train(
             detector.train()
         if saved and world.is_main:
             save_checkpoint(
-                folder / "checkpoints", checkpoint_state(detector, optimizer, average, state, run_digest)
+                folder / "checkpoints",
+                checkpoint_state(detector, optimizer, average, state, run_digest, about),
             )
         if asked:
             barrier(world)  # no process leaves before the checkpoint is written
@@ -249,10 +252,12 @@ def checkpoint_state(
     average: AveragedModel | None,
     state: LoopState,
     run_digest: str,
+    about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Everything a resumed run needs, as plain tensors, numbers, lists and dicts."""
+    """Everything a resumed run needs, and a user of the weights, as plain tensors, numbers, lists and dicts."""
     return {
         "run": run_digest,
+        "about": dict(about),
         "model": detector.state_dict(),
         "optimizer": optimizer.state_dict(),
         "average": average.state_dict() if average is not None else None,

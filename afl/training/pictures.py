@@ -8,9 +8,22 @@ import cv2
 import numpy as np
 
 from afl.tracking import Picture
+from detectors.contract import Detections
 
 TRUTH_COLOR, FOUND_COLOR, TEXT_COLOR = (60, 200, 60), (250, 120, 30), (255, 255, 255)
 SIDE = 384
+# Smaller images are enlarged to about this side before names are written over them.
+LEGIBLE_SIDE = 600
+# Okabe and Ito's palette, which colour-blind readers tell apart.
+CLASS_COLORS = (
+    (0, 114, 178),
+    (230, 159, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (213, 94, 0),
+    (86, 180, 233),
+    (240, 228, 66),
+)
 
 
 def draw_picture(picture: Picture, names: Sequence[str], score_threshold: float = 0.3) -> np.ndarray:
@@ -29,6 +42,25 @@ def draw_picture(picture: Picture, names: Sequence[str], score_threshold: float 
         if score >= score_threshold:
             _draw(found, box * scale, f"{names[int(label)]} {float(score):.2f}", FOUND_COLOR)
     return np.concatenate([truth, found], 1)
+
+
+def draw_found(pixels: np.ndarray, found: Detections, names: Sequence[str]) -> np.ndarray:
+    """All detections over their image, each class in a colour of its own, the best on top.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB.
+        found: boxes in pixels of it, by falling score.
+
+    Returns:
+        (H, W, 3) uint8 RGB; small images are enlarged by a whole factor, so that the names can be read.
+    """
+    factor = max(1, -(-LEGIBLE_SIDE // max(pixels.shape[:2])))
+    canvas = cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    thickness = max(2, round(max(canvas.shape[:2]) / 500))
+    for box, score, label in reversed(list(zip(found.boxes, found.scores, found.labels, strict=True))):
+        color = CLASS_COLORS[int(label) % len(CLASS_COLORS)]
+        _draw(canvas, box.numpy() * factor, f"{names[int(label)]} {float(score):.2f}", color, thickness)
+    return canvas
 
 
 def contact_sheet(pictures: Sequence[Picture], names: Sequence[str], columns: int = 2) -> np.ndarray:
@@ -86,10 +118,16 @@ def _canvas(pixels: np.ndarray, scale: float) -> np.ndarray:
     return canvas
 
 
-def _draw(canvas: np.ndarray, box: np.ndarray, text: str, color: tuple[int, int, int]) -> None:
+def _draw(
+    canvas: np.ndarray, box: np.ndarray, text: str, color: tuple[int, int, int], thickness: int = 1
+) -> None:
+    """A box with its text on a filled strip at its upper side; letters grow with the line."""
     x1, y1, x2, y2 = (int(round(float(v))) for v in box)
-    cv2.rectangle(canvas, (x1, y1), (x2, y2), color, 1, cv2.LINE_AA)
-    (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.32, 1)
-    x, y = min(max(x1, 0), SIDE - width), max(y1, height + base)
+    cv2.rectangle(canvas, (x1, y1), (x2, y2), color, thickness, cv2.LINE_AA)
+    size, weight = 0.16 + 0.16 * thickness, 1 + thickness // 4
+    (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, weight)
+    x, y = max(0, min(x1, canvas.shape[1] - width)), max(y1, height + base)
     cv2.rectangle(canvas, (x, y - height - base), (x + width, y), color, cv2.FILLED)
-    cv2.putText(canvas, text, (x, y - base + 1), cv2.FONT_HERSHEY_SIMPLEX, 0.32, TEXT_COLOR, 1, cv2.LINE_AA)
+    ink = TEXT_COLOR if np.dot(color, (0.299, 0.587, 0.114)) < 150 else (0, 0, 0)
+    place = (x, y - base + 1)
+    cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, ink, weight, cv2.LINE_AA)

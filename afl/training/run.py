@@ -42,7 +42,14 @@ from afl.tracking import (
 from afl.training.build import build_detector, build_schedule, instantiate, loop_options
 from afl.training.checkpoint import LAST, CheckpointError, load_latest, set_aside
 from afl.training.compiled import compiled_forward, wants_compiled
-from afl.training.data import RunData, build_evaluator, evaluation_batches, read_data, training_batches
+from afl.training.data import (
+    RunData,
+    about,
+    build_evaluator,
+    evaluation_batches,
+    read_data,
+    training_batches,
+)
 from afl.training.distributed import (
     ProcessLost,
     World,
@@ -283,6 +290,7 @@ def _train_and_evaluate(
             world=world,
             state=state,
             run_digest=key.digest,
+            about=about(record.config, data),
             folder=folder,
             dynamics=GradientDynamics(detector.classification, data.statistics.groups),
             log=report,

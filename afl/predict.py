@@ -1,0 +1,193 @@
+"""A trained detector on images of one's own, from its checkpoint alone.
+
+    from afl.predict import load_predictor
+
+    predictor = load_predictor("outputs/NAME")      # or the path of a checkpoint, wherever it was copied to
+    found = predictor("street.jpg")                 # boxes (n, 4) xyxy in pixels, scores (n,), labels (n,)
+
+``predictor.names[label]`` is a class's name. A list of images gives a list. Images are resized as the run's evaluation
+resizes them, and boxes come back in the pixels of the image that was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from afl.training.build import PRECISIONS, build_detector, instantiate
+from afl.training.checkpoint import LAST, CheckpointError, evaluated_weights, load_checkpoint
+from afl.training.distributed import choose_device
+from afl.training.evaluation import TestTime, detect
+from afl.training.prior import adapt_threshold
+from datasets import Sample, collate, read_image_file
+from detectors.contract import ClassCounts, Detections
+
+Image = str | Path | np.ndarray
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A detector with what it takes to use it.
+
+    Attributes:
+        detector: in evaluation mode, on its device.
+        config: of its run.
+        names: (C,) class names; ``category_ids``: (C,) their ids in the data set; ``groups``: (C,) "r", "c" or "f".
+        checkpoint: where the weights came from; ``step``: after how many optimiser steps.
+        device: where the detector is.
+        test_time: views of every image.
+        batch_size: images per pass, of calls with many.
+    """
+
+    detector: nn.Module
+    config: DictConfig
+    names: Sequence[str]
+    category_ids: Sequence[int]
+    groups: Sequence[str]
+    checkpoint: Path
+    step: int
+    device: torch.device
+    test_time: TestTime
+    batch_size: int
+
+    @overload
+    def __call__(self, images: Image) -> Detections: ...
+
+    @overload
+    def __call__(self, images: Sequence[Image]) -> list[Detections]: ...
+
+    def __call__(self, images: Image | Sequence[Image]) -> Detections | list[Detections]:
+        """Detections of one image, or of each of several, by falling score.
+
+        Args:
+            images: paths of image files, turned as their EXIF orientation says, or (H, W, 3) uint8 RGB arrays.
+
+        Returns:
+            Boxes (n, 4) float32 xyxy in pixels of the image, cut at its border, scores (n,) and labels (n,) int64 in
+            [0, C), all on the CPU.
+
+        Raises:
+            DataError: a file is missing, damaged or no image.
+            ValueError: an array is not (H, W, 3) uint8.
+        """
+        if isinstance(images, str | Path | np.ndarray):
+            return next(self.stream([images]))
+        return list(self.stream(images))
+
+    def stream(self, images: Iterable[Image]) -> Iterator[Detections]:
+        """The same one by one, for any number of images: no more than a batch of them is held in memory."""
+        transform = instantiate(self.config.dataset.eval_transform[self.config.family])
+        trainer = self.config.trainer
+        rng = np.random.default_rng(0)  # transforms of evaluation draw nothing from it
+        samples = (transform(_sample(image), rng) for image in images)
+        batches = (collate(part) for part in _parts(samples, self.batch_size))
+        for _, found in detect(
+            self.detector,
+            batches,
+            device=self.device,
+            autocast=PRECISIONS[trainer.precision],
+            channels_last=trainer.channels_last,
+            test_time=self.test_time,
+        ):
+            yield from found
+
+
+def load_predictor(
+    run: str | Path, *, device: str = "auto", test_time: TestTime | None = None, batch_size: int = 8
+) -> Predictor:
+    """The detector of a run directory, or of a checkpoint file alone; neither data set nor network is needed.
+
+    Args:
+        run: run directory of ``scripts.train``, or a checkpoint such as its ``checkpoints/last.pt``.
+        device: ``auto`` (CUDA where there is one), or a torch device name.
+        test_time: views of every image; None: those of the run's own evaluation.
+        batch_size: images per pass.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, not a checkpoint of this project, or older than checkpoints that
+            tell what they are of.
+        ValueError: no such device, or a batch size below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; at least one image is needed")
+    chosen = choose_device(device)
+    path = checkpoint_of(run)
+    state = load_checkpoint(path)
+    about = state.get("about")
+    if about is None:
+        raise CheckpointError(
+            f"{path} does not tell its config and classes: it was written before checkpoints did; "
+            "train the run again, or evaluate it where its data set is with scripts.evaluate"
+        )
+    config = OmegaConf.create(about["config"])
+    if "pretrained" in config.backbone:
+        config.backbone.pretrained = False  # the checkpoint has all weights: nothing is to be downloaded
+    counts = (torch.tensor(about[name], dtype=torch.float32) for name in ("instances", "images"))
+    detector = build_detector(config, ClassCounts(*counts))
+    detector.load_state_dict(evaluated_weights(state))
+    adapt_threshold(detector)
+    layout = torch.channels_last if config.trainer.channels_last else torch.contiguous_format
+    return Predictor(
+        detector=detector.eval().to(chosen, memory_format=layout),
+        config=config,
+        names=tuple(about["names"]),
+        category_ids=tuple(about["category_ids"]),
+        groups=tuple(about["groups"]),
+        checkpoint=path,
+        step=state["step"],
+        device=chosen,
+        test_time=test_time or TestTime(**OmegaConf.to_container(config.trainer.test_time)),
+        batch_size=batch_size,
+    )
+
+
+def checkpoint_of(run: str | Path) -> Path:
+    """The checkpoint file that ``run`` means: itself, or the last one of a run directory.
+
+    Raises:
+        CheckpointError: a folder without one, or nothing at all.
+    """
+    path = Path(run)
+    if not path.is_dir():
+        return path
+    for place in (path / "checkpoints" / LAST, path / LAST):
+        if place.is_file():
+            return place
+    raise CheckpointError(
+        f"{path} has no checkpoints/{LAST}: it is not a run directory, or nothing was trained"
+    )
+
+
+def _sample(image: Image) -> Sample:
+    pixels = image if isinstance(image, np.ndarray) else read_image_file(Path(image))
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
+        raise ValueError(
+            f"an image is a (H, W, 3) uint8 RGB array, not {'x'.join(map(str, pixels.shape))} {pixels.dtype}"
+        )
+    return Sample(
+        image=np.ascontiguousarray(pixels),
+        boxes=np.zeros((0, 4), np.float32),
+        labels=np.zeros(0, np.int64),
+        ignored=np.zeros(0, bool),
+        image_id=0,
+        original_size=pixels.shape[:2],
+        matrix=np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]),
+    )
+
+
+def _parts(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+    part: list[Sample] = []
+    for sample in samples:
+        part.append(sample)
+        if len(part) == size:
+            yield part
+            part = []
+    if part:
+        yield part

@@ -1,0 +1,193 @@
+"""Detect on images of one's own with a trained run.
+
+    python -m scripts.predict run=outputs/NAME images=photos               # a folder, and the folders in it
+    python -m scripts.predict run=last.pt images=street.jpg output=found   # a checkpoint alone is enough
+
+Writes to ``output`` (by default ``predictions``) every image with its boxes, under its own name as PNG or JPEG, and
+``detections.json`` in MS COCO's format: ``images``, ``categories`` with the training set's ids, and ``annotations`` with a
+``score``, boxes as [x, y, width, height] in pixels of the upright image.
+
+Options:
+    score=0.3                  least score of a box, in pictures and JSON; 0 keeps everything
+    flip=true                  look at a mirrored view of every image too
+    scales=[0.75,1.0,1.25]     look at every image in these sizes; boxes of all views are merged
+    device=auto                auto (CUDA where there is one), cpu, cuda, cuda:1
+    batch=8                    images per pass
+    pictures=false             only the JSON
+
+A file in a folder that is damaged is named and left out; the exit code is then 1.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from afl.predict import Predictor, load_predictor
+from afl.tracking import write_bytes, write_json
+from afl.training.checkpoint import CheckpointError
+from afl.training.evaluation import TestTime
+from afl.training.pictures import draw_found
+from datasets import DataError, read_image_file
+from detectors.contract import Detections
+from scripts.entry import options_of, quiet_libraries
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+DEFAULTS = {
+    "run": None,
+    "images": None,
+    "output": "predictions",
+    "score": 0.3,
+    "flip": None,
+    "scales": None,
+    "device": "auto",
+    "batch": 8,
+    "pictures": True,
+}
+
+
+@dataclass
+class Pictures:
+    """Image files one by one, remembering which could not be read."""
+
+    files: list[Path]
+    read: list[Path] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    waiting: list[np.ndarray] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for path in self.files:
+            try:
+                pixels = read_image_file(path)
+            except DataError as error:
+                self.broken.append(str(error))
+                continue
+            self.read.append(path)
+            self.waiting.append(pixels)
+            yield pixels
+
+
+def main(arguments: list[str]) -> int:
+    """Detect on ``images=FILE|FOLDER`` with ``run=FOLDER|FILE``; returns the exit code."""
+    quiet_libraries()
+    options = options_of(arguments, DEFAULTS)
+    for name in ("run", "images"):
+        if options[name] is None:
+            raise ValueError(f"which {name}? python -m scripts.predict run=outputs/NAME images=FOLDER")
+    score = options["score"]
+    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
+        raise ValueError(f"score is {score!r}; it is a number from 0 to 1")
+    files, root = image_files(Path(str(options["images"])))
+    predictor = load_predictor(
+        str(options["run"]),
+        device=str(options["device"]),
+        test_time=_test_time(options),
+        batch_size=options["batch"],
+    )
+    output = Path(str(options["output"]))
+    pictures = Pictures(files)
+    document = {"images": [], "annotations": [], "categories": _categories(predictor)}
+    stream = predictor.stream(pictures)
+    for found in track(stream, total=len(files), console=Console(stderr=True), transient=True):
+        path, pixels = pictures.read[len(document["images"])], pictures.waiting.pop(0)
+        found = above(found, score)
+        name = path.relative_to(root)
+        _describe(document, name, pixels, found, predictor)
+        if options["pictures"]:
+            drawn = draw_found(pixels, found, predictor.names)
+            kind = ".jpg" if path.suffix.lower() in (".jpg", ".jpeg") else ".png"
+            # The suffix stays in the name, so that a.png and a.jpg do not meet.
+            target = name if name.suffix.lower() == kind else name.with_name(name.name + kind)
+            write_bytes(output / target, cv2.imencode(kind, drawn[..., ::-1])[1].tobytes())
+    for line in pictures.broken:
+        print(line, file=sys.stderr)
+    if not document["images"]:
+        return 1
+    write_json(output / "detections.json", document)
+    print(
+        f"{len(document['images'])} images, {len(document['annotations'])} boxes with a score of at least {score:g} "
+        f"({predictor.checkpoint}, step {predictor.step}); written: {output}/detections.json"
+        + (" and the pictures beside it" if options["pictures"] else "")
+    )
+    return 1 if pictures.broken else 0
+
+
+def image_files(place: Path) -> tuple[list[Path], Path]:
+    """The file ``place``, or all image files in and below the folder ``place``, in order; and the folder that their names
+    are relative to.
+
+    Raises:
+        DataError: nothing is there, or a folder has no image files.
+    """
+    if place.is_file():
+        return [place], place.parent
+    if not place.is_dir():
+        raise DataError(f"images={place}: there is no such file or folder")
+    files = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not files:
+        raise DataError(f"images={place}: the folder has no image ({', '.join(SUFFIXES)})")
+    return files, place
+
+
+def above(found: Detections, score: float) -> Detections:
+    """The detections with at least the given score."""
+    kept = found.scores >= score
+    return Detections(boxes=found.boxes[kept], scores=found.scores[kept], labels=found.labels[kept])
+
+
+def _describe(
+    document: dict, name: Path, pixels: np.ndarray, found: Detections, predictor: Predictor
+) -> None:
+    """Append an image and its boxes to the COCO-format ``document``."""
+    image_id = len(document["images"]) + 1
+    height, width = pixels.shape[:2]
+    document["images"].append(
+        {"id": image_id, "file_name": name.as_posix(), "width": width, "height": height}
+    )
+    for box, score, label in zip(
+        found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
+    ):
+        sides = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+        document["annotations"].append(
+            {
+                "id": len(document["annotations"]) + 1,
+                "image_id": image_id,
+                "category_id": predictor.category_ids[label],
+                "bbox": sides,
+                "area": sides[2] * sides[3],
+                "iscrowd": 0,
+                "score": score,
+            }
+        )
+
+
+def _categories(predictor: Predictor) -> list[dict]:
+    return [
+        {"id": number, "name": name}
+        for number, name in zip(predictor.category_ids, predictor.names, strict=True)
+    ]
+
+
+def _test_time(options: dict) -> TestTime | None:
+    """Views of every image; None, those of the run's own evaluation, where the command line says nothing of them."""
+    given = {name: options[name] for name in ("flip", "scales") if options[name] is not None}
+    if not given:
+        return None
+    scales = given.get("scales", [1.0])
+    if not isinstance(scales, list) or not all(isinstance(scale, int | float) for scale in scales):
+        raise ValueError(f"scales is {scales!r}; it is a list of numbers such as [0.75,1.0,1.25]")
+    return TestTime(flip=given.get("flip", False), scales=tuple(scales))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (CheckpointError, OSError, ValueError) as problem:
+        sys.exit(str(problem))

@@ -1,0 +1,174 @@
+"""Predictions on image files, from a checkpoint that has left its run, against the evaluation of that run and against
+pycocotools' reading of the written file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+
+from afl.predict import load_predictor
+from afl.training import run_cell
+from afl.training.checkpoint import CheckpointError, load_checkpoint
+from afl.training.compose import compose_cell
+from afl.training.data import read_data
+from afl.training.evaluation import TestTime
+from datasets import DataError, read_image
+from scripts.predict import main
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A short run, its validation images, the detections of its evaluation, and its checkpoint in a folder of its own."""
+    folder = tmp_path_factory.mktemp("run")
+    config = compose_cell(
+        detector="retinanet",
+        loss="fl",
+        overrides=[
+            "dataset=shapes_coco", "dataset.folder.num_train=24", "dataset.folder.num_val=10", "initial_weights=null",
+            "logger=none", "trainer.progress=none", "trainer.batch_size=4", "trainer.eval_batch_size=2",
+            "trainer.max_duration=4steps", "trainer.device=cpu", "trainer.precision=fp32", "trainer.ema=0.5",
+            "detector.score_threshold=0.001", f"paths.output={folder}/outputs", f"paths.cache={folder}/cache",
+        ],
+    )  # fmt: skip
+    record = run_cell(config)
+    directory = Path(config.paths.output) / record.key
+    alone = folder / "elsewhere" / "weights.pt"
+    alone.parent.mkdir()
+    shutil.copy(directory / "checkpoints" / "last.pt", alone)
+    val = read_data(config).val
+    return directory, alone, val, json.loads((directory / "detections.json").read_text())
+
+
+def as_rows(found, image_id: int, category_ids) -> np.ndarray:
+    """(n, 7) image id, category id, x, y, width, height, score."""
+    boxes = found.boxes.numpy().astype(float)
+    ids = np.array([category_ids[label] for label in found.labels.tolist()], float)
+    return np.column_stack(
+        [np.full(len(ids), image_id), ids, boxes[:, :2], boxes[:, 2:] - boxes[:, :2], found.scores.numpy()]
+    )
+
+
+def test_three_lines_of_python_find_what_the_runs_evaluation_found(run):
+    directory, alone, val, detections = run
+    predictor = load_predictor(alone, batch_size=4)
+    found = predictor([val.image_path(i) for i in range(len(val))])
+    rows = [as_rows(one, int(val.image_ids[i]), predictor.category_ids) for i, one in enumerate(found)]
+    expected = np.array([[d["image_id"], d["category_id"], *d["bbox"], d["score"]] for d in detections])
+    assert len(expected) > 50
+    ours = np.concatenate(rows)
+    # Both by image and falling score; equal scores may stand in any order.
+    order = lambda a: a[np.lexsort((a[:, 2].round(2), -a[:, 6].round(5), a[:, 0]))]  # noqa: E731
+    np.testing.assert_allclose(order(ours), order(expected), atol=2e-3)
+    assert predictor.names == tuple(val.category_names) and predictor.step == 4
+    assert torch.equal(predictor(read_image(val, 0)).boxes, predictor(val.image_path(0)).boxes)
+
+
+def test_the_command_writes_pictures_and_a_file_that_pycocotools_reads(run, tmp_path, capsys):
+    directory, alone, val, _ = run
+    photos = tmp_path / "photos"
+    (photos / "more").mkdir(parents=True)
+    shutil.copy(val.image_path(0), photos / f"first{val.image_path(0).suffix}")
+    tall = np.ascontiguousarray(np.pad(read_image(val, 1), ((0, 40), (0, 0), (0, 0)))[..., ::-1])
+    cv2.imwrite(str(photos / "more" / "tall.png"), tall)
+    (photos / "notes.txt").write_text("not an image, and not looked at")
+    arguments = [f"run={directory}", f"images={photos}", f"output={tmp_path}/found", "score=0.016", "batch=1"]
+    assert main(arguments) == 0
+    truth = COCO(str(tmp_path / "found" / "detections.json"))
+    assert [image["file_name"] for image in truth.dataset["images"]] == [
+        f"first{val.image_path(0).suffix}", "more/tall.png",
+    ]  # fmt: skip
+    assert [image["height"] for image in truth.dataset["images"]] == [96, 136]
+    predictor = load_predictor(directory)
+    found = predictor(photos / "more" / "tall.png")
+    kept = found.scores >= 0.016
+    written = truth.loadAnns(truth.getAnnIds(imgIds=[2]))
+    assert 0 < len(written) == int(kept.sum())
+    assert [a["score"] for a in written] == pytest.approx(found.scores[kept].tolist())
+    assert max(a["bbox"][1] + a["bbox"][3] for a in written) <= 136
+    assert {c["name"] for c in truth.dataset["categories"]} == set(val.category_names)
+    assert cv2.imread(str(tmp_path / "found" / "more" / "tall.png")).shape[0] >= 600
+    assert "2 images" in capsys.readouterr().out
+    assert main([*arguments, "flip=true", "scales=[1.0,1.5]", "pictures=false"]) == 0
+
+
+def test_exif_orientation_turns_the_image_as_people_see_it(run, tmp_path):
+    from PIL import Image
+
+    _, alone, val, _ = run
+    pixels = read_image(val, 2)[:64]
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[0x0112] = 6  # stored lying on its side: to be turned clockwise
+    image.save(tmp_path / "turned.png", exif=exif)
+    predictor = load_predictor(alone)
+    upright = predictor(np.rot90(pixels, -1))
+    assert torch.equal(predictor(tmp_path / "turned.png").boxes, upright.boxes)
+
+
+def test_mirrored_views_of_a_mirrored_image_are_the_same_views(run):
+    _, alone, val, _ = run
+    predictor = load_predictor(alone, test_time=TestTime(flip=True))
+    pixels = read_image(val, 0)
+    there, back = predictor(pixels), predictor(pixels[:, ::-1])
+    width = pixels.shape[1]
+    mirrored = torch.stack([width - back.boxes[:, 2], back.boxes[:, 0] * 0, width - back.boxes[:, 0]], 1)
+    assert len(there.scores) == len(back.scores)
+    torch.testing.assert_close(there.scores.sort().values, back.scores.sort().values, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        there.boxes[:, 0].sort().values, mirrored[:, 0].sort().values, atol=0.05, rtol=0
+    )
+
+
+def refused(arguments: list[str], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words) as caught:
+        main(arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_input_is_answered_in_one_line(run, tmp_path, capsys):
+    directory, alone, val, _ = run
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    to = f"output={tmp_path}/out"
+    refused([f"run={alone}", f"images={empty}", to], DataError, "empty: the folder has no image")
+    refused([f"run={alone}", f"images={tmp_path}/gone.png", to], DataError, "no such file or folder")
+    refused([f"run={empty}", f"images={val.image_path(0)}", to], CheckpointError, "not a run directory")
+    refused(
+        [f"run={val.image_path(0)}", f"images={val.image_path(0)}", to], CheckpointError, "cannot be read"
+    )
+    torch.save({"model": {}}, tmp_path / "other.pt")
+    refused(
+        [f"run={tmp_path}/other.pt", f"images={val.image_path(0)}", to], CheckpointError, "not written by"
+    )
+    state = load_checkpoint(alone)
+    del state["about"]
+    torch.save(state, tmp_path / "old.pt")
+    refused(
+        [f"run={tmp_path}/old.pt", f"images={val.image_path(0)}", to], CheckpointError, "config and classes"
+    )
+    refused([f"images={empty}"], ValueError, "which run")
+    refused([f"run={alone}", f"images={val.image_path(0)}", "scor=1"], ValueError, "Did you mean score")
+    refused([f"run={alone}", f"images={val.image_path(0)}", "score=2"], ValueError, "from 0 to 1")
+    refused([f"run={alone}", f"images={val.image_path(0)}", "batch=0", to], ValueError, "batch_size is 0")
+    refused([f"run={alone}", f"images={val.image_path(0)}", "device=warp", to], ValueError, "device")
+    with pytest.raises(ValueError, match="uint8 RGB"):
+        load_predictor(alone)(np.zeros((4, 4), np.uint8))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_file_is_named_and_the_others_are_done(run, tmp_path, capsys):
+    _, alone, val, _ = run
+    shutil.copy(val.image_path(0), tmp_path / "b.png")
+    (tmp_path / "a.jpg").write_text("no image at all")
+    assert main([f"run={alone}", f"images={tmp_path}", f"output={tmp_path}/out"]) == 1
+    assert "a.jpg is not an image" in capsys.readouterr().err
+    assert len(json.loads((tmp_path / "out" / "detections.json").read_text())["images"]) == 1
+    assert main([f"run={alone}", f"images={tmp_path}/a.jpg", f"output={tmp_path}/none"]) == 1
+    assert not (tmp_path / "none").exists()
