@@ -11,6 +11,7 @@ maximum of pairs would split it. All are subgradients, and ties are common only 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 CORNERS = ("top_left", "bottom_right")
@@ -34,6 +35,33 @@ def bottom_pool(x: Tensor) -> Tensor:
 def right_pool(x: Tensor) -> Tensor:
     """(..., H, W): at column j the maximum over columns 0, 1, ..., j of the same row."""
     return x.cummax(-1).values
+
+
+# By its pool: the axis of a walk, and whether it goes towards smaller indices.
+WALKS = {top_pool: (-2, False), left_pool: (-1, False), bottom_pool: (-2, True), right_pool: (-1, True)}
+
+
+def pool_by_doubling(x: Tensor, axis: int, towards_start: bool, longest: int) -> Tensor:
+    """A running maximum of pads, slices and maxima alone, for exchange formats without an operator for it (ONNX).
+
+    After the step of k, every cell knows the largest of the 2 k cells of its walk that come first, itself included.
+
+    Args:
+        x: (B, c, H, W).
+        axis: -2 or -1, along which is walked.
+        towards_start: whether cells look at smaller indices.
+        longest: cells of the longest walk; a longer map needs a larger one.
+
+    Returns:
+        The same shape, equal to the pool of ``WALKS`` with this axis and direction.
+    """
+    step = 1
+    while step < longest:
+        before, after = (step, 0) if towards_start else (0, step)
+        padded = F.pad(x, (before, after) if axis == -1 else (0, 0, before, after), value=float("-inf"))
+        x = torch.maximum(x, padded.narrow(axis, after, x.shape[axis]))
+        step *= 2
+    return x
 
 
 class CornerPooling(nn.Module):

@@ -120,7 +120,7 @@ class FCOS(nn.Module):
             distances.append(as_map(self.box_layer(box_features), 4))
             centerness.append(as_map(self.centerness_layer(box_features), 1).squeeze(-1))
             points.append(cell_centres(*x.shape[-2:], stride, x.device))
-            strides.append(torch.full((len(points[-1]),), float(stride), device=x.device))
+            strides.append(torch.full((points[-1].shape[0],), float(stride), device=x.device))
         return {
             "logits": torch.cat(logits, 1),
             "distances": torch.cat(distances, 1),

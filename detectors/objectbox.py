@@ -170,8 +170,8 @@ class ObjectBox(nn.Module):
             outputs["distances"].append(as_map(self.box_layers[i](box_features), 4))
             cells = _grid(*x.shape[-2:], x.device)
             outputs["cells"].append(cells)
-            outputs["strides"].append(torch.full((len(cells),), float(stride), device=x.device))
-            outputs["reach"].append(torch.full((len(cells),), reach, device=x.device))
+            outputs["strides"].append(torch.full((cells.shape[0],), float(stride), device=x.device))
+            outputs["reach"].append(torch.full((cells.shape[0],), reach, device=x.device))
         along = {"cells": 0, "strides": 0, "reach": 0}
         return {name: torch.cat(parts, along.get(name, 1)) for name, parts in outputs.items()} | {
             "level_shapes": torch.tensor([x.shape[-2:] for x in levels])

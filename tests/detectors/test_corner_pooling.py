@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from detectors.corner_pooling import CornerPooling, bottom_pool, left_pool, right_pool, top_pool
+from detectors.corner_pooling import (
+    WALKS,
+    CornerPooling,
+    bottom_pool,
+    left_pool,
+    pool_by_doubling,
+    right_pool,
+    top_pool,
+)
 
 # Each pool with the cells whose maximum it takes, seen from (row, column).
 POOLS = {
@@ -30,6 +38,13 @@ def test_pool_equals_maximum_over_the_cells_it_looks_at(pool, channels_last):
                 for j in range(7):
                     expected[b, c, i, j] = POOLS[pool](x[b, c], i, j).max()
     assert torch.equal(pool(x), expected)
+
+
+@pytest.mark.parametrize("pool", WALKS)
+@pytest.mark.parametrize("shape", [(1, 2, 1, 1), (2, 3, 5, 8), (1, 1, 17, 3)])
+def test_pool_by_doubling_equals_the_running_maximum(pool, shape):
+    x = torch.randn(shape)
+    assert torch.equal(pool_by_doubling(x, *WALKS[pool], longest=32), pool(x))
 
 
 def test_left_pool_of_a_row_equals_the_papers_walk():

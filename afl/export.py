@@ -1,0 +1,207 @@
+"""A detector's raw network in ONNX, for runtimes without PyTorch.
+
+What is exported goes from pixels to raw outputs: normalisation, backbone, pyramid and heads, as the detector's ``forward``
+does. Decoding (peaks, grouping, NMS) differs between the detectors, depends on the data, and stays with the user; the
+docstrings of ``forward`` say what each output means. Metadata of the file: ``classes``, ``category_ids``, ``detector``,
+``strides``, ``outputs`` and ``input``, as JSON.
+
+Needs onnx, onnxscript and, for the check, onnxruntime (the extra ``export``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from afl.predict import Predictor
+from afl.tracking import write_bytes
+from afl.training.loop import normalise
+from detectors.corner_pooling import WALKS, CornerPooling, pool_by_doubling
+
+DIVISOR = 32
+INPUT = "images"
+# Cells of a map's side up to which exported corner pooling sees a whole walk: images of 8192 pixels at stride 4.
+LONGEST_WALK = 2048
+# Large enough that every level of the pyramid has several cells: the exporter takes a side of one cell for a constant.
+TRACED = (2, 3, 320, 384)
+# Other batches and sizes at which the file is compared with PyTorch.
+CHECKED = ((2, 3, 320, 384), (1, 3, 64, 96), (3, 3, 256, 160))
+
+
+class ExportError(RuntimeError):
+    """The network cannot be exported, or what came out does not compute the same."""
+
+
+class RawNetwork(nn.Module):
+    """uint8 RGB images (B, 3, H, W), H and W multiples of 32, to the floating-point outputs of a detector, in their order.
+
+    Args:
+        detector: copied; in evaluation mode, on the CPU.
+
+    Attributes:
+        names: of the outputs, in the order in which they are returned.
+    """
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.detector = copy.deepcopy(detector).cpu().float().eval()
+        for module in self.detector.modules():
+            if isinstance(module, CornerPooling):
+                # ONNX has no running maximum.
+                module.pools = tuple(partial(_doubled, *WALKS[pool]) for pool in module.pools)
+        with torch.no_grad():
+            self.names = list(self._outputs(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)))
+
+    def _outputs(self, images: Tensor) -> dict[str, Tensor]:
+        # Numbers of cells on each level are known from the image's size, and are no result of the network.
+        outputs = self.detector(normalise(images, channels_last=False))
+        return {name: value for name, value in outputs.items() if value.is_floating_point()}
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self._outputs(images).values())
+
+
+def _doubled(axis: int, towards_start: bool, x: Tensor) -> Tensor:
+    return pool_by_doubling(x, axis, towards_start, LONGEST_WALK)
+
+
+def export_onnx(predictor: Predictor, path: Path, size: Sequence[int] | None = None) -> list[str]:
+    """Write the raw network of ``predictor`` to ``path``.
+
+    Args:
+        size: height and width that every image will have, for runtimes that want fixed sizes; None: any multiples of 32.
+            The number of images is free in either case.
+
+    Returns:
+        Names of the outputs, in their order.
+
+    Raises:
+        ExportError: a package is missing, or the exporter does not know an operation of this network.
+        ValueError: the size is not two multiples of 32.
+    """
+    require("onnx", "onnxscript")
+    largest = LONGEST_WALK * 4
+    if size is not None and (len(size) != 2 or any(s < DIVISOR or s % DIVISOR or s > largest for s in size)):
+        raise ValueError(
+            f"size is {list(size)}; it is height and width, multiples of {DIVISOR} up to {largest}, such as [512,512]"
+        )
+    network = RawNetwork(predictor.detector)
+    example = torch.zeros(TRACED if size is None else (2, 3, *size), dtype=torch.uint8)
+    shapes = {0: torch.export.Dim("batch", min=1, max=4096)}
+    if size is None:
+        shapes |= {
+            axis: DIVISOR * torch.export.Dim(name, min=1, max=largest // DIVISOR)
+            for axis, name in ((2, "height_32"), (3, "width_32"))
+        }
+    try:
+        with quiet_exporter():
+            program = torch.onnx.export(
+                network,
+                (example,),
+                dynamo=True,
+                dynamic_shapes=(shapes,),
+                input_names=[INPUT],
+                output_names=network.names,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter's own exceptions are private, and so is what it meets inside
+        reasons = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
+        raise ExportError(
+            f"{predictor.config.cell.detector} cannot be exported: {reasons[0] if reasons else type(error).__name__}"
+        ) from error
+    program.model.metadata_props.update(
+        {
+            "classes": json.dumps(list(predictor.names), ensure_ascii=False),
+            "category_ids": json.dumps(list(predictor.category_ids)),
+            "detector": json.dumps(predictor.config.cell.detector),
+            "strides": json.dumps(
+                list(getattr(predictor.detector, "strides", None) or [predictor.detector.stride])
+            ),
+            "outputs": json.dumps(network.names),
+            "input": json.dumps(
+                "uint8 RGB (B, 3, H, W), padded at the bottom and the right to multiples of 32"
+            ),
+        }
+    )
+    write_bytes(path, program.model_proto.SerializeToString())
+    return network.names
+
+
+@torch.no_grad()
+def check_onnx(
+    predictor: Predictor, path: Path, size: Sequence[int] | None = None, tolerance: float = 1e-3
+) -> dict[str, float]:
+    """Run ``path`` with onnxruntime and the detector with PyTorch on the same random images.
+
+    Args:
+        size: the fixed size that was exported; None: several sizes and batches are compared.
+        tolerance: largest difference allowed, absolute below 1 and relative above.
+
+    Returns:
+        Largest absolute difference of each output.
+
+    Raises:
+        ExportError: onnxruntime is missing, or an output has another shape or differs by more than ``tolerance``.
+    """
+    require("onnxruntime")
+    import onnxruntime
+
+    detector = copy.deepcopy(predictor.detector).cpu().float().eval()
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    generator = np.random.default_rng(0)
+    largest = dict.fromkeys(names, 0.0)
+    for shape in CHECKED if size is None else ((2, 3, *size), (1, 3, *size)):
+        images = generator.integers(0, 256, shape, dtype=np.uint8)
+        expected = detector(normalise(torch.from_numpy(images), channels_last=False))
+        for name, value in zip(names, session.run(None, {INPUT: images}), strict=True):
+            wanted = expected[name].numpy()
+            if value.shape != wanted.shape:
+                raise ExportError(
+                    f"{path}: {name} has shape {value.shape} for images {shape}, PyTorch {wanted.shape}"
+                )
+            difference = np.abs(value - wanted)
+            if (difference > tolerance * np.maximum(1, np.abs(wanted))).any():
+                raise ExportError(
+                    f"{path}: {name} differs from PyTorch by {difference.max():.2g} on images {shape}"
+                )
+            largest[name] = max(largest[name], float(difference.max(initial=0.0)))
+    return largest
+
+
+def require(*packages: str) -> None:
+    """Raises ExportError where one of the packages is not installed."""
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise ExportError(
+            f"{', '.join(missing)} is not installed: .venv/bin/uv pip install --python .venv/bin/python "
+            "-r pyproject.toml --extra export"
+        )
+
+
+@contextlib.contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Without the exporter's progress and its notes on its own internals."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
