@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test lint reproduce-table reproduce-table-sampling reproduce-table-ablation figures data-coco data-lvis data-voc clean
+.PHONY: help setup lock test lint reproduce-table reproduce-table-sampling reproduce-table-ablation report figures data-coco data-lvis data-voc clean
 
 help:  ## this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-28s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ reproduce-table-ablation: setup  ## AFL taken apart, with its controls
 
 table-%: setup  ## rebuild a table (shapes, sampling, ablation) from its records, without training
 	@$(RUN) scripts.table table=$*
+
+report: setup  ## everything that is known of the tables in one page, outputs/report.html
+	@$(RUN) scripts.report html
 
 figures: setup  ## draw the figures of results/figures
 	@$(RUN) scripts.report figures

@@ -4,6 +4,7 @@
     python -m scripts.report figures runs=outputs               # from the run directories
     python -m scripts.report figures records=FOLDER results=FOLDER
     python -m scripts.report heads run=outputs/NAME             # what a detector's heads see of one image
+    python -m scripts.report html                               # everything in one page, outputs/report.html
 
 ``figures`` draws, as PNG and PDF in ``results/figures``: the gradient of every loss against p, AFL's gate, class weights
 against class count, and, where there are records of fl, cbl or afl, the gradient mass over their training.
@@ -34,21 +35,24 @@ from afl.tracking import Record
 from afl.training.build import instantiate
 from scripts.entry import CONF, quiet_libraries
 from scripts.report_heads import draw_heads
+from scripts.report_html import write_report
 
 MAIN_LOSSES = ("fl", "cbl", "afl", "cbfl")
 DEFAULTS = {"records": None, "runs": None, "results": "results"}
 
 
 def main(arguments: list[str]) -> None:
-    """``figures [records=FOLDER | runs=FOLDER] [results=FOLDER]`` or ``heads run=FOLDER [image=ID] [results=FOLDER]``."""
+    """One of ``COMMANDS`` and its options."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     quiet_libraries()
-    if arguments[:1] == ["heads"]:
-        draw_heads(arguments[1:])
-        return
-    if arguments[:1] != ["figures"]:
-        sys.exit("which report? python -m scripts.report figures | heads run=outputs/NAME")
-    given = OmegaConf.to_container(OmegaConf.from_dotlist(arguments[1:]))
+    if not arguments or arguments[0] not in COMMANDS:
+        sys.exit(f"which report? python -m scripts.report {' | '.join(COMMANDS)}")
+    COMMANDS[arguments[0]](arguments[1:])
+
+
+def figures(arguments: list[str]) -> None:
+    """``figures [records=FOLDER | runs=FOLDER] [results=FOLDER]``: of the losses."""
+    given = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
     unknown = sorted(set(given) - set(DEFAULTS))
     if unknown:
         sys.exit(f"figures does not know {unknown[0]!r}; it takes {', '.join(DEFAULTS)}")
@@ -76,7 +80,7 @@ def draw_figures(records: list[Record], folder: Path) -> None:
     losses = {name: instantiate(OmegaConf.load(CONF / "loss" / f"{name}.yaml")) for name in names}
     curves, without = configured_curves(losses)
     title = f"First step, class weight 5, IoU {EXAMPLE_OVERLAP} ({RECONSTRUCTION})"
-    figures = {
+    drawn = {
         "gradient": draw_gradients(family_curves(), f"Gradient of one element ({RECONSTRUCTION})"),
         "gradient_all_losses": draw_gradients(curves, title),
         "gate": draw_gate(),
@@ -84,7 +88,7 @@ def draw_figures(records: list[Record], folder: Path) -> None:
     }
     masses = draw_gradient_mass(records)
     for name, figure in (
-        figures | {f"gradient_mass-{place}": figure for place, figure in masses.items()}
+        drawn | {f"gradient_mass-{place}": figure for place, figure in masses.items()}
     ).items():
         print("written:", ", ".join(map(str, save(figure, folder, name))))
     for name, reason in without.items():
@@ -94,6 +98,9 @@ def draw_figures(records: list[Record], folder: Path) -> None:
             f"no gradient_mass: none of {len(records)} records is a finished run of {', '.join(MASS_LOSSES)} with gradient "
             "dynamics; train some and say where they are: python -m scripts.report figures runs=outputs"
         )
+
+
+COMMANDS = {"figures": figures, "heads": draw_heads, "html": write_report}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,91 @@
+"""What a report is made of, and how its arms are named and coloured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from afl.reporting.table import Table, TableSpec
+from afl.tracking import FINISHED, Picture, Record
+
+GROUPS = {"r": "rare", "c": "common", "f": "frequent"}
+DETECTOR_NAMES = {
+    "cornernet": "CornerNet",
+    "centernet": "CenterNet",
+    "extremenet": "ExtremeNet",
+    "retinanet": "RetinaNet",
+    "fcos": "FCOS",
+    "objectbox": "ObjectBox",
+}
+SHOWN_STYLES = 8
+# The arm that this project is about is drawn in the first colour whatever its place in a table.
+FOREMOST = "afl"
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Some validation images of a data set as one run sees them.
+
+    Attributes:
+        record: of the run.
+        names: (C,) class names, ``groups``: (C,) "r", "c" or "f".
+        pictures: the same images in the same order for every run of a data set.
+    """
+
+    record: Record
+    names: Sequence[str]
+    groups: Sequence[str]
+    pictures: Sequence[Picture]
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything a report shows.
+
+    Attributes:
+        tables: at least one.
+        instances: by data set, training instances by class name; a data set that is not here has none.
+        curves: lines of ``metrics.jsonl`` by run key.
+        galleries: of the runs whose detections and images are here.
+        missing: what could not be had, and how to get it, in sentences.
+    """
+
+    tables: Sequence[Table]
+    instances: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    galleries: Sequence[Gallery] = ()
+    missing: Sequence[str] = ()
+
+    @property
+    def main(self) -> Table:
+        """The table that everything but the figures themselves is drawn for: the first."""
+        return self.tables[0]
+
+    def records(self, table: Table, dataset: str, detector: str, loss: str) -> list[Record]:
+        """Finished runs of a cell, one for each seed."""
+        cells = (table.cells.get((dataset, detector, loss, seed)) for seed in table.spec.seeds)
+        return [record for record in cells if record is not None and record.status == FINISHED]
+
+
+def styles(spec: TableSpec) -> dict[str, str]:
+    """The colour class of every loss of a table: grey for the baseline, the first colour for AFL."""
+    others = [loss for loss in spec.losses if loss not in (spec.baseline, FOREMOST)]
+    first = [FOREMOST] if FOREMOST in spec.losses and spec.baseline != FOREMOST else []
+    ordered = [spec.baseline, *first, *others]
+    if not first:  # the first colour stays AFL's
+        ordered.insert(1, "")
+    return {loss: f"s{i}" if i < SHOWN_STYLES else "sx" for i, loss in enumerate(ordered) if loss}
+
+
+def detector_name(detector: str) -> str:
+    """As its paper writes it."""
+    return DETECTOR_NAMES.get(detector, detector)
+
+
+def percent(value: float | None, signed: bool = False) -> str:
+    """Metric in [0, 1] times 100 with one decimal; a dash where undefined."""
+    if value is None:
+        return "–"
+    text = f"{100 * value:{'+' if signed else ''}.1f}"
+    return ("0.0" if text in ("-0.0", "+0.0") else text).replace("-", "−")

@@ -1,0 +1,161 @@
+"""``python -m scripts.report html [results=results] [runs=outputs] [output=outputs/report.html] [images=4]``: one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from afl.reporting import Table, TableSpec, build_table, load_records
+from afl.reporting.report import Gallery, Material, report
+from afl.tracking import FINISHED, Record, read_metrics, write_text
+from afl.training.run import CURVES
+from datasets import DataError
+from scripts.entry import CONF, options_of
+from scripts.run_material import data_of, gallery, run_folders, telling_images
+
+DEFAULTS = {"results": "results", "runs": "outputs", "output": "outputs/report.html", "images": 4}
+# The table that comes first, and whose runs the charts are drawn of.
+FIRST = "shapes"
+BASELINE, OTHER = "fl", "afl"
+
+
+def write_report(arguments: list[str]) -> Path:
+    """Write the page; returns its path.
+
+    Tables are those of ``results/*/records``, or where there are none, of the finished runs in ``runs``. Curves and pictures
+    come from the run directories in ``runs``.
+
+    Raises:
+        ValueError: an unknown option, or there is no finished run at all.
+    """
+    options = options_of(arguments, DEFAULTS)
+    runs = Path(str(options["runs"]))
+    tables = tables_of_results(Path(str(options["results"]))) or tables_of_runs(runs)
+    if not tables:
+        raise ValueError(
+            f"no records in {options['results']}/*/records and no runs in {runs}: train something first, for example "
+            "make reproduce-table"
+        )
+    material = gather(tables, runs, int(options["images"]))
+    page = report(material)
+    path = Path(str(options["output"]))
+    write_text(path, page)
+    for line in material.missing:
+        print(line)
+    print(f"written: {path} ({len(page.encode()) / 1e6:.1f} MB; open it in any browser)")
+    return path
+
+
+def tables_of_results(results: Path) -> list[Table]:
+    """The tables whose records are kept in ``results``, as ``conf/table`` describes them."""
+    tables = []
+    for folder in sorted(results.glob("*/records")):
+        records = load_records(sorted(folder.glob("*.json")))
+        if any(record.status == FINISHED for record in records):
+            name = folder.parent.name
+            tables.append(build_table(records, _spec(name, records)))
+    return sorted(tables, key=lambda table: table.spec.name != FIRST)
+
+
+def tables_of_runs(runs: Path) -> list[Table]:
+    """One table of all finished runs, apart from pre-training."""
+    if not runs.is_dir():
+        return []
+    records = [
+        record
+        for record in load_records(runs)
+        if record.status == FINISHED
+        and "pretraining" not in record.dataset
+        and record.config.get("subset") is None
+    ]
+    return [build_table(records, _spec("runs", records))] if records else []
+
+
+def _spec(name: str, records: list[Record]) -> TableSpec:
+    """What ``conf/table/NAME.yaml`` says; for other names, everything that there are records of."""
+    path = CONF / "table" / f"{name}.yaml"
+    seeds = sorted({record.seed for record in records})
+    if path.is_file():
+        known = OmegaConf.load(path)
+        return TableSpec(
+            name=name,
+            detectors=list(known.detectors),
+            losses=list(known.losses),
+            datasets=list(known.datasets),
+            seeds=seeds,
+            metrics=list(known.metrics),
+            baseline=known.baseline,
+            title=known.title,
+        )
+    losses = sorted(
+        {record.loss for record in records}, key=lambda loss: (loss != BASELINE, loss == OTHER, loss)
+    )
+    return TableSpec(
+        name=name,
+        detectors=sorted({record.detector for record in records}),
+        losses=losses,
+        datasets=sorted({record.dataset for record in records}),
+        seeds=seeds,
+        baseline=losses[0],
+        title="All runs",
+    )
+
+
+def gather(tables: list[Table], runs: Path, images: int) -> Material:
+    """What is known beside the tables; what is not here is said, and left out."""
+    folders, missing = run_folders(runs), []
+    main = tables[0]
+    records = [record for record in main.cells.values() if record is not None and record.status == FINISHED]
+    here = {record.key: folders[record.key] for record in records if record.key in folders}
+    if len(here) < len(records):
+        missing.append(
+            f"{len(records) - len(here)} of {len(records)} runs of the table {main.spec.name} have no directory in {runs}: "
+            "their curves and pictures are not shown. The command that made the table makes them."
+        )
+    instances, galleries = {}, []
+    for dataset in main.spec.datasets:
+        own = [record for record in records if record.dataset == dataset]
+        if not own:
+            continue
+        try:
+            data = data_of(own[0])
+        except (DataError, OSError) as error:
+            missing.append(f"{dataset} is not here, so class frequencies and pictures are not shown: {error}")
+            continue
+        counts = data.statistics.instances.tolist()
+        instances[dataset] = dict(zip(data.statistics.names, counts, strict=True))
+        chosen = telling_images(data, images)
+        galleries += _galleries(main, own, here, data, chosen, missing)
+    return Material(
+        tables=tables,
+        instances=instances,
+        curves={key: read_metrics(folder / CURVES) for key, folder in here.items()},
+        galleries=galleries,
+        missing=missing,
+    )
+
+
+def _galleries(
+    main: Table, records: list[Record], here: dict, data, images: list[int], missing: list[str]
+) -> list[Gallery]:
+    """For each detector the baseline and AFL (another loss where AFL is not there), first seed."""
+    arms = [
+        main.spec.baseline,
+        *sorted((x for x in main.spec.losses if x != main.spec.baseline), key=OTHER.__ne__),
+    ]
+    found = []
+    for detector in main.spec.detectors:
+        own = sorted(
+            (r for r in records if r.detector == detector and r.key in here),
+            key=lambda record: (arms.index(record.loss), record.seed),
+        )
+        shown = {}
+        for record in own:
+            shown.setdefault(record.loss, record)
+        for record in list(shown.values())[:2]:
+            try:
+                found.append(gallery(here[record.key], record, data, images))
+            except (DataError, ValueError) as error:
+                missing.append(str(error))
+    return found

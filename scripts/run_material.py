@@ -1,0 +1,97 @@
+"""What reports read from run directories: records, curves, and some validation images with what was found in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from afl.reporting import load_records
+from afl.reporting.report import Gallery
+from afl.tracking import FINISHED, Picture, Record, read_record
+from afl.training.data import RunData, read_data
+from afl.training.run import DETECTIONS, RECORD
+from datasets import read_image
+
+
+def run_folders(runs: Path) -> dict[str, Path]:
+    """The run directories below ``runs`` by run key; none where there is no such folder."""
+    if not runs.is_dir():
+        return {}
+    return {record.key: runs / record.key for record in load_records(runs) if (runs / record.key).is_dir()}
+
+
+def finished_record(folder: Path) -> Record:
+    """The record of a run directory that is through.
+
+    Raises:
+        ValueError: it has no record, or that of a failed run.
+    """
+    if not (folder / RECORD).is_file():
+        raise ValueError(f"{folder} has no {RECORD}: it is not a run directory, or the run is not finished")
+    record = read_record(folder / RECORD)
+    if record.status != FINISHED:
+        raise ValueError(f"{folder}: the run failed ({record.error}); train it again")
+    return record
+
+
+def data_of(record: Record) -> RunData:
+    """The data set that a run was trained on, read again.
+
+    Raises:
+        DataError: it is not here, or damaged.
+    """
+    return read_data(OmegaConf.create(dict(record.config)))
+
+
+def telling_images(data: RunData, count: int) -> list[int]:
+    """Validation images with many frequency groups and rare classes, at most ``count``, first ones first."""
+    groups = np.array(data.statistics.groups)
+
+    def interest(i: int) -> tuple[int, int, int]:
+        own = set(data.val.labels[data.val.annotations(i)].tolist())
+        kinds = {groups[label] for label in own}
+        return -len(kinds), -sum(groups[label] == "r" for label in own), i
+
+    return sorted(sorted(range(len(data.val)), key=interest)[:count])
+
+
+def gallery(folder: Path, record: Record, data: RunData, images: Sequence[int]) -> Gallery:
+    """Images of the validation split with their objects, and what the run's evaluation found in them.
+
+    Args:
+        images: positions in ``data.val``.
+
+    Raises:
+        ValueError: the run directory has no whole file of detections.
+    """
+    path = folder / DETECTIONS
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); evaluate the run again") from error
+    label_of = {int(number): label for label, number in enumerate(data.val.category_ids)}
+    wanted = {int(data.val.image_ids[i]): [] for i in images}
+    for one in found:
+        if one["image_id"] in wanted:
+            wanted[one["image_id"]].append(one)
+    pictures = []
+    for i in images:
+        image_id = int(data.val.image_ids[i])
+        own, chosen = wanted[image_id], data.val.annotations(i)
+        sides = np.array([one["bbox"] for one in own], float).reshape(-1, 4)
+        pictures.append(
+            Picture(
+                name=str(image_id),
+                pixels=read_image(data.val, i),
+                boxes=data.val.boxes[chosen],
+                labels=data.val.labels[chosen],
+                found_boxes=np.concatenate([sides[:, :2], sides[:, :2] + sides[:, 2:]], 1),
+                found_scores=np.array([one["score"] for one in own], float),
+                found_labels=np.array([label_of[one["category_id"]] for one in own], int),
+            )
+        )
+    return Gallery(record, data.statistics.names, data.statistics.groups, pictures)

@@ -1,0 +1,71 @@
+"""A page in a real browser without a window."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+OPTIONS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --enable-logging=stderr --virtual-time-budget=8000"
+).split()
+# Looks at the page as a visitor would, and leaves what it saw in the document.
+PROBE = """<script>
+window.addEventListener("load", async () => {
+  const pictures = [...document.querySelectorAll("image, img")].map(async (node) => {
+    const picture = new Image();
+    picture.src = node.getAttribute("href") || node.getAttribute("src");
+    try { await picture.decode(); } catch (error) { return 0; }
+    return picture.naturalWidth;
+  });
+  const paper = () => getComputedStyle(document.body).backgroundColor;
+  const system = paper();
+  const button = document.getElementById("theme");
+  button.click(); const other = paper(); button.click(); const back = paper();
+  const selects = [...document.querySelectorAll("select")].map((select) => {
+    const before = [...select.closest("section").querySelectorAll(`[data-part="${select.dataset.shows}"]`)];
+    select.selectedIndex = select.options.length - 1;
+    select.dispatchEvent(new Event("change"));
+    return [select.options.length, before.filter((part) => part.getBoundingClientRect().height > 0).length];
+  });
+  const seen = {
+    pictures: await Promise.all(pictures), system, other, back, selects, errors: window.errors,
+    uses: [...document.querySelectorAll("use")].filter((use) => !document.querySelector(use.getAttribute("href"))).length,
+    charts: document.querySelectorAll("svg.chart").length,
+    width: window.innerWidth, overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+    requests: performance.getEntriesByType("resource").map((entry) => entry.name).filter((n) => !n.startsWith("data:")),
+  };
+  const found = document.createElement("pre"); found.id = "seen"; found.textContent = JSON.stringify(seen);
+  document.body.append(found);
+});
+</script>"""
+ERRORS = "<script>window.errors = []; window.addEventListener('error', (e) => window.errors.push(e.message));</script>"
+
+
+def visit(page: Path, folder: Path, *, width: int = 1280, dark: bool = False) -> dict:
+    """Open ``page`` and tell what a visitor sees; ``console`` holds what the browser's console said.
+
+    Skips the test where there is no Chromium.
+    """
+    browser = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip(f"no browser here; one of {', '.join(NAMES)} is needed")
+    html = page.read_text(encoding="utf-8").replace("<head>", "<head>" + ERRORS, 1)
+    probed = folder / "probed.html"
+    probed.write_text(html.replace("</body>", PROBE + "</body>", 1), encoding="utf-8")
+    command = [
+        browser, *OPTIONS, f"--user-data-dir={folder}/profile-{width}-{dark}", f"--window-size={width},900",
+        f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--dump-dom", probed.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert found, f"the page did not finish loading: {done.stderr[-2000:]}"
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return json.loads(unescape(found[1])) | {"console": console}

@@ -1,0 +1,164 @@
+"""The report's page in a real browser, and its figures against means and intervals taken by hand."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from afl.reporting import TableSpec, build_table
+from afl.reporting.report import Gallery, Material, report
+from afl.reporting.report.pictures import correct
+from afl.reporting.report.svg import Axis, Series, chart, even_ticks, log_ticks
+from afl.tracking import Picture
+from tests.reporting.browser import visit
+
+T_ONE = 12.7062  # Student's t, 97.5 %, one degree of freedom
+CLASSES = {"tin <can>": ("f", 900), "net & rope": ("c", 60), "snail": ("r", 4)}
+VALUES = {"fl": (0.40, 0.44), "afl": (0.50, 0.541), "ohem": (0.30, 0.45)}
+
+
+def picture(name: str) -> Picture:
+    generator = np.random.default_rng(len(name))
+    return Picture(
+        name=name,
+        pixels=generator.integers(0, 256, (60, 80, 3), dtype=np.uint8),
+        boxes=np.array([[10.0, 10.0, 30.0, 40.0], [50.0, 5.0, 70.0, 25.0]]),
+        labels=np.array([0, 2]),
+        found_boxes=np.array([[11.0, 10.0, 30.0, 40.0], [10.0, 12.0, 30.0, 40.0], [50.0, 5.0, 70.0, 25.0]]),
+        found_scores=np.array([0.8, 0.9, 0.7]),
+        found_labels=np.array([0, 0, 1]),
+    )
+
+
+@pytest.fixture
+def material(record) -> Material:
+    """Two detectors, three losses, two seeds, with curves, gradients and pictures."""
+    parts = [3.0, 2.0, 1.0]
+    curves = {
+        f"gradient/heat/{sign}/{group}/sum": parts for sign in ("positive", "negative") for group in "rcf"
+    } | {
+        "gradient/heat/adaptive_gradient/kappa": [1.0, 0.3, 0.0],
+        "gradient/heat/adaptive_gradient/ghat": parts,
+    }
+    records = []
+    for detector, shift in (("fcos", 0.0), ("centernet", 0.1)):
+        for loss, values in VALUES.items():
+            for seed, value in enumerate(values):
+                made = record(
+                    detector, loss, seed,
+                    metrics={"AP": value + shift, "AP_r": value, "AP_c": value + 0.01, "AP_f": None},
+                    per_class={name: value + shift for name in CLASSES},
+                    groups={name: group for name, (group, _) in CLASSES.items()},
+                    gradient_dynamics={"steps": [10, 20, 30], "share": {}, "curves": curves},
+                )  # fmt: skip
+                records.append(replace(made, key=f"{detector}-{loss}-{seed}"))
+    table = build_table(
+        records, TableSpec("toy", ["fcos", "centernet"], list(VALUES), ["shapes"], [0, 1], title="Toy <1>")
+    )
+    groups, names = [group for group, _ in CLASSES.values()], list(CLASSES)
+    return Material(
+        tables=[table],
+        instances={"shapes": {name: count for name, (_, count) in CLASSES.items()}},
+        curves={
+            r.key: [{"step": 10 * k, "loss/total": 3.0 / k, "val/AP": k / 9} for k in range(1, 6)]
+            for r in records
+        },
+        galleries=[
+            Gallery(r, names, groups, [picture("1"), picture("22")])
+            for r in records
+            if r.seed == 0 and r.loss != "ohem"
+        ],
+        missing=["Some <thing> is not here"],
+    )
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_a_browser_shows_everything_in_both_themes_without_a_word_in_its_console(
+    material, tmp_path, width, dark
+):
+    page = tmp_path / "report.html"
+    page.write_text(report(material), encoding="utf-8")
+    seen = visit(page, tmp_path, width=width, dark=dark)
+    assert seen["errors"] == [] and seen["console"] == [] and seen["requests"] == []
+    assert seen["pictures"] == [80, 80] and seen["uses"] == 0
+    assert seen["charts"] >= 20
+    assert seen["system"] == seen["back"] == ("rgb(18, 22, 29)" if dark else "rgb(255, 255, 255)")
+    assert seen["other"] == ("rgb(255, 255, 255)" if dark else "rgb(18, 22, 29)")
+    assert len(seen["selects"]) >= 4 and all(options > 1 and shown == 1 for options, shown in seen["selects"])
+    assert seen["width"] <= width + 110 and seen["overflow"] <= 0  # nothing but tables and the navigation scrolls sideways
+
+
+def test_figures_are_the_means_intervals_and_paired_differences_of_the_seeds(material):
+    html = report(material)
+    row = re.search(r"<tr><td>FCOS</td>(.*?)</tr>", html)[1]
+    cells = re.findall(r"<td[^>]*><b>([\d.]+)</b>(?: ± ([\d.]+))?<small>([^<]*)</small>", row)
+    assert len(cells) == 3
+    for (mean, half, difference), (loss, values) in zip(cells, VALUES.items(), strict=True):
+        assert float(mean) == pytest.approx(100 * statistics.mean(values), abs=0.051)
+        assert float(half) == pytest.approx(100 * T_ONE * statistics.stdev(values) / 2**0.5, abs=0.051)
+        if loss == "fl":
+            continue
+        by_seed = [a - b for a, b in zip(values, VALUES["fl"], strict=True)]
+        shown, own = (float(text.replace("−", "-")) for text in difference.split(" ± "))
+        assert shown == pytest.approx(100 * statistics.mean(by_seed), abs=0.051)
+        assert own == pytest.approx(100 * T_ONE * statistics.stdev(by_seed) / 2**0.5, abs=0.051)
+    # 10.0 and 10.1 points: clear of zero; -10 and +1: not. On AP and on AP_r and AP_c, for both detectors: 6 of 12.
+    assert "That holds for 6 of 12 differences" in html
+    assert row.count('class="sure') == 1
+
+
+def test_names_are_escaped_and_the_page_refers_to_nothing_outside(material):
+    html = report(material)
+    assert "tin &lt;can&gt;" in html and "net &amp; rope" in html and "Toy &lt;1&gt;" in html
+    assert "<can>" not in html and "<thing>" not in html
+    assert not re.search(r'(?:href|src)="(?!#|data:)', html) and "http" not in html.replace("http-equiv", "")
+
+
+def test_the_same_records_give_the_same_bytes(material):
+    assert report(material) == report(material)
+
+
+def test_only_the_better_of_two_detections_of_an_object_is_right():
+    # The second one overlaps less but scores more, and comes first; the third has the wrong class.
+    assert correct(picture("1")).tolist() == [False, True, False]
+
+
+def test_ticks_and_places():
+    assert [value for value, _ in even_ticks(0, 1)] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert [value for value, _ in even_ticks(-23, 8)] == pytest.approx([-20, -10, 0])
+    assert [value for value, _ in log_ticks(2, 1500)] == pytest.approx([10, 100, 1000])
+    assert Axis(1, 100, log=True).place(10, 0, 50) == pytest.approx(25)
+    assert Axis(-1, 1).place(0, 100, 0) == pytest.approx(50)
+
+
+def test_a_line_breaks_at_gaps():
+    drawn = chart("x", [Series("a", "s1", [0, 1, 2, 3], [1.0, None, 1.0, 1.0])], Axis(0, 3), Axis(0, 2))
+    path = re.search(r'class="s1 line" d="([^"]*)"', drawn)[1]
+    assert path.count("M") == 2 and path.count("L") == 1
+
+
+def test_nothing_finished_is_said(record):
+    failed = build_table(
+        [record(status="failed", error="x")], TableSpec("t", ["fcos"], ["fl"], ["shapes"], [0])
+    )
+    with pytest.raises(ValueError, match="no finished run"):
+        report(Material(tables=[failed]))
+
+
+def test_the_visit_notices_errors_broken_pictures_and_requests(tmp_path):
+    page = tmp_path / "bad.html"
+    page.write_text(
+        "<!doctype html><html><head></head><body><section><button id='theme'>x</button>"
+        "<img src='data:image/png;base64,AAAA'><img src='file:///nowhere.png'></section>"
+        "<div style='width:9000px'>wide</div>"
+        "<script>console.error('oh'); undefinedFunction();</script></body></html>",
+        encoding="utf-8",
+    )
+    seen = visit(page, tmp_path, width=390)
+    assert seen["pictures"] == [0, 0] and seen["overflow"] > 0
+    assert any("undefinedFunction" in line for line in seen["errors"])
+    assert any("oh" in line for line in seen["console"])
