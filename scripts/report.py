@@ -5,6 +5,8 @@
     python -m scripts.report figures records=FOLDER results=FOLDER
     python -m scripts.report heads run=outputs/NAME             # what a detector's heads see of one image
     python -m scripts.report html                               # everything in one page, outputs/report.html
+    python -m scripts.report dataset dataset=shapes             # what is in a data set, in one page
+    python -m scripts.report compare outputs/ONE outputs/OTHER  # what was changed, and where AP moved
 
 ``figures`` draws, as PNG and PDF in ``results/figures``: the gradient of every loss against p, AFL's gate, class weights
 against class count, and, where there are records of fl, cbl or afl, the gradient mass over their training.
@@ -34,6 +36,8 @@ from afl.reporting.figures import (
 from afl.tracking import Record
 from afl.training.build import instantiate
 from scripts.entry import CONF, quiet_libraries
+from scripts.report_compare import write_comparison
+from scripts.report_dataset import write_dataset_page
 from scripts.report_heads import draw_heads
 from scripts.report_html import write_report
 
@@ -100,7 +104,13 @@ def draw_figures(records: list[Record], folder: Path) -> None:
         )
 
 
-COMMANDS = {"figures": figures, "heads": draw_heads, "html": write_report}
+COMMANDS = {
+    "figures": figures,
+    "heads": draw_heads,
+    "html": write_report,
+    "dataset": write_dataset_page,
+    "compare": write_comparison,
+}
 
 
 if __name__ == "__main__":

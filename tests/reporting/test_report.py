@@ -89,7 +89,9 @@ def test_a_browser_shows_everything_in_both_themes_without_a_word_in_its_console
     assert seen["system"] == seen["back"] == ("rgb(18, 22, 29)" if dark else "rgb(255, 255, 255)")
     assert seen["other"] == ("rgb(255, 255, 255)" if dark else "rgb(18, 22, 29)")
     assert len(seen["selects"]) >= 4 and all(options > 1 and shown == 1 for options, shown in seen["selects"])
-    assert seen["width"] <= width + 110 and seen["overflow"] <= 0  # nothing but tables and the navigation scrolls sideways
+    assert (
+        seen["width"] <= width + 110 and seen["overflow"] <= 0
+    )  # nothing but tables and the navigation scrolls sideways
 
 
 def test_figures_are_the_means_intervals_and_paired_differences_of_the_seeds(material):

@@ -102,14 +102,22 @@ class Photos:
         self._known: dict[str, tuple[int, int]] = {}
         self._stored: list[str] = []
 
-    def show(self, name: str, pixels: np.ndarray, boxes: Iterable[tuple[np.ndarray, str, str]]) -> str:
+    def show(
+        self,
+        name: str,
+        pixels: np.ndarray,
+        boxes: Iterable[tuple[np.ndarray, str, str]],
+        labels: bool = False,
+    ) -> str:
         """A photo with boxes over it, as SVG.
 
         Args:
             name: what the photo is known by in this page.
             pixels: (H, W, 3) uint8 RGB.
             boxes: (xyxy in pixels, class, tooltip).
+            labels: write the tooltips over the boxes too.
         """
+        boxes, letters = list(boxes), max(pixels.shape[:2]) / 26
         height, width = pixels.shape[:2]
         if name not in self._known:
             self._known[name] = (height, width)
@@ -122,6 +130,12 @@ class Photos:
             f"<title>{escape(text)}</title></rect>"
             for (x1, y1, x2, y2), style, text in boxes
         )
+        if labels:
+            drawn += "".join(
+                f'<text class="{style}" x="{max(x1, 1):.1f}" y="{max(y1 - 0.2 * letters, letters):.1f}" '
+                f'font-size="{letters:.1f}" stroke-width="{letters / 4:.1f}">{escape(text)}</text>'
+                for (x1, y1, _, _), style, text in boxes
+            )
         return f'<svg viewBox="0 0 {width} {height}"><use href="#{escape(name)}"/>{drawn}</svg>'
 
     def store(self) -> str:

@@ -42,7 +42,7 @@ def _figures(photos: Photos, arms: Sequence[Gallery]) -> str:
     figures = []
     for i, picture in enumerate(arms[0].pictures):
         name = f"{arms[0].record.dataset}-{picture.name}"
-        views = [photos.show(name, picture.pixels, truth_boxes(picture, arms[0]))]
+        views = [photos.show(name, picture.pixels, truth_boxes(picture, arms[0].names, arms[0].groups))]
         views += [
             photos.show(name, arm.pictures[i].pixels, found_boxes(arm.pictures[i], arm)) for arm in arms
         ]
@@ -54,10 +54,12 @@ def _figures(photos: Photos, arms: Sequence[Gallery]) -> str:
     return "".join(figures)
 
 
-def truth_boxes(picture: Picture, gallery: Gallery) -> list[tuple[np.ndarray, str, str]]:
+def truth_boxes(
+    picture: Picture, names: Sequence[str], groups: Sequence[str]
+) -> list[tuple[np.ndarray, str, str]]:
     """Box, class of its colour and tooltip of every object."""
     return [
-        (box, gallery.groups[label], gallery.names[label])
+        (box, groups[label], names[label])
         for box, label in zip(picture.boxes, picture.labels.tolist(), strict=True)
     ]
 

@@ -78,9 +78,9 @@ def even_ticks(low: float, high: float, about: int = 5) -> list[tuple[float, str
 
 
 def log_ticks(low: float, high: float) -> list[tuple[float, str]]:
-    """Powers of ten, with every 2 and 5 between them where there is room; of many, every other."""
+    """Powers of ten, over less than two of them with every 2 and 5 between; of many, every other."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1, 2, 5) if len(powers) <= 3 else (1,)
+    factors = (1, 2, 5) if high / low < 100 else (1,)
     values = [10.0**p * f for p in powers for f in factors if low * 0.999 <= 10.0**p * f <= high * 1.001]
     return [(value, f"{value:g}") for value in values[:: 2 if len(values) > 7 else 1]]
 

@@ -1,0 +1,118 @@
+"""Two runs side by side: what was changed, and where AP moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.patches
+import matplotlib.style
+from matplotlib.figure import Figure
+
+from afl.reporting.figures import BLUE, GREEN, RED, STYLE
+from afl.tracking import Record
+
+# What does not decide a result, and would fill the list.
+UNTOLD = ("paths", "logger", "cell", "dataset.root", "dataset.train", "dataset.val", "dataset.folder.root")
+GROUP_COLORS = {"r": RED, "c": GREEN, "f": BLUE}
+SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The second run against the first.
+
+    Attributes:
+        changed: (entry of the config, first, second), what differs; None where a run has no such entry.
+        metrics: (name, first, second) of what both have.
+        classes: (name, group, first, second) of classes that both have, by rising difference.
+        warnings: why the figures may not be comparable, in sentences.
+    """
+
+    first: Record
+    second: Record
+    changed: list[tuple[str, Any, Any]]
+    metrics: list[tuple[str, float, float]]
+    classes: list[tuple[str, str, float, float]]
+    warnings: list[str]
+
+    def most_moved(self, count: int = SHOWN) -> list[tuple[str, str, float, float]]:
+        """Up to ``count`` classes that fell most and as many that rose most, by rising difference."""
+        fallen = [row for row in self.classes if row[3] < row[2]][:count]
+        risen = [row for row in self.classes if row[3] > row[2]][-count:]
+        return fallen + risen
+
+
+def compare(first: Record, second: Record) -> Comparison:
+    """Compare two finished runs, of whatever they are."""
+    warnings = []
+    if first.data_hash != second.data_hash:
+        warnings.append("They were trained or evaluated on different data.")
+    if first.git.get("source") != second.git.get("source"):
+        warnings.append("They come from different states of the code.")
+    one, two = flat(first.config), flat(second.config)
+    changed = [
+        (name, one.get(name), two.get(name))
+        for name in dict.fromkeys([*one, *two])
+        if one.get(name) != two.get(name) and not any(name == u or name.startswith(f"{u}.") for u in UNTOLD)
+    ]
+    metrics = [
+        (name, value, second.metrics[name])
+        for name, value in first.metrics.items()
+        if value is not None and second.metrics.get(name) is not None
+    ]
+    classes = [
+        (name, first.groups.get(name, "f"), value, second.per_class[name])
+        for name, value in first.per_class.items()
+        if value is not None and second.per_class.get(name) is not None
+    ]
+    classes.sort(key=lambda row: row[3] - row[2])
+    return Comparison(first, second, changed, metrics, classes, warnings)
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, keys joined by dots; lists stay whole, empty dictionaries vanish."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def draw_comparison(found: Comparison) -> Figure:
+    """Differences in points of AP: overall and by group above, the classes that moved most below, in their groups'
+    colours."""
+    overall = [
+        (name, 100 * (b - a)) for name, a, b in found.metrics if name in ("AP", "AP_r", "AP_c", "AP_f")
+    ]
+    moved = found.most_moved()
+    with matplotlib.style.context(["default", STYLE]):
+        figure = Figure(figsize=(3.5, 1.3 + 0.15 * (len(overall) + len(moved))))
+        above, below = figure.subplots(
+            2, 1, height_ratios=(max(len(overall), 1), max(len(moved), 1)), sharex=True
+        )
+        colors = [GROUP_COLORS.get(name[-1], "#000000") if "_" in name else "#000000" for name, _ in overall]
+        above.barh(
+            [name for name, _ in overall][::-1], [v for _, v in overall][::-1], color=colors[::-1], height=0.7
+        )
+        names = [name if len(name) <= 24 else f"{name[:23]}…" for name, *_ in moved]
+        # Places, not names: shortened names may be equal.
+        below.barh(
+            range(len(moved)),
+            [100 * (b - a) for *_, a, b in moved],
+            color=[GROUP_COLORS[group] for _, group, *_ in moved],
+            height=0.7,
+        )
+        below.set_yticks(range(len(moved)), names)
+        for axis in (above, below):
+            axis.axvline(0, color="#666666", linewidth=0.6)
+            axis.grid(axis="y", visible=False)
+            axis.set_axisbelow(True)
+        below.set_xlabel("points of AP, second run minus first")
+        above.set_title(f"{found.first.key}\nto {found.second.key}", fontsize=7)
+        handles = [matplotlib.patches.Patch(color=color) for color in GROUP_COLORS.values()]
+        figure.legend(handles, ("rare", "common", "frequent"), loc="outside lower center", ncols=3)
+    return figure

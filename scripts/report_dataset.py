@@ -1,0 +1,118 @@
+"""``python -m scripts.report dataset dataset=NAME [dataset.root=FOLDER ...] [output=FILE] [images=12]``: what is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from afl.reporting.report.dataset import Split, dataset_page
+from afl.tracking import Picture, write_text
+from afl.training.data import RunData, read_data
+from datasets import AnnotationIndex, read_image
+from scripts.entry import CONF, options_of, unknown_choice, unknown_key
+
+DEFAULTS = {"output": None, "images": 12}
+
+
+def write_dataset_page(arguments: list[str]) -> Path:
+    """Write the page of a data set; returns its path.
+
+    Raises:
+        DataError: the data set is not here, or damaged.
+        ValueError: an argument that neither this command nor Hydra knows.
+    """
+    own = [a for a in arguments if a.split("=")[0] in DEFAULTS]
+    options = options_of(own, DEFAULTS)
+    config = composed([a for a in arguments if a not in own])
+    data = read_data(config)
+    name = config.dataset.name
+    page = dataset_page(
+        name,
+        data.statistics.names,
+        data.statistics.groups,
+        data.statistics.instances,
+        data.statistics.images,
+        [split_of("train", data.train), split_of("val", data.val)],
+        samples(data, int(options["images"])),
+    )
+    path = Path(str(options["output"] or Path(config.paths.output) / f"dataset-{name}.html"))
+    write_text(path, page)
+    groups = list(data.statistics.groups)
+    counts = ", ".join(
+        f"{groups.count(g)} {word}" for g, word in (("r", "rare"), ("c", "common"), ("f", "frequent"))
+    )
+    print(
+        f"{name}: {len(data.train)} training and {len(data.val)} validation images, {int(data.statistics.instances.sum())} "
+        f"training objects, {len(groups)} classes ({counts})"
+    )
+    print(f"written: {path} (open it in any browser)")
+    return path
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    """The whole configuration; what Hydra has to say against it in one line.
+
+    Raises:
+        ValueError: a group, member or key that does not exist.
+    """
+    problem = unknown_choice(overrides)
+    if problem:
+        raise ValueError(problem)
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("config", overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(unknown_key(overrides, "config") or str(error).splitlines()[0]) from None
+
+
+def split_of(name: str, index: AnnotationIndex) -> Split:
+    """What the page counts of a split."""
+    learnt = ~(index.crowd | index.difficult)
+    image = np.repeat(np.arange(len(index)), np.diff(index.offsets))
+    return Split(
+        name=name,
+        source=", ".join(index.sources),
+        images=len(index),
+        sides=np.stack([index.heights, index.widths], 1),
+        boxes=index.boxes[learnt],
+        labels=index.labels[learnt],
+        left_out=int((~learnt).sum()),
+        per_image=np.bincount(image[learnt], minlength=len(index)),
+        defects={kind: defect.count for kind, defect in index.defects.items()},
+    )
+
+
+def samples(data: RunData, count: int) -> list[Picture]:
+    """``count`` training images with objects: half of them with rare classes where there are so many, the rest spread
+    evenly."""
+    index, groups = data.train, np.array(data.statistics.groups)
+    filled = np.flatnonzero(np.diff(index.offsets))
+    rare = [i for i in filled if (groups[index.labels[index.annotations(i)]] == "r").any()]
+    chosen = dict.fromkeys(_spread(rare, count // 2))
+    for i in [*_spread(filled, count), *filled]:
+        if len(chosen) < count:
+            chosen.setdefault(i)
+    empty = np.zeros((0, 4))
+    return [
+        Picture(
+            name=str(index.image_ids[i]),
+            pixels=read_image(index, i),
+            boxes=index.boxes[index.annotations(i)],
+            labels=index.labels[index.annotations(i)],
+            found_boxes=empty,
+            found_scores=empty[:, 0],
+            found_labels=empty[:, 0],
+        )
+        for i in map(int, sorted(chosen))
+    ]
+
+
+def _spread(pool: Sequence[int], count: int) -> list[int]:
+    """At most ``count`` members, evenly spread from the first to the last."""
+    return [pool[k] for k in np.linspace(0, len(pool) - 1, min(count, len(pool))).round().astype(int)]

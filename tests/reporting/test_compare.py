@@ -1,0 +1,64 @@
+"""Two runs compared, against differences taken by hand; and the command on run directories."""
+
+from __future__ import annotations
+
+import pytest
+
+from afl.reporting.compare import compare, flat
+from afl.tracking import write_record
+from scripts.report import main
+
+
+@pytest.fixture
+def pair(record):
+    """FL and AFL of one cell: four classes, one of them undefined in the second run."""
+    first = record(
+        "fcos", "fl", metrics={"AP": 0.3, "AP_r": 0.1, "AP_m": None},
+        per_class={"a": 0.5, "b": 0.2, "c": 0.3, "d": 0.4}, groups={"a": "f", "b": "r", "c": "c", "d": "c"},
+        config={"loss": {"gamma": 2.0, "chain": {}}, "seed": 0, "paths": {"output": "x"}}, data_hash="1",
+    )  # fmt: skip
+    second = record(
+        "fcos", "afl", metrics={"AP": 0.35, "AP_r": 0.2, "AP_m": 0.1},
+        per_class={"a": 0.45, "b": 0.4, "c": 0.3, "d": None}, groups={"a": "f", "b": "r", "c": "c", "d": "c"},
+        config={"loss": {"gamma": 2.0, "chain": {"gate": {"kappa": 1.0}}}, "seed": 0, "paths": {"output": "y"}},
+        data_hash="1",
+    )  # fmt: skip
+    return first, second
+
+
+def test_what_changed_and_where_ap_moved(pair):
+    found = compare(*pair)
+    assert found.changed == [("loss.chain.gate.kappa", None, 1.0)]
+    assert found.metrics == [("AP", 0.3, 0.35), ("AP_r", 0.1, 0.2)]
+    assert [row[0] for row in found.classes] == ["a", "c", "b"]
+    assert found.most_moved() == [("a", "f", 0.5, 0.45), ("b", "r", 0.2, 0.4)]
+    assert found.warnings == []
+
+
+def test_other_data_and_other_code_are_said(pair, record):
+    other = record("fcos", "afl", source="bbbbbb", data_hash="2")
+    assert len(compare(pair[0], other).warnings) == 2
+
+
+def test_nested_dictionaries_become_one():
+    assert flat({"a": {"b": {"c": [1, {"d": 2}]}, "e": {}}, "f": None}) == {"a.b.c": [1, {"d": 2}], "f": None}
+
+
+def test_the_command_prints_a_table_and_draws_a_picture(pair, tmp_path, capsys):
+    for name, run in zip(("one", "two"), pair, strict=True):
+        write_record(tmp_path / name / "record.json", run)
+    main(["compare", f"{tmp_path}/one", f"{tmp_path}/two", f"output={tmp_path}/out"])
+    said = capsys.readouterr().out
+    assert "+10.0" in said and "loss.chain.gate.kappa" in said and "+20.0" in said
+    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".pdf", ".png"]
+
+
+def test_wrong_runs_are_refused_in_one_line(pair, record, tmp_path):
+    write_record(tmp_path / "one" / "record.json", pair[0])
+    write_record(tmp_path / "bad" / "record.json", record(status="failed", error="nan"))
+    with pytest.raises(ValueError, match="which two runs"):
+        main(["compare", f"{tmp_path}/one"])
+    with pytest.raises(ValueError, match="not a run directory"):
+        main(["compare", f"{tmp_path}/one", f"{tmp_path}/gone"])
+    with pytest.raises(ValueError, match="the run failed"):
+        main(["compare", f"{tmp_path}/one", f"{tmp_path}/bad"])

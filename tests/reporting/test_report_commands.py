@@ -1,0 +1,81 @@
+"""The commands that write pages: a data set's page against counts by hand, the report of real runs in a browser."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from afl.training import run_cell
+from afl.training.compose import compose_cell
+from scripts.report import main
+from tests.reporting.browser import visit
+
+SHAPES = ["dataset=shapes_coco", "dataset.folder.num_train=24", "dataset.folder.num_val=10"]
+
+
+def test_a_data_sets_page_counts_what_its_annotations_hold(shared_data, tmp_path, capsys):
+    path = tmp_path / "bccd.html"
+    main(["dataset", "dataset=bccd", f"dataset.root={shared_data}/bccd", f"output={path}", "images=3",
+          f"paths.cache={tmp_path}/cache"])  # fmt: skip
+    names = (shared_data / "bccd/ImageSets/Main/train.txt").read_text().split()
+    counts = Counter()
+    for name in names:
+        for node in ElementTree.parse(shared_data / f"bccd/Annotations/{name}.xml").iter("object"):
+            x1, y1, x2, y2 = (
+                int(node.find(f"bndbox/{side}").text) for side in ("xmin", "ymin", "xmax", "ymax")
+            )
+            counts[node.find("name").text] += x2 > x1 and y2 > y1
+    html = path.read_text()
+    for name, count in counts.items():
+        assert re.search(rf"<td>{name}</td><td[^>]*>frequent</td><td>{count:,}</td>", html), name
+    assert f"{len(names)} training" in capsys.readouterr().out
+    seen = visit(path, tmp_path)
+    assert seen["errors"] == [] and seen["console"] == [] and seen["requests"] == []
+    assert seen["pictures"] == [480, 480, 480] and seen["charts"] == 4 and seen["overflow"] <= 0
+
+
+def test_wrong_data_sets_are_refused_in_one_line(tmp_path):
+    for arguments, words in (
+        (["dataset=bcd"], "dataset=bccd"),
+        (["dataset=shapes", "datset.seed=1"], "Did you mean dataset.seed"),
+        (["dataset=coco", f"dataset.root={tmp_path}"], "there is no file .*prepare_data coco"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            main(["dataset", *arguments])
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """Two short runs, FL and AFL."""
+    folder = tmp_path_factory.mktemp("runs")
+    for loss in ("fl", "afl"):
+        options = [
+            *SHAPES, "initial_weights=null", "logger=none", "trainer.progress=none", "trainer.batch_size=4",
+            "trainer.max_duration=6steps", "trainer.log_every=1steps", "trainer.device=cpu",
+            f"paths.output={folder}/outputs", f"paths.cache={folder}/cache",
+        ]  # fmt: skip
+        run_cell(compose_cell(detector="fcos", loss=loss, overrides=options))
+    return folder / "outputs"
+
+
+def test_the_report_of_run_directories_shows_curves_gradients_and_pictures(runs, tmp_path, capsys):
+    path = tmp_path / "report.html"
+    main(["html", f"results={tmp_path}/none", f"runs={runs}", f"output={path}", "images=2"])
+    assert "written" in capsys.readouterr().out
+    html = path.read_text()
+    for part in ("results-runs", "frequency", "pictures", "curves", "dynamics", "protocol"):
+        assert f'<section id="{part}">' in html
+    seen = visit(path, tmp_path)
+    assert seen["errors"] == [] and seen["console"] == [] and seen["requests"] == []
+    assert seen["pictures"] == [96, 96] and seen["uses"] == 0 and seen["overflow"] <= 0
+
+
+def test_a_report_of_nothing_says_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match="train something first"):
+        main(["html", f"results={tmp_path}", f"runs={tmp_path}/none"])
+    with pytest.raises(ValueError, match="Did you mean results"):
+        main(["html", "result=x"])
