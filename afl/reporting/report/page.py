@@ -99,7 +99,7 @@ class Photos:
     """Photos of a page, each of them stored once however often it is shown."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[int, int]] = {}
+        self._known: dict[str, str] = {}
         self._stored: list[str] = []
 
     def show(
@@ -120,9 +120,9 @@ class Photos:
         boxes, letters = list(boxes), max(pixels.shape[:2]) / 26
         height, width = pixels.shape[:2]
         if name not in self._known:
-            self._known[name] = (height, width)
+            self._known[name] = f"photo{len(self._known)}"
             self._stored.append(
-                f'<image id="{escape(name)}" width="{width}" height="{height}" preserveAspectRatio="none" '
+                f'<image id="{self._known[name]}" width="{width}" height="{height}" preserveAspectRatio="none" '
                 f'href="{data_uri(pixels)}"/>'
             )
         drawn = "".join(
@@ -136,7 +136,7 @@ class Photos:
                 f'font-size="{letters:.1f}" stroke-width="{letters / 4:.1f}">{escape(text)}</text>'
                 for (x1, y1, _, _), style, text in boxes
             )
-        return f'<svg viewBox="0 0 {width} {height}"><use href="#{escape(name)}"/>{drawn}</svg>'
+        return f'<svg viewBox="0 0 {width} {height}"><use href="#{self._known[name]}"/>{drawn}</svg>'
 
     def store(self) -> str:
         """The photos themselves; stands once in the page."""
