@@ -34,8 +34,14 @@ reproduce-table-sampling: setup  ## the same with every remedy for class imbalan
 reproduce-table-ablation: setup  ## AFL taken apart, with its controls
 	@$(RUN) scripts.table table=ablation action=run seeds=[$(SEEDS)] jobs=$(JOBS)
 
-table-%: setup  ## rebuild a table (shapes, sampling, ablation) from its records, without training
-	@$(RUN) scripts.table table=$*
+reproduce-table-%: setup  ## the paper's: coco, lvis, voc, lvis-sampling, lvis-ablation (ARGS="launch=[hydra/launcher=submitit_slurm]")
+	@$(RUN) scripts.table table=$(subst -,_,$*) action=run seeds=[$(SEEDS)] $(ARGS)
+
+plan-table-%: setup  ## runs, hours and disk that a table needs, and what is done already
+	@$(RUN) scripts.table table=$(subst -,_,$*) action=plan seeds=[$(SEEDS)] $(ARGS)
+
+table-%: setup  ## rebuild a table (shapes, sampling, ablation, coco, ...) from its records, without training
+	@$(RUN) scripts.table table=$(subst -,_,$*) $(ARGS)
 
 report: setup  ## everything that is known of the tables in one page, outputs/report.html
 	@$(RUN) scripts.report html

@@ -136,3 +136,26 @@ VOC = (
         counts={"VOC2012/Annotations": 17_125, "VOC2012/JPEGImages": 17_125},
     ),
 )
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a published data set counts: images of its two splits, as this project uses them, and classes."""
+
+    train_images: int
+    val_images: int
+    classes: int
+
+
+# Parts of each published data set, by the entry of its configuration that names their folder.
+PUBLISHED: Mapping[str, Mapping[str, tuple[Part, ...]]] = {
+    "coco": {"root": (COCO_ANNOTATIONS, *COCO_IMAGES)},
+    "lvis": {"root": LVIS_ANNOTATIONS, "images": COCO_IMAGES},
+    "voc": {"root": VOC},
+}
+# 07+12 trainval of VOC is 5,011 and 11,540 images.
+SIZES: Mapping[str, Size] = {
+    "coco": Size(train_images=118_287, val_images=5_000, classes=80),
+    "lvis": Size(train_images=100_170, val_images=19_809, classes=1_203),
+    "voc": Size(train_images=16_551, val_images=4_952, classes=20),
+}

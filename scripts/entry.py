@@ -41,11 +41,12 @@ def run_hydra(task: Callable[[DictConfig], None], config_name: str = "config") -
 def unknown_choice(arguments: list[str]) -> str | None:
     """One line about the first ``group=member`` whose member does not exist, or None."""
     for argument in arguments:
-        found = re.fullmatch(r"\+?([a-z_/]+)=([\w,]+)", argument)
+        found = re.fullmatch(r"\+?([a-z_/]+)=([\w,/]+)", argument)
         # Hydra's own groups have members in its plugins as well.
         if not found or found[1].startswith("hydra/") or not (CONF / found[1]).is_dir():
             continue
-        known = sorted(path.stem for path in (CONF / found[1]).glob("*.yaml"))
+        folder = CONF / found[1]
+        known = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
         for member in found[2].split(","):
             if member not in known and member != "null":
                 near = difflib.get_close_matches(member, known, n=1, cutoff=0.4)

@@ -52,17 +52,11 @@ from datasets import (
 )
 from datasets.defects import Defect
 from datasets.obtain import Sources, obtain
-from datasets.releases import COCO_ANNOTATIONS, COCO_IMAGES, LVIS_ANNOTATIONS, VOC
+from datasets.releases import PUBLISHED
 from scripts.entry import CONF, unknown_choice
 from scripts.transfer_progress import transfer_progress
 
 DEFECTS_FOUND, UNREADABLE, INTERRUPTED = 1, 2, 130
-# Parts of each published data set, by the entry of its configuration that names their folder.
-PUBLISHED = {
-    "coco": {"root": (COCO_ANNOTATIONS, *COCO_IMAGES)},
-    "lvis": {"root": LVIS_ANNOTATIONS, "images": COCO_IMAGES},
-    "voc": {"root": VOC},
-}
 OPTIONS = ("existing", "mirror", "keep_archives", "connections", "verify")
 
 

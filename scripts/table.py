@@ -1,79 +1,51 @@
-"""Tables: train the missing cells of one, or rebuild it from its records.
+"""Tables: train the missing cells of one, rebuild it from its records, or say what it would take.
 
     python -m scripts.table table=shapes action=run seeds=[0,1,2] jobs=2
     python -m scripts.table table=shapes
+    python -m scripts.table table=coco action=plan seeds=[0,1,2]
+    python -m scripts.table table=shapes source=wandb entity=ME project=afl
 
 ``run`` sweeps ``scripts.train`` over the table's cells; finished ones are skipped, failed ones are listed and do not stop
 the rest, and the table fills as they finish. Tables and the records behind them go to ``results/NAME``.
+
+On a cluster every cell is a job of its own (records must lie on a disk that this process sees, too):
+
+    python -m scripts.table table=coco action=run launch=[hydra/launcher=submitit_slurm,hydra.launcher.gpus_per_node=1]
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
 from rich.console import Console
 
 from afl.reporting import Table, TableSpec, build_table, load_records
-from afl.tracking import FINISHED, Record, read_record, write_record, write_text
-from afl.training.compose import compose_cell
-from afl.training.data import read_data
-from afl.training.run import cell_key
+from afl.tracking import FINISHED, Record, write_record, write_text
+from afl.training import ConfigError
+from datasets import DataError
+from scripts.cells import Cell, cells_of
 from scripts.entry import quiet_libraries, run_hydra
+from scripts.plan import plan
 
 POLL_SECONDS = 2.0
 log = logging.getLogger(__name__)
 console = Console() if sys.stdout.isatty() else Console(width=150)
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One run of a table: its name for people, and its run directory."""
-
-    name: str
-    folder: Path
-
-    def record(self) -> Record | None:
-        """Its record as it is now; None where there is none yet."""
-        path = self.folder / "record.json"
-        return read_record(path) if path.exists() else None
-
-
-def cells_of(config: DictConfig, seeds: list[int]) -> list[Cell]:
-    """All cells of the table, in the order in which they are run: all detectors of one loss, then the next loss."""
-    table, data, composed = config.table, {}, {}
-    shared = [f"paths.{name}={config.paths[name]}" for name in ("data", "cache", "output")]
-    found = []
-    for seed, loss, dataset, detector in itertools.product(
-        seeds, table.losses, table.datasets, table.detectors
-    ):
-        name = (loss, dataset, detector)
-        if name not in composed:
-            overrides = [f"dataset={dataset}", *shared, *table.overrides, *config.overrides]
-            composed[name] = compose_cell(detector=detector, loss=loss, overrides=overrides)
-        cell = composed[name]
-        cell.seed = seed
-        if dataset not in data:
-            data[dataset] = read_data(cell)
-        key = cell_key(cell, data[dataset])
-        found.append(Cell(key.slug, Path(config.paths.output) / key.name))
-    return found
-
-
 def sweep(config: DictConfig, seeds: list[int], log_path: Path) -> subprocess.Popen:
     """Start ``scripts.train -m`` over the table's cells; its output goes to ``log_path``."""
     table = config.table
+    rows = f"detector={_list(table.detectors)}"
+    if table.experiments:  # which bring detector and data set
+        rows = "experiment=" + _list(f"{table.experiments}/{detector}" for detector in table.detectors)
     command = [
-        sys.executable, "-m", "scripts.train", "-m",
-        "hydra/launcher=joblib", f"hydra.launcher.n_jobs={config.jobs}",
-        f"seed={_list(seeds)}", f"loss={_list(table.losses)}",
-        f"dataset={_list(table.datasets)}", f"detector={_list(table.detectors)}",
+        sys.executable, "-m", "scripts.train", "-m", *config.launch,
+        f"seed={_list(seeds)}", f"loss={_list(table.losses)}", f"dataset={_list(table.datasets)}", rows,
         f"paths.data={config.paths.data}", f"paths.cache={config.paths.cache}",
         f"paths.output={config.paths.output}", "trainer.progress=none",
         *table.overrides, *config.overrides,
@@ -86,7 +58,7 @@ def sweep(config: DictConfig, seeds: list[int], log_path: Path) -> subprocess.Po
 def run(config: DictConfig, seeds: list[int]) -> list[Record]:
     """Train what is missing, showing the table as it fills; returns the records of all cells that have one."""
     cells = cells_of(config, seeds)
-    missing = [cell for cell in cells if not _finished(cell)]
+    missing = [cell for cell in cells if not cell.is_finished]
     if not missing:
         return _records(cells)
     log_path = Path(config.paths.output) / "sweeps" / f"{config.table.name}.log"
@@ -129,8 +101,19 @@ def run(config: DictConfig, seeds: list[int]) -> list[Record]:
 
 
 def main(config: DictConfig) -> None:
-    """Train if asked to, then write and print the table."""
+    """Do what ``config.action`` says; what is wrong with data or configuration is one line."""
     quiet_libraries()
+    try:
+        _main(config)
+    except (ConfigError, DataError) as problem:
+        sys.exit(str(problem))
+
+
+def _main(config: DictConfig) -> None:
+    """Plan, or train if asked to, then write and print the table."""
+    if config.action == "plan":
+        console.print(plan(config, list(config.seeds or [0])).to_rich())
+        return
     folder = Path(config.results) / config.table.name
     kept = folder / "records"
     if config.action == "run":
@@ -147,7 +130,7 @@ def main(config: DictConfig) -> None:
                 f"{kept} has no records yet; make them: python -m scripts.table table={config.table.name} action=run"
             )
     else:
-        sys.exit(f"action is {config.action!r}; it is run or build")
+        sys.exit(f"action is {config.action!r}; it is build, run or plan")
     table = _table(config, seeds, records)
     for name, text in (
         ("table.md", table.to_markdown()),
@@ -190,11 +173,6 @@ def _announce(cell: Cell, done: int, total: int, seconds: float) -> None:
         highlight=False,
         markup=False,
     )
-
-
-def _finished(cell: Cell) -> bool:
-    record = cell.record()
-    return record is not None and record.status == FINISHED
 
 
 def _records(cells: list[Cell]) -> list[Record]:

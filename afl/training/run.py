@@ -430,13 +430,23 @@ def protocol(config: DictConfig, options: LoopOptions, detector: nn.Module) -> d
     )
     return {
         "backbone": f"{backbone}, {start if start != 'shapes' else 'pre-trained on generated images of other classes'}",
-        "image size": str(config.dataset.image_size),
+        "image size": _image_size(config),
         "schedule": f"{trainer.max_duration} ({options.total_steps} steps of {trainer.batch_size} images), "
         f"{config.schedule.factory['_target_'].split('.')[-1].removesuffix('_schedule')}",
         "optimiser": f"{config.optimizer.factory['_target_'].split('.')[-1]} {config.optimizer.factory.lr:g}",
         "precision": trainer.precision,
         "metric": config.dataset.metric,
     }
+
+
+def _image_size(config: DictConfig) -> str:
+    """Of the network's input at evaluation: the side of all images, the long side, or short side and limit of the long one."""
+    resize = config.dataset.eval_transform[config.family]
+    if "short_side" not in resize:
+        return str(config.dataset.image_size)
+    if resize.short_side == resize.max_long_side:
+        return str(resize.short_side)
+    return f"{resize.short_side}, at most {resize.max_long_side}"
 
 
 def _peak_memory(world: World) -> int:

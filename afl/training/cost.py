@@ -1,0 +1,205 @@
+"""What a run takes before it is started: arithmetic, images per second, bytes of a checkpoint.
+
+Arithmetic and bytes are counted on PyTorch's ``meta`` device, without weights or data. Speed is that of the real loop
+(``loop.train``) on random images and boxes of the run's size.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, open_dict
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from afl.tracking import environment
+from afl.training.build import build_detector, instantiate, loop_options
+from afl.training.distributed import World
+from afl.training.gradient_dynamics import GradientDynamics
+from afl.training.loop import LoopState, train
+from afl.training.optimizer import build_optimizer
+from afl.training.progress import ProgressReport
+from datasets.batch import Batch
+from detectors.contract import ClassCounts
+
+DIVISOR = 32  # sides of batches
+ASPECT = 4 / 3  # of the images of random batches that a transform does not cut to a square
+OBJECTS = 7  # in each random image, as in MS COCO
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Training speed as it was measured.
+
+    Attributes:
+        images_per_second: over the timed steps.
+        batch_size: images of a step.
+        steps: that were timed.
+        size: (height, width) of the images.
+        device: what it ran on.
+    """
+
+    images_per_second: float
+    batch_size: int
+    steps: int
+    size: tuple[int, int]
+    device: str
+
+
+def training_size(config: DictConfig) -> tuple[int, int]:
+    """(height, width) of a training batch in pixels: what the transform of the detector's family makes of a 4 : 3 image at
+    its largest, padded to a multiple of 32."""
+    transform = config.dataset.train_transform[config.family]
+    if "size" in transform:
+        height = width = transform.size
+    elif "short_sides" in transform:
+        height = max(transform.short_sides)
+        width = min(transform.max_long_side, height * ASPECT)
+    else:
+        height = width = config.dataset.image_size
+    return tuple(math.ceil(side / DIVISOR) * DIVISOR for side in (height, width))
+
+
+def without_download(config: DictConfig) -> DictConfig:
+    """The same cell with random weights in place of downloaded ones: as much work, nothing fetched."""
+    config = copy.deepcopy(config)
+    if config.backbone.get("pretrained"):
+        with open_dict(config):
+            config.backbone.pretrained = False
+    return config
+
+
+def skeleton(config: DictConfig, num_classes: int) -> nn.Module:
+    """The cell's network on the ``meta`` device: shapes without numbers. Its loss is focal loss, which looks at no number
+    when it is built."""
+    config = without_download(config)
+    with open_dict(config):
+        config.loss = {"_target_": "afl.losses.ClassificationLoss", "_partial_": True, "chain": {}}
+    with torch.device("meta"):
+        return build_detector(config, _even_counts(num_classes))
+
+
+def forward_macs(config: DictConfig, num_classes: int) -> int:
+    """Multiply-adds of one image's forward pass, by PyTorch's own counter; convolutions and matrix products only."""
+    detector = skeleton(config, num_classes)
+    with torch.device("meta"):
+        images = torch.empty(1, 3, *training_size(config))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        detector.eval()(images)
+    return counter.get_total_flops() // 2
+
+
+def checkpoint_bytes(config: DictConfig, num_classes: int) -> int:
+    """Size of a checkpoint: weights, the optimiser's state, and averaged weights where there are any, in float32."""
+    detector = skeleton(config, num_classes)
+    trained = sum(p.numel() for p in detector.parameters() if p.requires_grad)
+    kept = sum(value.numel() for value in detector.state_dict().values())
+    moments = 2 if "betas" in config.optimizer.factory else 1
+    return 4 * (kept * (2 if config.trainer.ema else 1) + trained * moments)
+
+
+def measure_throughput(
+    config: DictConfig, num_classes: int, *, batch_size: int | None = None, steps: int = 8
+) -> Throughput:
+    """Time the training loop on random data: ``steps`` steps after as many that are not timed.
+
+    Args:
+        config: of the cell; nothing is downloaded and nothing stays on the disk.
+        num_classes: of its data set.
+        batch_size: images of a step, None for the cell's own.
+    """
+    config = without_download(config)
+    with open_dict(config):
+        config.trainer.batch_size = batch_size or config.trainer.batch_size
+        config.trainer.accumulate = 1 if batch_size else config.trainer.accumulate
+        config.trainer.max_duration, config.trainer.log_every = f"{2 * steps}steps", f"{steps}steps"
+        config.trainer.checkpoint_every = config.trainer.evaluate_every = None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if config.trainer.device not in ("auto", device.type):
+        device = torch.device(config.trainer.device)
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    options = loop_options(config, num_images=1, world_size=1)
+    detector = build_detector(config, _even_counts(num_classes))
+    detector.to(
+        device, memory_format=torch.channels_last if options.channels_last else torch.contiguous_format
+    )
+    optimizer = build_optimizer(
+        instantiate(config.optimizer.factory), detector, config.optimizer.weight_decay
+    )
+    times: dict[int, float] = {}
+
+    def log(step: int, figures: dict[str, float]) -> None:
+        times[step] = time.perf_counter()
+
+    with tempfile.TemporaryDirectory() as folder:
+        train(
+            detector=detector,
+            batches=random_batches(config, num_classes),
+            optimizer=optimizer,
+            schedule=lambda step: 1e-6,  # weights that stay where they are stay finite
+            options=options,
+            world=World(rank=0, size=1, device=device),
+            state=LoopState(),
+            run_digest="",
+            folder=Path(folder),
+            dynamics=GradientDynamics({}, ["f"] * num_classes),
+            log=log,
+            progress=ProgressReport(title="", total_steps=2 * steps, start_step=0, mode="none"),
+            evaluate=lambda step: None,
+        )
+    seconds = times[2 * steps] - times[steps]
+    return Throughput(
+        images_per_second=steps * options.batch_size / seconds,
+        batch_size=options.batch_size,
+        steps=steps,
+        size=training_size(config),
+        device=environment(str(device))["device"],
+    )
+
+
+def random_batches(config: DictConfig, num_classes: int) -> Iterator[Batch]:
+    """One batch of noise with boxes of all sizes, again and again."""
+    generator = torch.Generator().manual_seed(0)
+    height, width = training_size(config)
+    count = config.trainer.batch_size // config.trainer.accumulate
+    size = torch.tensor([width, height], dtype=torch.float32)
+    centers = torch.rand(count, OBJECTS, 2, generator=generator) * size
+    halves = (0.02 + 0.3 * torch.rand(count, OBJECTS, 2, generator=generator) ** 2) * size
+    low, high = (centers - halves).clamp(min=0), torch.minimum(centers + halves, size)
+    middle = (low + high) / 2
+    points = torch.stack(
+        [
+            torch.stack([middle[..., 0], low[..., 1]], -1),
+            torch.stack([low[..., 0], middle[..., 1]], -1),
+            torch.stack([middle[..., 0], high[..., 1]], -1),
+            torch.stack([high[..., 0], middle[..., 1]], -1),
+        ],
+        2,
+    )
+    sizes = torch.tensor([[height, width]]).repeat(count, 1)
+    batch = Batch(
+        images=torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator),
+        boxes=torch.cat([low, high], -1),
+        labels=torch.randint(num_classes, (count, OBJECTS), generator=generator),
+        ignored=torch.zeros(count, OBJECTS, dtype=torch.bool),
+        sizes=sizes,
+        image_ids=torch.arange(count),
+        original_sizes=sizes,
+        matrices=torch.eye(2, 3).repeat(count, 1, 1),
+        extreme_points=points if config.needs_extreme_points else None,
+        verified=torch.ones(count, num_classes, dtype=torch.bool) if config.dataset.federated else None,
+    )
+    while True:
+        yield batch
+
+
+def _even_counts(num_classes: int) -> ClassCounts:
+    return ClassCounts(instances=torch.full((num_classes,), 100.0), images=torch.full((num_classes,), 100.0))

@@ -1,0 +1,86 @@
+"""The cells of a table: what each one is composed of, and where its run lives."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from afl.tracking import FINISHED, Record, read_record
+from afl.training.compose import compose_cell
+from afl.training.data import RunData, read_data
+from afl.training.run import cell_key
+
+Name = tuple[str, str, str]
+"""(loss, data set, detector)"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a table: its name for people, and its run directory."""
+
+    name: str
+    folder: Path
+
+    def record(self) -> Record | None:
+        """Its record as it is now; None where there is none yet."""
+        path = self.folder / "record.json"
+        return read_record(path) if path.exists() else None
+
+    @property
+    def is_finished(self) -> bool:
+        record = self.record()
+        return record is not None and record.status == FINISHED
+
+
+def preset(config: DictConfig, detector: str) -> list[str]:
+    """The experiment that a row of the table runs, where it has one: ``experiment=coco/fcos``."""
+    folder = config.table.experiments
+    return [f"experiment={folder}/{detector}"] if folder else []
+
+
+def compose_cells(config: DictConfig) -> dict[Name, DictConfig]:
+    """The config of every cell of ``config.table`` at seed 0, in the order in which they are run: all detectors of one loss,
+    then the next loss. Reads no data."""
+    table = config.table
+    shared = [f"paths.{name}={config.paths[name]}" for name in ("data", "cache", "output")]
+    composed = {}
+    for loss, dataset, detector in itertools.product(table.losses, table.datasets, table.detectors):
+        overrides = [
+            *preset(config, detector), f"dataset={dataset}", *shared, *table.overrides, *config.overrides,
+        ]  # fmt: skip
+        composed[loss, dataset, detector] = compose_cell(detector=detector, loss=loss, overrides=overrides)
+    return composed
+
+
+def read_each_dataset(composed: dict[Name, DictConfig]) -> dict[str, RunData]:
+    """The data of every data set of the table, read once.
+
+    Raises:
+        DataError: one is not there, with what would get it.
+    """
+    data: dict[str, RunData] = {}
+    for (_, dataset, _), cell in composed.items():
+        if dataset not in data:
+            data[dataset] = read_data(cell)
+    return data
+
+
+def cells_of(config: DictConfig, seeds: Sequence[int]) -> list[Cell]:
+    """All cells of the table, seed after seed.
+
+    Raises:
+        DataError: a data set is not there.
+    """
+    composed = compose_cells(config)
+    data = read_each_dataset(composed)
+    found = []
+    for seed in seeds:
+        for (_, dataset, _), cell in composed.items():
+            cell.seed = seed
+            key = cell_key(cell, data[dataset])
+            found.append(Cell(key.slug, Path(config.paths.output) / key.name))
+    return found

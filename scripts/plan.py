@@ -1,0 +1,374 @@
+"""What a table takes before anyone spends it: runs, hours, disk, and what is done already.
+
+Hours come from the best source there is for each row, which the plan names: finished runs of the same network at the same size
+on this device; a short measurement here, on random data; finished runs on another device; or RetinaNet's published
+speed, scaled by multiply-adds.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Group
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from afl.reporting import load_records
+from afl.tracking import FINISHED, Record, environment
+from afl.training import ConfigError
+from afl.training.compose import compose_cell
+from afl.training.cost import checkpoint_bytes, forward_macs, measure_throughput
+from afl.training.data import RunData
+from afl.training.duration import Duration
+from afl.training.initial_weights import SHAPES, pretraining_config
+from afl.training.run import cell_key
+from datasets import DataError
+from datasets.releases import PUBLISHED, SIZES
+from scripts.cells import Cell, Name, compose_cells, read_each_dataset
+
+# RetinaNet R50-FPN on COCO: 0.205 s for a step of 16 images on 8 V100 (detectron2's model zoo).
+PUBLISHED_SPEED, PUBLISHED_DEVICE = 16 / 0.205 / 8, "V100"
+PUBLISHED_CELL = "experiment=coco/retinanet"
+CHECKPOINTS = 2  # that a run keeps: last and previous
+DETECTION_BYTES = 110  # of one detection in detections.json
+SMALL_WORK = 1e12  # multiply-adds that a measurement on a CPU may take: some seconds
+MEASURE = ("auto", "true", "false")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Training images per second of one process on one device, and how that is known."""
+
+    images_per_second: float
+    device: str
+    source: str
+    eval_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """All runs of one detector on one data set.
+
+    Attributes:
+        runs, done: over losses and seeds.
+        hours_each: of one run, mean over its losses; training and evaluation.
+        hours_left: of the runs that are not done.
+        bytes_each: that a run leaves on the disk, at most.
+    """
+
+    name: str
+    runs: int
+    done: int
+    hours_each: float
+    hours_left: float
+    bytes_each: float
+    device: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rows, and what else there is to say.
+
+    Attributes:
+        title: of the table.
+        rows: one for each data set and detector, and pre-training where there is some.
+        notes: in the order in which they matter.
+    """
+
+    title: str
+    rows: Sequence[Row]
+    notes: Sequence[str]
+
+    def hours_by_device(self) -> dict[str, float]:
+        """Hours of the runs that are not done, by the device that they are known for."""
+        total: dict[str, float] = {}
+        for row in self.rows:
+            total[row.device] = total.get(row.device, 0.0) + row.hours_left
+        return total
+
+    def to_rich(self) -> Group:
+        """For ``rich.print``."""
+        table = RichTable(title=self.title, title_justify="left")
+        for name in ("", "runs", "done", "hours each", "hours left", "GB each", "on", "known from"):
+            table.add_column(
+                name, justify="left" if name in ("", "on", "known from") else "right", overflow="fold"
+            )
+        for row in self.rows:
+            table.add_row(
+                row.name, str(row.runs), str(row.done), _hours(row.hours_each), _hours(row.hours_left),
+                f"{row.bytes_each / 1e9:.2g}", row.device, row.source,
+            )  # fmt: skip
+        runs, done = sum(row.runs for row in self.rows), sum(row.done for row in self.rows)
+        hours = ", ".join(
+            f"{_hours(value)} h on one {device}" for device, value in self.hours_by_device().items()
+        )
+        disk = sum((row.runs - row.done) * row.bytes_each for row in self.rows) / 1e9
+        lines = [
+            f"{runs} runs, {done} done, {runs - done} to train: {hours}; {disk:.1f} GB of disk",
+            *self.notes,
+        ]
+        return Group(table, *(Text(line) for line in lines))
+
+
+def plan(config: DictConfig, seeds: Sequence[int]) -> Plan:
+    """Look at every cell of ``config.table``; trains nothing and downloads nothing.
+
+    Raises:
+        ConfigError: ``measure`` is neither auto, true nor false.
+    """
+    if str(config.measure).lower() not in MEASURE:
+        raise ConfigError(f"measure is {config.measure!r}; it is one of {', '.join(MEASURE)}")
+    composed = compose_cells(config)
+    notes = []
+    try:
+        data = read_each_dataset(composed)
+    except DataError as error:
+        data = {}
+        notes += [f"Data: {error}", *_disk_of_data(composed)]
+    kept = Path(config.results) / config.table.name / "records"
+    known = load_records(
+        [path for path in (Path(config.paths.output), Path(config.results)) if path.exists()]
+    )
+    known += load_records(sorted(Path(config.results).glob("*/records/*.json")))
+    speeds = Speeds([record for record in known if record.status == FINISHED], str(config.measure).lower())
+    cells: dict[tuple[str, str], list[Name]] = {}
+    for name in composed:
+        cells.setdefault((name[1], name[2]), []).append(name)
+    rows = [_row(config, names, composed, data, seeds, speeds) for names in cells.values()]
+    pretraining = [names[0] for names in cells.values() if composed[names[0]].initial_weights == SHAPES]
+    if pretraining:
+        rows.append(_pretraining(config, [composed[name] for name in pretraining], speeds))
+    if any(row.source.startswith("published") for row in rows):
+        notes.append(
+            f"published: RetinaNet R50-FPN, {PUBLISHED_SPEED:.1f} images/s on one {PUBLISHED_DEVICE} (detectron2's model zoo), "
+            "scaled by multiply-adds; measure=true times some steps on this machine instead"
+        )
+    notes.append(
+        "Without a finished run, evaluation is taken as a third of a training step for each image and view"
+    )
+    notes.append(
+        f"Disk: at most; {CHECKPOINTS} checkpoints, detections. Free in {config.paths.output}: "
+        f"{_free(Path(config.paths.output)) / 1e9:.0f} GB"
+    )
+    if kept.exists():
+        notes.append(
+            f"{len(list(kept.glob('*.json')))} records are kept in {kept}: `make table-{config.table.name}` needs no run"
+        )
+    return Plan(title=f"{config.table.title}: seeds {', '.join(map(str, seeds))}", rows=rows, notes=notes)
+
+
+class Speeds:
+    """How fast cells run here.
+
+    Args:
+        records: finished runs.
+        measure: ``auto``, ``true`` or ``false``.
+    """
+
+    def __init__(self, records: Sequence[Record], measure: str) -> None:
+        self._records, self._measure = [r for r in records if r.images_per_second], measure
+        self._measured: dict[str, Speed] = {}
+        self._macs: dict[str, int] = {}
+
+    @cached_property
+    def here(self) -> str:
+        """Name of the device that runs would take."""
+        return environment("cuda" if torch.cuda.is_available() else "cpu")["device"]
+
+    @cached_property
+    def _published_macs(self) -> int:
+        detector = PUBLISHED_CELL.rpartition("/")[2]
+        cell = compose_cell(detector=detector, loss="fl", overrides=[PUBLISHED_CELL])
+        return forward_macs(cell, SIZES["coco"].classes)
+
+    def of(self, cell: DictConfig, num_classes: int) -> Speed:
+        """Of one cell, from the best source."""
+        alike = [record for record in self._records if _work(record.config) == _work(cell)]
+        at_home = [record for record in alike if record.environment.get("device") == self.here]
+        if at_home:
+            return _from_records(at_home, cell.cell.loss)
+        name = str(_work(cell))
+        if name not in self._macs:
+            self._macs[name] = forward_macs(cell, num_classes)
+        macs = self._macs[name]
+        if self._may_measure(macs):
+            return self._measure_once(cell, num_classes, macs)
+        if alike:
+            return _from_records(alike, cell.cell.loss)
+        return Speed(
+            images_per_second=PUBLISHED_SPEED * self._published_macs / macs,
+            device=PUBLISHED_DEVICE,
+            source="published, scaled",
+        )
+
+    def _may_measure(self, macs: int) -> bool:
+        small = torch.cuda.is_available() or macs * 3 * 16 * 8 < SMALL_WORK
+        return self._measure == "true" or (self._measure == "auto" and small)
+
+    def _measure_once(self, cell: DictConfig, num_classes: int, macs: int) -> Speed:
+        name = str(_work(cell))
+        if name not in self._measured:
+            log.info("measuring %s on random data", cell.cell.detector)
+            quick = torch.cuda.is_available() or macs * 3 * 16 * 8 < SMALL_WORK
+            batch_size, steps = (cell.trainer.batch_size, 4) if quick else (1, 1)
+            while True:
+                try:
+                    found = measure_throughput(cell, num_classes, batch_size=batch_size, steps=steps)
+                    break
+                except torch.cuda.OutOfMemoryError:
+                    if batch_size == 1:
+                        raise
+                    batch_size //= 2
+            height, width = found.size
+            self._measured[name] = Speed(
+                images_per_second=found.images_per_second,
+                device=found.device,
+                source=f"measured now with {cell.cell.loss}: {found.steps} steps of {found.batch_size} random images, "
+                f"{width} x {height}",
+            )
+        return self._measured[name]
+
+
+def _from_records(records: Sequence[Record], loss: str) -> Speed:
+    device = str(records[-1].environment.get("device"))
+    records = [record for record in records if record.environment.get("device") == device]
+    own = [record for record in records if record.loss == loss]
+    chosen = own or records
+    count = f"{len(chosen)} finished run{'s' if len(chosen) > 1 else ''}"
+    return Speed(
+        images_per_second=statistics.median(record.images_per_second for record in chosen),
+        device=device,
+        source=f"measured: {count}" + ("" if own else " with other losses"),
+        eval_seconds=statistics.median(record.eval_seconds for record in chosen),
+    )
+
+
+def _work(config: DictConfig | dict) -> tuple:
+    """What the speed of a run depends on, apart from the loss: network, images, precision."""
+    if isinstance(config, DictConfig):
+        config = OmegaConf.to_container(config, resolve=True)
+    dataset, trainer = config["dataset"], config["trainer"]
+    return (
+        config["cell"]["detector"], str(config["backbone"]), str(config["pyramid"]), dataset["name"],
+        str(dataset["train_transform"][config["family"]]), trainer["precision"], trainer["batch_size"], trainer["threads"],
+    )  # fmt: skip
+
+
+def _row(
+    config: DictConfig,
+    names: Sequence[Name],
+    composed: dict[Name, DictConfig],
+    data: dict[str, RunData],
+    seeds: Sequence[int],
+    speeds: Speeds,
+) -> Row:
+    _, dataset, detector = names[0]
+    counts = _counts(composed[names[0]], data.get(dataset))
+    hours_each, hours_left, done, sources = [], 0.0, 0, []
+    for name in names:
+        cell = composed[name]
+        speed = speeds.of(cell, counts.classes)
+        sources.append(speed)
+        steps = Duration.parse(cell.trainer.max_duration).in_steps(
+            images_per_epoch=counts.train_images, batch_size=cell.trainer.batch_size
+        )
+        views = len(cell.trainer.test_time.scales) * (2 if cell.trainer.test_time.flip else 1)
+        evaluation = speed.eval_seconds or views * counts.val_images / (3 * speed.images_per_second)
+        hours = (steps * cell.trainer.batch_size / speed.images_per_second + evaluation) / 3600
+        finished = sum(_is_finished(config, cell, seed, data.get(dataset)) for seed in seeds)
+        hours_each.append(hours)
+        hours_left += hours * (len(seeds) - finished)
+        done += finished
+    cell = composed[names[0]]
+    detections = counts.val_images * cell.dataset.max_detections * DETECTION_BYTES
+    return Row(
+        name=detector if len(config.table.datasets) == 1 else f"{dataset} {detector}",
+        runs=len(names) * len(seeds),
+        done=done,
+        hours_each=statistics.fmean(hours_each),
+        hours_left=hours_left,
+        bytes_each=CHECKPOINTS * checkpoint_bytes(cell, counts.classes) + detections,
+        device=sources[0].device,
+        source="; ".join(dict.fromkeys(speed.source for speed in sources)),
+    )
+
+
+@dataclass(frozen=True)
+class _Counts:
+    train_images: int
+    val_images: int
+    classes: int
+
+
+def _counts(cell: DictConfig, data: RunData | None) -> _Counts:
+    """Images and classes: of the data where it is there, else as published."""
+    if data is not None:
+        return _Counts(len(data.train), len(data.val), len(data.classes))
+    published = SIZES[cell.dataset.name]
+    return _Counts(published.train_images, published.val_images, published.classes)
+
+
+def _is_finished(config: DictConfig, cell: DictConfig, seed: int, data: RunData | None) -> bool:
+    """Whether the cell's run is there; the name of a run without its data is not known."""
+    if data is None:
+        return False
+    cell.seed = seed
+    key = cell_key(cell, data)
+    return Cell(key.slug, Path(config.paths.output) / key.name).is_finished
+
+
+def _pretraining(config: DictConfig, cells: Sequence[DictConfig], speeds: Speeds) -> Row:
+    """The runs that give ``tiny`` its features, one for each detector."""
+    hours, done, left, size, speed = [], 0, 0.0, 0.0, None
+    for cell in cells:
+        pretraining = pretraining_config(cell)
+        folder = pretraining.dataset.folder
+        classes = 96
+        speed = speeds.of(pretraining, classes)
+        steps = Duration.parse(pretraining.trainer.max_duration).in_steps(
+            images_per_epoch=folder.num_train, batch_size=pretraining.trainer.batch_size
+        )
+        hours.append(steps * pretraining.trainer.batch_size / speed.images_per_second / 3600)
+        name = f"{pretraining.dataset.name}-{cell.cell.detector}-*/record.json"
+        there = any(Path(config.paths.output).glob(name))
+        done += there
+        left += 0.0 if there else hours[-1]
+        size = max(size, CHECKPOINTS * checkpoint_bytes(pretraining, classes))
+    return Row(
+        "features for tiny", len(cells), done, statistics.fmean(hours), left, size, speed.device, speed.source
+    )
+
+
+def _disk_of_data(composed: dict[Name, DictConfig]) -> list[str]:
+    """What missing data sets take: while they are unpacked, archives lie beside them."""
+    lines = []
+    for name, cell in {name[1]: cell for name, cell in composed.items()}.items():
+        need = 0.0
+        for entry, parts in PUBLISHED.get(name, {}).items():
+            folder = Path(cell.dataset[entry])
+            for part in parts:
+                if not all((folder / path).exists() for path in part.outputs.values()):
+                    need += sum(archive.size * (1 + archive.growth) for archive in part.archives)
+        if need:
+            lines.append(f"Data of {name}: {need / 1e9:.0f} GB while it is unpacked, about half of that then")
+    return lines
+
+
+def _free(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.absolute().parent
+    return shutil.disk_usage(folder).free
+
+
+def _hours(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"

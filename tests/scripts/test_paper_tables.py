@@ -1,0 +1,146 @@
+"""The paper's tables without their data: every row and column composes to what its files say, and headers agree with the counts."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from afl.training.compose import CONF, compose_cell
+from afl.training.cost import forward_macs
+from afl.training.duration import Duration
+from datasets.releases import SIZES
+from scripts import table as table_script
+from scripts.cells import compose_cells, preset
+from scripts.entry import unknown_choice
+
+EXPERIMENTS = sorted(
+    path.relative_to(CONF / "experiment").with_suffix("").as_posix()
+    for path in (CONF / "experiment").glob("*/*.yaml")
+)
+TABLES = sorted(path.stem for path in (CONF / "table").glob("*.yaml"))
+PAPER = ["coco", "lvis", "lvis_ablation", "lvis_sampling", "voc"]
+HEADER = ("Command", "Protocol", "Expected", "GPU hours")
+
+
+def tables(name: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("tables", overrides=[f"table={name}", *overrides])
+
+
+@cache
+def experiment(name: str) -> DictConfig:
+    return compose_cell(detector=name.partition("/")[2], loss="fl", overrides=[f"experiment={name}"])
+
+
+def images(config: DictConfig, dataset: str) -> int:
+    steps = Duration.parse(config.trainer.max_duration).in_steps(
+        images_per_epoch=SIZES[dataset].train_images, batch_size=config.trainer.batch_size
+    )
+    return steps * config.trainer.batch_size
+
+
+def test_there_is_one_experiment_for_each_detector_and_data_set():
+    detectors = {path.stem for path in (CONF / "detector").glob("*.yaml")}
+    assert set(EXPERIMENTS) == {f"{dataset}/{detector}" for dataset in SIZES for detector in detectors}
+    assert set(PAPER) <= set(TABLES)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_is_its_detector_on_its_data_with_resnet_50_at_the_hours_it_says(name):
+    dataset, _, detector = name.partition("/")
+    config = experiment(name)
+    assert (config.cell.dataset, config.cell.detector) == (dataset, detector)
+    assert config.backbone.name == "resnet50" and config.backbone.pretrained
+    assert config.trainer.batch_size % 8 == 0  # its command's eight processes
+    text = (CONF / "experiment" / f"{name}.yaml").read_text()
+    header = text.partition("defaults:")[0]
+    assert [found for found in HEADER if re.search(rf"^# {found} ", header, re.M)] == list(HEADER)
+    assert f"experiment={name} " in header
+    # 41 V100 hours are 90,000 steps of 0.205 s on 8 GPUs; the rest follows from multiply-adds and images.
+    reference = experiment("coco/retinanet")
+    work = images(config, dataset) * forward_macs(config, SIZES[dataset].classes)
+    hours = 90_000 * 0.205 * 8 / 3600 * work / (images(reference, "coco") * forward_macs(reference, 80))
+    said = float(re.search(r"^# GPU hours ([\d.]+) V100 hours", header, re.M)[1])
+    assert said == pytest.approx(hours, rel=0.03)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_row_of_a_table_composes(name):
+    config = tables(name)
+    config.table.losses = config.table.losses[:1]
+    for (loss, dataset, detector), cell in compose_cells(config).items():
+        assert (cell.cell.loss, cell.cell.dataset, cell.cell.detector) == (loss, dataset, detector)
+        assert OmegaConf.to_container(cell, resolve=True)["seed"] == 0
+
+
+def test_every_column_composes_and_touches_nothing_but_its_loss_so_that_it_combines_with_every_row():
+    def rest(loss: str) -> dict:
+        config = OmegaConf.to_container(compose_cell(detector="fcos", loss=loss, overrides=["dataset=coco"]))
+        del config["loss"], config["cell"]["loss"]
+        return config
+
+    expected = rest("fl")
+    losses = {loss for name in TABLES for loss in tables(name).table.losses}
+    for loss in losses:
+        assert rest(loss) == expected, loss
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_table_opens_with_how_to_get_it_and_its_hours_are_the_sum_of_its_rows(name):
+    header = (CONF / "table" / f"{name}.yaml").read_text().partition("name:")[0]
+    target = name.replace("_", "-")
+    for word in (f"plan-table-{target}", f"reproduce-table-{target}", "Protocol", "Expected", "GPU hours"):
+        assert word in header
+    spec = tables(name).table
+    rows = [
+        (CONF / "experiment" / spec.experiments / f"{detector}.yaml").read_text()
+        for detector in spec.detectors
+    ]
+    each = sum(float(re.search(r"^# GPU hours ([\d.]+) V100 hours", text, re.M)[1]) for text in rows)
+    said = [
+        float(found.replace(",", "")) for found in re.findall(r"([\d,]+)(?= V100 hours| for all)", header)
+    ]
+    assert said[0] == pytest.approx(each, abs=1) and said[-1] == pytest.approx(each * len(spec.losses), abs=3)
+
+
+@pytest.mark.parametrize("name", ["coco", "lvis", "voc"])
+def test_missing_data_stop_a_table_before_anything_is_trained(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(table_script, "sweep", lambda *_: pytest.fail("trained"))
+    config = tables(
+        name, "action=run", "table.detectors=[fcos]", "table.losses=[fl]", f"paths.data={tmp_path}/data"
+    )
+    with pytest.raises(SystemExit) as stop:
+        table_script.main(config)
+    assert f"make data-{name}" in stop.value.code and "\n" not in stop.value.code
+
+
+def test_a_sweep_of_presets_is_the_same_cells_as_the_table(monkeypatch, tmp_path):
+    commands = []
+    monkeypatch.setattr(table_script.subprocess, "Popen", lambda command, **_: commands.append(command))
+    config = tables("voc", "jobs=3", f"paths.output={tmp_path}")
+    table_script.sweep(config, [0, 1], tmp_path / "sweep.log")
+    (command,) = commands
+    assert "hydra.launcher.n_jobs=3" in command and "seed=0,1" in command
+    assert "experiment=" + ",".join(f"voc/{detector}" for detector in config.table.detectors) in command
+    assert not [word for word in command if word.startswith("detector=")]
+    # What the sweep composes for one of them is what the table looks for.
+    (cell,) = compose_cells(tables("voc", "table.detectors=[extremenet]", "table.losses=[fl]")).values()
+    alone = experiment("voc/extremenet")
+    assert OmegaConf.to_container(alone, resolve=True) == OmegaConf.to_container(cell, resolve=True)
+    assert preset(config, "fcos") == ["experiment=voc/fcos"]
+
+
+def test_presets_in_folders_are_known_by_name():
+    assert unknown_choice(["experiment=coco/fcos"]) is None
+    assert "experiment=coco/fcos?" in unknown_choice(["experiment=coco/fcoss"])
+
+
+def test_make_knows_the_targets_that_the_tables_name():
+    text = (Path(CONF).parent / "Makefile").read_text()
+    for target in ("reproduce-table-%", "plan-table-%", "table-%"):
+        assert f"\n{target}:" in text

@@ -1,0 +1,141 @@
+"""Plans against arithmetic by hand: runs, hours from records, from a measurement and from a published speed, disk, what is done."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from afl.tracking import environment, write_record
+from afl.training import ConfigError, run_cell
+from afl.training.compose import CONF, compose_cell
+from afl.training.cost import Throughput
+from scripts import plan as planning
+from scripts.plan import plan
+from scripts.table import main
+
+SMALL = [
+    "dataset.folder.num_train=24", "dataset.folder.num_val=10", "initial_weights=null", "logger=none",
+    "trainer.max_duration=2steps", "trainer.batch_size=4", "trainer.device=cpu", "trainer.pictures=0",
+]  # fmt: skip
+
+
+def tables(tmp_path, *overrides: str, small: bool = True):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cells = ["overrides=[" + ",".join(f"'{text}'" for text in SMALL) + "]"] if small else []
+        return compose(
+            "tables",
+            overrides=[
+                "action=plan", "table.detectors=[centernet]", "table.losses=[fl,afl]", f"results={tmp_path}/results",
+                f"paths.output={tmp_path}/outputs", f"paths.cache={tmp_path}/cache", f"paths.data={tmp_path}/data",
+                *cells, *overrides,
+            ],
+        )  # fmt: skip
+
+
+@pytest.fixture
+def done(tmp_path):
+    """One finished run of the two cells, at 50 images and one evaluation of 3 seconds, as its record says."""
+    paths = [f"paths.output={tmp_path}/outputs", f"paths.cache={tmp_path}/cache"]
+    config = compose_cell(detector="centernet", loss="fl", overrides=["dataset=shapes_lvis", *paths, *SMALL])
+    record = dataclasses.replace(run_cell(config), images_per_second=50.0, eval_seconds=3.0)
+    write_record(f"{config.paths.output}/{record.key}/record.json", record)
+    return record
+
+
+def test_runs_of_the_same_network_on_this_device_say_how_long_the_others_take(done, tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "measure_throughput", lambda *_, **__: pytest.fail("measured"))
+    (row,) = plan(tables(tmp_path), [0, 1, 2]).rows
+    # 2 steps of 4 images at 50 a second, and the evaluation
+    hours = (8 / 50 + 3) / 3600
+    assert (row.runs, row.done, row.device) == (6, 1, environment()["device"])
+    assert row.hours_each == pytest.approx(hours) and row.hours_left == pytest.approx(5 * hours)
+    assert row.source == "measured: 1 finished run; measured: 1 finished run with other losses"
+    checkpoint = (tmp_path / "outputs" / done.key / "checkpoints" / "last.pt").stat().st_size
+    assert row.bytes_each == pytest.approx(2 * checkpoint + 10 * 100 * planning.DETECTION_BYTES, rel=0.15)
+
+
+def test_runs_on_another_device_count_only_where_nothing_can_be_measured(done, tmp_path, monkeypatch):
+    path = tmp_path / "outputs" / done.key / "record.json"
+    write_record(path, dataclasses.replace(done, environment={**done.environment, "device": "Some GPU"}))
+    (row,) = plan(tables(tmp_path, "measure=false"), [0]).rows
+    assert (row.device, row.done) == ("Some GPU", 1)
+    (row,) = plan(tables(tmp_path), [0]).rows
+    assert row.source.startswith("measured now with fl: 4 steps of 4 random images, 96 x 96")
+    assert row.device == environment()["device"] and row.hours_left > 0
+
+
+def test_the_measured_cell_is_measured_once(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        planning,
+        "measure_throughput",
+        lambda config, classes, *, batch_size, steps: (
+            calls.append(config.cell.loss) or Throughput(10.0, batch_size, steps, (96, 96), "X")
+        ),
+    )
+    (row,) = plan(tables(tmp_path), [0]).rows
+    # 8 images, then 10 of the validation split at three times the speed
+    assert row.hours_each == pytest.approx((8 / 10 + 10 / 30) / 3600)
+    assert (calls, row.device) == (["fl"], "X")
+
+
+def test_without_data_records_and_gpu_a_published_speed_is_scaled(tmp_path, monkeypatch, capsys):
+    config = tables(tmp_path, "table=coco", "table.detectors=[retinanet,fcos]", "measure=false", small=False)
+    found = plan(config, [0])
+    retinanet, fcos = found.rows
+    # 90,000 steps of 0.205 s on 8 GPUs, and 5,000 images at three times the training speed
+    hours = 90_000 * 0.205 * 8 / 3600
+    assert retinanet.hours_each == pytest.approx(hours + 5_000 / 3 * 0.205 * 8 / 16 / 3600, rel=1e-3)
+    assert 0.8 < fcos.hours_each / retinanet.hours_each < 0.9
+    assert {row.source for row in found.rows} == {"published, scaled"}
+    assert {row.device for row in found.rows} == {"V100"}
+    assert found.hours_by_device()["V100"] == pytest.approx(2 * (retinanet.hours_each + fcos.hours_each))
+    text = " ".join(found.notes)
+    assert "make data-coco" in text and "41 GB" in text
+    main(config)
+    assert "0 done" in capsys.readouterr().out
+
+
+def test_pretraining_is_part_of_the_plan(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        planning,
+        "measure_throughput",
+        lambda *_, batch_size, steps: Throughput(10.0, batch_size, steps, (96, 96), "X"),
+    )
+    config = tables(tmp_path)
+    config.overrides = [text for text in config.overrides if not text.startswith("initial_weights")]
+    cell, features = plan(config, [0, 1]).rows
+    # 20 epochs of 1,500 images in steps of 16
+    assert (features.runs, features.done) == (1, 0)
+    assert features.hours_left == pytest.approx(1_875 * 16 / 10 / 3600)
+    assert (cell.name, features.name) == ("centernet", "features for tiny")
+
+
+def test_a_plan_is_readable(done, tmp_path):
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))
+    console.print(plan(tables(tmp_path), [0, 1]).to_rich())
+    text = console.export_text()
+    assert "4 runs, 1 done, 3 to train" in text and "centernet" in text and "Free in" in text
+
+
+def test_an_unknown_way_to_measure_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="auto, true, false"):
+        plan(tables(tmp_path, "measure=maybe"), [0])
+
+
+def test_cells_that_work_alike_are_known_whatever_their_loss():
+    def work(*overrides: str, loss: str = "fl"):
+        return planning._work(
+            compose_cell(detector="fcos", loss=loss, overrides=["dataset=shapes", *overrides])
+        )
+
+    assert work() == work(loss="afl") == work("seed=3", "trainer.max_duration=3epochs")
+    assert work() != work("pyramid.channels=64") and work() != work("trainer.precision=fp32")
+    plain = OmegaConf.to_container(
+        compose_cell(detector="fcos", loss="fl", overrides=["dataset=shapes"]), resolve=True
+    )
+    assert planning._work(plain) == work()

@@ -1,0 +1,99 @@
+"""Arithmetic against a count by hand and a published one, checkpoints against a file, protocol against the transforms."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from afl.training import run_cell
+from afl.training.build import build_detector, loop_options
+from afl.training.checkpoint import LAST
+from afl.training.compose import compose_cell
+from afl.training.cost import (
+    checkpoint_bytes,
+    forward_macs,
+    measure_throughput,
+    random_batches,
+    skeleton,
+    training_size,
+    without_download,
+)
+from afl.training.run import protocol
+from detectors.contract import ClassCounts
+
+
+def test_multiply_adds_are_those_of_every_convolution_counted_by_hand(small_cell):
+    config = small_cell("retinanet")
+    counts = ClassCounts(torch.full((30,), 100.0), torch.full((30,), 100.0))
+    detector = build_detector(config, counts).eval()
+    total = 0
+
+    def count(module, inputs, output):
+        nonlocal total
+        total += output[0].numel() * module.weight[0].numel()
+
+    for module in detector.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(count)
+    detector(torch.zeros(1, 3, *training_size(config)))
+    assert forward_macs(config, 30) == total > 0
+
+
+def test_retinanet_takes_the_arithmetic_that_detectron2_publishes():
+    # 146 billion at 800 x 800 with ResNet-50 and 80 classes: its own unit test's figure.
+    config = compose_cell(detector="retinanet", loss="fl", overrides=["experiment=coco/retinanet"])
+    height, width = training_size(config)
+    assert (height, width) == (800, 1088)
+    assert forward_macs(config, 80) * 800 * 800 / (height * width) == pytest.approx(146e9, rel=0.03)
+
+
+@pytest.mark.parametrize("detector, optimizer", [("centernet", "adamw"), ("fcos", "sgd")])
+def test_a_checkpoint_is_as_large_as_was_said(small_cell, detector, optimizer):
+    options = ("trainer.max_duration=1steps", "trainer.ema=0.9", f"optimizer={optimizer}")
+    config = small_cell(detector, "fl", *options)
+    record = run_cell(config)
+    found = os.path.getsize(f"{config.paths.output}/{record.key}/checkpoints/{LAST}")
+    assert checkpoint_bytes(config, 30) == pytest.approx(found, rel=0.15)
+
+
+def test_speed_is_measured_on_the_size_and_batch_of_the_cell(small_cell):
+    config = small_cell("extremenet", "afl")
+    before = config.copy()
+    found = measure_throughput(config, 30, steps=1)
+    assert found.images_per_second > 0 and (found.batch_size, found.size) == (4, (96, 96))
+    assert config == before
+
+
+def test_random_batches_are_what_a_detector_learns_from(small_cell):
+    batch = next(random_batches(small_cell("extremenet"), 30))
+    assert batch.images.shape == (4, 3, 96, 96)
+    assert bool((batch.boxes[..., 2:] > batch.boxes[..., :2]).all())
+    assert bool((batch.boxes >= 0).all() & (batch.boxes <= 96).all())
+    # Each extreme point lies on its side of the box: top, left, bottom, right.
+    for point, (axis, side) in enumerate([(1, 1), (0, 0), (1, 3), (0, 2)]):
+        assert torch.equal(batch.extreme_points[:, :, point, axis], batch.boxes[..., side])
+
+
+def test_nothing_is_downloaded_and_the_network_is_the_same():
+    config = compose_cell(detector="centernet", loss="afl", overrides=["dataset=coco", "backbone=resnet18"])
+    assert config.backbone.pretrained and not without_download(config).backbone.pretrained
+    assert config.backbone.pretrained
+    weights = skeleton(config, 80)
+    assert {p.device.type for p in weights.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    "detector, overrides, size",
+    [
+        ("fcos", ["dataset=coco"], "800, at most 1333"),
+        ("centernet", ["dataset=coco"], "512"),
+        ("objectbox", ["experiment=coco/objectbox"], "640"),
+        ("fcos", ["dataset=shapes"], "96"),
+    ],
+)
+def test_the_protocol_says_the_size_that_is_evaluated(detector, overrides, size):
+    config = compose_cell(detector=detector, loss="fl", overrides=overrides)
+    options = loop_options(config, num_images=100, world_size=1)
+    assert protocol(config, options, torch.nn.Identity())["image size"] == size
