@@ -1,9 +1,19 @@
 """Official detection metrics behind ``reset / process / evaluate``."""
 
 from afl.evaluation.coco import CocoEvaluator
+from afl.evaluation.confusion import BACKGROUND, confusion_by_group
 from afl.evaluation.evaluator import METRICS, Evaluator
 from afl.evaluation.groups import group_means
 from afl.evaluation.lvis import LvisEvaluator
 from afl.evaluation.voc import VocEvaluator
 
-__all__ = ["METRICS", "CocoEvaluator", "Evaluator", "LvisEvaluator", "VocEvaluator", "group_means"]
+__all__ = [
+    "BACKGROUND",
+    "METRICS",
+    "CocoEvaluator",
+    "Evaluator",
+    "LvisEvaluator",
+    "VocEvaluator",
+    "confusion_by_group",
+    "group_means",
+]

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from afl.evaluation.evaluator import DetectionArrays, Evaluator, summarize
+from afl.evaluation.detections import DetectionArrays
+from afl.evaluation.evaluator import Evaluator
 from afl.evaluation.ground_truth import GroundTruth
 
 BACKENDS = ("official", "fast")
@@ -48,7 +49,7 @@ class CocoEvaluator(Evaluator):
 
     def _measure(self, found: DetectionArrays) -> dict:
         precision, recall, thresholds = coco_curves(self.truth, found, self.max_detections, self.backend)
-        return summarize(precision, recall, thresholds, self.truth.names, self.groups)
+        return self._summarized(precision, recall, thresholds)
 
 
 def coco_curves(

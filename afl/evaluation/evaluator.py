@@ -11,12 +11,13 @@ import logging
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from afl.evaluation.confusion import confusion_counts, precision_by_group
+from afl.evaluation.detections import DetectionArrays
 from afl.evaluation.ground_truth import GroundTruth
 from afl.evaluation.groups import group_means
 
@@ -33,44 +34,13 @@ class DetectionsLike(Protocol):
     labels: object
 
 
-@dataclass(frozen=True)
-class DetectionArrays:
-    """N detections of all images, by image, in the order in which they were given.
-
-    Arrays, not one dictionary each: at LVIS's size (six million detections) that is 0.15 GiB instead of 3.
+class Evaluator(ABC):
+    """Collects detections and the order of classes; what is measured is a subclass's ``evaluate``.
 
     Attributes:
-        image: (N,) int32 position in ``GroundTruth.image_ids``, non-decreasing.
-        label: (N,) int32 class numbers.
-        boxes: (N, 4) (x, y, width, height), COCO's form, in pixels of the original image; float32, or float64
-            where the detections came so.
-        scores: (N,) float32.
+        precision: by ``all``, ``r``, ``c`` and ``f``, (101,) precision at recalls 0, 0.01, ... 1 and an overlap of 0.5, mean
+            over classes; empty before ``evaluate``.
     """
-
-    image: np.ndarray
-    label: np.ndarray
-    boxes: np.ndarray
-    scores: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    def take(self, rows: np.ndarray) -> DetectionArrays:
-        """The detections of ``rows`` (indices or a mask)."""
-        return DetectionArrays(self.image[rows], self.label[rows], self.boxes[rows], self.scores[rows])
-
-    def best_per_image(self, limit: int) -> DetectionArrays:
-        """The ``limit`` best scores of each image, the first of equal ones; the order stays as it is."""
-        order = np.lexsort((-self.scores, self.image))
-        start = np.searchsorted(self.image, self.image)
-        rank = np.arange(len(self)) - start  # lexsort keeps images together, so places in an image agree
-        keep = np.zeros(len(self), bool)
-        keep[order[rank < limit]] = True
-        return self.take(keep)
-
-
-class Evaluator(ABC):
-    """Collects detections and the order of classes; what is measured is a subclass's ``evaluate``."""
 
     def __init__(self, ground_truth: Mapping, groups: Sequence[str] | None = None) -> None:
         """
@@ -82,6 +52,7 @@ class Evaluator(ABC):
         self.truth = GroundTruth.from_coco(ground_truth)
         self.groups = self.truth.frequency_groups(groups)
         self._position = {number: position for position, number in enumerate(self.truth.image_ids)}
+        self.precision: dict[str, list[float]] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -227,9 +198,23 @@ class Evaluator(ABC):
             )
         return self._measure(self.detections())
 
+    def confusion(self) -> dict[tuple[int, int], int]:
+        """How often an object of one class was found as another: ``confusion_counts``."""
+        found = self.detections()
+        return confusion_counts(self.truth, found, self._may_be_wrong(found))
+
+    def _may_be_wrong(self, found: DetectionArrays) -> np.ndarray | None:
+        """(N,) bool, detections that are wrong where they meet no object; None: all."""
+        return None
+
     @abstractmethod
     def _measure(self, found: DetectionArrays) -> dict:
         """What ``evaluate`` returns."""
+
+    def _summarized(self, precision: np.ndarray, recall: np.ndarray, iou_thresholds: np.ndarray) -> dict:
+        """``summarize``; what curves need of the precision stays in ``self.precision``."""
+        self.precision = precision_by_group(precision[_row_of(iou_thresholds, 50), :, :, 0], self.groups)
+        return summarize(precision, recall, iou_thresholds, self.truth.names, self.groups)
 
 
 def summarize(
@@ -247,12 +232,11 @@ def summarize(
         iou_thresholds: (T,).
         names, groups: (C,) class names and frequency groups.
     """
-    at = {round(100 * float(threshold)): row for row, threshold in enumerate(iou_thresholds)}
     per_class = {name: _mean(precision[:, :, c, 0]) for c, name in enumerate(names)}
     return {
         "AP": _mean(precision[..., 0]),
-        "AP50": _mean(precision[at[50], ..., 0]),
-        "AP75": _mean(precision[at[75], ..., 0]),
+        "AP50": _mean(precision[_row_of(iou_thresholds, 50), ..., 0]),
+        "AP75": _mean(precision[_row_of(iou_thresholds, 75), ..., 0]),
         "AP_s": _mean(precision[..., 1]),
         "AP_m": _mean(precision[..., 2]),
         "AP_l": _mean(precision[..., 3]),
@@ -260,6 +244,11 @@ def summarize(
         "AR": _mean(recall[..., 0]),
         "per_class": per_class,
     }
+
+
+def _row_of(iou_thresholds: np.ndarray, percent: int) -> int:
+    """Where an overlap stands among (T,) of them."""
+    return [round(100 * float(threshold)) for threshold in iou_thresholds].index(percent)
 
 
 def _mean(values: np.ndarray) -> float | None:

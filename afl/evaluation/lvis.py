@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from afl.evaluation.evaluator import DetectionArrays, Evaluator, summarize
+from afl.evaluation.detections import DetectionArrays
+from afl.evaluation.evaluator import Evaluator
 
 
 class LvisEvaluator(Evaluator):
@@ -65,12 +66,18 @@ class LvisEvaluator(Evaluator):
         )
         evaluation.evaluate()
         evaluation.accumulate()
-        return summarize(
-            evaluation.eval["precision"],
-            evaluation.eval["recall"],
-            evaluation.params.iou_thrs,
-            self.truth.names,
-            self.groups,
+        return self._summarized(
+            evaluation.eval["precision"], evaluation.eval["recall"], evaluation.params.iou_thrs
+        )
+
+    def _may_be_wrong(self, found: DetectionArrays) -> np.ndarray:
+        """Detections of classes that were checked in their image, and not left unfinished there."""
+        classes = self.truth.num_classes
+        present = self.truth.image.astype(np.int64) * classes + self.truth.label
+        checked = np.union1d(present, self.negative[:, 0] * classes + self.negative[:, 1])
+        unfinished = self.not_exhaustive[:, 0] * classes + self.not_exhaustive[:, 1]
+        return np.isin(
+            found.image.astype(np.int64) * classes + found.label, np.setdiff1d(checked, unfinished)
         )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from lvis.eval import LVISEval, Params
 from pycocotools.mask import iou as pairwise_iou
 
-from afl.evaluation.evaluator import DetectionArrays
+from afl.evaluation.detections import DetectionArrays
 from afl.evaluation.ground_truth import GroundTruth
 
 FALSE_POSITIVE, TRUE_POSITIVE, IGNORED = 0, 1, 2

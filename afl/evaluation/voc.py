@@ -8,7 +8,7 @@ import numpy as np
 from pycocotools.mask import iou as pairwise_iou
 
 from afl.evaluation.coco import CocoEvaluator
-from afl.evaluation.evaluator import DetectionArrays
+from afl.evaluation.detections import DetectionArrays
 from afl.evaluation.groups import mean_defined
 
 RULES = ("area", "11point")

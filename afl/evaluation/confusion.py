@@ -1,0 +1,108 @@
+"""What detectors take for what: objects and detections matched whatever their class, counted by class and by frequency group."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from pycocotools.mask import iou as pairwise_iou
+
+from afl.evaluation.detections import DetectionArrays
+from afl.evaluation.ground_truth import GroundTruth
+from afl.evaluation.groups import GROUPS
+
+MIN_SCORE, IOU = 0.3, 0.5
+BACKGROUND = -1
+ITS_CLASS, NOTHING = "its class", "nothing"
+
+
+def confusion_counts(
+    truth: GroundTruth, found: DetectionArrays, may_be_wrong: np.ndarray | None = None
+) -> dict[tuple[int, int], int]:
+    """How often an object of one class was found as another.
+
+    In each image, detections of at least ``MIN_SCORE`` take in turn, best first, the free object that they overlap most, by at
+    least ``IOU``, whatever the classes. What overlaps an ignored object (crowd, difficult) so much does not count.
+
+    Args:
+        truth: of all images.
+        found: by image, as ``Evaluator.detections`` gives them.
+        may_be_wrong: (N,) bool, detections that count where they meet no object; None: all. LVIS knows this of checked
+            classes only.
+
+    Returns:
+        Numbers by (class of the object, class of the detection), ``BACKGROUND`` for the first where there is no object and for
+        the second where there is no detection; pairs that never occur are not there.
+    """
+    may_be_wrong = np.ones(len(found), bool) if may_be_wrong is None else may_be_wrong
+    counts: Counter[tuple[int, int]] = Counter()
+    objects_by_image = np.argsort(truth.image, kind="stable")
+    object_starts = np.searchsorted(truth.image[objects_by_image], np.arange(len(truth.image_ids) + 1))
+    good = np.flatnonzero(found.scores >= MIN_SCORE)
+    starts = np.searchsorted(found.image[good], np.arange(len(truth.image_ids) + 1))
+    for number in range(len(truth.image_ids)):
+        objects = objects_by_image[object_starts[number] : object_starts[number + 1]]
+        rows = good[starts[number] : starts[number + 1]]
+        rows = rows[np.argsort(-found.scores[rows], kind="stable")]
+        ignored = truth.ignored[objects]
+        if len(rows) and len(objects):
+            overlap = pairwise_iou(
+                found.boxes[rows].astype(float),
+                truth.boxes[objects].astype(float),
+                np.zeros(len(objects), bool),
+            )
+        else:
+            overlap = np.zeros((len(rows), len(objects)))
+        free = ~ignored
+        for row, own in zip(rows, overlap, strict=True):
+            best = int(np.argmax(np.where(free, own, -1.0))) if free.any() else -1
+            if best >= 0 and own[best] >= IOU:
+                free[best] = False
+                counts[int(truth.label[objects[best]]), int(found.label[row])] += 1
+            elif may_be_wrong[row] and not (own[ignored] >= IOU).any():
+                counts[BACKGROUND, int(found.label[row])] += 1
+        for label in truth.label[objects[free]]:
+            counts[int(label), BACKGROUND] += 1
+    return dict(sorted(counts.items()))
+
+
+def confusion_by_group(
+    counts: Mapping[tuple[int, int], int], groups: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """The same by frequency group: rows r, c, f and background; columns ``its class``, another class of r, c or f, nothing.
+
+    Args:
+        counts: of ``confusion_counts``.
+        groups: (C,) "r", "c" or "f".
+    """
+    columns = (ITS_CLASS, *GROUPS, NOTHING)
+    table = {row: dict.fromkeys(columns, 0) for row in (*GROUPS, "background")}
+    for (actual, predicted), number in counts.items():
+        row = "background" if actual == BACKGROUND else groups[actual]
+        if predicted == BACKGROUND:
+            column = NOTHING
+        else:
+            column = ITS_CLASS if actual == predicted else groups[predicted]
+        table[row][column] += number
+    return table
+
+
+def precision_by_group(precision: np.ndarray, groups: Sequence[str] | None) -> dict[str, list[float]]:
+    """Interpolated precision at 101 recalls, mean over the classes of each frequency group and over all.
+
+    Args:
+        precision: (101, C) at one overlap, -1 for classes without an object.
+        groups: (C,) "r", "c" or "f", or None.
+
+    Returns:
+        (101,) by ``all``, ``r``, ``c`` and ``f``; groups without a class that has an object are left out.
+    """
+    members = {"all": np.ones(precision.shape[1], bool)}
+    members |= {group: np.array([own == group for own in groups], bool) for group in GROUPS} if groups else {}
+    curves = {}
+    for name, chosen in members.items():
+        defined = precision[:, chosen & (precision[0] > -1)]
+        if defined.shape[1]:
+            curves[name] = defined.mean(axis=1).tolist()
+    return curves
