@@ -24,9 +24,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from afl.reporting import Table, TableSpec, build_table, load_records
+from afl.reporting import ServerError, Table, TableSpec, build_table, connect, load_records, server_records
 from afl.tracking import FINISHED, Record, write_record, write_text
-from afl.training import ConfigError
 from datasets import DataError
 from scripts.cells import Cell, cells_of
 from scripts.entry import quiet_libraries, run_hydra
@@ -105,7 +104,7 @@ def main(config: DictConfig) -> None:
     quiet_libraries()
     try:
         _main(config)
-    except (ConfigError, DataError) as problem:
+    except (ValueError, ServerError) as problem:
         sys.exit(str(problem))
 
 
@@ -122,7 +121,12 @@ def _main(config: DictConfig) -> None:
         for record in records:
             name = f"{record.dataset}-{record.detector}-{record.loss.replace('/', '_')}-s{record.seed}"
             write_record(kept / f"{name}.json", record)
-    elif config.action == "build":
+    elif config.action == "build" and config.source == "wandb":
+        records = _on_server(config)
+        seeds = list(config.seeds or sorted({record.seed for record in records}))
+        if not records:
+            sys.exit(f"W&B project {config.project} has no record of a cell of table={config.table.name}")
+    elif config.action == "build" and config.source == "disk":
         records = load_records(sorted(kept.glob("*.json")))
         seeds = list(config.seeds or sorted({record.seed for record in records}))
         if not records:
@@ -130,7 +134,10 @@ def _main(config: DictConfig) -> None:
                 f"{kept} has no records yet; make them: python -m scripts.table table={config.table.name} action=run"
             )
     else:
-        sys.exit(f"action is {config.action!r}; it is build, run or plan")
+        sys.exit(
+            f"action is {config.action!r} and source {config.source!r}; the action is build, run or plan, the source of build "
+            "disk or wandb"
+        )
     table = _table(config, seeds, records)
     for name, text in (
         ("table.md", table.to_markdown()),
@@ -143,6 +150,31 @@ def _main(config: DictConfig) -> None:
     console.print(f"written: {folder}/table.md, table.tex, table.csv, cells.csv")
     if any(record.status != FINISHED for record in records) or len(records) < len(table.cells):
         sys.exit(1)
+
+
+def _on_server(config: DictConfig) -> list[Record]:
+    """The records that a W&B project has of the table's cells."""
+    table = config.table
+    own = [
+        record
+        for record in server_records(connect(), entity=config.entity, project=config.project)
+        if record.detector in table.detectors
+        and record.loss in table.losses
+        and record.dataset in table.datasets
+    ]
+    seeds = sorted({record.seed for record in own})
+    try:
+        keys = {cell.folder.name for cell in cells_of(config, seeds)}
+    except (
+        DataError
+    ):  # without the data nobody knows the names of their runs: all of the cells' runs are taken
+        return own
+    others = [record.key for record in own if record.key not in keys]
+    if others:
+        console.print(
+            f"left out, of another configuration than the table's: {', '.join(others)}", markup=False
+        )
+    return [record for record in own if record.key in keys]
 
 
 def _table(config: DictConfig, seeds: list[int], records: list[Record]) -> Table:

@@ -3,12 +3,13 @@
 from afl.evaluation.coco import CocoEvaluator
 from afl.evaluation.confusion import BACKGROUND, confusion_by_group
 from afl.evaluation.evaluator import METRICS, Evaluator
-from afl.evaluation.groups import group_means
+from afl.evaluation.groups import GROUP_NAMES, group_means
 from afl.evaluation.lvis import LvisEvaluator
 from afl.evaluation.voc import VocEvaluator
 
 __all__ = [
     "BACKGROUND",
+    "GROUP_NAMES",
     "METRICS",
     "CocoEvaluator",
     "Evaluator",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 GROUPS = ("r", "c", "f")
+GROUP_NAMES = {"r": "rare", "c": "common", "f": "frequent", "all": "all classes"}
 
 
 def mean_defined(values: Sequence[float | None]) -> float | None:

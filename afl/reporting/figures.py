@@ -18,6 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from afl.evaluation import GROUP_NAMES
 from afl.losses import (
     ClassificationTarget,
     MapInfo,
@@ -63,7 +64,6 @@ STYLE = {
     "pdf.fonttype": 42,
 }
 RECONSTRUCTION = "AFL: a reconstruction"
-GROUP_NAMES = {"r": "rare", "c": "common", "f": "frequent", "all": "all classes"}
 MASS_LOSSES = {"fl": ("FL", BLUE, "-"), "cbl": ("CBL", ORANGE, "--"), "afl": ("AFL", GREEN, "-.")}
 # Where curves are computed: sigmoid of these is 0.0003 to 0.9997.
 LOGITS = torch.linspace(-8.0, 8.0, 161, dtype=torch.float64)

@@ -101,6 +101,18 @@ def read_record(path: str | Path) -> Record:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it and run the cell again") from error
+    return record_from(data, path)
+
+
+def record_from(data: Any, path: str | Path) -> Record:
+    """A record from what JSON made of it.
+
+    Args:
+        path: where it comes from, for messages.
+
+    Raises:
+        ValueError: not a record, or of another schema.
+    """
     if not isinstance(data, dict) or "schema" not in data:
         raise ValueError(f"{path} is not the record of a run; delete it and run the cell again")
     if data["schema"] != SCHEMA:

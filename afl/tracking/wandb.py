@@ -1,4 +1,4 @@
-"""A mirror of the run in Weights & Biases: curves, gradient statistics, pictures, the per-class table.
+"""A mirror of the run in Weights & Biases: curves, gradient statistics, pictures, charts, the per-class table, the record.
 
 The record and ``metrics.jsonl`` are complete without it. Whatever goes wrong here (no network, no account, a
 full disk, a crash of its process) is said once, in one line, and training goes on.
@@ -23,6 +23,16 @@ log = logging.getLogger(__name__)
 
 MODES = ("auto", "online", "offline")
 STEP = "global_step"
+# W&B's own charts that ours are drawn with, and the names of their columns there.
+CHARTS = {
+    "lines": ("wandb/area-under-curve/v0", ("class", "x", "y")),
+    "confusion": ("wandb/confusion_matrix/v1", ("Actual", "Predicted", "nPredictions")),
+}
+# Curves whose best value counts beside the last one: W&B keeps both in a run's summary.
+BEST = {
+    "max": ("val/AP", "val/AP50", "val/AP75", "val/AP_r", "val/AP_c", "val/AP_f", "val/mAP50"),
+    "min": ("loss/total",),
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,23 @@ class Picture:
     found_labels: np.ndarray
 
 
+@dataclass(frozen=True)
+class Chart:
+    """Rows of a chart that W&B draws.
+
+    Attributes:
+        kind: ``lines``: rows of line, x, y; ``confusion``: rows of what is there, what was found, how often.
+        title: above it.
+        columns: three names, in the order of a row.
+        rows: three values each.
+    """
+
+    kind: str
+    title: str
+    columns: tuple[str, str, str]
+    rows: Sequence[tuple[Any, Any, Any]]
+
+
 class Tracker(Protocol):
     """What the training loop says to whoever listens; nothing of it may raise."""
 
@@ -56,6 +83,9 @@ class Tracker(Protocol):
 
     def log_table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """A table, for example of AP by class."""
+
+    def log_charts(self, step: int, charts: Mapping[str, Chart]) -> None:
+        """Charts by name."""
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Final figures."""
@@ -78,6 +108,9 @@ class NullTracker:
         pass
 
     def log_table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        pass
+
+    def log_charts(self, step: int, charts: Mapping[str, Chart]) -> None:
         pass
 
     def summary(self, values: Mapping[str, Any]) -> None:
@@ -151,6 +184,9 @@ class WandbTracker:
             )
             self._run.define_metric(STEP, hidden=True)
             self._run.define_metric("*", step_metric=STEP)
+            for best, names in BEST.items():
+                for name in names:
+                    self._run.define_metric(name, step_metric=STEP, summary=f"last,{best}")
             log.info(
                 "W&B %s run in %s%s", mode, directory, "; wandb sync uploads it" if mode == "offline" else ""
             )
@@ -178,6 +214,26 @@ class WandbTracker:
             self._run.log({name: table, STEP: step})
 
         self._safely("log a table", send)
+
+    def log_charts(self, step: int, charts: Mapping[str, Chart]) -> None:
+        """Charts under ``charts/NAME``."""
+
+        def send() -> None:
+            drawn = {}
+            for name, chart in charts.items():
+                spec, fields = CHARTS[chart.kind]
+                drawn[f"charts/{name}"] = self._wandb.plot_table(
+                    vega_spec_name=spec,
+                    data_table=self._wandb.Table(
+                        columns=list(chart.columns), data=[list(row) for row in chart.rows]
+                    ),
+                    fields=dict(zip(fields, chart.columns, strict=True)),
+                    string_fields={"title": chart.title},
+                    split_table=True,
+                )
+            self._run.log(drawn | {STEP: step})
+
+        self._safely("log charts", send)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Final figures, by which W&B sorts runs."""

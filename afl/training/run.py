@@ -34,6 +34,7 @@ from afl.tracking import (
     remove_leftovers,
     run_key,
     summarize,
+    summary_of_record,
     write_arrays,
     write_bytes,
     write_record,
@@ -50,6 +51,7 @@ from afl.training.data import (
     read_data,
     training_batches,
 )
+from afl.training.diagnostics import diagnostic_charts, write_diagnostics
 from afl.training.distributed import (
     ProcessLost,
     World,
@@ -73,6 +75,7 @@ from afl.training.progress import ProgressReport
 from datasets.images import read_image
 
 RECORD, CURVES, DETECTIONS, PICTURES = "record.json", "metrics.jsonl", "detections.json", "predictions.png"
+DIAGNOSTICS = "diagnostics.json"
 LEAVE, STAY = 0, 1  # what the first process tells the others about a run that is busy or finished
 LOST = (
     "process {rank} cannot go on: another process of the run has ended, for the reason that it or torchrun gives; the "
@@ -145,6 +148,12 @@ def pretrain(config: DictConfig, interruption: Interruption) -> Path:
     return Path(config.paths.output) / record.key / "checkpoints" / LAST
 
 
+def wandb_tags(record: Record) -> tuple[str, ...]:
+    """What W&B's filters find a run by; AFL's arms say that they are a reconstruction."""
+    tags = (record.dataset, record.detector, record.loss, f"seed{record.seed}")
+    return (*tags, "reconstruction") if "afl" in record.loss else tags
+
+
 def _finished(folder: Path) -> Record | None:
     if not (folder / RECORD).exists():
         return None
@@ -188,7 +197,7 @@ def _run(
                 name=key.slug,
                 run_id=key.digest,
                 group=f"{record.dataset}-{record.detector}-{record.loss}",
-                tags=(record.dataset, record.detector, record.loss, f"seed{record.seed}"),
+                tags=wandb_tags(record),
                 config=plain,
                 class_names=data.statistics.names,
             )
@@ -197,17 +206,19 @@ def _run(
         lost = names_lost_process(error)
         said = ProcessLost(LOST.format(rank=world.rank)) if lost else error
         if world.is_main and isinstance(error, Exception):
+            record = replace(record, error=f"{type(said).__name__}: {said}")
             try:
-                write_record(folder / RECORD, replace(record, error=f"{type(said).__name__}: {said}"))
+                write_record(folder / RECORD, record)
             except OSError as second:  # a full disk has no room for the news of it
                 log.warning("%s", second)
+            tracker.summary(summary_of_record(record))
         tracker.finish(failed=True)
         if lost:
             raise said from error
         raise
     if world.is_main:
         write_record(folder / RECORD, record)
-    tracker.summary(record.metrics)
+    tracker.summary({**record.metrics, **summary_of_record(record)})
     tracker.finish()
     return record
 
@@ -317,6 +328,7 @@ def _train_and_evaluate(
         report(options.total_steps, {f"val/{name}": value for name, value in metrics.items()})
         curves.close()
         tracker.log_pictures(options.total_steps, pictures)
+        tracker.log_charts(options.total_steps, diagnostic_charts(folder / DIAGNOSTICS))
         tracker.log_table(
             options.total_steps,
             "val/per_class",
@@ -402,6 +414,7 @@ def evaluate_detector(
     if world.is_main:
         write_bytes(folder / detections, evaluator.detections_json())
         metrics = evaluator.evaluate()
+        write_diagnostics(folder / detections.replace("detections", "diagnostics"), evaluator)
     barrier(world)
     return metrics, pictures
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from afl.tracking.wandb import NullTracker, Picture, Tracker, WandbTracker, logged_in
+from afl.tracking.wandb import BEST, CHARTS, Chart, NullTracker, Picture, Tracker, WandbTracker, logged_in
 
 
 class StandIn:
@@ -23,7 +23,7 @@ class StandIn:
         self.failing = failing
         self.calls = []
         self.run = SimpleNamespace(summary=SimpleNamespace())
-        for name in ("init", "Image", "Table", "Histogram", "Settings", "teardown"):
+        for name in ("init", "Image", "Table", "Histogram", "Settings", "teardown", "plot_table"):
             setattr(self, name, self.call(name))
         for name in ("log", "define_metric", "finish"):
             setattr(self.run, name, self.call(name))
@@ -79,11 +79,26 @@ def use(tracker):
     tracker.log(1, {"loss": torch.tensor(2.0), "gate": torch.arange(4.0), "note": "x"})
     tracker.log_pictures(1, [picture()])
     tracker.log_table(1, "classes", ["class", "AP"], [["a", 0.5], ["b", None]])
+    tracker.log_charts(1, {"pr": CHART})
     tracker.summary({"AP": 0.5})
     tracker.finish()
 
 
-CALLS = ("Settings", "init", "define_metric", "Histogram", "log", "Image", "Table", "update", "finish")
+CHART = Chart(
+    "lines", "Precision", ("group", "recall", "precision"), [("rare", 0.0, 1.0), ("rare", 1.0, 0.5)]
+)
+CALLS = (
+    "Settings",
+    "init",
+    "define_metric",
+    "Histogram",
+    "log",
+    "Image",
+    "Table",
+    "plot_table",
+    "update",
+    "finish",
+)
 
 
 @pytest.mark.parametrize("failing", [(name,) for name in CALLS] + [(*CALLS, "teardown")])
@@ -128,8 +143,26 @@ def test_values_pictures_and_tables_arrive(tmp_path, stand_in):
     assert boxes["predictions"]["box_data"][0]["box_caption"] == "cat 0.50"
     assert boxes["predictions"]["box_data"][0]["scores"] == {"score": 0.5}
     assert fake.named("Table")[0][1] == {"columns": ["class", "AP"], "data": [["a", 0.5], ["b", None]]}
+    chart = fake.named("plot_table")[0][1]
+    assert (chart["vega_spec_name"], chart["fields"]) == (
+        CHARTS["lines"][0],
+        {"class": "group", "x": "recall", "y": "precision"},
+    )
+    assert chart["data_table"][2] == {
+        "columns": ["group", "recall", "precision"],
+        "data": [["rare", 0.0, 1.0], ["rare", 1.0, 0.5]],
+    }
     assert fake.named("update") == [(({"AP": 0.5},), {})]
     assert fake.named("finish") == [((), {"exit_code": 0})]
+
+
+def test_summaries_keep_the_best_value_beside_the_last(tmp_path, stand_in):
+    fake = stand_in()
+    start(tmp_path)
+    defined = {positional[0]: named for positional, named in fake.named("define_metric")}
+    assert defined["val/AP_r"] == {"step_metric": "global_step", "summary": "last,max"}
+    assert defined["loss/total"]["summary"] == "last,min" and defined["*"] == {"step_metric": "global_step"}
+    assert set(defined) == {"global_step", "*", *BEST["max"], *BEST["min"]}
 
 
 def test_histograms_leave_out_what_is_not_finite(tmp_path, stand_in):

@@ -1,0 +1,42 @@
+"""A record in the summary of a W&B run, so that a table can be built from the server alone.
+
+One field, ``record``, holds it as JSON text: W&B would turn a nested value into columns of its own and numbers into others. The
+config is W&B's own; what no table shows (AP by class, gradient dynamics) is left to the run directory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from afl.tracking.record import Record, record_from
+
+RECORD = "record"
+LEFT_OUT = ("config", "per_class", "groups", "gradient_dynamics")
+
+
+def summary_of_record(record: Record) -> dict[str, str]:
+    """What ``Tracker.summary`` is told of a record."""
+    kept = {name: value for name, value in asdict(record).items() if name not in LEFT_OUT}
+    return {RECORD: json.dumps(kept, allow_nan=False, ensure_ascii=False)}
+
+
+def record_of_summary(text: str, config: Mapping[str, Any], where: str) -> Record:
+    """The record back.
+
+    Args:
+        text: the field ``RECORD`` of a summary.
+        config: of the W&B run.
+        where: name of the run, for messages.
+
+    Raises:
+        ValueError: the text is no record of this schema.
+    """
+    try:
+        kept = json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: the field {RECORD!r} of its summary is damaged ({error})") from error
+    empty = {name: {} for name in LEFT_OUT}
+    return record_from({**empty, **kept, "config": dict(config)} if isinstance(kept, dict) else kept, where)

@@ -1,0 +1,71 @@
+"""What an evaluation shows beside its figures: precision by recall and confusion, by frequency group, as file and as charts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from afl.evaluation import BACKGROUND, GROUP_NAMES, Evaluator, confusion_by_group
+from afl.evaluation.confusion import MIN_SCORE
+from afl.tracking import Chart, write_json
+
+MOST_CLASSES = 50  # of a confusion chart by class
+
+
+def write_diagnostics(path: Path, evaluator: Evaluator) -> None:
+    """Write what the charts are drawn from, after ``evaluator.evaluate()``.
+
+    The file has ``precision`` (101 numbers at recalls 0 to 1 and overlap 0.5, by group), ``confusion`` (rows ``r``, ``c``,
+    ``f``, ``background`` by what was found; absent without groups) and ``pairs`` (name of the object's class or null, name of
+    the detection's or null, number).
+    """
+    counts = evaluator.confusion()
+    names = {BACKGROUND: None, **dict(enumerate(evaluator.truth.names))}
+    content = {
+        "precision": evaluator.precision,
+        "confusion": confusion_by_group(counts, evaluator.groups) if evaluator.groups else {},
+        "pairs": [[names[actual], names[found], number] for (actual, found), number in counts.items()],
+    }
+    write_json(path, content)
+
+
+def diagnostic_charts(path: Path) -> dict[str, Chart]:
+    """Charts of a file of ``write_diagnostics``, by name."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    charts = {
+        "precision_recall": Chart(
+            kind="lines",
+            title="Precision by recall at overlap 0.5",
+            columns=("group", "recall", "precision"),
+            rows=[
+                (GROUP_NAMES[group], i / (len(values) - 1), value)
+                for group, values in content["precision"].items()
+                for i, value in enumerate(values)
+            ],
+        )
+    }
+    columns = ("there is", "found as", "number")
+    if content["confusion"]:
+        charts["confusion_groups"] = Chart(
+            kind="confusion",
+            title=f"Objects by group and what they were found as (scores from {MIN_SCORE})",
+            columns=columns,
+            rows=[
+                (GROUP_NAMES.get(row, row), _found_as(column), number)
+                for row, found in content["confusion"].items()
+                for column, number in found.items()
+            ],
+        )
+    classes = {name for pair in content["pairs"] for name in pair[:2] if name is not None}
+    if 0 < len(classes) <= MOST_CLASSES:
+        charts["confusion_classes"] = Chart(
+            kind="confusion",
+            title=f"Objects by class and what they were found as (scores from {MIN_SCORE})",
+            columns=columns,
+            rows=[(actual or "background", found or "nothing", n) for actual, found, n in content["pairs"]],
+        )
+    return charts
+
+
+def _found_as(column: str) -> str:
+    return f"another, {GROUP_NAMES[column]}" if column in GROUP_NAMES else column

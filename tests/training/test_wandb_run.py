@@ -1,0 +1,134 @@
+"""What a whole offline run leaves in W&B's own file, read back record by record, against the run's files and its config."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from afl.evaluation.confusion import MIN_SCORE
+from afl.tracking import RECORD, read_metrics, record_of_summary
+from afl.training import run_cell
+from afl.training.compose import compose_cell
+from afl.training.diagnostics import GROUP_NAMES, diagnostic_charts
+
+pytest.importorskip("wandb")
+from tests.tracking import wandb_file  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Record, run directory, and the file of W&B."""
+    folder = tmp_path_factory.mktemp("wandb")
+    config = compose_cell(
+        detector="retinanet",
+        loss="afl",
+        overrides=[
+            "dataset=shapes_lvis", "dataset.folder.num_train=60", "dataset.folder.num_val=10", "initial_weights=null",
+            "trainer.progress=none", "trainer.batch_size=4", "trainer.max_duration=6steps", "trainer.log_every=2steps",
+            "trainer.evaluate_every=3steps", "trainer.pictures=2", "trainer.device=cpu", "detector.score_threshold=0.001",
+            f"paths.output={folder}/outputs", f"paths.cache={folder}/cache",
+        ],
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("WANDB_SILENT", "true")
+        record = run_cell(config)
+    (file,) = folder.glob("outputs/*/wandb/offline-run-*/run-*.wandb")
+    # W&B's own process writes it, and may still be at it when the run is over.
+    deadline = time.monotonic() + 30
+    while not any(item.HasField("exit") for item in wandb_file.records(file)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return record, folder / "outputs" / record.key, file
+
+
+def test_a_run_is_found_by_its_name_group_and_tags(run):
+    record, _, file = run
+    (start,) = [item.run for item in wandb_file.records(file) if item.HasField("run")]
+    assert start.display_name == record.key.rpartition("-")[0]
+    assert (start.project, start.run_group, start.job_type) == ("afl", "shapes_lvis-retinanet-afl", "train")
+    assert list(start.tags) == ["shapes_lvis", "retinanet", "afl", "seed0", "reconstruction"]
+
+
+def test_the_curves_are_those_of_the_run_directory(run):
+    _, folder, file = run
+    logged: dict[int, dict] = {}
+    for line in wandb_file.history(file):
+        logged.setdefault(line["global_step"], {}).update(line)
+    for line in read_metrics(folder / "metrics.jsonl"):
+        for name, value in line.items():
+            if name != "step" and value is not None:
+                assert logged[line["step"]][name] == pytest.approx(value), name
+    assert any(name.startswith("gradient/") and name.endswith("/sum") for name in logged[6])
+
+
+def test_summaries_have_last_and_best_and_every_curve_its_step(run):
+    record, _, file = run
+    defined = {item.metric.name: item.metric for item in wandb_file.records(file) if item.HasField("metric")}
+    assert defined["val/AP"].step_metric == defined["gradient_norm"].step_metric == "global_step"
+    assert defined["val/AP"].summary.max and defined["val/AP"].summary.last
+    found = wandb_file.summary(file)
+    assert found["val/AP"]["last"] == pytest.approx(record.metrics["AP"])
+    assert found["val/AP"]["max"] >= found["val/AP"]["last"]
+    assert found["AP"] == pytest.approx(record.metrics["AP"])
+
+
+def test_the_record_comes_back_from_summary_and_config(run):
+    record, _, file = run
+    config = {name: value for name, value in wandb_file.config(file).items() if not name.startswith("_")}
+    back = record_of_summary(wandb_file.summary(file)[RECORD], config, "here")
+    assert back.config == record.config
+    for name in ("key", "status", "metrics", "protocol", "environment", "git", "data_hash", "seed", "steps"):
+        assert getattr(back, name) == getattr(record, name), name
+
+
+def test_pictures_have_boxes_of_truth_and_predictions_with_class_names(run):
+    record, _, file = run
+    media = file.parent / "files"
+    pictures = [
+        value
+        for line in wandb_file.history(file)
+        for name, value in line.items()
+        if name.startswith("images/")
+    ]
+    assert len(pictures) == 2
+    for picture in pictures:
+        assert (media / picture["path"]).stat().st_size > 0
+        for kind in ("ground_truth", "predictions"):
+            boxes = json.loads((media / picture["boxes"][kind]["path"]).read_text())["box_data"]
+            assert boxes and all(box["domain"] == "pixel" for box in boxes)
+            assert ("scores" in boxes[0]) == (kind == "predictions")
+    # The filter by class of W&B's panel takes its names from the config.
+    text = json.dumps(wandb_file.config(file)["_wandb"]) + "".join(
+        json.dumps(list(map(str, item.config.update)))
+        for item in wandb_file.records(file)
+        if item.HasField("config")
+    )
+    assert next(iter(record.per_class)) in text
+
+
+def test_charts_hold_what_the_diagnostics_say(run):
+    record, folder, file = run
+    content = json.loads((folder / "diagnostics.json").read_text())
+    assert len(content["precision"]["all"]) == 101
+    assert sum(content["precision"]["all"]) / 101 == pytest.approx(record.metrics["AP50"])
+    objects = sum(number for actual, _, number in content["pairs"] if actual is not None)
+    assert objects == 10 * 6  # six objects in each of ten images
+    detections = json.loads((folder / "detections.json").read_text())
+    found = sum(number for _, name, number in content["pairs"] if name is not None)
+    assert found <= sum(one["score"] >= MIN_SCORE for one in detections)
+    charts = diagnostic_charts(folder / "diagnostics.json")
+    assert {row[0] for row in charts["precision_recall"].rows} <= set(GROUP_NAMES.values())
+    config = "".join(str(item.config) for item in wandb_file.records(file) if item.HasField("config"))
+    for name in charts:
+        assert f"charts/{name}" in config
+    tables = {path.name for path in (file.parent / "files").rglob("*.table.json")}
+    assert any("precision_recall" in name for name in tables), tables
+
+
+def test_the_machine_is_watched(run):
+    _, folder, _ = run
+    text = Path(folder / "config.yaml").read_text()
+    assert "system_metrics: true" in text
