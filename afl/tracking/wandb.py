@@ -216,20 +216,19 @@ class WandbTracker:
         self._safely("log a table", send)
 
     def log_charts(self, step: int, charts: Mapping[str, Chart]) -> None:
-        """Charts under ``charts/NAME``."""
+        """Charts under ``val_charts/NAME``."""
 
         def send() -> None:
             drawn = {}
             for name, chart in charts.items():
                 spec, fields = CHARTS[chart.kind]
-                drawn[f"charts/{name}"] = self._wandb.plot_table(
+                drawn[f"val_charts/{name}"] = self._wandb.plot_table(
                     vega_spec_name=spec,
                     data_table=self._wandb.Table(
                         columns=list(chart.columns), data=[list(row) for row in chart.rows]
                     ),
                     fields=dict(zip(fields, chart.columns, strict=True)),
                     string_fields={"title": chart.title},
-                    split_table=True,
                 )
             self._run.log(drawn | {STEP: step})
 

@@ -9,6 +9,8 @@ from afl.evaluation import BACKGROUND, GROUP_NAMES, Evaluator, confusion_by_grou
 from afl.evaluation.confusion import MIN_SCORE
 from afl.tracking import Chart, write_json
 
+PRECISION_COLUMNS = ("group", "recall", "precision")
+CONFUSION_COLUMNS = ("there is", "found as", "number")
 MOST_CLASSES = 50  # of a confusion chart by class
 
 
@@ -36,7 +38,7 @@ def diagnostic_charts(path: Path) -> dict[str, Chart]:
         "precision_recall": Chart(
             kind="lines",
             title="Precision by recall at overlap 0.5",
-            columns=("group", "recall", "precision"),
+            columns=PRECISION_COLUMNS,
             rows=[
                 (GROUP_NAMES[group], i / (len(values) - 1), value)
                 for group, values in content["precision"].items()
@@ -44,12 +46,11 @@ def diagnostic_charts(path: Path) -> dict[str, Chart]:
             ],
         )
     }
-    columns = ("there is", "found as", "number")
     if content["confusion"]:
         charts["confusion_groups"] = Chart(
             kind="confusion",
             title=f"Objects by group and what they were found as (scores from {MIN_SCORE})",
-            columns=columns,
+            columns=CONFUSION_COLUMNS,
             rows=[
                 (GROUP_NAMES.get(row, row), _found_as(column), number)
                 for row, found in content["confusion"].items()
@@ -61,7 +62,7 @@ def diagnostic_charts(path: Path) -> dict[str, Chart]:
         charts["confusion_classes"] = Chart(
             kind="confusion",
             title=f"Objects by class and what they were found as (scores from {MIN_SCORE})",
-            columns=columns,
+            columns=CONFUSION_COLUMNS,
             rows=[(actual or "background", found or "nothing", n) for actual, found, n in content["pairs"]],
         )
     return charts

@@ -123,7 +123,7 @@ def test_charts_hold_what_the_diagnostics_say(run):
     assert {row[0] for row in charts["precision_recall"].rows} <= set(GROUP_NAMES.values())
     config = "".join(str(item.config) for item in wandb_file.records(file) if item.HasField("config"))
     for name in charts:
-        assert f"charts/{name}" in config
+        assert f"val_charts/{name}" in config
     tables = {path.name for path in (file.parent / "files").rglob("*.table.json")}
     assert any("precision_recall" in name for name in tables), tables
 

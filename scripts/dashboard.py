@@ -1,0 +1,102 @@
+"""Arrange a W&B project: panels that compare arms by frequency group, as ``conf/dashboards/NAME.yaml`` says.
+
+    python -m scripts.dashboard entity=ME project=afl [dashboard=arms]
+
+Needs a login (``wandb login``) and the package wandb-workspaces, which nothing else here uses:
+``.venv/bin/python -m pip install wandb-workspaces``. Saves a new view and prints its address; runs stay as they are. The view is
+built and checked without a server; how a server shows it is not tested here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from scripts.entry import CONF
+
+MISSING = "wandb-workspaces is not installed: .venv/bin/python -m pip install wandb-workspaces"
+OPTIONS = ("entity", "project", "dashboard")
+
+
+def main(arguments: list[str]) -> None:
+    """Save the view that the arguments ask for."""
+    given = dict(argument.partition("=")[::2] for argument in arguments)
+    unknown = [name for name in given if name not in OPTIONS]
+    if unknown or not given.get("entity") or not given.get("project"):
+        sys.exit("python -m scripts.dashboard entity=ME project=afl [dashboard=arms]")
+    spec = read_spec(given.get("dashboard", "arms"))
+    try:
+        view = workspace(spec, entity=given["entity"], project=given["project"])
+        view.save()
+    except ImportError:
+        sys.exit(MISSING)
+    except Exception as error:  # of the network, the login or the server
+        message = " ".join(str(error).split())[:200]
+        sys.exit(f"the view could not be saved ({message}); log in first: wandb login")
+    print(view.url)
+
+
+def read_spec(name: str) -> dict[str, Any]:
+    """A file of ``conf/dashboards``; ends with one line where there is none."""
+    path = CONF / "dashboards" / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(found.stem for found in path.parent.glob("*.yaml")))
+        sys.exit(f"there is no dashboard {name!r}; there are: {known}")
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def workspace(spec: Mapping[str, Any], *, entity: str, project: str) -> Any:
+    """The view as an object of wandb-workspaces, not saved yet.
+
+    Raises:
+        ImportError: the package is not installed.
+    """
+    import wandb_workspaces.reports.v2 as reports
+    import wandb_workspaces.workspaces as workspaces
+
+    sections = []
+    for section in spec["sections"]:
+        panels: list[Any] = []
+        for title, metrics in section.get("bars", {}).items():
+            panels.append(reports.BarPlot(title=title, metrics=metrics))
+        for title, metric in section.get("lines", {}).items():
+            panels.append(reports.LinePlot(title=title, x=spec["x"], y=[metric]))
+        for title, regex in section.get("regex", {}).items():
+            panels.append(reports.LinePlot(title=title, x=spec["x"], metric_regex=regex))
+        for title, name in section.get("charts", {}).items():
+            query = {"summaryTable": {"tableKey": f"val_charts/{name}_table"}}
+            panels.append(reports.CustomChart(query=query, **_chart(name, title)))
+        sections.append(workspaces.Section(name=section["name"], panels=panels, is_open=True))
+    return workspaces.Workspace(
+        name=spec["name"],
+        entity=entity,
+        project=project,
+        sections=sections,
+        auto_generate_panels=True,  # everything else below, pictures with boxes among it
+        runset_settings=workspaces.RunsetSettings(
+            groupby=[workspaces.Config(key) for key in spec["group_by"]]
+        ),
+    )
+
+
+def _chart(name: str, title: str) -> dict[str, Any]:
+    """W&B's own chart for one of ``afl.training.diagnostics``."""
+    from afl.tracking.wandb import CHARTS
+    from afl.training.diagnostics import CONFUSION_COLUMNS, PRECISION_COLUMNS
+
+    kind, columns = (
+        ("confusion", CONFUSION_COLUMNS) if name.startswith("confusion") else ("lines", PRECISION_COLUMNS)
+    )
+    spec, fields = CHARTS[kind]
+    return {
+        "chart_name": spec,
+        "chart_fields": dict(zip(fields, columns, strict=True)),
+        "chart_strings": {"title": title},
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
