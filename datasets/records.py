@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.defects import DefectLog, warn_of_defects
+from datasets.defects import Defect, DefectLog, warn_of_defects
 from datasets.errors import DataError
 from datasets.extreme_points import extreme_points_of_polygons
 from datasets.images import is_file_cut_off
@@ -275,7 +275,16 @@ def without_bad_images(
         DataError: an image is missing, under the policy ``error``.
     """
     # A cached index remembers the place it was first read from; the same files may lie elsewhere now.
-    index = replace(index, image_root=image_root, sources=tuple(str(source) for source in sources))
+    places = {
+        **dict(zip(index.sources, map(str, sources), strict=True)),
+        str(index.image_root): str(image_root),
+    }
+    index = replace(
+        index,
+        image_root=image_root,
+        sources=tuple(str(source) for source in sources),
+        defects={kind: _moved(defect, places) for kind, defect in index.defects.items()},
+    )
     listings: dict[str, set[str]] = {}
     kept = np.ones(len(index), dtype=bool)
     for i, name in enumerate(index.file_names):
@@ -293,6 +302,15 @@ def without_bad_images(
     defects = {**index.defects, **log.defects}
     warn_of_defects(", ".join(index.sources), defects)
     return replace(index if kept.all() else index.select(np.flatnonzero(kept)), defects=defects)
+
+
+def _moved(defect: Defect, places: dict[str, str]) -> Defect:
+    """The defect with examples that begin with a path of today instead of the one that it was found under."""
+    examples = []
+    for example in defect.examples:
+        old = next((place for place in places if example.startswith(place)), "")
+        examples.append(places.get(old, "") + example[len(old) :])
+    return Defect(defect.count, examples)
 
 
 def _is_broken(path: Path) -> bool:

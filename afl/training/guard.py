@@ -9,6 +9,7 @@ before all answers are in. The weights that are saved for a look are therefore t
 
 from __future__ import annotations
 
+import io
 from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from afl.tracking import write_bytes
 from detectors.contract import Targets
 
 # Values of so many checks may be under way before the host waits for the oldest.
@@ -111,7 +113,6 @@ class FiniteGuard:
             self._stop(what, suspects)
 
     def _stop(self, what: str, suspects: Suspects) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"non_finite_step{suspects.step}.pt"
         saved = {
             "step": suspects.step,
@@ -121,11 +122,14 @@ class FiniteGuard:
             "model": self._detector.state_dict(),
             "losses": {name: term.detach() for name, term in suspects.losses.items()},
         }
-        torch.save(saved, path)
+        content = io.BytesIO()
+        torch.save(saved, content)
+        write_bytes(path, content.getvalue())
         terms = ", ".join(f"{name} {float(term.detach()):g}" for name, term in suspects.losses.items())
         raise NonFiniteLoss(
             f"the {what} is not finite at step {suspects.step} ({terms}) on images {suspects.image_ids.tolist()}; "
-            f"the batch and the weights are in {path}. A lower learning rate, a longer warm-up or "
+            f"the batch and the weights are in {path}, and `python -m scripts.replay file={path}` shows where it begins. "
+            "A lower learning rate, a longer warm-up or "
             "trainer.clip_norm usually help; `prepare_data check` looks for broken boxes."
         )
 

@@ -38,6 +38,22 @@ def load_run(folder: Path, changes: DictConfig, checkpoint: Path | None = None) 
         ConfigError: not a run directory, or a change to a key that does not exist.
         CheckpointError: the weights cannot be read.
     """
+    config, data, detector = build_run(folder, changes)
+    path = checkpoint or folder / "checkpoints" / LAST
+    state = load_checkpoint(path)
+    detector.load_state_dict(evaluated_weights(state))
+    return LoadedRun(config, data, detector.eval(), path, state["step"])
+
+
+def build_run(folder: Path, changes: DictConfig) -> tuple[DictConfig, RunData, nn.Module]:
+    """The config, the data and the detector, with fresh weights, of the run in ``folder``.
+
+    Args:
+        changes: values that replace those of the run's config, by existing keys.
+
+    Raises:
+        ConfigError: not a run directory, or a change to a key that does not exist.
+    """
     if not (folder / CONFIG).exists():
         raise ConfigError(f"{folder} has no {CONFIG}: it is not a run directory of scripts.train")
     config = OmegaConf.load(folder / CONFIG)
@@ -46,9 +62,5 @@ def load_run(folder: Path, changes: DictConfig, checkpoint: Path | None = None) 
         config = OmegaConf.merge(config, changes)
     except OmegaConfBaseException as error:
         raise ConfigError(f"the config of {folder} has no such key: {str(error).splitlines()[0]}") from None
-    path = checkpoint or folder / "checkpoints" / LAST
     data = read_data(config)
-    detector = build_detector(config, data.classes)
-    state = load_checkpoint(path)
-    detector.load_state_dict(evaluated_weights(state))
-    return LoadedRun(config, data, detector.eval(), path, state["step"])
+    return config, data, build_detector(config, data.classes)

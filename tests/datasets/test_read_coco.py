@@ -313,6 +313,21 @@ def test_cache_gives_the_same_index_and_survives_a_move(write_coco, small_coco, 
         np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
 
 
+def test_cached_defects_name_the_copy_that_is_read(write_coco, small_coco, tmp_path):
+    small_coco["annotations"][0]["bbox"] = [1, 2, 0, 8]
+    path, root = write_coco(small_coco)
+    cache = tmp_path / "cache"
+    first = read_coco(path, root, policy="skip", cache=cache)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    copy = elsewhere / "other.json"
+    copy.write_bytes(path.read_bytes())
+    second = read_coco(copy, root, policy="skip", cache=cache)
+    (one,), (two,) = (index.defects["degenerate_box"].examples for index in (first, second))
+    assert one.startswith(f"{path}: annotation 11") and two == one.replace(str(path), str(copy))
+    assert len(list(cache.iterdir())) == 1
+
+
 def test_cache_follows_the_content_of_the_file(write_coco, small_coco, tmp_path):
     first = read_coco(*write_coco(small_coco), cache=tmp_path / "cache")
     content = deepcopy(small_coco)

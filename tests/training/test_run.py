@@ -136,6 +136,26 @@ def test_a_non_finite_loss_stops_the_run_and_names_images_and_terms(small_cell):
     assert read_record(record_path).status == "failed"
 
 
+def test_the_saved_batch_gives_the_same_terms_when_it_is_replayed(small_cell, monkeypatch, capsys):
+    from afl.training.checkpoint import CheckpointError
+    from scripts.replay import main
+
+    config = small_cell("retinanet", "afl", "optimizer.factory.lr=1e4", "trainer.clip_norm=null")
+    with pytest.raises(NonFiniteLoss) as stopped:
+        run_cell(config)
+    (path,) = Path(config.paths.output).glob("*/non_finite_step*.pt")
+    assert f"replay file={path}" in str(stopped.value)
+    main([f"file={path}"])
+    printed = capsys.readouterr().out
+    saved = torch.load(path, weights_only=True)
+    assert f"step {saved['step']}, images {saved['image_ids'].tolist()}" in printed
+    for name, value in saved["losses"].items():
+        assert any(name in line and f"{float(value):g}" in line for line in printed.splitlines()), printed
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="not the saved batch"):
+        main([f"file={path}"])
+
+
 def test_a_failed_run_is_tried_again(small_cell, monkeypatch):
     config = small_cell()
     with monkeypatch.context() as broken:

@@ -1,0 +1,80 @@
+"""The batch that stopped a run, once more through the detector."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from afl.training.checkpoint import CheckpointError
+from detectors.contract import Targets, weighted_sum
+
+PARTS = ("step", "images", "image_ids", "targets", "model")
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a saved batch gives.
+
+    Attributes:
+        step: optimiser step, counted from 0.
+        image_ids: ids of the data set.
+        outputs: the detector's maps by name.
+        losses: the terms by name, and ``total``, their weighted sum.
+        gradients: of the weighted sum, by parameter.
+    """
+
+    step: int
+    image_ids: list[int]
+    outputs: dict[str, Tensor]
+    losses: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+
+
+def replay(detector: nn.Module, path: Path, autocast: torch.dtype | None) -> Replay:
+    """Forward and backward pass of the batch in ``path`` with the weights in it, on the CPU.
+
+    Args:
+        detector: built from the same config as the run's; it gets the weights.
+        path: written by ``guard.FiniteGuard``.
+        autocast: dtype of the network's arithmetic, None for float32.
+
+    Raises:
+        CheckpointError: not such a file, or one of another detector.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        step, images, image_ids, targets, model = (saved[name] for name in PARTS)
+        detector.load_state_dict(model)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
+    except (KeyError, TypeError, EOFError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path} is not the saved batch of this run ({reason})") from error
+    detector.train()
+    with torch.autocast("cpu", autocast, enabled=autocast is not None):
+        outputs = detector(images)
+    losses = detector.losses(outputs, Targets(**targets))
+    total = weighted_sum(losses, detector.loss_weights)
+    total.backward()
+    return Replay(
+        step=step,
+        image_ids=image_ids.tolist(),
+        outputs={name: value.detach() for name, value in _tensors(outputs, "").items()},
+        losses={name: value.detach() for name, value in losses.items()} | {"total": total.detach()},
+        gradients={name: p.grad for name, p in detector.named_parameters() if p.grad is not None},
+    )
+
+
+def _tensors(value: object, name: str) -> dict[str, Tensor]:
+    """All tensors of nested dicts and lists, by dotted name."""
+    if isinstance(value, Tensor):
+        return {name: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    found: dict[str, Tensor] = {}
+    for key, one in items:
+        found |= _tensors(one, f"{name}.{key}" if name else str(key))
+    return found
