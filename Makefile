@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test lint reproduce-table reproduce-table-sampling reproduce-table-ablation report figures data-coco data-lvis data-voc clean
+.PHONY: help setup lock test lint reproduce-table reproduce-table-sampling reproduce-table-ablation report figures data-coco data-lvis data-voc clean test-faults
 
 help:  ## this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-28s %s\n", $$1, $$2}'
@@ -21,6 +21,9 @@ lock: setup  ## resolve requirements.txt anew into requirements.lock
 
 test: setup  ## all tests (under 10 minutes on two cores)
 	@$(RUN) pytest
+
+test-faults: setup  ## kills, full disks, races, dead processes, damaged inputs (under 30 minutes on two cores)
+	@$(RUN) pytest -m faults
 
 lint: setup  ## style and common mistakes
 	@$(RUN) ruff check . && $(RUN) ruff format --check .

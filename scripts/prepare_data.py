@@ -37,11 +37,11 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from afl.training.build import instantiate
 from datasets import (
     AnnotationIndex,
     ClassStatistics,
@@ -69,10 +69,10 @@ def main(arguments: list[str]) -> int:
         return UNREADABLE
     try:
         return commands[arguments[0]](arguments[1:])
-    except DataError as error:
+    except ValueError as error:  # DataError and ConfigError among them
         print(f"error: {error}", file=sys.stderr)
     except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {_data_error(error) or error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -168,14 +168,6 @@ def _dataset(overrides: list[str]) -> DictConfig:
         dataset = compose("config", overrides).dataset
     OmegaConf.set_struct(dataset, False)
     return dataset
-
-
-def _data_error(error: BaseException) -> DataError | None:
-    """What was wrong with the data, when that is why building it from the configuration failed."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, DataError):
-        cause = cause.__cause__
-    return cause
 
 
 def _print_split(split: str, index: AnnotationIndex, defects: dict[str, Defect]) -> None:

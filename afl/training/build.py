@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from typing import Any
 
 import hydra
@@ -27,14 +28,26 @@ def check_targets(config: Any, path: str = "") -> None:
     """Refuse every ``_target_`` outside this project and torch's optimisers: a config is data, not code."""
     if OmegaConf.is_dict(config) or isinstance(config, dict):
         target = config.get("_target_")
-        if target is not None and not str(target).startswith(OWN_PACKAGES):
-            raise ConfigError(f"{path}._target_ is {target!r}; only {', '.join(OWN_PACKAGES)} may be called")
+        if target is not None and not _is_own(str(target), path):
+            known = ", ".join(OWN_PACKAGES)
+            raise ConfigError(f"{path}._target_ is {target!r}; only what {known} define may be called")
         for key in config:
             if not OmegaConf.is_missing(config, key):
                 check_targets(config[key], f"{path}.{key}" if path else str(key))
     elif OmegaConf.is_list(config):
         for i in range(len(config)):
             check_targets(config[i], f"{path}[{i}]")
+
+
+def _is_own(target: str, path: str) -> bool:
+    """Whether a dotted name is of something that the own packages define; what they import has such a name too."""
+    if not target.startswith(OWN_PACKAGES):
+        return False
+    try:
+        module = getattr(pkgutil.resolve_name(target), "__module__", None) or ""
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{path}._target_ is {target!r}, which does not exist ({error})") from error
+    return f"{module}.".startswith(OWN_PACKAGES)
 
 
 def instantiate(config: DictConfig, **arguments: Any) -> Any:

@@ -1,5 +1,6 @@
 """Whole cells: the record, resuming bit for bit, failures, two processes, and the commands around them."""
 
+import ast
 import json
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -220,6 +222,61 @@ def test_a_config_calls_nothing_but_this_project_and_torchs_optimisers(small_cel
     config.loss._target_ = "os.system"
     with pytest.raises(ConfigError, match="os.system"):
         check_targets(config)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["os.system", "subprocess.Popen", "builtins.eval", "afl.training.lock.os.system", "datasets.files.shutil.rmtree",
+     "torch.optim.adamw.torch.load", "hydra.utils.call", "aflx.System", "torch.hub.load"],
+)  # fmt: skip
+def test_nothing_that_an_own_module_merely_imports_is_called(target):
+    with pytest.raises(ConfigError, match=f"loss.chain.a._target_ is '{target}'"):
+        check_targets(OmegaConf.create({"loss": {"chain": {"a": {"_target_": target, "_partial_": True}}}}))
+
+
+def test_a_foreign_target_on_the_command_line_is_one_line(tmp_path):
+    mark = tmp_path / "mark"
+    for command in (
+        ["scripts.train", "detector=fcos", "loss=fl", "initial_weights=null", "logger._target_=os.system"],
+        [
+            "scripts.prepare_data",
+            "check",
+            "dataset.train._target_=os.system",
+            f"+dataset.train.command=touch {mark}",
+        ],
+    ):
+        paths = [f"paths.cache={tmp_path}/cache", f"paths.output={tmp_path}/outputs"]
+        small = ["dataset=shapes", "dataset.folder.num_train=24", "dataset.folder.num_val=10"]
+        found = subprocess.run(
+            [sys.executable, "-m", *command, *small, *paths], cwd=ROOT, capture_output=True, text=True
+        )
+        assert found.returncode in (1, 2) and not mark.exists()
+        assert "_target_ is 'os.system'; only" in found.stderr and "Traceback" not in found.stderr
+        assert len(found.stderr.strip().splitlines()) == 1
+
+
+def test_everything_that_is_read_from_files_is_data():
+    """``torch.load`` with ``weights_only``, ``np.load`` without pickles, and no other way to code, in every file."""
+    loads = 0
+    for path in [
+        p for folder in ("afl", "datasets", "detectors", "scripts") for p in (ROOT / folder).rglob("*.py")
+    ]:
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            name = ast.unparse(call.func)
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            if name in ("torch.load", "np.load"):
+                loads += 1
+                expected = ("weights_only", "True") if name == "torch.load" else ("allow_pickle", "False")
+                assert given.get(expected[0]) == expected[1], f"{path}: {ast.unparse(call)}"
+            assert name not in (
+                "eval",
+                "exec",
+                "pickle.load",
+                "pickle.loads",
+                "yaml.load",
+                "torch.hub.load",
+            ), path
+    assert loads >= 4
 
 
 def test_loss_arms_differ_in_their_keys_and_paths_do_not_matter(small_cell, tmp_path):

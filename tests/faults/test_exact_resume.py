@@ -1,0 +1,70 @@
+"""Stopped between two checkpoints and started again: the checkpoint of a run in one go, for every detector and every loss."""
+
+from __future__ import annotations
+
+import pytest
+
+from afl.training import loop, run_cell
+from tests.faults.short_run import DETECTORS, LOSSES, assert_same, cell, last_checkpoint
+
+pytestmark = pytest.mark.faults
+# Of the parts of AFL, those that differ in what they keep, not in a number.
+PARTS = {"ablation/afl_scheduled", "ablation/cbfl_warmup"}
+CELLS = [("retinanet", loss) for loss in LOSSES if "/" not in loss or loss in PARTS]
+CELLS += [
+    (detector, loss) for detector in DETECTORS for loss in ("afl_per_class", "ghm") if detector != "retinanet"
+]
+# Epochs of six steps: the run stops in the second one, the checkpoint before is of the first.
+OPTIONS = (
+    "trainer.max_duration=11steps",
+    "trainer.checkpoint_every=4steps",
+    "trainer.accumulate=2",
+    "trainer.ema=0.9",
+)
+
+
+class Killed(BaseException):
+    """Nothing in the code catches it."""
+
+
+def stopped_and_resumed(monkeypatch, output, cache, detector: str, loss: str, *more: str) -> dict:
+    config = cell(output, cache, detector, loss, *OPTIONS, *more)
+    steps = iter(range(1000))
+
+    def stop_in_step_seven(optimizer, base, factor, real=loop.set_learning_rate):
+        if next(steps) == 7:
+            raise Killed
+        real(optimizer, base, factor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "set_learning_rate", stop_in_step_seven)
+        with pytest.raises(Killed):
+            run_cell(config)
+    assert last_checkpoint(output)["step"] == 4
+    assert run_cell(config).status == "finished"
+    return last_checkpoint(output)
+
+
+@pytest.mark.parametrize(("detector", "loss"), CELLS)
+def test_resuming_is_exact(detector, loss, monkeypatch, tmp_path, cache, count):
+    run_cell(cell(tmp_path / "whole", cache, detector, loss, *OPTIONS))
+    found = stopped_and_resumed(monkeypatch, tmp_path / "stopped", cache, detector, loss)
+    assert_same(found, last_checkpoint(tmp_path / "whole"))
+    count("cells resumed exactly, loss state and loader position included")
+
+
+def test_the_number_of_loader_processes_may_change_when_resuming(monkeypatch, tmp_path, cache, count):
+    run_cell(cell(tmp_path / "whole", cache, "fcos", "afl", *OPTIONS))
+    found = stopped_and_resumed(
+        monkeypatch, tmp_path / "stopped", cache, "fcos", "afl", "trainer.num_workers=2"
+    )
+    assert_same(found, last_checkpoint(tmp_path / "whole"))
+    count("cells resumed exactly, loss state and loader position included")
+
+
+def test_resuming_with_repeated_images_is_exact(monkeypatch, tmp_path, cache, count):
+    more = ("dataset.repeat_threshold=0.5",)
+    run_cell(cell(tmp_path / "whole", cache, "retinanet", "efl", *OPTIONS, *more))
+    found = stopped_and_resumed(monkeypatch, tmp_path / "stopped", cache, "retinanet", "efl", *more)
+    assert_same(found, last_checkpoint(tmp_path / "whole"))
+    count("cells resumed exactly, loss state and loader position included")
