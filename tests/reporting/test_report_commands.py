@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import cv2
 import pytest
 
+from afl.reporting.gallery import draw_gallery
 from afl.training import run_cell
 from afl.training.compose import compose_cell
 from scripts.report import main
+from scripts.run_material import data_of, finished_record, gallery, telling_images
 from tests.reporting.browser import visit
 
 SHAPES = ["dataset=shapes_coco", "dataset.folder.num_train=24", "dataset.folder.num_val=10"]
@@ -79,3 +83,27 @@ def test_a_report_of_nothing_says_what_to_do(tmp_path):
         main(["html", f"results={tmp_path}", f"runs={tmp_path}/none"])
     with pytest.raises(ValueError, match="Did you mean results"):
         main(["html", "result=x"])
+
+
+def test_the_gallery_has_a_row_for_each_image_and_a_column_for_each_detector(runs, tmp_path):
+    options = ["gallery", f"runs={runs}", "dataset=shapes_coco", f"results={tmp_path}"]
+    main([*options, "images=3"])
+    picture = cv2.imread(str(tmp_path / "figures" / "gallery-shapes_coco-afl.jpg"))
+    # Square images in two columns and three rows, and a legend.
+    assert picture.shape[0] / picture.shape[1] == pytest.approx(1.5, rel=0.1)
+    with pytest.raises(ValueError, match="no finished run of shapes_coco with cbl"):
+        main([*options, "loss=cbl"])
+
+
+def test_what_is_drawn_in_a_gallery_is_where_the_boxes_are(runs):
+    folder = next(runs.glob("*-fl-*"))
+    record = finished_record(folder)
+    data = data_of(record)
+    found = gallery(folder, record, data, telling_images(data, 2))
+    figure = draw_gallery([found])
+    truth = {tuple(patch.get_xy()) for patch in figure.axes[0].patches}
+    assert truth == {tuple(box[:2].tolist()) for box in found.pictures[0].boxes}
+    shown = sum(score >= 0.3 for score in found.pictures[0].found_scores)
+    assert len(figure.axes[1].patches) == 2 * shown  # a coloured line on a white one
+    with pytest.raises(ValueError, match="the same images"):
+        draw_gallery([found, replace(found, pictures=found.pictures[:1])])
