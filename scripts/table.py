@@ -178,19 +178,20 @@ def _on_server(config: DictConfig) -> list[Record]:
 
 
 def _table(config: DictConfig, seeds: list[int], records: list[Record]) -> Table:
-    spec = config.table
-    return build_table(
-        records,
-        TableSpec(
-            name=spec.name,
-            detectors=list(spec.detectors),
-            losses=list(spec.losses),
-            datasets=list(spec.datasets),
-            seeds=seeds,
-            metrics=list(spec.metrics),
-            baseline=spec.baseline,
-            title=spec.title,
-        ),
+    return build_table(records, table_spec(config.table, seeds))
+
+
+def table_spec(spec: DictConfig, seeds: list[int]) -> TableSpec:
+    """What a file of ``conf/table`` describes."""
+    return TableSpec(
+        name=spec.name,
+        detectors=list(spec.detectors),
+        losses=list(spec.losses),
+        datasets=list(spec.datasets),
+        seeds=seeds,
+        metrics=list(spec.metrics),
+        baseline=spec.baseline,
+        title=spec.title,
     )
 
 
