@@ -7,12 +7,14 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from afl.reporting import Table, TableSpec, build_table, load_records
+from afl.reporting.records import cell_of
 from afl.reporting.report import Gallery, Material, report
 from afl.tracking import FINISHED, Record, read_metrics, write_text
-from afl.training.run import CURVES
+from afl.training.run import CURVES, RECORD
 from datasets import DataError
 from scripts.entry import CONF, options_of
 from scripts.run_material import data_of, gallery, run_folders, telling_images
+from scripts.table import table_spec
 
 DEFAULTS = {"results": "results", "runs": "outputs", "output": "outputs/report.html", "images": 4}
 # The table that comes first, and whose runs the charts are drawn of.
@@ -31,13 +33,15 @@ def write_report(arguments: list[str]) -> Path:
     """
     options = options_of(arguments, DEFAULTS)
     runs = Path(str(options["runs"]))
-    tables = tables_of_results(Path(str(options["results"]))) or tables_of_runs(runs)
+    tables, notes = tables_of_results(Path(str(options["results"]))), []
+    if not tables:
+        tables, notes = tables_of_runs(runs)
     if not tables:
         raise ValueError(
             f"no records in {options['results']}/*/records and no runs in {runs}: train something first, for example "
             "make reproduce-table"
         )
-    material = gather(tables, runs, int(options["images"]))
+    material = gather(tables, runs, int(options["images"]), notes)
     page = report(material)
     path = Path(str(options["output"]))
     write_text(path, page)
@@ -58,18 +62,36 @@ def tables_of_results(results: Path) -> list[Table]:
     return sorted(tables, key=lambda table: table.spec.name != FIRST)
 
 
-def tables_of_runs(runs: Path) -> list[Table]:
-    """One table of all finished runs, apart from pre-training."""
-    if not runs.is_dir():
-        return []
-    records = [
-        record
-        for record in load_records(runs)
-        if record.status == FINISHED
-        and "pretraining" not in record.dataset
-        and record.config.get("subset") is None
-    ]
-    return [build_table(records, _spec("runs", records))] if records else []
+def tables_of_runs(runs: Path) -> tuple[list[Table], list[str]]:
+    """One table of all finished runs, apart from pre-training and trials on subsets; and which runs it had no room for.
+
+    Of several runs of a cell, with other settings, the one that finished last is shown.
+    """
+    newest: dict[tuple, tuple[float, Record]] = {}
+    left_out = []
+    for path in sorted(runs.glob(f"*/{RECORD}")):
+        for record in load_records([path]):
+            if (
+                record.status != FINISHED
+                or "pretraining" in record.dataset
+                or record.config.get("subset") is not None
+            ):
+                continue
+            found = (path.stat().st_mtime, record)
+            known = newest.setdefault(cell_of(record), found)
+            if known is not found:
+                older, newest[cell_of(record)] = sorted((known, found), key=lambda pair: pair[0])
+                left_out.append(older[1].key)
+    records = [record for _, record in newest.values()]
+    if not records:
+        return [], []
+    notes = []
+    if left_out:
+        notes.append(
+            f"{len(left_out)} runs of cells that were run again later with other settings are not shown: "
+            + ", ".join(left_out)
+        )
+    return [build_table(records, _spec("runs", records))], notes
 
 
 def _spec(name: str, records: list[Record]) -> TableSpec:
@@ -77,17 +99,7 @@ def _spec(name: str, records: list[Record]) -> TableSpec:
     path = CONF / "table" / f"{name}.yaml"
     seeds = sorted({record.seed for record in records})
     if path.is_file():
-        known = OmegaConf.load(path)
-        return TableSpec(
-            name=name,
-            detectors=list(known.detectors),
-            losses=list(known.losses),
-            datasets=list(known.datasets),
-            seeds=seeds,
-            metrics=list(known.metrics),
-            baseline=known.baseline,
-            title=known.title,
-        )
+        return table_spec(OmegaConf.load(path), seeds)
     losses = sorted(
         {record.loss for record in records}, key=lambda loss: (loss != BASELINE, loss == OTHER, loss)
     )
@@ -102,9 +114,9 @@ def _spec(name: str, records: list[Record]) -> TableSpec:
     )
 
 
-def gather(tables: list[Table], runs: Path, images: int) -> Material:
-    """What is known beside the tables; what is not here is said, and left out."""
-    folders, missing = run_folders(runs), []
+def gather(tables: list[Table], runs: Path, images: int, notes: list[str]) -> Material:
+    """What is known beside the tables; what is not here is said beside the ``notes``, and left out."""
+    folders, missing = run_folders(runs), list(notes)
     main = tables[0]
     records = [record for record in main.cells.values() if record is not None and record.status == FINISHED]
     here = {record.key: folders[record.key] for record in records if record.key in folders}

@@ -21,10 +21,6 @@ COUNTS = torch.tensor([500.0, 3.0])
 class AdaptiveHead(retinanet.RetinaNetClassificationHead):
     """torchvision's classification head with another loss on the anchors that torchvision matched."""
 
-    def __init__(self, *args, loss, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.loss = loss
-
     def compute_loss(self, targets, head_outputs, matched_idxs):
         total = 0.0
         for target, logits, match in zip(targets, head_outputs["cls_logits"], matched_idxs, strict=True):
@@ -62,7 +58,8 @@ def model_with(loss: torch.nn.Module) -> retinanet.RetinaNet:
         Pyramid(), num_classes=2, min_size=64, max_size=64, anchor_generator=anchors, image_mean=[0.0] * 3,
         image_std=[1.0] * 3,
     )  # fmt: skip
-    model.head.classification_head = AdaptiveHead(16, 1, 2, loss=loss)
+    model.head.classification_head = AdaptiveHead(16, 1, 2)
+    model.head.classification_head.loss = loss
     return model
 
 

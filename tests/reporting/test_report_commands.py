@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import cv2
 import pytest
 
 from afl.reporting.gallery import draw_gallery
+from afl.tracking import read_record, write_record
 from afl.training import run_cell
 from afl.training.compose import compose_cell
 from scripts.report import main
@@ -107,3 +110,15 @@ def test_what_is_drawn_in_a_gallery_is_where_the_boxes_are(runs):
     assert len(figure.axes[1].patches) == 2 * shown  # a coloured line on a white one
     with pytest.raises(ValueError, match="the same images"):
         draw_gallery([found, replace(found, pictures=found.pictures[:1])])
+
+
+def test_of_two_runs_of_a_cell_the_later_one_is_shown_and_the_other_named(runs, tmp_path, capsys):
+    shutil.copytree(runs, tmp_path / "runs")
+    (folder,) = (tmp_path / "runs").glob("*-afl-*")
+    record = read_record(folder / "record.json")
+    again = replace(record, key="again", metrics=record.metrics | {"AP": 0.987})
+    write_record(tmp_path / "runs" / "again" / "record.json", again)
+    os.utime(folder / "record.json", (1, 1))
+    main(["html", f"results={tmp_path}/none", f"runs={tmp_path}/runs", f"output={tmp_path}/report.html"])
+    assert f"are not shown: {folder.name}" in capsys.readouterr().out
+    assert "<b>98.7</b>" in (tmp_path / "report.html").read_text()
