@@ -61,7 +61,7 @@ def test_the_view_passes_the_package_that_saves_it():
         "val/AP_r",
         "gate_q50",
         "val_charts/confusion_groups_table",
-        "cell.loss",
+        "cell.value.loss",
         "AP by frequency group",
     ):
         assert word in text, word
