@@ -474,7 +474,9 @@ def test_a_damaged_manifest_is_named(prepare, tmp_path, capsys):
 def test_a_missing_data_set_names_its_command_first(name, tmp_path, capsys):
     assert main(["check", f"dataset={name}", f"dataset.root={tmp_path / 'none'}"]) == 2
     error = capsys.readouterr().err
-    assert error.index(f": run `make data-{name}` (python -m scripts.prepare_data {name})") < error.index("by hand")
+    assert error.index(f": run `make data-{name}` (python -m scripts.prepare_data {name})") < error.index(
+        "by hand"
+    )
 
 
 def test_voc_addresses_are_those_of_torchvision():
