@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig
 
 from afl.evaluation.confusion import MIN_SCORE
 from afl.tracking import RECORD, read_metrics, record_of_summary
@@ -18,11 +19,9 @@ pytest.importorskip("wandb")
 from tests.tracking import wandb_file  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Record, run directory, and the file of W&B."""
-    folder = tmp_path_factory.mktemp("wandb")
-    config = compose_cell(
+def small(folder: Path) -> DictConfig:
+    """A cell of a few steps with W&B on."""
+    return compose_cell(
         detector="retinanet",
         loss="afl",
         overrides=[
@@ -32,15 +31,26 @@ def run(tmp_path_factory):
             f"paths.output={folder}/outputs", f"paths.cache={folder}/cache",
         ],
     )  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "offline")
-        patch.setenv("WANDB_SILENT", "true")
-        record = run_cell(config)
+
+
+def written(folder: Path) -> Path:
+    """The file of W&B's only run; its own process writes it, and may still be at it when the run is over."""
     (file,) = folder.glob("outputs/*/wandb/offline-run-*/run-*.wandb")
-    # W&B's own process writes it, and may still be at it when the run is over.
     deadline = time.monotonic() + 30
     while not any(item.HasField("exit") for item in wandb_file.records(file)) and time.monotonic() < deadline:
         time.sleep(0.05)
+    return file
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Record, run directory, and the file of W&B."""
+    folder = tmp_path_factory.mktemp("wandb")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("WANDB_SILENT", "true")
+        record = run_cell(small(folder))
+    file = written(folder)
     return record, folder / "outputs" / record.key, file
 
 
@@ -132,3 +142,15 @@ def test_the_machine_is_watched(run):
     _, folder, _ = run
     text = Path(folder / "config.yaml").read_text()
     assert "system_metrics: true" in text
+
+
+def test_a_failed_run_says_so_in_its_summary_and_exits_with_an_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr("afl.training.run.train", lambda **_: (_ for _ in ()).throw(OSError("disk is full")))
+    with pytest.raises(OSError):
+        run_cell(small(tmp_path))
+    file = written(tmp_path)
+    record = record_of_summary(wandb_file.summary(file)[RECORD], {}, "here")
+    assert (record.status, record.error) == ("failed", "OSError: disk is full")
+    (end,) = [item.exit for item in wandb_file.records(file) if item.HasField("exit")]
+    assert end.exit_code == 1
