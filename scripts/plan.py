@@ -39,6 +39,7 @@ PUBLISHED_SPEED, PUBLISHED_DEVICE = 16 / 0.205 / 8, "V100"
 PUBLISHED_CELL = "experiment=coco/retinanet"
 CHECKPOINTS = 2  # that a run keeps: last and previous
 DETECTION_BYTES = 110  # of one detection in detections.json
+LEAST_STEPS = 50  # of a run whose speed counts: the first ones are slow
 SMALL_WORK = 1e12  # multiply-adds that a measurement on a CPU may take: some seconds
 MEASURE = ("auto", "true", "false")
 log = logging.getLogger(__name__)
@@ -176,7 +177,8 @@ class Speeds:
     """
 
     def __init__(self, records: Sequence[Record], measure: str) -> None:
-        self._records, self._measure = [r for r in records if r.images_per_second], measure
+        self._records = [r for r in records if r.images_per_second and (r.steps or 0) >= LEAST_STEPS]
+        self._measure = measure
         self._measured: dict[str, Speed] = {}
         self._macs: dict[str, int] = {}
 

@@ -41,7 +41,7 @@ def done(tmp_path):
     """One finished run of the two cells, at 50 images and one evaluation of 3 seconds, as its record says."""
     paths = [f"paths.output={tmp_path}/outputs", f"paths.cache={tmp_path}/cache"]
     config = compose_cell(detector="centernet", loss="fl", overrides=["dataset=shapes_lvis", *paths, *SMALL])
-    record = dataclasses.replace(run_cell(config), images_per_second=50.0, eval_seconds=3.0)
+    record = dataclasses.replace(run_cell(config), images_per_second=50.0, eval_seconds=3.0, steps=50)
     write_record(f"{config.paths.output}/{record.key}/record.json", record)
     return record
 
@@ -56,6 +56,13 @@ def test_runs_of_the_same_network_on_this_device_say_how_long_the_others_take(do
     assert row.source == "measured: 1 finished run; measured: 1 finished run with other losses"
     checkpoint = (tmp_path / "outputs" / done.key / "checkpoints" / "last.pt").stat().st_size
     assert row.bytes_each == pytest.approx(2 * checkpoint + 10 * 100 * planning.DETECTION_BYTES, rel=0.15)
+
+
+def test_a_run_of_a_few_steps_says_nothing_of_speed(done, tmp_path):
+    path = tmp_path / "outputs" / done.key / "record.json"
+    write_record(path, dataclasses.replace(done, steps=49))
+    (row,) = plan(tables(tmp_path), [0]).rows
+    assert (row.done, row.source[:8]) == (1, "measured") and "now" in row.source
 
 
 def test_runs_on_another_device_count_only_where_nothing_can_be_measured(done, tmp_path, monkeypatch):
