@@ -176,8 +176,7 @@ def negative_blocks(
         torch.sigmoid(z, out=g)
         modulation(g, weights.gamma, out=factor)
         eraser.erase(buffers[1], number, factor.numel())
-        if target.ignored is not None:
-            factor.masked_fill_(target.ignored[start:stop, None], 0.0)
+        eraser.erase_rows(factor, number)
         if unverified is not None:
             factor.masked_fill_(unverified[target.image[start:stop]], 0.0)
         if weights.negative_class is not None:
@@ -192,7 +191,8 @@ def negative_blocks(
 
 
 class _Eraser:
-    """The elements that the dense pass must not count, ready to be erased from one block after the other."""
+    """What the dense pass must not count, ready to be erased from one block after the other: listed elements, and
+    ignored locations."""
 
     # Whether a CPU sorts the exceptions into blocks; elsewhere that would take a look at the device.
     on_host = True
@@ -202,12 +202,17 @@ class _Eraser:
             index for index in (target.positive, target.negative_index) if index is not None and index.numel()
         ]
         self.index = torch.cat(lists) if lists else None
-        self.block = rows * target.num_classes
+        self.rows, self.block = rows, rows * target.num_classes
+        self.ignored, self.ignored_rows = target.ignored, None
         self.bounds: list[int] | None = None
-        if lists and self.on_host and self.index.device.type == "cpu":
+        on_host = self.on_host and target.positive.device.type == "cpu"
+        starts = torch.arange(0, locations + rows, rows) if on_host else None
+        if lists and on_host:
             self.index = self.index.sort().values
-            starts = torch.arange(0, locations + rows, rows) * target.num_classes
-            self.bounds = torch.searchsorted(self.index, starts).tolist()
+            self.bounds = torch.searchsorted(self.index, starts * target.num_classes).tolist()
+        if on_host and target.ignored is not None:
+            self.ignored_rows = target.ignored.nonzero().squeeze(1)
+            self.row_bounds = torch.searchsorted(self.ignored_rows, starts).tolist()
 
     def erase(self, buffer: Tensor, number: int, size: int) -> None:
         """Writes 0 at the exceptions of block ``number``, whose ``size`` elements start the buffer."""
@@ -221,6 +226,16 @@ class _Eraser:
             index = torch.where((index >= 0) & (index < size), index, buffer.numel() - 1)
         if index.numel():
             buffer.index_fill_(0, index, 0.0)
+
+    def erase_rows(self, block: Tensor, number: int) -> None:
+        """Writes 0 at the ignored locations of block ``number``, (n, C)."""
+        if self.ignored_rows is not None:
+            first, last = self.row_bounds[number : number + 2]
+            if last > first:
+                block.index_fill_(0, self.ignored_rows[first:last] - number * self.rows, 0.0)
+        elif self.ignored is not None:
+            start = number * self.rows
+            block.masked_fill_(self.ignored[start : start + len(block), None], 0.0)
 
 
 @dataclass
