@@ -180,6 +180,8 @@ def train(
                     outputs = forward(images)
                 with dynamics if logged and last_part else contextlib.nullcontext():
                     losses = detector.losses(outputs, targets)
+                # The maps are not needed any more, their gradients are there: a gigabyte of memory with many classes.
+                del outputs
                 total = weighted_sum(losses, detector.loss_weights)
                 suspects = Suspects(losses, step, images, batch.image_ids, targets)
                 guard.check(total, "loss", suspects)

@@ -1,0 +1,154 @@
+"""Classification losses: against torchvision's focal loss, against each other, and over sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torchvision.ops import sigmoid_focal_loss
+
+from afl.losses import ClassificationTarget
+from afl.training.build import instantiate
+from afl.training.compose import compose_cell
+from detectors.contract import ClassCounts
+from scripts.benchmarks.harness import Row, bytes_saved, take_turns
+
+SIZES = ((20_000, 80, 4.0), (20_000, 1203, 6.0))
+SIZES_ON_GPU = ((20_000, 80), (20_000, 1203), (200_000, 80), (200_000, 1203))
+POSITIVES = 200
+
+
+def measure(quick: bool) -> list[Row]:
+    """Lines for the CPU, and for the GPU where there is one."""
+    rows = _on_device(torch.device("cpu"), quick)
+    if not torch.cuda.is_available():
+        return [*rows, Row("losses on a GPU", note="no GPU")]
+    return [*rows, *_on_device(torch.device("cuda"), quick)]
+
+
+def _on_device(device: torch.device, quick: bool) -> list[Row]:
+    gpu = device.type == "cuda"
+    sizes = [(r, c, 5.0) for r, c in SIZES_ON_GPU] if gpu else SIZES
+    if quick:
+        sizes = [(500, c, budget) for _, c, budget in sizes[:2]]
+    repetitions = 3 if quick else 11
+    rows = []
+    for locations, classes, budget in sizes:
+        logits, target, dense = case(locations, classes, device)
+        size = f"{locations:,} x {classes:,}, {device.type}"
+        losses = {name: loss_of(name, classes, device) for name in ("fl", "afl", "afl_balanced")}
+        sides = {name: step(loss, logits, target) for name, loss in losses.items()}
+        sides["torchvision"] = lambda z=logits, y=dense: _backward(
+            sigmoid_focal_loss(z, y, reduction="sum"), z
+        )
+        seconds = take_turns(sides, repetitions)
+        one = torch.ones((), device=device)
+        kept = bytes_saved(lambda z=logits, t=target, n=one, loss=losses["fl"]: loss(z, t, n))
+        theirs = bytes_saved(lambda z=logits, y=dense: sigmoid_focal_loss(z, y, reduction="sum"))
+        rows += [
+            Row(
+                f"FL forward + backward, {size}",
+                ours=seconds["fl"],
+                theirs=seconds["torchvision"],
+                ratio=seconds["torchvision"] / seconds["fl"],
+                budget=budget,
+                ours_memory=kept,
+                theirs_memory=theirs,
+                note="torchvision sigmoid_focal_loss, sum; memory: saved for backward",
+            ),
+            Row(
+                f"FL saved for backward / logits, {size}",
+                ours=kept,
+                theirs=logits.numel() * logits.element_size(),
+                unit="B",
+                ratio=kept / (logits.numel() * logits.element_size()),
+                budget=1.0,
+                at_most=True,
+            ),
+            _against_fl("AFL", seconds["afl"], seconds["fl"], size, 1.15),
+            _against_fl("AFL balanced", seconds["afl_balanced"], seconds["fl"], size, None),
+        ]
+        if gpu:
+            rows.append(_against_copy(logits, seconds["fl"], size, repetitions))
+    return [*rows, *_linear(device, quick)]
+
+
+def _against_fl(name: str, seconds: float, fl: float, size: str, budget: float | None) -> Row:
+    return Row(
+        f"{name} / FL, {size}",
+        ours=seconds,
+        theirs=fl,
+        ratio=seconds / fl,
+        budget=budget,
+        at_most=True,
+        note="same kernel without the gate" if budget else "a second pass for the balance of negatives",
+    )
+
+
+def _against_copy(logits: Tensor, fl: float, size: str, repetitions: int) -> Row:
+    """Reading the logits once and writing a gradient once is what copying them takes."""
+    source, place = logits.detach(), torch.empty_like(logits)
+    copy = take_turns({"copy": lambda: place.copy_(source)}, repetitions)["copy"]
+    return Row(
+        f"FL / copy of the logits, {size}", ours=fl, theirs=copy, ratio=fl / copy, budget=1.5, at_most=True
+    )
+
+
+def _linear(device: torch.device, quick: bool) -> list[Row]:
+    """Seconds for each element over a sixteenfold range of locations and of classes."""
+    base = 500 if quick else 5_000
+    each = {}
+    for locations, classes in ((base, 80), (4 * base, 80), (16 * base, 80), (base, 320), (base, 1280)):
+        logits, target, _ = case(locations, classes, device)
+        work = step(loss_of("fl", classes, device), logits, target)
+        seconds = take_turns({"fl": work}, 3 if quick else 9)["fl"]
+        each[locations, classes] = seconds / (locations * classes)
+    spread = max(each.values()) / min(each.values())
+    return [
+        Row(
+            f"FL cost per element, largest / smallest over {base:,} to {16 * base:,} x 80 and {base:,} x 80 to 1,280, "
+            f"{device.type}",
+            ours=max(each.values()),
+            theirs=min(each.values()),
+            ratio=spread,
+            note="1 is exactly linear in locations x classes",
+        )
+    ]
+
+
+def case(locations: int, classes: int, device: torch.device) -> tuple[Tensor, ClassificationTarget, Tensor]:
+    """Logits of a fresh head, a sparse target with 200 positives, and the same target dense."""
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(locations, classes, generator=random) - 4.6
+    element = torch.randperm(locations, generator=random)[:POSITIVES] * classes
+    element = element + torch.randint(classes, element.shape, generator=random)
+    dense = torch.zeros(locations, classes)
+    dense.view(-1)[element] = 1.0
+    target = ClassificationTarget(
+        num_classes=classes,
+        image=torch.zeros(locations, dtype=torch.int64, device=device),
+        num_images=1,
+        positive=element.to(device),
+        ignored=torch.zeros(locations, dtype=torch.bool, device=device),
+    )
+    return logits.to(device).requires_grad_(), target, dense.to(device)
+
+
+def loss_of(name: str, classes: int, device: torch.device) -> torch.nn.Module:
+    """A loss of ``conf/loss`` for a map of so many classes with falling counts."""
+    config = compose_cell(detector="retinanet", loss=name, overrides=["dataset=shapes_coco"]).loss
+    counts = torch.logspace(4, 0, classes)
+    info = ClassCounts(counts, counts).map_info("map", prior=0.01, alpha=0.25, dense_positives=True)
+    return instantiate(config)(info).to(device)
+
+
+def step(loss: torch.nn.Module, logits: Tensor, target: ClassificationTarget) -> Callable[[], None]:
+    """Forward and backward, the sum over elements."""
+    one = torch.ones((), device=logits.device)
+    return lambda: _backward(loss(logits, target, one), logits)
+
+
+def _backward(loss: Tensor, logits: Tensor) -> None:
+    logits.grad = None
+    loss.backward()

@@ -1,0 +1,213 @@
+"""One training step of RetinaNet and FCOS against torchvision's, with the same backbone, images, batch and classes.
+
+Both sides do what a step takes from a batch of decoded images on: normalise, forward, assignment, losses, backward, clipping
+and SGD. Torchvision's models are its own classes on a ResNet-18 pyramid of its own making, trained as its reference script
+does it; ours in the project's settings (channels_last, fused optimiser).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torchvision.models import resnet18
+from torchvision.models.detection import FCOS as TheirFCOS
+from torchvision.models.detection import RetinaNet as TheirRetinaNet
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from afl.training.build import build_detector
+from afl.training.compiled import compiled_forward
+from afl.training.compose import compose_cell
+from afl.training.loop import normalise
+from afl.training.optimizer import build_optimizer
+from detectors.contract import ClassCounts, Targets, weighted_sum
+from scripts.benchmarks.harness import Row, peak_bytes, take_turns
+
+CLASSES, OBJECTS = 80, 8
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+
+
+def measure(quick: bool) -> list[Row]:
+    """Both detectors in both precisions, ours compiled on a GPU; then the memory of many classes."""
+    gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if gpu else "cpu")
+    batch, size = (16, 512) if gpu else (1, 64) if quick else (2, 320)
+    rows = []
+    for name in ("retinanet", "fcos"):
+        sides: dict[str, Callable[[], None]] = {}
+        for precision, autocast in PRECISIONS.items():
+            sides[f"ours {precision}"] = our_step(name, batch, size, device, autocast, compiled=gpu)
+            sides[f"theirs {precision}"] = their_step(name, batch, size, device, autocast)
+        memory = {side: peak_bytes(work) for side, work in sides.items()}
+        seconds = take_turns(sides, 1 if quick else 20 if gpu else 5)
+        setting = f"{batch} x {size} px, {CLASSES} classes, {device.type}"
+        # As each side trains if nobody says otherwise, then like against like.
+        for ours, theirs, budget in (
+            ("bf16", "fp32", 1.5 if gpu else 1.3),
+            ("fp32", "fp32", None),
+            ("bf16", "bf16", None),
+        ):
+            mine, other = f"ours {ours}", f"theirs {theirs}"
+            rows.append(
+                Row(
+                    f"step, {name}, {ours} against {theirs}, {setting}",
+                    ours=seconds[mine],
+                    theirs=seconds[other],
+                    ratio=seconds[other] / seconds[mine],
+                    budget=budget,
+                    ours_memory=memory[mine],
+                    theirs_memory=memory[other],
+                    note="torchvision"
+                    + (", both sides' defaults" if budget else "")
+                    + "; memory: most tensors alive at once",
+                )
+            )
+        rows.append(
+            Row(
+                f"memory of the step / theirs, {name}, bf16 against fp32",
+                ours=memory["ours bf16"],
+                theirs=memory["theirs fp32"],
+                unit="B",
+                ratio=memory["ours bf16"] / memory["theirs fp32"],
+                budget=1.0,
+                at_most=True,
+            )
+        )
+    if not gpu:
+        rows.append(Row("training steps on a GPU, bf16, channels_last, compiled", note="no GPU"))
+    return [*rows, many_classes(device, quick)]
+
+
+def many_classes(device: torch.device, quick: bool) -> Row:
+    """What 1,203 classes cost a RetinaNet step at 512 x 512 beside the same step with one class.
+
+    The class layer's own weights have a gradient as large as they are; it is taken off, being no part of the map.
+    """
+    size, classes = (64, 203) if quick else (512, 1203)
+    peaks, layer = {}, {}
+    for count in (1, classes):
+        detector = our_detector("retinanet", count, device)
+        work = gradient_work(detector, 1, size, device, None, count)
+        for parameter in detector.parameters():
+            parameter.grad = None
+        peaks[count] = peak_bytes(work)
+        layer[count] = sum(p.numel() * p.element_size() for p in detector.class_layer.parameters())
+        with torch.no_grad():
+            logits = detector(torch.zeros(1, 3, size, size, device=device))["logits"]
+    map_bytes = logits.numel() * logits.element_size()
+    above = peaks[classes] - peaks[1] - (layer[classes] - layer[1])
+    return Row(
+        f"RetinaNet step at {size} px, {classes:,} classes: peak above the rest / logits, fp32, {device.type}",
+        ours=above,
+        theirs=map_bytes,
+        unit="B",
+        ratio=above / map_bytes,
+        budget=3.0,
+        at_most=True,
+        note="above the same step with 1 class and the class layer's gradient",
+    )
+
+
+def our_detector(name: str, classes: int, device: torch.device) -> nn.Module:
+    """This project's detector with its published sizes on a ResNet-18 whose statistics are frozen."""
+    overrides = [
+        "dataset=coco",
+        "backbone=resnet18",
+        "backbone.pretrained=false",
+        "backbone.frozen_stages=0",
+        "dataset.root=unused",
+    ]
+    config = compose_cell(detector=name, loss="fl", overrides=overrides)
+    counts = torch.ones(classes)
+    return build_detector(config, ClassCounts(counts, counts)).to(device, memory_format=torch.channels_last)
+
+
+def gradient_work(
+    detector: nn.Module,
+    batch: int,
+    size: int,
+    device: torch.device,
+    autocast: torch.dtype | None,
+    classes: int,
+    compiled: bool = False,
+) -> Callable[[], None]:
+    """From decoded images to gradients."""
+    images, boxes, labels = scene(batch, size, classes, device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    targets = Targets(
+        boxes=boxes,
+        labels=labels,
+        ignored=torch.zeros_like(labels, dtype=torch.bool),
+        image_sizes=torch.full((batch, 2), size, device=device),
+    )
+    forward = compiled_forward(detector) if compiled else detector
+
+    def work() -> None:
+        detector.zero_grad(set_to_none=True)
+        x = normalise(images, channels_last=True)
+        with torch.autocast(device.type, autocast, enabled=autocast is not None):
+            outputs = forward(x)
+        losses = detector.losses(outputs, targets)
+        del outputs
+        weighted_sum(losses, detector.loss_weights).backward()
+
+    return work
+
+
+def our_step(
+    name: str, batch: int, size: int, device: torch.device, autocast: torch.dtype | None, compiled: bool
+) -> Callable[[], None]:
+    """A whole step of this project's loop."""
+    detector = our_detector(name, CLASSES, device)
+    optimizer = build_optimizer(_sgd, detector, 1e-4)
+    gradients = gradient_work(detector, batch, size, device, autocast, CLASSES, compiled)
+
+    def work() -> None:
+        gradients()
+        nn.utils.clip_grad_norm_(detector.parameters(), 35.0)
+        optimizer.step()
+
+    return work
+
+
+def their_step(
+    name: str, batch: int, size: int, device: torch.device, autocast: torch.dtype | None
+) -> Callable[[], None]:
+    """Torchvision's model, its transform told to leave the size alone."""
+    body = resnet18(weights=None, norm_layer=FrozenBatchNorm2d)
+    last = LastLevelP6P7(512, 256) if name == "retinanet" else LastLevelP6P7(256, 256)
+    layers = {"layer2": "0", "layer3": "1", "layer4": "2"}
+    backbone = BackboneWithFPN(body, layers, [128, 256, 512], 256, extra_blocks=last)
+    build = TheirRetinaNet if name == "retinanet" else TheirFCOS
+    model = build(backbone, num_classes=CLASSES, min_size=size, max_size=size).to(device).train()
+    optimizer = _sgd([{"params": [p for p in model.parameters() if p.requires_grad]}])
+    images, boxes, labels = scene(batch, size, CLASSES, device)
+    listed = [image.float() / 255 for image in images]
+    truth = [{"boxes": b, "labels": c} for b, c in zip(boxes, labels, strict=True)]
+
+    def work() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, autocast, enabled=autocast is not None):
+            losses = model(listed, truth)
+        sum(losses.values()).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 35.0)
+        optimizer.step()
+
+    return work
+
+
+def scene(batch: int, size: int, classes: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """uint8 images (B, 3, S, S), boxes (B, 8, 4) of a tenth to a half of the side, labels (B, 8)."""
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (batch, 3, size, size), generator=random, dtype=torch.uint8)
+    sides = size * (0.1 + 0.4 * torch.rand(batch, OBJECTS, 2, generator=random))
+    corner = torch.rand(batch, OBJECTS, 2, generator=random) * (size - sides)
+    labels = torch.randint(classes, (batch, OBJECTS), generator=random)
+    return images.to(device), torch.cat([corner, corner + sides], -1).to(device), labels.to(device)
+
+
+def _sgd(groups: list[dict], **more: object) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, lr=1e-5, momentum=0.9, **more)
