@@ -150,3 +150,47 @@ def test_group_means_of_a_hand_computed_case():
         "AP_f": None,
     }
     assert group_means(per_class, None) == {"AP_r": None, "AP_c": None, "AP_f": None}
+
+
+def _evaluator(kind, truth, limit):
+    truth["categories"][0]["frequency"] = "f"
+    for image in truth["images"]:
+        image |= {"neg_category_ids": [5] if image["id"] == 9 else [], "not_exhaustive_category_ids": []}
+    if kind == "coco":
+        return CocoEvaluator(truth, max_detections=limit)
+    if kind == "lvis":
+        return LvisEvaluator(truth, max_detections=limit)
+    return VocEvaluator(truth, metric="area")
+
+
+@pytest.mark.parametrize("kind", ["coco", "lvis", "voc"])
+@pytest.mark.parametrize(
+    ("in_empty_image", "surplus", "expected"),
+    [
+        # Both objects found first: what comes after full recall costs nothing.
+        (0.1, 0, 1.0),
+        # A false detection before both: precision 1/2, then 2/3, which interpolation gives to every recall.
+        (0.99, 0, 2 / 3),
+        # More detections than the cap, the best ones kept.
+        (0.1, 50, 1.0),
+        (None, 0, 1.0),
+    ],
+)
+def test_one_class_an_image_without_objects_and_the_cap(
+    one_class, detections, kind, in_empty_image, surplus, expected
+):
+    evaluator = _evaluator(kind, one_class, limit=2)
+    right = [[0, 0, 40, 40], [50, 50, 90, 90]]
+    found = detections(right + [[0, 0, 5, 5]] * surplus, [0.9, 0.8] + [0.05] * surplus, [0] * (2 + surplus))
+    wrong = [] if in_empty_image is None else [[1, 1, 30, 30]]
+    empty = detections(wrong, [in_empty_image] * len(wrong), [0] * len(wrong))
+    evaluator.process([7, 9], [found, empty])
+    metrics = evaluator.evaluate()
+    assert metrics["AP50"] == pytest.approx(expected, abs=1e-9)
+    assert metrics["per_class"].keys() == {"thing"}
+
+
+@pytest.mark.parametrize("kind", ["coco", "lvis", "voc"])
+def test_scores_that_are_not_numbers_are_refused_by_all(one_class, detections, kind):
+    with pytest.raises(ValueError, match="detections of image 7: a score is not finite"):
+        _evaluator(kind, one_class, limit=2).process([7], [detections([[0, 0, 9, 9]], [np.nan], [0])])
