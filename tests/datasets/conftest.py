@@ -6,11 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 
 from datasets import generate_shapes
+from tests.datasets.damage import coco_content, write_images
 
 
 @pytest.fixture(scope="session")
@@ -22,26 +21,9 @@ def shapes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_coco() -> dict:
     """Two images, three objects, sparse category ids out of order."""
-    return {
-        "images": [
-            {"id": 7, "file_name": "a.jpg", "width": 40, "height": 30},
-            {"id": 3, "file_name": "b.png", "width": 20, "height": 20},
-        ],
-        "annotations": [
-            {"id": 11, "image_id": 3, "category_id": 90, "bbox": [1, 2, 10, 8], "area": 60.5, "iscrowd": 0},
-            {"id": 12, "image_id": 7, "category_id": 2, "bbox": [0, 0, 40, 30], "area": 900, "iscrowd": 1},
-            {
-                "id": 13,
-                "image_id": 7,
-                "category_id": 90,
-                "bbox": [5, 5, 10, 10],
-                "area": 50,
-                "iscrowd": 0,
-                "segmentation": [[5, 5, 15, 5, 10, 15]],
-            },
-        ],
-        "categories": [{"id": 90, "name": "zebra"}, {"id": 2, "name": "ant"}],
-    }
+    content = coco_content()
+    del content["annotations"][3:]
+    return content
 
 
 @pytest.fixture
@@ -50,10 +32,7 @@ def write_coco(tmp_path: Path) -> Callable[[dict], tuple[Path, Path]]:
 
     def write(content: dict) -> tuple[Path, Path]:
         root = tmp_path / "images"
-        root.mkdir(exist_ok=True)
-        rng = np.random.default_rng(0)
-        cv2.imwrite(str(root / "a.jpg"), rng.integers(0, 255, (30, 40, 3), dtype=np.uint8))
-        cv2.imwrite(str(root / "b.png"), rng.integers(0, 255, (20, 20, 3), dtype=np.uint8))
+        write_images(root)
         path = tmp_path / "instances.json"
         path.write_text(json.dumps(content))
         return path, root
