@@ -164,3 +164,18 @@ def test_the_visit_notices_errors_broken_pictures_and_requests(tmp_path):
     assert seen["pictures"] == [0, 0] and seen["overflow"] > 0
     assert any("undefinedFunction" in line for line in seen["errors"])
     assert any("oh" in line for line in seen["console"])
+
+
+def test_many_classes_become_means_of_equally_many_classes(material):
+    (table,) = material.tables
+    names = {f"class {k}": k + 1 for k in range(200)}
+    values = {"fl": 0.2, "afl": 0.4, "ohem": 0.1}
+    cells = {
+        cell: replace(run, per_class={n: values[cell[2]] + c / 1000 for n, c in names.items()})
+        for cell, run in table.cells.items()
+    }
+    html = report(replace(material, tables=[replace(table, cells=cells)], instances={"shapes": names}))
+    # Ten bins of twenty classes; the first of them has the classes with 1 to 20 instances, 10.5 on average.
+    assert "afl, 20 classes: 41.0" in html or "afl, 20 classes: 41.1" in html
+    assert "fl, 20 classes: 21.0" in html or "fl, 20 classes: 21.1" in html
+    assert "class 7," not in html
