@@ -11,6 +11,7 @@ import pytest
 
 from afl.reporting import TableSpec, build_table
 from afl.reporting.report import Gallery, Material, report
+from afl.reporting.report.material import styles
 from afl.reporting.report.pictures import correct
 from afl.reporting.report.svg import Axis, Series, chart, even_ticks, log_ticks
 from afl.tracking import Picture
@@ -179,3 +180,14 @@ def test_many_classes_become_means_of_equally_many_classes(material):
     assert "afl, 20 classes: 41.0" in html or "afl, 20 classes: 41.1" in html
     assert "fl, 20 classes: 21.0" in html or "fl, 20 classes: 21.1" in html
     assert "class 7," not in html
+
+
+def test_an_arm_has_one_colour_in_every_table():
+    def spec(*losses: str) -> TableSpec:
+        return TableSpec("t", ["fcos"], losses, ["shapes"], [0])
+
+    many = [f"other{k}" for k in range(9)]
+    small, large = styles(spec("fl", "afl")), styles(spec("fl", *many, "cbl", "afl"))
+    assert small == {"fl": "s0", "afl": "s1"}
+    assert (large["fl"], large["afl"], large["cbl"]) == ("s0", "s1", "s2")
+    assert len({style for style in large.values() if style != "sx"}) == 7 and large["other8"] == "sx"

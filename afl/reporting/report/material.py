@@ -19,8 +19,8 @@ DETECTOR_NAMES = {
     "objectbox": "ObjectBox",
 }
 SHOWN_STYLES = 8
-# The arm that this project is about is drawn in the first colour whatever its place in a table.
-FOREMOST = "afl"
+# These arms have the same colours in every table, whether it has all of them or not.
+FOREMOST = ("afl", "cbl", "cbfl")
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,12 @@ class Material:
 
 
 def styles(spec: TableSpec) -> dict[str, str]:
-    """The colour class of every loss of a table: grey for the baseline, the first colour for AFL."""
-    others = [loss for loss in spec.losses if loss not in (spec.baseline, FOREMOST)]
-    first = [FOREMOST] if FOREMOST in spec.losses and spec.baseline != FOREMOST else []
-    ordered = [spec.baseline, *first, *others]
-    if not first:  # the first colour stays AFL's
-        ordered.insert(1, "")
-    return {loss: f"s{i}" if i < SHOWN_STYLES else "sx" for i, loss in enumerate(ordered) if loss}
+    """The colour class of every loss of a table: grey for the baseline, a colour of their own for the ``FOREMOST``."""
+    kept = [loss for loss in FOREMOST if loss != spec.baseline]
+    ordered = [spec.baseline, *kept, *(loss for loss in spec.losses if loss not in (spec.baseline, *kept))]
+    return {
+        loss: f"s{i}" if i < SHOWN_STYLES else "sx" for i, loss in enumerate(ordered) if loss in spec.losses
+    }
 
 
 def detector_name(detector: str) -> str:
