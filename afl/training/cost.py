@@ -23,6 +23,7 @@ from afl.tracking import environment
 from afl.training.build import build_detector, instantiate, loop_options
 from afl.training.distributed import World
 from afl.training.gradient_dynamics import GradientDynamics
+from afl.training.interruption import Interruption
 from afl.training.loop import LoopState, train
 from afl.training.optimizer import build_optimizer
 from afl.training.progress import ProgressReport
@@ -149,11 +150,13 @@ def measure_throughput(
             world=World(rank=0, size=1, device=device),
             state=LoopState(),
             run_digest="",
+            about={},
             folder=Path(folder),
             dynamics=GradientDynamics({}, ["f"] * num_classes),
             log=log,
             progress=ProgressReport(title="", total_steps=2 * steps, start_step=0, mode="none"),
             evaluate=lambda step: None,
+            interruption=Interruption(),
         )
     seconds = times[2 * steps] - times[steps]
     return Throughput(
