@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test lint reproduce-table reproduce-table-sampling reproduce-table-ablation report figures data-coco data-lvis data-voc clean test-faults
+.PHONY: help setup lock test lint reproduce-table reproduce-table-sampling reproduce-table-ablation report figures data-coco data-lvis data-voc clean test-faults benchmark
 
 help:  ## this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-28s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ table-%: setup  ## rebuild a table (shapes, sampling, ablation, coco, ...) from 
 
 report: setup  ## everything that is known of the tables in one page, outputs/report.html
 	@$(RUN) scripts.report html
+
+benchmark: setup  ## losses, steps, evaluation, input, decoding against others on this machine (ARGS="loss" for one)
+	@$(RUN) scripts.benchmark $(ARGS)
 
 figures: setup  ## draw the figures of results/figures
 	@$(RUN) scripts.report figures

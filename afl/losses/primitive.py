@@ -21,10 +21,12 @@ from afl.losses.gradient import (
     computing_type,
     distance,
     gate,
+    gate_divisor,
     gradient_size,
     modulated_cross_entropy,
     modulation,
     negative_log,
+    negative_log_block,
 )
 from afl.losses.target import ClassificationTarget
 from afl.losses.weighting import ElementWeights, positive_logits
@@ -112,10 +114,10 @@ def _dense_negatives(
         rows = None if gradient is None else gradient[block.start : block.stop]
         if weights.gate is not None:
             size = gradient_size(block.g, block.factor, block.loss, weights.gamma, out=block.spare)
-            closed = gate(size, strength, out=block.g)
-            total += block.loss.mul_(closed).sum()
+            divisor = gate_divisor(size, strength, out=block.g)
+            total += block.loss.div_(divisor).sum()
             if rows is not None:
-                _write(torch.mul, (size, closed), rows, spare=size)
+                _write(torch.div, (size, divisor), rows, spare=size)
         else:
             total += block.loss.sum()
             if rows is not None:
@@ -186,7 +188,7 @@ def negative_blocks(
         if weights.negative_element is not None:
             factor.mul_(weights.negative_element[start:stop])
         factor.mul_(scale)
-        torch.mul(factor, negative_log(z, out=loss), out=loss)
+        torch.mul(factor, negative_log_block(z, g, out=loss), out=loss)
         yield NegativeBlock(start, stop, g=g, factor=factor, loss=loss, spare=spare)
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afl.losses import ElementWeights, primitive, reference
+from afl.losses.gradient import negative_log_block
 from afl.losses.primitive import gradient_mass, weighted_loss
 from tests.losses.cases import loss_and_gradient, plain_target, random_logits, random_target, random_weights
 
@@ -134,6 +135,15 @@ def test_low_precision_equals_double_precision_reference_up_to_80(dtype):
     rounding = {torch.float32: 5e-6, torch.bfloat16: 2**-8, torch.float16: 2**-10}[dtype]
     smallest = 1e-7 if dtype == torch.float16 else 1e-30
     torch.testing.assert_close(gradient.double(), slope, rtol=rounding, atol=smallest)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-80, -10), (-10, 0), (-3, 1), (-3, 1.5), (0, 80)])
+def test_negative_log_of_a_block_equals_double_precision(low, high):
+    """Below and above the largest logit for which the shorter formula is taken."""
+    x = torch.linspace(low, high, 20_001)
+    found = negative_log_block(x, torch.sigmoid(x), torch.empty_like(x))
+    expected = torch.nn.functional.softplus(x.double(), threshold=100)
+    torch.testing.assert_close(found.double(), expected, rtol=3e-7, atol=0)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])

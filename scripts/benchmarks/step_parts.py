@@ -1,0 +1,87 @@
+"""Where the time of one training step goes: milliseconds of each part, for one detector on LongTail Shapes.
+
+Run as a file by ``step_profile``, so that an older checkout of the project can be measured with the same code:
+it imports only what has long been there. Arguments: detector, loss, steps, folder for generated data, and settings
+(``bf16``, ``channels_last``, ``compile``, ``plain_optimizer``). Prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+import warnings
+
+import torch
+from torch import nn
+
+from afl.training.build import build_detector, instantiate
+from afl.training.compose import compose_cell
+from afl.training.data import read_data, training_batches
+from afl.training.distributed import World
+from afl.training.loop import normalise, targets_of
+from afl.training.optimizer import build_optimizer, parameter_groups
+from detectors.contract import weighted_sum
+
+PARTS = ("input", "normalise", "forward", "losses", "backward", "clip", "optimizer")
+WARM_UP = 3
+
+
+def measure(detector_name: str, loss: str, steps: int, cache: str, settings: set[str]) -> dict[str, float]:
+    """Median milliseconds by part, over ``steps`` steps after three that do not count."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    overrides = [
+        "dataset=shapes",
+        "initial_weights=null",
+        "logger=none",
+        f"paths.cache={cache}",
+        f"paths.output={cache}",
+    ]
+    config = compose_cell(detector=detector_name, loss=loss, overrides=overrides)
+    data = read_data(config)
+    last = "channels_last" in settings
+    detector = build_detector(config, data.classes)
+    detector.to(memory_format=torch.channels_last if last else torch.contiguous_format).train()
+    factory = instantiate(config.optimizer.factory)
+    if "plain_optimizer" in settings:
+        optimizer = factory(parameter_groups(detector, config.optimizer.weight_decay))
+    else:
+        optimizer = build_optimizer(factory, detector, config.optimizer.weight_decay)
+    forward = torch.compile(detector, dynamic=False) if "compile" in settings else detector
+    # The same decoded images again and again: what decoding costs is the input benchmark's.
+    stream = iter(training_batches(config, data, World(0, 1, torch.device("cpu")), start_step=0))
+    for _ in range(len(data.train) // config.trainer.batch_size):
+        next(stream)
+    parts: dict[str, list[float]] = {name: [] for name in PARTS}
+    for step in range(WARM_UP + steps):
+        clock = [time.perf_counter()]
+        batch = next(stream)
+        clock.append(time.perf_counter())
+        images = normalise(batch.images, last)
+        clock.append(time.perf_counter())
+        with torch.autocast("cpu", torch.bfloat16, enabled="bf16" in settings):
+            outputs = forward(images)
+        clock.append(time.perf_counter())
+        losses = detector.losses(outputs, targets_of(batch))
+        clock.append(time.perf_counter())
+        optimizer.zero_grad(set_to_none=True)
+        weighted_sum(losses, detector.loss_weights).backward()
+        clock.append(time.perf_counter())
+        nn.utils.clip_grad_norm_(detector.parameters(), 10.0)
+        clock.append(time.perf_counter())
+        optimizer.step()
+        for classification in detector.classification.values():
+            classification.update()
+        clock.append(time.perf_counter())
+        if step >= WARM_UP:
+            for name, start, end in zip(PARTS, clock, clock[1:], strict=False):
+                parts[name].append(1e3 * (end - start))
+    return {name: statistics.median(values) for name, values in parts.items()}
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    chosen_detector, chosen_loss, count, folder, *chosen = sys.argv[1:]
+    print(json.dumps(measure(chosen_detector, chosen_loss, int(count), folder, set(chosen))))

@@ -1,0 +1,162 @@
+"""The page on where the time of a training step goes, per detector, and what each setting buys."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from afl.tracking import write_text
+from scripts.benchmarks.harness import machine
+from scripts.benchmarks.step_parts import PARTS
+
+ROOT = Path(__file__).resolve().parents[2]
+DETECTORS = ("cornernet", "centernet", "extremenet", "retinanet", "fcos", "objectbox")
+LOSS = "afl"
+SHIPPED = ("bf16", "channels_last")
+# What the shipped settings are compared with: each leaves one thing out, or puts one in.
+VARIANTS = {
+    "shipped": SHIPPED,
+    "fp32": ("channels_last",),
+    "contiguous": ("bf16",),
+    "optimiser not fused": (*SHIPPED, "plain_optimizer"),
+    "compiled": (*SHIPPED, "compile"),
+}
+
+
+def write_page(folder: Path, against: str | None, steps: int, rounds: int) -> Path:
+    """Measure, write ``parts.json`` and the page made of it.
+
+    Args:
+        folder: of both files.
+        against: an older checkout of the project, measured in turns with this one; None: what ``parts.json`` holds of an
+            earlier measurement is kept.
+        steps: of each measurement, which is made ``rounds`` times by a process of its own; the medians' median is taken.
+            The compiled one, which takes a minute to build, is made once.
+    """
+    file = folder / "parts.json"
+    kept = json.loads(file.read_text()) if file.is_file() else {}
+    figures = {
+        "machine": machine(),
+        "steps": steps,
+        "rounds": rounds,
+        "before": kept.get("before"),
+        "after": {},
+    }
+    if against:
+        if not (Path(against) / "afl").is_dir():
+            raise FileNotFoundError(f"against={against} is no checkout of this project")
+        figures["before"] = {}
+    with tempfile.TemporaryDirectory() as cache:
+        for detector in DETECTORS:
+            figures["after"][detector] = {}
+            for variant, settings in VARIANTS.items():
+                old = against and variant == "shipped"
+                mine, others = [], []
+                for _ in range(rounds if variant != "compiled" else 1):
+                    mine.append(_parts(ROOT, detector, steps, cache, settings))
+                    if old:
+                        others.append(_parts(Path(against), detector, steps, cache, settings))
+                figures["after"][detector][variant] = _median(mine)
+                if old:
+                    figures["before"][detector] = _median(others)
+    write_text(file, json.dumps(figures, indent=1) + "\n")
+    page = folder / "README.md"
+    write_text(page, page_of(figures))
+    return page
+
+
+def _parts(
+    checkout: Path, detector: str, steps: int, cache: str, settings: tuple[str, ...]
+) -> dict[str, float]:
+    code = f"import runpy, sys; sys.path.insert(0, {str(checkout)!r}); runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    script = Path(__file__).with_name("step_parts.py")
+    command = [sys.executable, "-c", code, script, detector, LOSS, str(steps), cache, *settings]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(
+            f"{detector} with {', '.join(settings)} failed in {checkout}: {done.stderr[-800:]}"
+        )
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _median(rounds: list[dict[str, float]]) -> dict[str, float]:
+    return {name: statistics.median(one[name] for one in rounds) for name in PARTS}
+
+
+def page_of(figures: dict) -> str:
+    """The page as Markdown, from the figures alone."""
+    facts, after, before = figures["machine"], figures["after"], figures["before"]
+    lines = [
+        "# Where the time of one training step goes",
+        "",
+        f"LongTail Shapes, 16 images of 96 x 96 pixels, loss `{LOSS}`, backbone `tiny`, one thread of {facts['cpu']}, load "
+        f"{facts['load']} at the end, torch {facts['torch']}. Milliseconds: medians over {figures['steps']} steps, then over "
+        f"{figures['rounds']} process(es), one where compiled; images were decoded before. On a GPU unmeasured ({facts['gpu']} here).",
+        "",
+        "Made from `parts.json` by `python -m scripts.benchmark profile against=CHECKOUT`, where CHECKOUT is the project before its",
+        "kernels, windows for Gaussian targets and fused optimisers; without `against` the column *before* stays as it is.",
+        "",
+        "| detector | " + " | ".join(PARTS) + " | step | before | faster |",
+        "| --- |" + " ---: |" * (len(PARTS) + 3),
+    ]
+    for detector, variants in after.items():
+        parts = variants["shipped"]
+        total = sum(parts.values())
+        old = sum(before[detector].values()) if before else None
+        cells = [f"{parts[name]:.1f}" for name in PARTS]
+        cells += [f"{total:.1f}", f"{old:.1f}" if old else "", f"{old / total:.2f}x" if old else ""]
+        lines.append(f"| {detector} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "## What bounds it",
+        "",
+        "| detector | network (forward + backward) | losses and targets | input | the rest |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for detector, variants in after.items():
+        parts = variants["shipped"]
+        total = sum(parts.values())
+        shares = [parts["forward"] + parts["backward"], parts["losses"], parts["input"]]
+        shares.append(total - sum(shares))
+        lines.append(
+            f"| {detector} | " + " | ".join(f"{100 * share / total:.0f} %" for share in shares) + " |"
+        )
+    bounding = {
+        name: max(PARTS, key=lambda part, own=variants["shipped"]: own[part])
+        for name, variants in after.items()
+    }
+    lines += ["", f"The longest part: {', '.join(f'{part} ({name})' for name, part in bounding.items())}."]
+    if before:
+        lines += [
+            "",
+            "## The same parts before",
+            "",
+            "| detector | " + " | ".join(PARTS) + " |",
+            "| --- |" + " ---: |" * len(PARTS),
+        ]
+        lines += [
+            f"| {detector} | " + " | ".join(f"{parts[name]:.1f}" for name in PARTS) + " |"
+            for detector, parts in before.items()
+        ]
+    names = [name for name in VARIANTS if name != "shipped"]
+    lines += [
+        "",
+        "## What each setting buys",
+        "",
+        "A step with another setting over the shipped one (bf16, channels_last, fused optimiser, not compiled): above 1 the "
+        "shipped one is faster.",
+        "",
+        "| detector | " + " | ".join(names) + " |",
+        "| --- |" + " ---: |" * len(names),
+    ]
+    for detector, variants in after.items():
+        total = sum(variants["shipped"].values())
+        ratios = [f"{sum(variants[name].values()) / total:.2f}x" for name in names]
+        lines.append(f"| {detector} | " + " | ".join(ratios) + " |")
+    return "\n".join(lines) + "\n"
