@@ -8,7 +8,7 @@ exact zeros there, and their values are added after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
 
@@ -112,27 +112,22 @@ def _dense_negatives(
         strength = strength.item() if strength.ndim == 0 and strength.device.type == "cpu" else strength
     for block in negative_blocks(logits, target, weights, scale):
         rows = None if gradient is None else gradient[block.start : block.stop]
+        # Straight into the gradient where that has the computing type.
+        direct = rows is not None and rows.dtype == block.spare.dtype
+        if weights.gate is None:
+            total += block.loss.sum()
+            if rows is None:
+                continue
+        size = gradient_size(
+            block.g, block.factor, block.loss, weights.gamma, out=rows if direct else block.spare
+        )
         if weights.gate is not None:
-            size = gradient_size(block.g, block.factor, block.loss, weights.gamma, out=block.spare)
             divisor = gate_divisor(size, strength, out=block.g)
             total += block.loss.div_(divisor).sum()
-            if rows is not None:
-                _write(torch.div, (size, divisor), rows, spare=size)
-        else:
-            total += block.loss.sum()
-            if rows is not None:
-                _write(
-                    gradient_size, (block.g, block.factor, block.loss, weights.gamma), rows, spare=block.spare
-                )
+            size.div_(divisor)
+        if rows is not None and not direct:
+            rows.copy_(size)
     return total
-
-
-def _write(operation: Callable[..., Tensor], operands: tuple, rows: Tensor, spare: Tensor) -> None:
-    """``operation(*operands)`` into rows of the gradient, by way of ``spare`` where their type is another."""
-    if rows.dtype == spare.dtype:
-        operation(*operands, out=rows)
-    else:
-        rows.copy_(operation(*operands, out=spare))
 
 
 @dataclass

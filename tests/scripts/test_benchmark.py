@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from detectors.extreme_grouping import group_extremes
+from scripts.benchmark import main
+from scripts.benchmarks import training_step
 from scripts.benchmarks.decode import differing, enumerate_quadruples, scene
 from scripts.benchmarks.evaluation import in_a_process
 from scripts.benchmarks.harness import Row, bytes_saved, peak_bytes, take_turns
 from scripts.benchmarks.step_profile import PARTS, VARIANTS, page_of
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_sides_take_turns_and_the_first_round_does_not_count():
@@ -67,21 +66,17 @@ def test_enumeration_knows_a_box_that_is_missing():
     scores, labels, cells, center = scene(6, 1)
     best, quadruples = enumerate_quadruples(scores[0], labels[0], cells[0], center[0])
     assert len(best) >= 6 and (best.diff() <= 0).all()
-    from detectors.extreme_grouping import group_extremes
-
     found = group_extremes(scores, labels, cells, center, threshold=0.1, limit=1000)
     assert differing(found, best, quadruples) == 0
     assert differing(found, best[1:], quadruples[1:]) == 1
 
 
-def test_quick_run_of_all_subjects_prints_and_writes_every_row(tmp_path):
-    command = [sys.executable, "-m", "scripts.benchmark", "quick=true", f"results={tmp_path}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_quick_run_prints_and_writes_every_row(tmp_path, capfd):
+    main(["loss", "eval", "input", "decode", "quick=true", f"results={tmp_path}"])
     files = {
         path.stem: json.loads(path.read_text()) for path in (tmp_path / "benchmark" / "quick").glob("*.json")
     }
-    assert set(files) == {"loss", "step", "eval", "input", "decode"}
+    assert set(files) == {"loss", "eval", "input", "decode"}
     for content in files.values():
         assert content["quick"] and content["machine"]["torch"] == torch.__version__
         for row in content["rows"]:
@@ -89,20 +84,29 @@ def test_quick_run_of_all_subjects_prints_and_writes_every_row(tmp_path):
             assert measured or row["note"] == "no GPU"
             if measured and row["unit"] == "s":
                 assert row["ours"] > 0 and row["theirs"] > 0
-    by_name = {row["what"]: row for row in files["eval"]["rows"]}
-    apart = [row["ratio"] for name, row in by_name.items() if "difference" in name]
+    apart = [row["ratio"] for row in files["eval"]["rows"] if "difference" in row["what"]]
     assert len(apart) == 2 and max(apart) <= 1e-6
     boxes = [row for row in files["decode"]["rows"] if "differ" in row["what"]]
     assert boxes and all(row["ratio"] == 0 and row["ours"] > 0 for row in boxes)
-    torch.cuda.is_available() or done.stdout.index("no GPU")
+    printed = capfd.readouterr().out
+    assert "torchvision sigmoid_focal_loss" in printed and (torch.cuda.is_available() or "no GPU" in printed)
+
+
+@pytest.mark.parametrize("name", ["retinanet", "fcos"])
+def test_both_sides_of_a_training_step_move_their_weights(name):
+    cpu = torch.device("cpu")
+    detector = training_step.our_detector(name, 3, cpu)
+    training_step.gradient_work(detector, 1, 64, cpu, None, 3)()
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() for p in detector.parameters() if p.requires_grad
+    )
+    training_step.their_step(name, 1, 64, cpu, None)()
 
 
 def test_a_typing_error_is_answered_in_one_line():
     for wrong in ("losses", "fast=true"):
-        done = subprocess.run(
-            [sys.executable, "-m", "scripts.benchmark", wrong], cwd=ROOT, capture_output=True, text=True
-        )
-        assert done.returncode and "does not know" in done.stderr and "Traceback" not in done.stderr
+        with pytest.raises(SystemExit, match="does not know"):
+            main([wrong])
 
 
 def test_the_page_says_what_the_figures_say():
