@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def mean_over_ranks(count: Tensor) -> Tensor:
-    """Mean of a per-process count over all processes, at least 1, as a float32 scalar on the device.
+    """Mean of a per-process count over all processes, as a float32 scalar on the device; of at least 1 in all of them.
 
     Gradients are averaged over processes, so dividing each local sum by the mean count gives the same gradient as one
     process with the whole batch would (FCOS's published gap between 4 and 8 GPUs came from leaving this out).
@@ -16,5 +16,6 @@ def mean_over_ranks(count: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized():
         count = count.clone()
         dist.all_reduce(count)
-        count /= dist.get_world_size()
+        # At least 1 in the whole batch, not in each process's part of it.
+        return count.clamp(min=1.0) / dist.get_world_size()
     return count.clamp(min=1.0)

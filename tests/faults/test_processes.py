@@ -23,7 +23,7 @@ from datasets.batch import Batch
 from tests.faults.short_run import DETECTORS, LOSSES, cell
 
 pytestmark = pytest.mark.faults
-STEPS, BATCH = 3, 4
+STEPS, BATCH = 4, 4
 # They rank the elements or boxes of a batch among each other; a process ranks those of its own images.
 RANKED = {"ap_loss", "pisa"}
 CELLS = [("retinanet", loss) for loss in LOSSES] + [
@@ -32,11 +32,11 @@ CELLS = [("retinanet", loss) for loss in LOSSES] + [
 
 
 def step_batches(config: DictConfig) -> list[Batch]:
-    """Whole batches; in the second one all objects are in the first half, in the third one in the second."""
+    """Whole batches; in the second one all objects are in the first half, in the third in the second, the fourth has none."""
     data = read_data(config)
     stream = iter(training_batches(config, data, World(0, 1, torch.device("cpu")), start_step=0))
     batches = [next(stream) for _ in range(STEPS)]
-    for number, empty in ((1, slice(BATCH // 2, None)), (2, slice(BATCH // 2))):
+    for number, empty in ((1, slice(BATCH // 2, None)), (2, slice(BATCH // 2)), (3, slice(None))):
         labels = batches[number].labels.clone()
         labels[empty] = -1
         batches[number] = replace(batches[number], labels=labels)
@@ -51,7 +51,7 @@ def part(batch: Batch, rank: int) -> Batch:
 
 
 def trained(config: DictConfig, world: World, folder: Path) -> dict[str, torch.Tensor]:
-    """Weights and buffers after three steps of the training loop."""
+    """Weights and buffers after four steps of the training loop."""
     torch.manual_seed(0)
     data = read_data(config)
     detector = build_detector(config, data.classes)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,7 +29,8 @@ pytestmark = pytest.mark.faults
 CELLS = (f"detector={','.join(DETECTORS)}", "loss=fl,afl", "seed=0,1", "trainer.max_duration=120steps")
 LONG = ("trainer.checkpoint_every=1000steps", "trainer.log_every=5steps")
 # What a person or the cluster does to a running job: submitit's own signal, preemption, and the signal of plain jobs.
-WAYS = (("scancel", "--signal=USR2"), ("scontrol", "requeue"), ("scancel", "--signal=USR1"))
+REQUEUE = ("scontrol", "requeue")
+WAYS = (("scancel", "--signal=USR2"), REQUEUE, ("scancel", "--signal=USR1"))
 
 
 def sweep(output: Path, cache: Path, *launcher: str) -> list[str]:
@@ -62,27 +65,36 @@ def test_joblib_gives_the_record_of_a_single_command(joblib_sweep, cache, tmp_pa
 def test_a_sweep_on_slurm_with_three_jobs_preempted_loses_nothing(joblib_sweep, cache, tmp_path, count):
     if shutil.which("sinfo") is None or subprocess.run(["sinfo"], capture_output=True).returncode:
         pytest.skip("no Slurm answers here")
-    process = started(
+    sweeping = started(
         sweep(tmp_path, cache, "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=30")
     )
     preempted: dict[str, tuple[str, ...]] = {}
 
-    def running() -> tuple[Path, str] | None:
-        for folder in tmp_path.glob("shapes*"):
-            lines = lines_in(folder)
-            if folder.name not in preempted and 3 <= lines < 15 and (job := _job(folder)):
-                return folder, job
-        return None
+    def preempt(way: tuple[str, ...]) -> bool:
+        """Whether a job in mid-training took it; Slurm refuses while a job is on its way into or out of the queue."""
+        for folder in sorted(tmp_path.glob("shapes*")):
+            if (
+                folder.name in preempted
+                or not 3 <= lines_in(folder) < 15
+                or (holder := _holder(folder)) is None
+            ):
+                continue
+            process, job = holder
+            if subprocess.run([*way, job], capture_output=True).returncode:
+                continue
+            preempted[folder.name] = way
+            if way == REQUEUE:
+                # submitit does not stop for SIGTERM; Slurm kills the job half a minute later, which is here at once.
+                assert wait_for(lambda folder=folder: (folder / "checkpoints" / "last.pt").exists(), sweeping)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            return True
+        return False
 
     for way in WAYS:
-        assert wait_for(lambda: running() is not None, process, seconds=400)
-        folder, job = running()
-        # The answer may be that the job cannot be altered: it is on its way into the queue by then.
-        subprocess.run([*way, job], capture_output=True)
-        preempted[folder.name] = way
-        time.sleep(3)
-    printed, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, printed
+        assert wait_for(lambda way=way: preempt(way), sweeping, seconds=400)
+    printed, _ = sweeping.communicate(timeout=900)
+    assert sweeping.returncode == 0, printed
     assert records(tmp_path) == records(joblib_sweep) and len(records(tmp_path)) == 24
     logs = "\n".join(path.read_text() for path in tmp_path.glob("sweeps/**/*_log.out"))
     for name in preempted:
@@ -93,12 +105,14 @@ def test_a_sweep_on_slurm_with_three_jobs_preempted_loses_nothing(joblib_sweep, 
     count("Slurm jobs preempted in mid-training that went on from their checkpoint", len(preempted))
 
 
-def _job(folder: Path) -> str | None:
-    """Slurm's name of the job that holds the run."""
+def _holder(folder: Path) -> tuple[int, str] | None:
+    """The process that holds the run, and Slurm's name of its job."""
     try:
-        process = (folder / ".lock").read_text().split()[1]
+        process = int((folder / ".lock").read_text().split()[1])
         text = Path(f"/proc/{process}/environ").read_text()
-    except (OSError, IndexError):
+    except (OSError, IndexError, ValueError):
         return None
     variables = dict(item.split("=", 1) for item in text.split("\0") if "=" in item)
-    return f"{variables['SLURM_ARRAY_JOB_ID']}_{variables['SLURM_ARRAY_TASK_ID']}"
+    if "SLURM_ARRAY_JOB_ID" not in variables:
+        return None
+    return process, f"{variables['SLURM_ARRAY_JOB_ID']}_{variables['SLURM_ARRAY_TASK_ID']}"
