@@ -17,6 +17,17 @@ STRIDES = (4, 8, 16, 32)
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 
 
+class FrozenBatchNorm(FrozenBatchNorm2d):
+    """Batch norm with fixed statistics whose output has the type of its input.
+
+    Its statistics are float32, which under autocast would make float32 of every map behind it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) to the same."""
+        return super().forward(x).to(x.dtype)
+
+
 class ResNetBackbone(nn.Module):
     """A torchvision ResNet without its classifier: C2 to C5 at strides 4, 8, 16 and 32 (He et al., CVPR 2016).
 
@@ -35,7 +46,7 @@ class ResNetBackbone(nn.Module):
         super().__init__()
         if name not in RESNETS:
             raise ValueError(f"backbone.name is {name!r}; known are {', '.join(RESNETS)}")
-        norm = FrozenBatchNorm2d if frozen_batch_norm else nn.BatchNorm2d
+        norm = FrozenBatchNorm if frozen_batch_norm else nn.BatchNorm2d
         weights = resnet.__dict__[f"ResNet{name[6:]}_Weights"].DEFAULT if pretrained else None
         body = getattr(resnet, name)(weights=weights, norm_layer=norm)
         self.stem = nn.Sequential(body.conv1, body.bn1, body.relu, body.maxpool)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from detectors.backbone import ResNetBackbone, TinyBackbone, load_features
+from detectors.backbone import FrozenBatchNorm, ResNetBackbone, TinyBackbone, load_features
 from detectors.fpn import FeaturePyramid
 from detectors.heads import Tower, as_map, prior_bias
 
@@ -98,3 +98,22 @@ def test_load_features_takes_what_fits(tmp_path):
         torch.testing.assert_close(second.backbone.state_dict()[name], value)
     with pytest.raises(ValueError, match="another backbone"):
         load_features(torch.nn.Linear(2, 2), tmp_path / "a.pt")
+
+
+def test_frozen_statistics_do_not_turn_half_precision_into_float32():
+    norm, theirs = FrozenBatchNorm(8), FrozenBatchNorm2d(8)
+    state = {name: torch.rand(8) + 0.5 for name in theirs.state_dict()}
+    norm.load_state_dict(state)
+    theirs.load_state_dict(state)
+    x = torch.randn(2, 8, 5, 7)
+    assert torch.equal(norm(x), theirs(x))
+    assert torch.equal(norm(x.bfloat16()), theirs(x.bfloat16().float()).bfloat16())
+    backbone = ResNetBackbone(name="resnet18", pretrained=False, frozen_batch_norm=True)
+    saved = []
+    with (
+        torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.dtype), lambda _: None),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        features = backbone(torch.rand(1, 3, 64, 64))
+    assert {feature.dtype for feature in features.values()} == {torch.bfloat16}
+    assert torch.bfloat16 in saved and torch.float32 not in saved

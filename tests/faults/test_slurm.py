@@ -71,23 +71,22 @@ def test_a_sweep_on_slurm_with_three_jobs_preempted_loses_nothing(joblib_sweep, 
     preempted: dict[str, tuple[str, ...]] = {}
 
     def preempt(way: tuple[str, ...]) -> bool:
-        """Whether a job in mid-training took it; Slurm refuses while a job is on its way into or out of the queue."""
+        """Whether a run in mid-training was told and saved; what the command itself answers says nothing: a job may be on its
+        way into the queue before it has its answer."""
         for folder in sorted(tmp_path.glob("shapes*")):
-            if (
-                folder.name in preempted
-                or not 3 <= lines_in(folder) < 15
-                or (holder := _holder(folder)) is None
-            ):
+            if folder.name in preempted or not 3 <= lines_in(folder) < 15:
+                continue
+            holder, saved = _holder(folder), folder / "checkpoints" / "last.pt"
+            if holder is None or saved.exists():
                 continue
             process, job = holder
-            if subprocess.run([*way, job], capture_output=True).returncode:
-                continue
-            preempted[folder.name] = way
+            subprocess.run([*way, job], capture_output=True)
+            assert wait_for(saved.exists, sweeping)
             if way == REQUEUE:
                 # submitit does not stop for SIGTERM; Slurm kills the job half a minute later, which is here at once.
-                assert wait_for(lambda folder=folder: (folder / "checkpoints" / "last.pt").exists(), sweeping)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
+            preempted[folder.name] = way
             return True
         return False
 

@@ -1,0 +1,45 @@
+"""Tables of ``results/`` inside documents: written between two marks, so that no figure is copied by hand.
+
+<!-- table shapes AP AP_r -->      the blocks of these metrics of results/shapes/table.md
+<!-- caption shapes -->            its caption and notes
+...
+<!-- end -->
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+MARKED = re.compile(r"<!-- (table|caption) (\S+)((?: \S+)*) -->\n.*?<!-- end -->", re.S)
+_HEADING = re.compile(r"^\*\*(?P<dataset>[^*]+): (?P<metric>[^*]+)\*\*\n\n(?P<rows>(?:\|.*\n?)+)", re.M)
+
+
+def refreshed(text: str, results: Path) -> str:
+    """``text`` with everything between marks as the tables below ``results`` say now.
+
+    Raises:
+        FileNotFoundError: a mark names a table that is not there.
+        ValueError: a mark asks for a metric that its table does not have.
+    """
+
+    def replaced(mark: re.Match) -> str:
+        kind, name, metrics = mark[1], mark[2], mark[3].split()
+        path = results / name / "table.md"
+        table = path.read_text(encoding="utf-8")
+        if kind == "caption":
+            inside = table[: _HEADING.search(table).start()].strip()
+            start = f"<!-- caption {name} -->"
+        else:
+            inside = "\n\n".join(_block(table, metric, path) for metric in metrics)
+            start = f"<!-- table {name} {' '.join(metrics)} -->"
+        return f"{start}\n\n{inside}\n\n<!-- end -->"
+
+    return MARKED.sub(replaced, text)
+
+
+def _block(table: str, metric: str, path: Path) -> str:
+    for found in _HEADING.finditer(table):
+        if found["metric"] == metric:
+            return f"**{metric}**\n\n{found['rows'].strip()}"
+    raise ValueError(f"{path} has no table of {metric}")

@@ -1,0 +1,62 @@
+"""Tables inside documents: what stands between two marks against the table's own file, and the project's documents as they stand."""
+
+from __future__ import annotations
+
+import pytest
+
+from afl.reporting.documents import MARKED, refreshed
+from scripts.report import main
+from scripts.report_documents import DOCUMENTS, ROOT
+
+TABLE = """Title. Protocol.
+
+- a note
+
+**set: AP**
+
+|  | fl |
+| --- | ---: |
+| fcos | 59.0 |
+
+**set: AP_r**
+
+|  | fl |
+| --- | ---: |
+| fcos | 44.0 |
+"""
+
+
+@pytest.fixture
+def results(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "table.md").write_text(TABLE, encoding="utf-8")
+    return tmp_path
+
+
+def test_marks_get_the_blocks_they_ask_for_and_the_rest_stays(results):
+    text = "before\n<!-- table mine AP_r -->\nold\n<!-- end -->\nbetween <!-- end -->\n<!-- caption mine -->\n<!-- end -->\nafter"
+    new = refreshed(text, results)
+    assert new == (
+        "before\n<!-- table mine AP_r -->\n\n**AP_r**\n\n|  | fl |\n| --- | ---: |\n| fcos | 44.0 |\n\n<!-- end -->\n"
+        "between <!-- end -->\n<!-- caption mine -->\n\nTitle. Protocol.\n\n- a note\n\n<!-- end -->\nafter"
+    )
+    assert refreshed(new, results) == new
+
+
+def test_what_is_not_there_is_an_error(results):
+    with pytest.raises(ValueError, match="no table of AP_c"):
+        refreshed("<!-- table mine AP_c -->\n<!-- end -->", results)
+    with pytest.raises(FileNotFoundError, match="other"):
+        refreshed("<!-- caption other -->\n<!-- end -->", results)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_documents_show_the_tables_as_they_are(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert MARKED.search(text) and text.count("<!-- end -->") == len(MARKED.findall(text))
+    assert refreshed(text, ROOT / "results") == text, "run python -m scripts.report documents"
+
+
+def test_command_says_what_it_did(capsys):
+    main(["documents"])
+    assert capsys.readouterr().out.splitlines() == [f"up to date: {name}" for name in DOCUMENTS]
