@@ -116,6 +116,11 @@ def _main(config: DictConfig) -> None:
     folder = Path(config.results) / config.table.name
     kept = folder / "records"
     if config.action == "run":
+        if config.table.get("trained_at"):
+            sys.exit(
+                f"table={config.table.name} was trained with the configs of commit {config.table.trained_at}; check that out to train "
+                "it again"
+            )
         seeds = list(config.seeds or [0])
         records = run(config, seeds)
         for record in records:

@@ -122,7 +122,7 @@ class AdaptiveFocalLoss(nn.Module):
         instances_per_class: Tensor,
         *,
         beta: float = 0.999,
-        normalize: Normalization = "head",
+        normalize: Normalization = "instances",
         cap: float | None = 5.0,
         kappa: float = 1.0,
         tau: float = 1.0,

@@ -188,7 +188,7 @@ def test_bad_arguments_are_named(arguments, word):
 
 def test_module_lets_kappa_fall_as_positives_are_learnt():
     loss = AdaptiveFocalLoss(COUNTS, momentum=0.5, prior=0.1, cap=5.0, reduction="sum")
-    weights = class_balanced_weights(COUNTS, cap=5.0)
+    weights = class_balanced_weights(COUNTS, normalize="instances", cap=5.0)
     targets = torch.zeros(3, 5)
     targets[0, 4] = targets[1, 0] = 1
     ghat = 0.9
