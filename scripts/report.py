@@ -8,6 +8,7 @@
     python -m scripts.report dataset dataset=shapes             # what is in a data set, in one page
     python -m scripts.report compare outputs/ONE outputs/OTHER  # what was changed, and where AP moved
     python -m scripts.report gallery loss=afl                   # what every detector finds in the same images
+    python -m scripts.report choice                             # which of AFL's free choices its search selects
     python -m scripts.report documents                          # results' tables into README.md and results/README.md
 
 ``figures`` draws, as PNG and PDF in ``results/figures``: the gradient of every loss against p, AFL's gate, class weights
@@ -38,6 +39,7 @@ from afl.reporting.figures import (
 from afl.tracking import Record
 from afl.training.build import instantiate
 from scripts.entry import CONF, quiet_libraries
+from scripts.report_choice import write_choice
 from scripts.report_compare import write_comparison
 from scripts.report_dataset import write_dataset_page
 from scripts.report_documents import refresh_documents
@@ -115,6 +117,7 @@ COMMANDS = {
     "dataset": write_dataset_page,
     "compare": write_comparison,
     "gallery": write_gallery,
+    "choice": write_choice,
     "documents": refresh_documents,
 }
 

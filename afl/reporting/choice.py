@@ -82,7 +82,10 @@ def _compared(scores: Scores, start: str, factor: str, arm: str) -> Level:
 
 def to_markdown(levels: Sequence[Level]) -> str:
     """A table of the levels, scores times 100."""
-    lines = ["| factor | level | score | ahead of the start | chosen |", "| --- | --- | ---: | ---: | :---: |"]
+    lines = [
+        "| factor | level | score | ahead of the start | chosen |",
+        "| --- | --- | ---: | ---: | :---: |",
+    ]
     for level in levels:
         error = "" if math.isinf(level.error) else f" ± {100 * level.error:.1f}"
         ahead = "(start)" if level.ahead == level.error == 0 else f"{100 * level.ahead:+.1f}{error}"

@@ -2,6 +2,7 @@
 
 <!-- table shapes AP AP_r -->      the blocks of these metrics of results/shapes/table.md
 <!-- caption shapes -->            its caption and notes
+<!-- file search/choice.md -->     all of results/search/choice.md
 ...
 <!-- end -->
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-MARKED = re.compile(r"<!-- (table|caption) (\S+)((?: \S+)*) -->\n.*?<!-- end -->", re.S)
+MARKED = re.compile(r"<!-- (table|caption|file) (\S+)((?: \S+)*) -->\n.*?<!-- end -->", re.S)
 _HEADING = re.compile(r"^\*\*(?P<dataset>[^*]+): (?P<metric>[^*]+)\*\*\n\n(?P<rows>(?:\|.*\n?)+)", re.M)
 
 
@@ -19,20 +20,21 @@ def refreshed(text: str, results: Path) -> str:
     """``text`` with everything between marks as the tables below ``results`` say now.
 
     Raises:
-        FileNotFoundError: a mark names a table that is not there.
+        FileNotFoundError: a mark names a table or file that is not there.
         ValueError: a mark asks for a metric that its table does not have.
     """
 
     def replaced(mark: re.Match) -> str:
         kind, name, metrics = mark[1], mark[2], mark[3].split()
+        start = " ".join(["<!--", kind, name, *metrics, "-->"])
+        if kind == "file":
+            return f"{start}\n\n{(results / name).read_text(encoding='utf-8').strip()}\n\n<!-- end -->"
         path = results / name / "table.md"
         table = path.read_text(encoding="utf-8")
         if kind == "caption":
             inside = table[: _HEADING.search(table).start()].strip()
-            start = f"<!-- caption {name} -->"
         else:
             inside = "\n\n".join(_block(table, metric, path) for metric in metrics)
-            start = f"<!-- table {name} {' '.join(metrics)} -->"
         return f"{start}\n\n{inside}\n\n<!-- end -->"
 
     return MARKED.sub(replaced, text)

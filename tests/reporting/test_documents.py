@@ -41,6 +41,8 @@ def test_marks_get_the_blocks_they_ask_for_and_the_rest_stays(results):
         "between <!-- end -->\n<!-- caption mine -->\n\nTitle. Protocol.\n\n- a note\n\n<!-- end -->\nafter"
     )
     assert refreshed(new, results) == new
+    text = "<!-- file mine/table.md -->\n<!-- end -->"
+    assert refreshed(text, results) == f"<!-- file mine/table.md -->\n\n{TABLE.strip()}\n\n<!-- end -->"
 
 
 def test_what_is_not_there_is_an_error(results):

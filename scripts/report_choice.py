@@ -1,0 +1,33 @@
+"""``python -m scripts.report choice [table=search] [results=results]``: AFL's free choices by the rule of results/protocol.md."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from afl.reporting import load_records
+from afl.reporting.choice import arm_scores, choose, to_markdown
+from afl.tracking import write_text
+from scripts.entry import CONF
+
+DEFAULTS = {"table": "search", "results": "results"}
+
+
+def write_choice(arguments: list[str]) -> None:
+    """Print what the rule makes of the records of a search, and write it to ``results/TABLE/choice.md``."""
+    given = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
+    if unknown := sorted(set(given) - set(DEFAULTS)):
+        sys.exit(f"choice does not know {unknown[0]!r}; it takes {', '.join(DEFAULTS)}")
+    options = DEFAULTS | given
+    spec = OmegaConf.load(CONF / "table" / f"{options['table']}.yaml")
+    if "factors" not in spec:
+        sys.exit(f"table={options['table']} is no search: it names no factors")
+    folder = Path(options["results"]) / options["table"]
+    records = load_records(sorted((folder / "records").glob("*.json")))
+    factors = OmegaConf.to_container(spec.factors)
+    text = to_markdown(choose(arm_scores(records, spec.baseline), spec.start, factors))
+    write_text(folder / "choice.md", text + "\n")
+    print(text)
+    print("written:", folder / "choice.md")
