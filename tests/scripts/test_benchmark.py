@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import multiprocessing
 import os
 import re
@@ -54,12 +55,18 @@ def test_verdicts(ratio, at_most, verdict):
     assert Row("x", ratio=ratio).verdict == "" == Row("x", budget=4.0).verdict
 
 
-def test_a_process_tells_figures_and_its_own_growth():
+@pytest.mark.parametrize("free_heap", [0, 100 << 20])
+def test_a_process_tells_figures_and_its_own_growth(free_heap):
     def work(size, _):
         held = os.urandom(size)  # nothing that a machine could share, compress or leave out
         return {"AP": float(len(held)), "AP50": 0.5, "AP75": 0.0}
 
+    # Free memory of this process that a fork inherits, with a block at its end that keeps it from going back.
+    blocks = [os.urandom(100_000) for _ in range(free_heap // 100_000 + 1)]
+    last = blocks.pop()
+    del blocks
     figures, seconds, grown = in_a_process(work, (64 << 20, None))
+    assert len(last) == 100_000
     assert figures["AP"] == 64 << 20 and seconds > 0
     with pytest.raises(RuntimeError, match="without a result"):
         in_a_process(lambda *_: sys.exit(1), (0, None))
@@ -83,7 +90,8 @@ def peak_grows() -> bool:
         return False
     reset.write_text("5")
     before = peak()
-    return len(os.urandom(64 << 20)) == 64 << 20 and peak() - before > 60 << 10
+    held = mmap.mmap(-1, 64 << 20)  # pages of its own, whatever the heap has free
+    return held.write(os.urandom(64 << 20)) == 64 << 20 and peak() - before > 60 << 10
 
 
 def test_enumeration_knows_a_box_that_is_missing():
