@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from scripts.entry import CONF
+from scripts.entry import CONF, asks_for_help
 
 MISSING = "wandb-workspaces is not installed: .venv/bin/python -m pip install wandb-workspaces"
 OPTIONS = ("entity", "project", "dashboard")
@@ -23,6 +23,8 @@ OPTIONS = ("entity", "project", "dashboard")
 
 def main(arguments: list[str]) -> None:
     """Save the view that the arguments ask for."""
+    if asks_for_help(arguments, __doc__):
+        return
     given = dict(argument.partition("=")[::2] for argument in arguments)
     unknown = [name for name in given if name not in OPTIONS]
     if unknown or not given.get("entity") or not given.get("project"):

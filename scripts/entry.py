@@ -15,6 +15,8 @@ import hydra
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -90,19 +92,52 @@ def _keys(config: dict, prefix: str = "") -> list[str]:
 def options_of(arguments: list[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """``name=value`` arguments over ``defaults``, as plain values.
 
+    A value must be of its default's kind: true or false, a whole number, a number. What has a text or None for default may be
+    anything; a text stays as it was typed, whatever it looks like.
+
     Raises:
-        ValueError: an argument is not of that form, or names something that is not among the defaults.
+        ValueError: an argument is not of that form, names something that is not among the defaults, or is of another kind.
     """
+    options = dict(defaults)
     for argument in arguments:
-        if "=" not in argument:
+        name, equals, text = argument.partition("=")
+        if not equals:
             raise ValueError(f"{argument!r} is not of the form NAME=VALUE")
-    given = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
-    for name in given:
         if name not in defaults:
             near = difflib.get_close_matches(name, defaults, n=1, cutoff=0.4)
             meant = f" Did you mean {near[0]}?" if near else ""
             raise ValueError(f"there is no option {name!r}.{meant} There are: {', '.join(defaults)}")
-    return {**defaults, **given}
+        options[name] = _value(name, text, defaults[name])
+    return options
+
+
+def _value(name: str, text: str, default: Any) -> Any:
+    if isinstance(default, str):
+        return text
+    try:
+        (value,) = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"])).values()
+    except (YAMLError, OmegaConfBaseException):  # no YAML, such as *.jpg
+        value = text
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if default is None:
+        return text if number else value
+    if isinstance(default, bool):
+        kind, fits = "true or false", isinstance(value, bool)
+    elif isinstance(default, int):
+        kind, fits = "a whole number", number and isinstance(value, int)
+    else:
+        kind, fits = "a number", number
+    if not fits:
+        raise ValueError(f"{name} is {text!r}; it is {kind}")
+    return value
+
+
+def asks_for_help(arguments: list[str], document: str) -> bool:
+    """Whether somebody asks what a command can do; ``document``, which says it, is then printed."""
+    asked = any(argument in ("-h", "--help", "help") for argument in arguments)
+    if asked:
+        print(document.strip())
+    return asked
 
 
 def quiet_libraries() -> None:

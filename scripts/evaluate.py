@@ -25,12 +25,14 @@ from afl.training.distributed import join_world, leave_world
 from afl.training.load import load_run
 from afl.training.run import evaluate_detector
 from datasets import DataError
-from scripts.entry import quiet_libraries
+from scripts.entry import asks_for_help, quiet_libraries
 
 
 def main(arguments: list[str]) -> None:
     """Evaluate ``run=FOLDER`` and print its figures."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    if asks_for_help(arguments, __doc__):
+        return
     quiet_libraries()
     given = OmegaConf.from_dotlist([a.lstrip("+") for a in arguments])
     if "run" not in given:

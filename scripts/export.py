@@ -1,6 +1,6 @@
 """Export the raw network of a run to ONNX, and compare it with PyTorch.
 
-    python -m scripts.export run=outputs/NAME                            # beside the checkpoint, NAME.onnx
+    python -m scripts.export run=outputs/NAME                            # beside the checkpoint: checkpoints/last.onnx
     python -m scripts.export run=last.pt output=fcos.onnx size=[512,512]
 
 Options:
@@ -20,13 +20,15 @@ from pathlib import Path
 from afl.export import ExportError, check_onnx, export_onnx
 from afl.predict import load_predictor
 from afl.training.checkpoint import CheckpointError
-from scripts.entry import options_of, quiet_libraries
+from scripts.entry import asks_for_help, options_of, quiet_libraries
 
 DEFAULTS = {"run": None, "output": None, "size": None, "check": True}
 
 
-def main(arguments: list[str]) -> Path:
-    """Write the file, compare, and say both; returns its path."""
+def main(arguments: list[str]) -> Path | None:
+    """Write the file, compare, and say both; returns its path, or None where only help was wanted."""
+    if asks_for_help(arguments, __doc__):
+        return None
     quiet_libraries()
     options = options_of(arguments, DEFAULTS)
     if options["run"] is None:

@@ -5,7 +5,8 @@
 
 Writes to ``output`` (by default ``predictions``) every image with its boxes, under its own name as PNG or JPEG, and
 ``detections.json`` in MS COCO's format: ``images``, ``categories`` with the training set's ids, and ``annotations`` with a
-``score``, boxes as [x, y, width, height] in pixels of the upright image.
+``score``, boxes as [x, y, width, height] in pixels of the upright image. ``images`` stays as it is: pictures that an earlier
+call left in ``output`` are not looked at, and an ``output`` that would write over the images is refused.
 
 Options:
     score=0.3                  least score of a box, in pictures and JSON; 0 keeps everything
@@ -37,7 +38,7 @@ from afl.training.evaluation import TestTime
 from afl.training.pictures import draw_found
 from datasets import DataError, read_image_file
 from detectors.contract import Detections
-from scripts.entry import options_of, quiet_libraries
+from scripts.entry import asks_for_help, options_of, quiet_libraries
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 DEFAULTS = {
@@ -76,22 +77,27 @@ class Pictures:
 
 def main(arguments: list[str]) -> int:
     """Detect on ``images=FILE|FOLDER`` with ``run=FOLDER|FILE``; returns the exit code."""
+    if asks_for_help(arguments, __doc__):
+        return 0
     quiet_libraries()
     options = options_of(arguments, DEFAULTS)
     for name in ("run", "images"):
         if options[name] is None:
             raise ValueError(f"which {name}? python -m scripts.predict run=outputs/NAME images=FOLDER")
-    score = options["score"]
-    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
+    score, output = options["score"], Path(options["output"])
+    if not 0 <= score <= 1:
         raise ValueError(f"score is {score!r}; it is a number from 0 to 1")
-    files, root = image_files(Path(str(options["images"])))
+    files, root = image_files(Path(str(options["images"])), without=output)
+    if options["pictures"] and output.resolve() == root.resolve():
+        raise ValueError(
+            f"output={output} is the images' own folder, and would be written over; name another one"
+        )
     predictor = load_predictor(
         str(options["run"]),
-        device=str(options["device"]),
+        device=options["device"],
         test_time=_test_time(options),
         batch_size=options["batch"],
     )
-    output = Path(str(options["output"]))
     pictures = Pictures(files)
     document = {"images": [], "annotations": [], "categories": _categories(predictor)}
     stream = predictor.stream(pictures)
@@ -119,9 +125,12 @@ def main(arguments: list[str]) -> int:
     return 1 if pictures.broken else 0
 
 
-def image_files(place: Path) -> tuple[list[Path], Path]:
+def image_files(place: Path, without: Path | None = None) -> tuple[list[Path], Path]:
     """The file ``place``, or all image files in and below the folder ``place``, in order; and the folder that their names
     are relative to.
+
+    Args:
+        without: a folder inside ``place`` that is passed over.
 
     Raises:
         DataError: nothing is there, or a folder has no image files.
@@ -131,6 +140,8 @@ def image_files(place: Path) -> tuple[list[Path], Path]:
     if not place.is_dir():
         raise DataError(f"images={place}: there is no such file or folder")
     files = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if without is not None and without.resolve() != place.resolve():
+        files = [path for path in files if not path.resolve().is_relative_to(without.resolve())]
     if not files:
         raise DataError(f"images={place}: the folder has no image ({', '.join(SUFFIXES)})")
     return files, place
@@ -180,10 +191,12 @@ def _test_time(options: dict) -> TestTime | None:
     given = {name: options[name] for name in ("flip", "scales") if options[name] is not None}
     if not given:
         return None
-    scales = given.get("scales", [1.0])
+    flip, scales = given.get("flip", False), given.get("scales", [1.0])
+    if not isinstance(flip, bool):
+        raise ValueError(f"flip is {flip!r}; it is true or false")
     if not isinstance(scales, list) or not all(isinstance(scale, int | float) for scale in scales):
         raise ValueError(f"scales is {scales!r}; it is a list of numbers such as [0.75,1.0,1.25]")
-    return TestTime(flip=given.get("flip", False), scales=tuple(scales))
+    return TestTime(flip=flip, scales=tuple(scales))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from afl.tracking import Picture, write_text
 from afl.training.data import RunData, read_data
 from datasets import AnnotationIndex, read_image
 from scripts.entry import CONF, options_of, unknown_choice, unknown_key
+from scripts.run_material import require_images
 
 DEFAULTS = {"output": None, "images": 12}
 
@@ -39,7 +40,7 @@ def write_dataset_page(arguments: list[str]) -> Path:
         data.statistics.instances,
         data.statistics.images,
         [split_of("train", data.train), split_of("val", data.val)],
-        samples(data, int(options["images"])),
+        samples(data, options["images"]),
     )
     path = Path(str(options["output"] or Path(config.paths.output) / f"dataset-{name}.html"))
     write_text(path, page)
@@ -90,10 +91,15 @@ def split_of(name: str, index: AnnotationIndex) -> Split:
 
 def samples(data: RunData, count: int) -> list[Picture]:
     """``count`` training images with objects: half of them with rare classes where there are so many, the rest spread
-    evenly."""
+    evenly.
+
+    Raises:
+        ValueError: the count is below 1.
+    """
     index, groups = data.train, np.array(data.statistics.groups)
     filled = np.flatnonzero(np.diff(index.offsets))
     rare = [i for i in filled if (groups[index.labels[index.annotations(i)]] == "r").any()]
+    require_images(count)
     chosen = dict.fromkeys(_spread(rare, count // 2))
     for i in [*_spread(filled, count), *filled]:
         if len(chosen) < count:

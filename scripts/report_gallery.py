@@ -30,7 +30,7 @@ def write_gallery(arguments: list[str]) -> Path:
         DataError: the data set is not here.
     """
     options = options_of(arguments, DEFAULTS)
-    runs = Path(str(options["runs"]))
+    runs = Path(options["runs"])
     wanted = tuple(options[name] for name in ("dataset", "loss", "seed"))
     chosen = {
         record.detector: record
@@ -45,9 +45,9 @@ def write_gallery(arguments: list[str]) -> Path:
     order = [*DETECTOR_NAMES, *sorted(chosen)]
     records = [chosen[name] for name in sorted(chosen, key=order.index)]
     data = data_of(records[0])
-    images = telling_images(data, int(options["images"]))
+    images = telling_images(data, options["images"])
     columns = [gallery(runs / record.key, record, data, images) for record in records]
-    path = Path(str(options["results"])) / "figures" / f"gallery-{wanted[0]}-{wanted[1]}.jpg"
+    path = Path(options["results"]) / "figures" / f"gallery-{wanted[0]}-{wanted[1]}.jpg"
     save_jpeg(draw_gallery(columns), path)
     print(f"written: {path} ({', '.join(record.detector for record in records)})")
     return path

@@ -1,8 +1,11 @@
-"""``python -m scripts.report heads run=FOLDER [image=ID] [results=results]``: what a detector's heads see of one image."""
+"""``python -m scripts.report heads run=FOLDER [image=ID] [results=FOLDER]``: what a detector's heads see of one image.
+
+Written to ``heads.jpg`` in the run directory; with ``results``, to ``FOLDER/heads/DETECTOR.jpg``, as in README.md.
+"""
 
 from __future__ import annotations
 
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -23,46 +26,50 @@ from detectors.views import score_maps
 
 @torch.no_grad()
 def draw_heads(arguments: list[str]) -> Path:
-    """Draw the score maps and boxes of one validation image of a run; returns the JPEG that was written."""
+    """Draw the score maps and boxes of one validation image of a run; returns the JPEG that was written.
+
+    Raises:
+        ValueError: no run is named, it is not one, or its validation split has no such image.
+    """
     given = OmegaConf.from_dotlist(arguments)
-    if "run" not in given:
-        sys.exit("which run? python -m scripts.report heads run=outputs/NAME")
-    folder, image_id = Path(given.pop("run")), given.pop("image", None)
-    results = Path(given.pop("results", "results"))
+    if not given.get("run"):
+        raise ValueError("which run? python -m scripts.report heads run=outputs/NAME")
+    folder, image_id, results = (
+        Path(str(given.pop("run"))),
+        given.pop("image", None),
+        given.pop("results", None),
+    )
     run = load_run(folder, given)
-    for batch in evaluation_batches(run.config, run.data, World(0, 1, torch.device("cpu"))):
-        numbers = batch.image_ids.tolist()
-        number = numbers[0] if image_id is None else image_id
-        if number not in numbers:
-            continue
-        i = numbers.index(number)
-        images = normalise(batch.images[i : i + 1], run.config.trainer.channels_last)
-        outputs = run.detector(images)
-        (found,) = run.detector.decode(outputs, batch.sizes[i : i + 1])
-        found = to_original(found, batch.matrices[i], batch.original_sizes[i])
-        height, width = images.shape[-2:]
-        maps = {
-            name: _over_content(scores.numpy(), batch.sizes[i].tolist(), (height, width))
-            for name, scores in score_maps(run.detector, outputs, height, width).items()
-        }
-        place = run.data.val.image_ids.tolist().index(number)
-        chosen = run.data.val.annotations(place)
-        picture = Picture(
-            name=str(number),
-            pixels=read_image(run.data.val, place),
-            boxes=run.data.val.boxes[chosen],
-            labels=run.data.val.labels[chosen],
-            found_boxes=found.boxes.numpy(),
-            found_scores=found.scores.numpy(),
-            found_labels=found.labels.numpy(),
-        )
-        sheet = draw_maps(picture, maps, run.data.statistics.names)
-        path = results / "heads" / f"{run.config.cell.detector}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, cv2.imencode(".jpg", sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes())
-        print(f"written: {path} (image {number} of {run.config.cell.dataset})")
-        return path
-    sys.exit(f"{folder}: the validation split has no image {image_id}")
+    numbers = run.data.val.image_ids.tolist()
+    number = numbers[0] if image_id is None else image_id
+    if number not in numbers:
+        raise ValueError(f"{folder}: the validation split has no image {number}; one of them is {numbers[0]}")
+    # Nothing else of the split is read.
+    val = run.data.val.select([numbers.index(number)])
+    (batch,) = evaluation_batches(run.config, replace(run.data, val=val), World(0, 1, torch.device("cpu")))
+    images = normalise(batch.images, run.config.trainer.channels_last)
+    outputs = run.detector(images)
+    (found,) = run.detector.decode(outputs, batch.sizes)
+    found = to_original(found, batch.matrices[0], batch.original_sizes[0])
+    height, width = images.shape[-2:]
+    maps = {
+        name: _over_content(scores.numpy(), batch.sizes[0].tolist(), (height, width))
+        for name, scores in score_maps(run.detector, outputs, height, width).items()
+    }
+    picture = Picture(
+        name=str(number),
+        pixels=read_image(val, 0),
+        boxes=val.boxes,
+        labels=val.labels,
+        found_boxes=found.boxes.numpy(),
+        found_scores=found.scores.numpy(),
+        found_labels=found.labels.numpy(),
+    )
+    sheet = draw_maps(picture, maps, run.data.statistics.names)
+    path = Path(results) / "heads" / f"{run.config.cell.detector}.jpg" if results else folder / "heads.jpg"
+    write_bytes(path, cv2.imencode(".jpg", sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes())
+    print(f"written: {path} (image {number} of {run.config.cell.dataset})")
+    return path
 
 
 def _over_content(scores: np.ndarray, size: list[int], padded: tuple[int, int]) -> np.ndarray:

@@ -32,8 +32,8 @@ def write_report(arguments: list[str]) -> Path:
         ValueError: an unknown option, or there is no finished run at all.
     """
     options = options_of(arguments, DEFAULTS)
-    runs = Path(str(options["runs"]))
-    tables, notes = tables_of_results(Path(str(options["results"]))), []
+    runs = Path(options["runs"])
+    tables, notes = tables_of_results(Path(options["results"])), []
     if not tables:
         tables, notes = tables_of_runs(runs)
     if not tables:
@@ -41,9 +41,9 @@ def write_report(arguments: list[str]) -> Path:
             f"no records in {options['results']}/*/records and no runs in {runs}: train something first, for example "
             "make reproduce-table"
         )
-    material = gather(tables, runs, int(options["images"]), notes)
+    material = gather(tables, runs, options["images"], notes)
     page = report(material)
-    path = Path(str(options["output"]))
+    path = Path(options["output"])
     write_text(path, page)
     for line in material.missing:
         print(line)

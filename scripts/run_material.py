@@ -47,8 +47,19 @@ def data_of(record: Record) -> RunData:
     return read_data(OmegaConf.create(dict(record.config)))
 
 
+def require_images(count: int) -> None:
+    """Raises ValueError where somebody asks for fewer than one image."""
+    if count < 1:
+        raise ValueError(f"images is {count}; at least 1 is needed")
+
+
 def telling_images(data: RunData, count: int) -> list[int]:
-    """Validation images with many frequency groups and rare classes, at most ``count``, first ones first."""
+    """Validation images with many frequency groups and rare classes, at most ``count``, first ones first.
+
+    Raises:
+        ValueError: the count is below 1.
+    """
+    require_images(count)
     groups = np.array(data.statistics.groups)
 
     def interest(i: int) -> tuple[int, int, int]:

@@ -48,6 +48,7 @@ def test_a_data_sets_page_counts_what_its_annotations_hold(shared_data, tmp_path
 def test_wrong_data_sets_are_refused_in_one_line(tmp_path):
     for arguments, words in (
         (["dataset=bcd"], "dataset=bccd"),
+        (["dataset=shapes", "images=few"], "images is 'few'; it is a whole number"),
         (["dataset=shapes", "datset.seed=1"], "Did you mean dataset.seed"),
         (["dataset=coco", f"dataset.root={tmp_path}"], "there is no file .*prepare_data coco"),
     ):
@@ -96,6 +97,8 @@ def test_the_gallery_has_a_row_for_each_image_and_a_column_for_each_detector(run
     assert picture.shape[0] / picture.shape[1] == pytest.approx(1.5, rel=0.1)
     with pytest.raises(ValueError, match="no finished run of shapes_coco with cbl"):
         main([*options, "loss=cbl"])
+    with pytest.raises(ValueError, match="images is 0; at least 1"):
+        main([*options, "images=0"])
 
 
 def test_what_is_drawn_in_a_gallery_is_where_the_boxes_are(runs):

@@ -1,6 +1,10 @@
 """Typos on the command line get the nearest name."""
 
-from scripts.entry import unknown_choice, unknown_key
+import re
+
+import pytest
+
+from scripts.entry import asks_for_help, options_of, unknown_choice, unknown_key
 
 
 def test_unknown_group_member_suggests_the_nearest():
@@ -31,3 +35,53 @@ def test_unknown_key_suggests_the_nearest():
         ["dataset=shapes", "trainer.max_durations=3epochs"], "config"
     )
     assert unknown_key(["trainer.max_duration=3epochs"], "config") is None
+
+
+DEFAULTS = {"run": None, "output": "outputs", "score": 0.3, "images": 4, "pictures": True, "scales": None}
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("score=0", 0),
+        ("score=1e-1", 0.1),
+        ("images=12", 12),
+        ("pictures=false", False),
+        ("scales=[0.5,1.0]", [0.5, 1.0]),
+        ("run=0012", "0012"),  # a folder's name, not a number
+        ("output=1e3", "1e3"),
+        ("output=true", "true"),
+        ("run=*.pt", "*.pt"),  # an alias in YAML
+        ("run=a=b", "a=b"),
+        ("run=photos [1", "photos [1"),
+        ("run=${HOME}", "${HOME}"),
+        ("run=", None),
+    ],
+)
+def test_a_value_is_read_as_the_kind_of_its_default(argument, value):
+    assert options_of([argument], DEFAULTS) == DEFAULTS | {argument.partition("=")[0]: value}
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("pictures=fasle", "pictures is 'fasle'; it is true or false"),
+        ("pictures=1", "it is true or false"),
+        ("images=few", "images is 'few'; it is a whole number"),
+        ("images=1.5", "it is a whole number"),
+        ("images=true", "it is a whole number"),
+        ("score=high", "score is 'high'; it is a number"),
+        ("score=", "it is a number"),
+        ("scor=1", "no option 'scor'. Did you mean score?"),
+        ("--score", "not of the form NAME=VALUE"),
+    ],
+)
+def test_a_wrong_option_is_answered_in_one_line(argument, words):
+    with pytest.raises(ValueError, match=re.escape(words)) as error:
+        options_of([argument], DEFAULTS)
+    assert "\n" not in str(error.value)
+
+
+def test_help_is_the_text_at_the_top_of_the_command(capsys):
+    assert asks_for_help(["run=x", "--help"], "\nWhat it does.\n") and not asks_for_help(["run=x"], "")
+    assert capsys.readouterr().out == "What it does.\n"

@@ -1,9 +1,13 @@
 """Pictures: boxes and score maps where they belong."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from afl.tracking import Picture
+from afl.training.load import load_run
 from afl.training.pictures import FOUND_COLOR, SIDE, TRUTH_COLOR, contact_sheet, draw_maps, draw_picture
 
 
@@ -57,5 +61,11 @@ def test_the_heads_of_every_detector_can_be_looked_at(small_cell, detector, tmp_
 
     config = small_cell(detector, "fl", "trainer.max_duration=1steps")
     record = run_cell(config)
-    path = draw_heads([f"run={config.paths.output}/{record.key}", f"results={tmp_path}/results"])
-    assert path.name == f"{detector}.jpg" and path.stat().st_size > 1000
+    folder = f"{config.paths.output}/{record.key}"
+    path = draw_heads([f"run={folder}", f"results={tmp_path}/results"])
+    assert path == tmp_path / "results" / "heads" / f"{detector}.jpg" and path.stat().st_size > 1000
+    # One image is all that is read, whichever it is, and without `results` the picture stays with its run.
+    with pytest.raises(ValueError, match="no image 12345; one of them is"):
+        draw_heads([f"run={folder}", "image=12345"])
+    last = load_run(Path(folder), OmegaConf.create()).data.val.image_ids[-1]
+    assert draw_heads([f"run={folder}", f"image={last}"]) == Path(folder) / "heads.jpg"

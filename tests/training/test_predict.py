@@ -126,6 +126,24 @@ def test_mirrored_views_of_a_mirrored_image_are_the_same_views(run):
     )
 
 
+def test_the_images_are_never_written_over_nor_what_was_drawn_looked_at(run, tmp_path, monkeypatch):
+    _, alone, val, _ = run
+    suffix = val.image_path(0).suffix
+    photo = tmp_path / f"street{suffix}"
+    shutil.copy(val.image_path(0), photo)
+    before = photo.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    for images in (f"street{suffix}", "."):
+        refused([f"run={alone}", f"images={images}", "output=."], ValueError, "would be written over")
+    assert main([f"run={alone}", "images=.", "output=.", "pictures=false"]) == 0
+    assert (tmp_path / "detections.json").is_file() and photo.read_bytes() == before
+    for _ in range(2):  # the second time the first one's picture lies below the images
+        assert main([f"run={alone}", "images=.", "output=found"]) == 0
+        content = json.loads((tmp_path / "found" / "detections.json").read_text())
+        assert [image["file_name"] for image in content["images"]] == [photo.name]
+    assert photo.read_bytes() == before and (tmp_path / "found" / photo.name).is_file()
+
+
 def refused(arguments: list[str], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words) as caught:
         main(arguments)
@@ -156,6 +174,9 @@ def test_bad_input_is_answered_in_one_line(run, tmp_path, capsys):
     refused([f"images={empty}"], ValueError, "which run")
     refused([f"run={alone}", f"images={val.image_path(0)}", "scor=1"], ValueError, "Did you mean score")
     refused([f"run={alone}", f"images={val.image_path(0)}", "score=2"], ValueError, "from 0 to 1")
+    refused([f"run={alone}", f"images={val.image_path(0)}", "flip=maybe", to], ValueError, "flip is 'maybe'")
+    refused([f"run={alone}", f"images={val.image_path(0)}", "scales=2", to], ValueError, "a list of numbers")
+    refused([f"run={alone}", f"images={val.image_path(0)}", "batch=many", to], ValueError, "a whole number")
     refused([f"run={alone}", f"images={val.image_path(0)}", "batch=0", to], ValueError, "batch_size is 0")
     refused([f"run={alone}", f"images={val.image_path(0)}", "device=warp", to], ValueError, "device")
     with pytest.raises(ValueError, match="uint8 RGB"):
