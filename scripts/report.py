@@ -9,6 +9,7 @@
     python -m scripts.report compare outputs/ONE outputs/OTHER  # what was changed, and where AP moved
     python -m scripts.report gallery loss=afl                   # what every detector finds in the same images
     python -m scripts.report choice                             # which of AFL's free choices its search selects
+    python -m scripts.report noise                              # how much of a table the seed alone moves
     python -m scripts.report documents                          # results' tables into README.md and results/README.md
 
 ``figures`` draws, as PNG and PDF in ``results/figures``: the gradient of every loss against p, AFL's gate, class weights
@@ -17,6 +18,7 @@ against class count, and, where there are records of fl, cbl or afl, the gradien
 
 from __future__ import annotations
 
+import difflib
 import logging
 import sys
 from pathlib import Path
@@ -38,7 +40,8 @@ from afl.reporting.figures import (
 )
 from afl.tracking import Record
 from afl.training.build import instantiate
-from scripts.entry import CONF, quiet_libraries
+from afl.training.checkpoint import CheckpointError
+from scripts.entry import CONF, asks_for_help, options_of, quiet_libraries
 from scripts.report_choice import write_choice
 from scripts.report_compare import write_comparison
 from scripts.report_dataset import write_dataset_page
@@ -46,6 +49,7 @@ from scripts.report_documents import refresh_documents
 from scripts.report_gallery import write_gallery
 from scripts.report_heads import draw_heads
 from scripts.report_html import write_report
+from scripts.report_noise import write_noise
 
 MAIN_LOSSES = ("fl", "cbl", "afl", "cbfl")
 DEFAULTS = {"records": None, "runs": None, "results": "results"}
@@ -55,20 +59,20 @@ def main(arguments: list[str]) -> None:
     """One of ``COMMANDS`` and its options."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     quiet_libraries()
+    if asks_for_help(arguments, __doc__):
+        return
     if not arguments or arguments[0] not in COMMANDS:
-        sys.exit(f"which report? python -m scripts.report {' | '.join(COMMANDS)}")
+        near = difflib.get_close_matches(arguments[0], COMMANDS, n=1) if arguments else []
+        meant = f"did you mean {near[0]}?" if near else "which report?"
+        sys.exit(f"{meant} python -m scripts.report {' | '.join(COMMANDS)}")
     COMMANDS[arguments[0]](arguments[1:])
 
 
 def figures(arguments: list[str]) -> None:
     """``figures [records=FOLDER | runs=FOLDER] [results=FOLDER]``: of the losses."""
-    given = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
-    unknown = sorted(set(given) - set(DEFAULTS))
-    if unknown:
-        sys.exit(f"figures does not know {unknown[0]!r}; it takes {', '.join(DEFAULTS)}")
-    if {"records", "runs"} <= set(given):
+    options = options_of(arguments, DEFAULTS)
+    if options["records"] and options["runs"]:
         sys.exit("figures are drawn from records=FOLDER or from runs=FOLDER, not from both")
-    options = DEFAULTS | given
     draw_figures(records_of(options), Path(options["results"]) / "figures")
 
 
@@ -118,6 +122,7 @@ COMMANDS = {
     "compare": write_comparison,
     "gallery": write_gallery,
     "choice": write_choice,
+    "noise": write_noise,
     "documents": refresh_documents,
 }
 
@@ -125,5 +130,5 @@ COMMANDS = {
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (OSError, ValueError) as problem:
+    except (CheckpointError, OSError, ValueError) as problem:
         sys.exit(str(problem))

@@ -100,6 +100,10 @@ class Table:
     blocks: list[Block]
     cells: dict[CellName, Record | None] = field(repr=False)
 
+    def values(self, dataset: str, metric: str) -> dict[str, dict[str, dict[int, float]]]:
+        """The metric, in [0, 1], by row of its block, loss and seed; only what finished runs have."""
+        return _values(self.cells, self.spec, dataset, metric)
+
     def to_csv(self) -> str:
         """Long form: one line per cell and seed, metrics in [0, 1], empty where undefined or missing."""
         return render.to_csv(self)
@@ -159,34 +163,52 @@ def build_table(records: Iterable[Record], spec: TableSpec) -> Table:
 
 
 def _block(cells: Mapping[CellName, Record | None], spec: TableSpec, dataset: str, metric: str) -> Block:
+    values = _values(cells, spec, dataset, metric)
+    counts = {
+        detector: {
+            loss: Counter(
+                "missing" if run is None else run.status
+                for run in (cells[dataset, detector, loss, seed] for seed in spec.seeds)
+            )
+            for loss in spec.losses
+        }
+        for detector in spec.detectors
+    }
+    if AVERAGE in values:
+        counts[AVERAGE] = {
+            loss: Counter(finished=len(runs), missing=len(spec.seeds) - len(runs))
+            for loss, runs in values[AVERAGE].items()
+        }
+    return Block(
+        dataset=dataset,
+        metric=metric,
+        rows={name: _row(values[name], counts[name], spec) for name in values},
+    )
+
+
+def _values(
+    cells: Mapping[CellName, Record | None], spec: TableSpec, dataset: str, metric: str
+) -> dict[str, dict[str, dict[int, float]]]:
+    """The metric by row, loss and seed, where there is one; the average only over seeds that every detector has."""
     values: dict[str, dict[str, dict[int, float]]] = {}
-    counts: dict[str, dict[str, Counter]] = {}
     for detector in spec.detectors:
-        values[detector], counts[detector] = {}, {}
+        values[detector] = {}
         for loss in spec.losses:
             runs = {seed: cells[dataset, detector, loss, seed] for seed in spec.seeds}
-            counts[detector][loss] = Counter(
-                "missing" if run is None else run.status for run in runs.values()
-            )
             values[detector][loss] = {
                 seed: run.metrics[metric]
                 for seed, run in runs.items()
                 if run is not None and run.status == FINISHED and run.metrics.get(metric) is not None
             }
     if len(spec.detectors) > 1:
-        values[AVERAGE], counts[AVERAGE] = {}, {}
+        values[AVERAGE] = {}
         for loss in spec.losses:
             rows = [values[detector][loss] for detector in spec.detectors]
             common = set.intersection(*(set(row) for row in rows))
             values[AVERAGE][loss] = {
-                seed: math.fsum(row[seed] for row in rows) / len(rows) for seed in common
+                seed: math.fsum(row[seed] for row in rows) / len(rows) for seed in sorted(common)
             }
-            counts[AVERAGE][loss] = Counter(finished=len(common), missing=len(spec.seeds) - len(common))
-    return Block(
-        dataset=dataset,
-        metric=metric,
-        rows={name: _row(values[name], counts[name], spec) for name in values},
-    )
+    return values
 
 
 def _row(
