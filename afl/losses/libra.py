@@ -12,12 +12,17 @@ official code. Positives always stay. Defaults: K = 3; N = 3 for each positive a
 512 samples of an image with a quarter of positives; bins over IoU in [0, 0.4), up to where RetinaNet's
 negatives end. Pair it with cross-entropy: gamma 0, alpha off.
 
-Anchors: a sample is a location, binned by its largest IoU with any object. Grids, which have no IoU: the
-surrogate is the location's largest probability relative to the largest of the image's negatives, bins over
-[0, 1]: like the IoU it says how much a negative resembles an object, and high bins are sparse. Heat maps: a
-sample is an element, binned by the height of the Gaussian it lies in, Y = 1 - negative_scale^(1/4):
-(0, 1/3], (1/3, 2/3], (2/3, 1), and the floor Y = 0 as one bin more. The scale keeps multiplying the loss, so
-of the high bins little arrives.
+A sample is a location with all its classes, as it is a region with all its classes there. Anchors are binned
+by their largest IoU with any object. Grids have no IoU; the surrogate is the location's largest probability
+relative to the largest of the image's negatives, bins over [0, 1]: like the IoU it says how much a negative
+resembles an object, and high bins are sparse. Heat maps have none either; the surrogate is the height of the
+tallest Gaussian at the location, of whatever class, Y = 1 - negative_scale^(1/4): (0, 1/3], (1/3, 2/3],
+(2/3, 1), and the floor Y = 0 as one bin more. The scale keeps multiplying the loss of the class whose Gaussian
+it is, so of the high bins it is mostly the other classes' loss that arrives. At a peak, all classes stay.
+
+Elements of single classes are no samples in this sense. The wrong classes *on* an object have no Gaussian of
+their own: they would fall to the floor, of which one in fifty is drawn, and nothing would tell classes apart.
+Read so, CenterNet had an AP of 26.8 on LongTail Shapes (35.7 on frequent classes) where FL has 40.4 (61.5).
 
 Differs from the official code: each negative is drawn by itself with p_k, so that N is met on average; the
 bins' upper end is a constant and not the largest overlap of the batch, positives included; the floor has a
@@ -31,14 +36,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from afl.losses.fused import block_rows
-from afl.losses.primitive import scaled_negatives
 from afl.losses.sampling import (
     CROSS_ENTROPY,
     check_ratio,
     largest_negative_losses,
     negatives_wanted,
-    plain_negatives_per_image,
     positive_locations,
 )
 from afl.losses.target import ClassificationTarget
@@ -46,7 +48,6 @@ from afl.losses.weighting import ElementWeights, MapInfo, Weighting
 
 # CornerNet's beta (eq. 1): a negative at height Y counts (1 - Y)^4.
 _PENALTY_POWER = 4
-_BLOCK = 1 << 16
 
 
 class IouBalancedSampling(Weighting):
@@ -84,59 +85,30 @@ class IouBalancedSampling(Weighting):
     def forward(
         self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights
     ) -> ElementWeights:
+        positive = positive_locations(target)
+        candidate = ~positive if target.ignored is None else ~positive & ~target.ignored
+        level, levels = self._level(logits, target, candidate)
+        group = target.image * levels + level
+        available = torch.zeros(target.num_images * levels, dtype=torch.float64, device=logits.device)
+        available.index_add_(0, group, candidate.to(available.dtype))
         wanted = negatives_wanted(target, self.ratio, self.minimum)
-        if self.by_location:
-            return weights.times(negative_location=self._locations(logits, target, wanted))
-        return weights.times(negative_element=self._elements(logits, target, wanted))
+        probability = selection_probability(available.view(-1, levels), wanted).flatten()
+        drawn = uniform(_position_in_image(target), self.steps) < probability[group]
+        return weights.times(negative_location=(drawn | positive).to(torch.float32))
 
     def update(self) -> None:
         self.steps += 1
 
-    def _locations(self, logits: Tensor, target: ClassificationTarget, wanted: Tensor) -> Tensor:
-        """(R,) 1 at positive and drawn locations, 0 elsewhere."""
-        positive = positive_locations(target)
-        candidate = ~positive if target.ignored is None else ~positive & ~target.ignored
+    def _level(self, logits: Tensor, target: ClassificationTarget, candidate: Tensor) -> tuple[Tensor, int]:
+        """(R,) int64 bin of each location, by its closeness to an object, and the number of bins."""
+        if not self.by_location:
+            # The floor is bin 0, and bin k holds the heights up to k / K.
+            return (tallest_gaussian(target) * self.bins).ceil().to(torch.int64), self.bins + 1
         if target.location_overlap is None:
             closeness = _relative_score(logits, target, candidate)
         else:
             closeness = target.location_overlap / self.max_overlap
-        group = target.image * self.bins + (closeness * self.bins).to(torch.int64).clamp(0, self.bins - 1)
-        available = torch.zeros(target.num_images * self.bins, dtype=torch.float64, device=logits.device)
-        available.index_add_(0, group, candidate.to(available.dtype))
-        probability = selection_probability(available.view(-1, self.bins), wanted).flatten()
-        drawn = uniform(_position_in_image(target), self.steps) < probability[group]
-        return (drawn | positive).to(torch.float32)
-
-    def _elements(self, logits: Tensor, target: ClassificationTarget, wanted: Tensor) -> Tensor:
-        """(R, C) bool, elements drawn; what it says of positives and ignored locations is not read."""
-        (locations, classes), groups = logits.shape, self.bins + 1
-        place = _position_in_image(target)
-        available = torch.zeros((target.num_images, groups), dtype=torch.float64, device=logits.device)
-        available[:, 0] = plain_negatives_per_image(logits, target)
-        near = scaled_negatives(logits, target, CROSS_ENTROPY)
-        if near is not None:
-            location = torch.div(near.index, classes, rounding_mode="floor")
-            height = 1.0 - target.negative_scale.double() ** (1 / _PENALTY_POWER)
-            level = (height * self.bins).ceil().to(torch.int64).clamp(0, self.bins)
-            group = target.image[location] * groups + level
-            available.view(-1).index_add_(0, group, near.valid.to(available.dtype))
-        probability = selection_probability(available, wanted)
-
-        # One element more than the map has, for what padding writes.
-        drawn = torch.zeros(locations * classes + 1, dtype=torch.bool, device=logits.device)
-        floor, label = probability[:, 0].to(torch.float32), torch.arange(classes, device=logits.device)
-        step = block_rows(classes, logits.device, _BLOCK)
-        for start in range(0, locations, step):
-            rows = slice(start, min(start + step, locations))
-            number = uniform(place[rows, None] * classes + label, self.steps)
-            drawn[rows.start * classes : rows.stop * classes] = (
-                number < floor[target.image[rows], None]
-            ).flatten()
-        if near is not None:
-            number = uniform(place[location] * classes + near.index % classes, self.steps)
-            index = torch.where(near.valid, near.index, locations * classes)
-            drawn[index] = number < probability.flatten()[group]
-        return drawn[:-1].view(locations, classes)
+        return (closeness * self.bins).to(torch.int64).clamp(0, self.bins - 1), self.bins
 
 
 def selection_probability(available: Tensor, wanted: Tensor) -> Tensor:
@@ -174,6 +146,16 @@ def _scrambled(x: Tensor) -> Tensor:
         # The factor has 27 bits: no product leaves int64.
         x = ((x >> 16) ^ x) * 0x45D9F3B & 0xFFFFFFFF
     return (x >> 16) ^ x
+
+
+def tallest_gaussian(target: ClassificationTarget) -> Tensor:
+    """(R,) float64 in [0, 1], height of the tallest Gaussian over all classes of each location of a heat map."""
+    height = torch.zeros(target.num_locations, dtype=torch.float64, device=target.image.device)
+    if target.negative_index is None or not target.num_locations:
+        return height
+    location = torch.div(target.negative_index.clamp(min=0), target.num_classes, rounding_mode="floor")
+    own = 1.0 - target.negative_scale.double() ** (1 / _PENALTY_POWER)
+    return height.scatter_reduce_(0, location, torch.where(target.negative_index >= 0, own, 0.0), "amax")
 
 
 def _relative_score(logits: Tensor, target: ClassificationTarget, candidate: Tensor) -> Tensor:

@@ -25,9 +25,7 @@ def drawn_share(sampling, logits, target, steps=400):
     """Mean over steps of the mask."""
     total = 0.0
     for _ in range(steps):
-        weights = sampling(logits, target, FREE)
-        mask = weights.negative_element if weights.negative_location is None else weights.negative_location
-        total = total + mask.double()
+        total = total + sampling(logits, target, FREE).negative_location.double()
         sampling.update()
     return total / steps
 
@@ -111,31 +109,49 @@ def test_grids_without_iou_are_binned_by_their_relative_score():
     assert_shares(drawn_share(link(), logits, target), expected)
 
 
-def test_heat_maps_are_drawn_from_bins_of_the_gaussians_height_and_the_floor():
-    target = random_target(2, ignored=True, verified=True, scaled=60, positives=4)
-    target.negative_scale[(target.negative_index >= 0).nonzero()[:5]] = 1.0  # listed, but on the floor
-    classes, elements = 5, 150
-    height = 1 - target.negative_scale.double() ** 0.25
-    y = torch.zeros(2 * elements, dtype=torch.float64)
-    present = target.negative_index >= 0
-    y[target.negative_index[present]] = height[present]
-    positive = set(target.positive.tolist())
-    expected, read = (
-        torch.zeros(2 * elements, dtype=torch.float64),
-        torch.zeros(2 * elements, dtype=torch.bool),
-    )
+def test_heat_maps_are_drawn_from_bins_of_the_tallest_gaussian_and_the_floor():
+    target = random_target(2, ignored=True, verified=True, scaled=25, positives=4)
+    listed = (target.negative_index >= 0).nonzero()
+    target.negative_scale[listed[:5]] = 1.0  # listed, but on the floor
+    target.negative_scale[listed[5:]] **= 4  # otherwise hardly any is close to its peak
+    tallest = [0.0] * 60
+    for index, scale in zip(target.negative_index.tolist(), target.negative_scale.tolist(), strict=True):
+        if index >= 0:
+            tallest[index // 5] = max(tallest[index // 5], 1 - scale**0.25)
+    positive = {index // 5 for index in target.positive.tolist() if index >= 0}
+    expected = torch.ones(60, dtype=torch.float64)
+    used = set()
     for image in range(2):
-        bins = {}
-        for e in range(elements * image, elements * (image + 1)):
-            if e in positive or target.ignored[e // classes] or not target.verified[image, e % classes]:
-                continue
-            value = y[e].item()
-            bins[e] = 0 if value == 0 else 1 if value <= 1 / 3 else 2 if value <= 2 / 3 else 3
-        count = sum(1 for e in positive if e >= 0 and e // elements == image)
-        for e, p in probability_by_loop(bins, max(3 * count, 20), 4).items():
-            expected[e], read[e] = p, True
-    share = drawn_share(link(dense_positives=False, minimum=20), torch.zeros(60, 5), target).flatten()
-    assert_shares(share[read], expected[read])
+        free = [r for r in range(30 * image, 30 * image + 30) if not target.ignored[r] and r not in positive]
+        bins = {r: sum(tallest[r] > edge for edge in (0, 1 / 3, 2 / 3)) for r in free}
+        used |= set(bins.values())
+        count = sum(1 for index in target.positive.tolist() if index >= 0 and index // 150 == image)
+        for r, p in probability_by_loop(bins, max(3 * count, 8), 4).items():
+            expected[r] = p
+    assert used == {0, 1, 2, 3}
+    share = drawn_share(link(dense_positives=False, minimum=8), torch.zeros(60, 5), target)
+    kept = ~target.ignored
+    assert_shares(share[kept], expected[kept])
+
+
+def test_wrong_classes_on_an_object_of_a_heat_map_are_learnt_though_they_have_no_gaussian():
+    """All of them at the peak; around it, those of the bin of the object's Gaussian and not those of the floor."""
+    rows = 10_000
+    target = plain_target(
+        rows, 5, [0], negative_index=torch.tensor([5, 10]), negative_scale=torch.tensor([0.5, 0.9])
+    )
+    z = torch.zeros(rows, 5, requires_grad=True)
+    sampling = link(dense_positives=False, minimum=40)
+    loss = ClassificationLoss(
+        make_info([9.0] * 5), chain={"libra": lambda info: sampling}, gamma=0.0, alpha=-1.0
+    )
+    for _ in range(5):
+        _, gradient = loss_and_gradient(loss(z, target, torch.tensor(1.0)), z)
+        assert gradient[0].tolist() == [-0.5, 0.5, 0.5, 0.5, 0.5]
+        assert gradient[1].tolist() == [0.25, 0.5, 0.5, 0.5, 0.5]
+        torch.testing.assert_close(gradient[2], torch.tensor([0.45, 0.5, 0.5, 0.5, 0.5]))
+        assert 10 < (gradient[3:].sum(1) > 0).sum() < 80  # 38 of the floor on average
+        sampling.update()
 
 
 @pytest.mark.parametrize("scaled", [0, 40])
@@ -148,7 +164,7 @@ def test_loss_is_cross_entropy_of_positives_and_drawn_negatives(scaled):
     )
     value, gradient = loss_and_gradient(loss(logits, target, N), logits)
     weights = sampling(logits.detach(), target, FREE)
-    mask = weights.negative_element if scaled else weights.negative_location[:, None].expand(60, 5)
+    mask = weights.negative_location[:, None].expand(60, 5)
     scale = torch.ones(300, dtype=torch.float64)
     if scaled:
         present = target.negative_index >= 0
@@ -169,9 +185,8 @@ def test_each_half_of_a_batch_draws_what_the_whole_batch_draws(dense_positives):
     whole = link(dense_positives=dense_positives)(torch.zeros(60, 5), target, FREE)
     half = replace(target, image=target.image[:30], num_images=1)
     part = link(dense_positives=dense_positives)(torch.zeros(30, 5), half, FREE)
-    name = "negative_location" if dense_positives else "negative_element"
-    assert torch.equal(getattr(whole, name)[:30], getattr(part, name))
-    assert torch.equal(getattr(whole, name)[30:], getattr(part, name))
+    assert torch.equal(whole.negative_location[:30], part.negative_location)
+    assert torch.equal(whole.negative_location[30:], part.negative_location)
 
 
 def test_sampling_resumes_where_it_was_and_leaves_the_global_generator_alone():
