@@ -95,6 +95,19 @@ class ClassificationLoss(nn.Module):
                 )
         return weighted_loss(logits, target, weights, normalizer)
 
+    @property
+    def wants_prior(self) -> bool:
+        """Whether a link wants the head to start at a probability of its own; who trains then sets the bias."""
+        return self._head_prior() is not None
+
+    def prior_from_data(self, positives_per_image: float, elements_per_image: float) -> float:
+        """That probability, whatever the data; the first link that has one decides."""
+        return self._head_prior()
+
+    def _head_prior(self) -> float | None:
+        wanted = (link.head_prior for link in self.chain.values())
+        return next((prior for prior in wanted if prior is not None), None)
+
     def update(self) -> None:
         """Moves the running state of every link; once per optimiser step."""
         for link in self.chain.values():

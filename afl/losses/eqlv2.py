@@ -12,8 +12,16 @@ g_j is 100, so that all weights are 1. The element loss is cross-entropy without
 
 Anchor heads: sums run over all locations, where the paper has the proposals of a second stage. With
 thousands of background locations to a positive, the ratios start near 0 and the negatives of *every* class
-are muted first: the weights do the work of foreground against background too. Heat maps: the same,
-negatives with their (1 - Y)^4.
+are muted first: the weights do the work of foreground against background too. (The authors of the official
+code say that it does not serve one-stage detectors for that reason: tztztztztz/eqlv2, issue 1.) Heat maps: the
+same, negatives with their (1 - Y)^4.
+
+Nothing is forgotten, so where a head starts decides what becomes of it: the gradients of the first step, whose
+weights are 1, stay in the sums for good. The head therefore starts at a probability of 0.001 (``prior``), as
+the official code's does with every sigmoid loss. At a heat map's usual 0.1 that one step has more gradient on
+the negatives of a rare class than all its positives until the end of the training: CenterNet on LongTail
+Shapes, whose rarest class has 2 instances, kept the weight of its negatives at 7e-5 in all 840 steps, and an
+AP of 27.1 (FL: 40.4).
 
 Differs from the official code: sums go over ranks once per optimiser step, and need no torch.distributed;
 there is no extra channel for objectness; a soft positive weighs w- + y (w+ - w-), as that code's formula
@@ -45,12 +53,24 @@ class EqualizationV2(Weighting):
         gamma: steepness of f, positive.
         mu: ratio at which f is 1/2.
         alpha: most that a positive's weight can gain, not negative.
+        prior: probability that a fresh head should give to every element; None: what it is used to.
     """
 
-    def __init__(self, info: MapInfo, *, gamma: float = 12.0, mu: float = 0.8, alpha: float = 4.0) -> None:
+    def __init__(
+        self,
+        info: MapInfo,
+        *,
+        gamma: float = 12.0,
+        mu: float = 0.8,
+        alpha: float = 4.0,
+        prior: float | None = 0.001,
+    ) -> None:
         super().__init__()
         if gamma <= 0 or alpha < 0:
             raise ValueError(f"gamma is {gamma} and alpha {alpha}, but must be positive and not negative.")
+        if prior is not None and not 0 < prior < 1:
+            raise ValueError(f"prior is {prior}, but must lie between 0 and 1.")
+        self.head_prior = prior
         self.gamma, self.mu, self.alpha = gamma, mu, alpha
         self.ratio = GradientRatio(info.num_classes, initial=_UNKNOWN)
 

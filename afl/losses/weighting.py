@@ -77,9 +77,12 @@ class Weighting(nn.Module):
 
     ``forward`` runs without gradient and accumulates statistics in training mode only; ``update`` is called
     once per optimiser step, sums them over ranks and moves the running state, which lives in buffers.
+
+    ``head_prior`` is the probability that a fresh head should give to every element; None: what it is used to.
     """
 
     uses_overlap: bool = False
+    head_prior: float | None = None
 
     def forward(
         self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights

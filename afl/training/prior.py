@@ -1,4 +1,5 @@
-"""Losses that set the heads' bias from the data before training, and the score threshold that goes with it."""
+"""Losses that set the heads' bias before training, from the data or as they want it, and the score threshold that goes
+with it."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 def initialise_priors(
     detector: nn.Module, batches: Iterable[Batch], world: World, *, channels_last: bool
 ) -> None:
-    """Count positives and elements of the maps whose loss wants it, and set the bias of their last layers.
+    """Count positives and elements, ask the losses that want it where to start, and set the bias of their last layers.
 
     Only the first ``BATCHES`` batches are looked at; detectors whose losses do not ask are left as they are.
     """
@@ -46,7 +47,7 @@ def initialise_priors(
         for layer in detector.class_layers()[name]:
             layer.bias.fill_(prior_bias(prior))
         if world.is_main:
-            log.info("%s: optimal prior %.2g, counted on the data", name, prior)
+            log.info("%s: the head starts at a probability of %.2g, as its loss wants it", name, prior)
 
 
 def adapt_threshold(detector: nn.Module) -> None:

@@ -76,7 +76,26 @@ def test_pushes_of_a_class_without_enough_positives_balance_in_the_long_run():
     assert 0.4 < loss.chain["eqlv2"].ratio.value.item() < 0.8
 
 
-@pytest.mark.parametrize("options", [{"gamma": 0.0}, {"alpha": -1.0}])
+def weight_of_negatives_in_the_end(prior: float) -> float:
+    """Of a class with 2 instances in 24 epochs, on 16 maps of 24 x 24 whose negatives are learnt at once."""
+    loss, target = build([1.0]), plain_target(16 * 24 * 24 + 1, 1, [0])
+    shares = torch.full((16 * 24 * 24 + 1, 1), prior, dtype=torch.float64)
+    for _ in range(1 + 2 * 24):
+        loss(shares.logit(), target, torch.tensor(1.0))
+        loss.update()
+        shares[0], shares[1:] = 0.5, 1e-4
+    return loss.chain["eqlv2"].statistics()["negative_weight_min"].item()
+
+
+def test_from_the_published_prior_a_rare_class_finds_its_balance_and_from_that_of_a_heat_map_it_never_does():
+    loss = build()
+    assert loss.wants_prior and loss.prior_from_data(3.0, 900.0) == 0.001
+    assert weight_of_negatives_in_the_end(0.001) > 0.2
+    assert weight_of_negatives_in_the_end(0.1) < 0.001
+    assert not build(prior=None).wants_prior and not ClassificationLoss(make_info(COUNTS)).wants_prior
+
+
+@pytest.mark.parametrize("options", [{"gamma": 0.0}, {"alpha": -1.0}, {"prior": 1.0}])
 def test_options_out_of_range_are_named(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         build(**options)

@@ -57,6 +57,18 @@ def test_a_detector_with_a_score_threshold_takes_the_loss_s_where_that_is_lower(
         assert model.score_threshold == pytest.approx(min(1.0, factor) * before)
 
 
+@pytest.mark.parametrize("detector", ["centernet", "objectbox"])
+@pytest.mark.parametrize(("loss", "prior"), [("eqlv2", 0.001), ("dr_loss", 0.5)])
+def test_a_prior_that_a_method_wants_is_where_every_map_starts(small_cell, detector, loss, prior):
+    config = small_cell(detector, loss)
+    classes = ClassCounts(torch.full((30,), 9.0), torch.full((30,), 9.0))
+    model = build_detector(config, classes)
+    initialise_priors(model, iter([]), World(0, 1, torch.device("cpu")), channels_last=True)
+    for layers in model.class_layers().values():
+        for layer in layers:
+            torch.testing.assert_close(layer.bias.sigmoid(), torch.full_like(layer.bias, prior))
+
+
 def test_losses_that_do_not_ask_are_left_alone(small_cell):
     config = small_cell("centernet", "fl")
     classes = ClassCounts(torch.ones(30), torch.ones(30))
