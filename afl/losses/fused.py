@@ -23,7 +23,8 @@ def uses_triton(tensor: Tensor) -> bool:
 
     The environment variable ``AFL_TRITON`` decides: ``auto`` (or unset) takes the kernels for tensors on a GPU
     where triton is installed, ``off`` never, ``on`` always, on a CPU through Triton's interpreter, which
-    ``TRITON_INTERPRET=1`` switches on. Both give the same numbers; float64 never goes through the kernels.
+    ``TRITON_INTERPRET=1`` switches on. Both give the same numbers; float64 never goes through the kernels, nor does what
+    lies on another device than a CPU or a GPU.
 
     Raises:
         RuntimeError: ``on`` cannot be had, or the variable has another value.
@@ -31,7 +32,7 @@ def uses_triton(tensor: Tensor) -> bool:
     wanted = os.environ.get(SWITCH, "auto")
     if wanted not in ("auto", "on", "off"):
         raise RuntimeError(f"{SWITCH}={wanted}: it is auto, on or off")
-    if wanted == "off" or tensor.dtype == torch.float64:
+    if wanted == "off" or tensor.dtype == torch.float64 or tensor.device.type not in ("cpu", "cuda"):
         return False
     if wanted == "auto":
         return tensor.is_cuda and _installed()
