@@ -1,44 +1,141 @@
-"""Commands in the documents against the code: they compose, their targets and files exist."""
+"""Commands, names, links and code in the documents against the project: they compose, exist, lead somewhere and run."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
+import shlex
+from itertools import product
 
 import pytest
+import torch
 
 from afl.training.compose import CONF, compose_cell
-from scripts.entry import unknown_choice
+from scripts import dashboard, export, predict, prepare_data, report
+from scripts.entry import options_of, unknown_choice
 
 ROOT = CONF.parent
-TEXT = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-TRAIN = re.findall(r"^    python -m scripts\.train ([^#\n]+)", TEXT, re.M)
+DOCUMENTS = ("README.md", "docs/troubleshooting.md", "CONTRIBUTING.md")
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
+# Files that a reader is told to make.
+OWN = re.compile(r"mine|birds|local")
+TRAIN = re.compile(r"(?:python|torchrun --nproc-per-node \d+) -m scripts\.train +(.+)")
 
 
-@pytest.mark.parametrize("arguments", TRAIN)
+def commands(pattern: re.Pattern | str) -> list[str]:
+    """What follows ``pattern`` in all examples, on lines of their own or inside sentences, without comments."""
+    found = []
+    for text in TEXTS.values():
+        joined = re.sub(r"\\\n *", "", text)
+        for line in [*joined.splitlines(), *re.findall(r"`([^`\n]+)`", joined)]:
+            match = re.match(pattern, line.strip())
+            if match and "..." not in line:
+                found.append(re.sub(r"\s#.*| {2,}\S.*", "", match[1]).strip())
+    return list(dict.fromkeys(found))
+
+
+def cells(words: list[str]) -> list[list[str]]:
+    """What a sweep starts: each of the first and last values of every list."""
+    choices = []
+    for word in words:
+        name, _, value = word.partition("=")
+        values = value.split(",") if re.fullmatch(r"[\w/,]+", value) else [value]
+        choices.append([f"{name}={one}" for one in dict.fromkeys((values[0], values[-1]))])
+    return [list(one) for one in product(*choices)]
+
+
+@pytest.mark.parametrize("arguments", commands(TRAIN))
 def test_training_commands_compose(arguments):
-    words = arguments.split()
+    words = [word for word in shlex.split(arguments) if word != "-m"]
     assert unknown_choice(words) is None
-    given = dict(word.partition("=")[::2] for word in words)
-    detector = given.pop("detector", "centernet")
-    if "/" in given.get("experiment", ""):
-        detector = given["experiment"].rpartition("/")[2]
-    loss = given.pop("loss", "fl")
-    compose_cell(detector=detector, loss=loss, overrides=[f"{name}={value}" for name, value in given.items()])
+    words = [word for word in words if not re.match(r"hydra[./]", word)]
+    for cell in cells(words):
+        given = dict(word.partition("=")[::2] for word in cell)
+        detector = given.pop("detector", "centernet")
+        if "/" in given.get("experiment", ""):
+            detector = given["experiment"].rpartition("/")[2]
+        loss = given.pop("loss", "fl")
+        compose_cell(
+            detector=detector, loss=loss, overrides=[f"{name}={value}" for name, value in given.items()]
+        )
 
 
-def test_there_are_commands_and_what_they_name_exists():
-    assert len(TRAIN) >= 8
+def test_there_are_commands_of_every_kind():
+    assert len(commands(TRAIN)) >= 15
+    for module, known in (
+        ("predict", predict.DEFAULTS),
+        ("export", export.DEFAULTS),
+        ("dashboard", dict.fromkeys(dashboard.OPTIONS)),
+    ):
+        examples = commands(rf"python -m scripts\.{module} (.+)")
+        assert examples, module
+        for line in examples:
+            options_of([word for word in shlex.split(line) if not word.startswith("[")], known)
+    for line in commands(r"python -m scripts\.report (.+)"):
+        assert line.split()[0] in report.COMMANDS, line
+    for line in commands(r"python -m scripts\.prepare_data (.+)"):
+        assert line.split()[0] in {"check", "shapes", *prepare_data.PUBLISHED}, line
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_targets_modules_and_files_exist(name):
+    text = TEXTS[name]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"make ([a-z-]+)", TEXT):
-        known = [line.partition(":")[0] for line in makefile.splitlines() if re.match(r"[a-z%-]+:", line)]
-        assert any(re.fullmatch(name.replace("%", ".+"), target) for name in known), target
-    for script in re.findall(r"python -m scripts\.(\w+)", TEXT):
-        assert (ROOT / "scripts" / f"{script}.py").is_file()
-    for path in re.findall(r"`((?:afl|conf|detectors|tests)/[\w/.]+)`", TEXT):
-        assert Path(ROOT / path).exists(), path
+    known = [line.partition(":")[0] for line in makefile.splitlines() if re.match(r"[a-z%-]+:", line)]
+    for target in re.findall(r"(?:`|^ *)make ([a-zA-Z-]+)", text, re.M):
+        assert any(re.fullmatch(one.replace("%", ".+"), target) for one in known), target
+    for script in re.findall(r"python -m scripts\.(\w+)", text):
+        assert (ROOT / "scripts" / f"{script}.py").is_file(), script
+    for path in re.findall(r"`((?:afl|conf|detectors|datasets|docs|tests|results)/[\w/.-]+)`", text):
+        assert (ROOT / path).exists() or OWN.search(path), path
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_and_pictures_lead_somewhere(name):
+    text = TEXTS[name]
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.M)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("#"):
+            assert target[1:] in anchors, target
+        elif not target.startswith("http"):
+            assert ((ROOT / name).parent / target).is_file(), target
+
+
+def test_the_readme_names_every_member_of_every_group_that_it_lists():
+    rows = re.findall(r"^\| (`\w+`.*?) \| (.+) \|$", TEXTS["README.md"], re.M)
+    named: dict[str, set[str]] = {}
+    for groups, members in rows:
+        for group in re.findall(r"`(\w+)`", groups):
+            if (CONF / group).is_dir():
+                named.setdefault(group, set()).update(re.findall(r"`([\w/]+)`", members))
+    assert set(named) == {
+        "detector", "loss", "dataset", "backbone", "optimizer", "schedule", "experiment", "debug",
+    }  # fmt: skip
+    for group, members in named.items():
+        files = {path.stem for path in (CONF / group).glob("*.yaml")} - {"shapes_pretraining"}
+        assert files <= members, (group, files - members)
+
+
+def test_the_ten_lines_for_torchvision_run_as_they_stand():
+    (code,) = [c for c in re.findall(r"```python\n(.*?)```", TEXTS["README.md"], re.S) if "AdaptiveHead" in c]
+    counts = torch.tensor([500.0, *[20.0] * 19])
+    names = {"instances_per_class": counts}
+    # No weights are downloaded here.
+    exec(
+        compile(code.replace('weights_backbone="DEFAULT"', "weights_backbone=None"), "README.md", "exec"),
+        names,
+    )
+    model = names["model"].train()
+    model.transform.min_size, model.transform.max_size = (64,), 64
+    target = {"boxes": torch.tensor([[5.0, 6.0, 50.0, 60.0]]), "labels": torch.tensor([3])}
+    found = model([torch.rand(3, 64, 64)], [target])["classification"]
+    found.backward()
+    loss = model.head.classification_head.loss
+    # One training image was seen: the gate's running mean has moved, and is saved with the model.
+    assert found.item() > 0 and "head.classification_head.loss.class_weights" in model.state_dict()
+    assert loss.class_weights[0] < loss.class_weights[1]
+    assert model.head.classification_head.cls_logits.weight.grad.abs().sum() > 0
 
 
 def test_the_habits_are_ten():
-    habits = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    assert re.findall(r"^(\d+)\. ", habits, re.M) == [str(n) for n in range(1, 11)]
+    assert re.findall(r"^(\d+)\. ", TEXTS["CONTRIBUTING.md"], re.M) == [str(n) for n in range(1, 11)]
