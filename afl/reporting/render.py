@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 ABSENT = "—"
 FAILED = "failed"
 UNDEFINED = "n/a"
+MOST_COLUMNS = 10  # losses side by side; more of them run down the page, detectors across
 
 
 def to_csv(table: Table) -> str:
@@ -88,36 +89,35 @@ def to_markdown(table: Table) -> str:
     if table.notes:
         parts.append("\n".join(f"- {_markdown(note)}." for note in table.notes))
     for block in table.blocks:
+        columns, rows = _oriented(table, block)
         lines = [
-            _markdown_line(["", *map(_markdown, table.spec.losses)]),
-            _markdown_line(["---", *["---:"] * len(table.spec.losses)]),
+            _markdown_line(["", *map(_markdown, columns)]),
+            _markdown_line(["---", *["---:"] * len(columns)]),
         ]
-        for row, entries in block.rows.items():
-            texts = [_markdown_entry(entry) for entry in entries.values()]
-            lines.append(_markdown_line([_markdown(row), *texts]))
+        for name, entries in rows.items():
+            lines.append(_markdown_line([_markdown(name), *map(_markdown_entry, entries)]))
         parts.append(f"**{_markdown(_heading(block))}**\n\n" + "\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
 
 def to_latex(table: Table) -> str:
     """``table*`` with one headed group of rows per block."""
-    columns = len(table.spec.losses)
+    columns, _ = _oriented(table, table.blocks[0])
     lines = [
         r"\begin{table*}",
         r"\centering",
         r"\small",
-        rf"\begin{{tabular}}{{l{'r' * columns}}}",
+        rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
         r"\toprule",
-        " & ".join(["", *map(_latex, table.spec.losses)]).strip() + r" \\",
+        " & ".join(["", *map(_latex, columns)]).strip() + r" \\",
     ]
     for block in table.blocks:
         lines += [
             r"\midrule",
-            rf"\multicolumn{{{columns + 1}}}{{l}}{{\textit{{{_latex(_heading(block))}}}}} \\",
+            rf"\multicolumn{{{len(columns) + 1}}}{{l}}{{\textit{{{_latex(_heading(block))}}}}} \\",
         ]
-        for row, entries in block.rows.items():
-            texts = [_latex_entry(entry) for entry in entries.values()]
-            lines.append(" & ".join([_latex(row), *texts]) + r" \\")
+        for name, entries in _oriented(table, block)[1].items():
+            lines.append(" & ".join([_latex(name), *map(_latex_entry, entries)]) + r" \\")
     caption = " ".join([table.caption, *(f"{note}." for note in table.notes)])
     lines += [
         r"\bottomrule",
@@ -138,31 +138,48 @@ def to_rich(table: Table) -> Any:
     parts: list[Any] = [Text(table.caption)]
     parts += [Text(f"{note}.", style="yellow") for note in table.notes]
     for block in table.blocks:
-        shown = _rich_frame(RichTable, _heading(block), table.spec.losses)
-        for row, entries in block.rows.items():
-            texts = [
-                Text(_plain_entry(entry, "\n"), style="bold" if entry.best else "")
-                for entry in entries.values()
-            ]
-            shown.add_row(row, *texts)
+        columns, rows = _oriented(table, block)
+        shown = _rich_frame(RichTable, _heading(block), columns)
+        for name, entries in rows.items():
+            shown.add_row(
+                name,
+                *(Text(_plain_entry(entry, "\n"), style="bold" if entry.best else "") for entry in entries),
+            )
         parts.append(shown)
     for dataset in table.spec.datasets:
-        shown = _rich_frame(RichTable, f"{dataset}: wall time per cell, seconds", table.spec.losses)
-        for detector in table.spec.detectors:
-            shown.add_row(
-                detector, *(_wall_time(table, dataset, detector, loss) for loss in table.spec.losses)
-            )
+        columns, rows = _turned(
+            table.spec.losses,
+            {
+                detector: [_wall_time(table, dataset, detector, loss) for loss in table.spec.losses]
+                for detector in table.spec.detectors
+            },
+        )
+        shown = _rich_frame(RichTable, f"{dataset}: wall time per cell, seconds", columns)
+        for name, seconds in rows.items():
+            shown.add_row(name, *seconds)
         parts.append(shown)
     return Group(*parts)
 
 
-def _rich_frame(kind: type, title: str, losses: Sequence[str]) -> Any:
+def _oriented(table: Table, block: Block) -> tuple[Sequence[str], dict[str, Sequence[Entry]]]:
+    """Names of the columns, and the entries of each row."""
+    return _turned(table.spec.losses, {row: list(entries.values()) for row, entries in block.rows.items()})
+
+
+def _turned(losses: Sequence[str], rows: dict[str, Sequence]) -> tuple[Sequence[str], dict[str, Sequence]]:
+    """Columns and rows as they are, or turned where there are more losses than a page has room for."""
+    if len(losses) <= MOST_COLUMNS:
+        return losses, rows
+    return list(rows), dict(zip(losses, map(list, zip(*rows.values(), strict=True)), strict=True))
+
+
+def _rich_frame(kind: type, title: str, columns: Sequence[str]) -> Any:
     from rich import box
 
     frame = kind(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     frame.add_column("")
-    for loss in losses:
-        frame.add_column(loss, justify="right")
+    for name in columns:
+        frame.add_column(name, justify="right")
     return frame
 
 

@@ -256,7 +256,7 @@ def _caption(spec: TableSpec, finished: Mapping[CellName, Record]) -> str:
     if len(spec.seeds) > 1:
         sentences.append(
             f"Metrics x 100: mean over seeds {seeds} with 95 % t-interval; in brackets the paired difference "
-            f"to {spec.baseline} by seed. Bold: best of its row, its difference's interval clear of zero"
+            f"to {spec.baseline} by seed. Bold: best loss of a detector, its difference's interval clear of zero"
         )
     else:
         sentences.append(f"Metrics x 100, seed {seeds} only; in brackets the difference to {spec.baseline}")

@@ -284,3 +284,20 @@ def test_records_are_found_in_run_folders_and_damaged_ones_are_named(tmp_path, r
     assert load_records(tmp_path / "runs") == found[:2]
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_records(tmp_path / "nowhere")
+
+
+def test_more_losses_than_a_page_has_room_for_run_down_it(record):
+    losses = {f"loss{i}": [0.30 + i / 100, 0.32 + i / 100] for i in range(11)}
+    few = {name: losses[name] for name in list(losses)[:10]}
+    wide, long = one_row(record, few, baseline="loss0"), one_row(record, losses, baseline="loss0")
+    entry = "33.0 ± 12.7 (+2.0 ± 0.0)"  # of loss2, as in the golden files
+    for text in (wide.to_markdown(), long.to_markdown()):
+        assert text.count(entry) == 1
+    assert re.search(r"^\|  \| loss0 \| loss1 .* \| loss9 \|\n.*\n\| fcos \| ", wide.to_markdown(), re.M)
+    assert "|  | fcos |\n| --- | ---: |\n| loss0 | 31.0 ± 12.7 |\n" in long.to_markdown()
+    assert f"| loss2 | {entry} |" in long.to_markdown()
+    assert r"\begin{tabular}{lr}" in long.to_latex() and r"\multicolumn{2}{l}" in long.to_latex()
+    assert len(re.findall(r"^loss\d+ & .* \\\\$", long.to_latex(), re.M)) == 11
+    printed = shown(long)
+    assert len(re.findall(r"^ *loss\d+ ", printed, re.M)) == 22  # values, then wall times
+    assert long.to_csv().count("\n") == 23
