@@ -40,6 +40,10 @@ window.addEventListener("load", () => {
   const seen = {
     pictures: copies.map((copy) => copy.naturalWidth), system, other, back, selects, errors: window.errors,
     uses: [...document.querySelectorAll("use")].filter((use) => !document.querySelector(use.getAttribute("href"))).length,
+    spilled: [...document.querySelectorAll("svg.chart text")].filter((text) => {
+      const [own, room] = [text, text.closest("svg")].map((node) => node.getBoundingClientRect());
+      return own.width > 0 && (own.left < room.left - 1 || own.right > room.right + 16);
+    }).map((text) => text.textContent),
     charts: document.querySelectorAll("svg.chart").length,
     width: window.innerWidth, overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
     requests: performance.getEntriesByType("resource").map((entry) => entry.name).filter((n) => !n.startsWith("data:")),

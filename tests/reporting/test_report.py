@@ -12,8 +12,9 @@ import pytest
 from afl.reporting import TableSpec, build_table
 from afl.reporting.report import Gallery, Material, report
 from afl.reporting.report.material import styles
+from afl.reporting.report.page import Section, document
 from afl.reporting.report.pictures import correct
-from afl.reporting.report.svg import Axis, Series, chart, even_ticks, log_ticks
+from afl.reporting.report.svg import Axis, Mark, Series, chart, dot_rows, even_ticks, log_ticks, stacked_bars
 from afl.tracking import Picture
 from tests.reporting.browser import visit
 
@@ -86,7 +87,7 @@ def test_a_browser_shows_everything_in_both_themes_without_a_word_in_its_console
     seen = visit(page, tmp_path, width=width, dark=dark)
     assert seen["errors"] == [] and seen["console"] == [] and seen["requests"] == []
     assert seen["pictures"] == [80, 80] and seen["uses"] == 0
-    assert seen["charts"] >= 20
+    assert seen["charts"] >= 20 and seen["spilled"] == []
     assert seen["system"] == seen["back"] == ("rgb(18, 22, 29)" if dark else "rgb(255, 255, 255)")
     assert seen["other"] == ("rgb(255, 255, 255)" if dark else "rgb(18, 22, 29)")
     assert len(seen["selects"]) >= 4 and all(options > 1 and shown == 1 for options, shown in seen["selects"])
@@ -142,6 +143,17 @@ def test_a_line_breaks_at_gaps():
     drawn = chart("x", [Series("a", "s1", [0, 1, 2, 3], [1.0, None, 1.0, 1.0])], Axis(0, 3), Axis(0, 2))
     path = re.search(r'class="s1 line" d="([^"]*)"', drawn)[1]
     assert path.count("M") == 2 and path.count("L") == 1
+
+
+def test_long_names_of_rows_have_room(tmp_path):
+    name = "ablation/afl_balanced_instances_tau025"
+    drawn = dot_rows("Differences", [(name, [Mark(1.0, "s1", "note")])], Axis(-2, 2), width=420)
+    drawn += stacked_bars("Shares", [(name, [("r", "rare", 0.4), ("f", "frequent", 0.6)])])
+    page = tmp_path / "page.html"
+    grid = f'<div class="grid two">{drawn}</div>'
+    page.write_text(document("Names", "", [Section("names", "Names", "Names", grid)]), encoding="utf-8")
+    seen = visit(page, tmp_path)
+    assert seen["charts"] == 2 and seen["spilled"] == []
 
 
 def test_nothing_finished_is_said(record):

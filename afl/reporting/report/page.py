@@ -52,7 +52,7 @@ def document(title: str, introduction: str, sections: Sequence[Section], footer:
 </head>
 <body>
 <header class="top"><h1>{escape(title)}</h1>{introduction}</header>
-<nav><div>{links}<button id="theme" type="button" aria-label="switch between light and dark">Dark</button></div></nav>
+<nav><div><div class="links">{links}</div><button id="theme" type="button" aria-label="switch between light and dark">Dark</button></div></nav>
 <main>
 {parts}</main>
 <footer>{footer}</footer>

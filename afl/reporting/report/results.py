@@ -33,7 +33,7 @@ def results_section(found: Table) -> Section:
         + choices(f"{spec.name}-metric", "Metric", tables)
         + "".join(note(escape(text) + ".") for text in found.notes)
     )
-    return Section(f"results-{spec.name}", spec.title or spec.name, spec.title or spec.name, body)
+    return Section(f"results-{spec.name}", spec.title or spec.name, f"Table {spec.name}", body)
 
 
 def _reading(found: Table) -> str:

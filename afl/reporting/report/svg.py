@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from html import escape
 
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 26, 36
+LETTER = 6.8  # pixels of a letter of a row's name, with the widest of the page's fonts
 
 
 @dataclass(frozen=True)
@@ -155,11 +156,10 @@ def dot_rows(
     x: Axis,
     *,
     width: int = 330,
-    label_width: int = 104,
 ) -> str:
     """Named rows of dots over one axis, 0 marked; main dots are larger and stand on top."""
     height = TOP + 24 * len(rows) + BOTTOM
-    start, end = label_width, width - RIGHT
+    start, end = _label_width([name for name, _ in rows]), width - RIGHT
     parts = [f'<text class="title" x="0" y="14">{escape(title)}</text>']
     for value, text in x.marks():
         px = x.place(value, start, end)
@@ -197,11 +197,11 @@ def stacked_bars(
     rows: Sequence[tuple[str, Sequence[tuple[str, str, float]]]],
     *,
     width: int = 330,
-    label_width: int = 104,
 ) -> str:
     """Named rows, each a bar of parts (class, tooltip, share) that add up to 1."""
     height = TOP + 24 * len(rows) + 22
-    start, length = label_width, width - RIGHT - label_width
+    start = _label_width([name for name, _ in rows])
+    length = width - RIGHT - start
     parts = [f'<text class="title" x="0" y="14">{escape(title)}</text>']
     for number, (name, shares) in enumerate(rows):
         py, at = TOP + 24 * number, float(start)
@@ -246,6 +246,11 @@ def legend(entries: Sequence[tuple[str, str]]) -> str:
     """(class, text) as a line of keys."""
     keys = "".join(f'<span><i class="{style} key"></i>{escape(text)}</span>' for style, text in entries)
     return f'<p class="legend">{keys}</p>'
+
+
+def _label_width(names: Sequence[str]) -> float:
+    """Room for the names of rows, which no browser measures beforehand."""
+    return max(104.0, LETTER * max(map(len, names), default=0) + 12)
 
 
 def _frame(title: str, x: Axis, y: Axis, width: int, height: int) -> str:
