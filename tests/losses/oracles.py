@@ -1,0 +1,319 @@
+"""A second, obvious computation of every loss: dense, in double precision, with loops and autograd, from the papers.
+
+Nothing here is shared with the losses but the meaning of a sparse target. An oracle is called once for each step
+and keeps its own state, so what it gives in the second step depends on the first, as in a training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from afl.losses import ClassificationTarget, ElementWeights, IouBalancedSampling
+from afl.losses.reference import alpha_t, cross_entropy, dense_target, quality_focal_loss
+from tests.losses.cases import Info
+from tests.losses.test_ap_loss import by_pairs
+from tests.losses.test_dr_loss import by_image
+from tests.losses.test_ghm import Official
+from tests.losses.test_pisa import official_weights
+from tests.losses.test_seesaw import published_factors
+
+Step = Callable[[Tensor, ClassificationTarget, float, float], tuple[Tensor, Tensor]]
+"""Logits (R, C) that want a gradient, target, normaliser, value of the box terms; to the loss and its gradient."""
+
+
+def dense(logits: Tensor, target: ClassificationTarget) -> tuple[Tensor, Tensor]:
+    """(R, C) what every element should say, and how much it counts."""
+    return dense_target(target, ElementWeights(alpha=-1.0, gamma=0.0), logits)
+
+
+def differentiated(loss: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    (gradient,) = torch.autograd.grad(loss, logits)
+    return loss.detach(), gradient
+
+
+def class_weights(counts: Tensor, beta: float, normalize: str, cap: float) -> Tensor:
+    """(C,) 1 / effective number (Cui et al. 2019), by their formula; the factor of the mean by bisection."""
+    n = counts.double().clamp(min=1)
+    weight = (1 - beta) / (1 - beta**n)
+    if normalize == "head":
+        return (weight / weight[counts.argmax()]).clamp(max=cap)
+    mass = counts.double() if normalize == "instances" else torch.ones_like(n)
+    low, high = 0.0, cap / weight.min().item()
+    for _ in range(200):
+        scale = (low + high) / 2
+        mean = (mass * (scale * weight).clamp(max=cap)).sum() / mass.sum()
+        low, high = (scale, high) if mean < 1 else (low, scale)
+    return (scale * weight).clamp(max=cap)
+
+
+@dataclass
+class Maturity:
+    """Running mean of g over positives, (C,) or a scalar, and how far it is from ``threshold``."""
+
+    prior: float
+    threshold: float
+    classes: int | None = None
+    momentum: float = 0.99
+
+    def __post_init__(self) -> None:
+        self.ghat = torch.full((self.classes or 1,), 1 - self.prior, dtype=torch.float64)
+
+    def value(self) -> Tensor:
+        return ((self.ghat - self.threshold) / (1 - self.prior - self.threshold)).clamp(0, 1)
+
+    def update(self, g: Tensor, positive: Tensor) -> None:
+        groups = range(g.shape[1]) if self.classes else [slice(None)]
+        for k, columns in enumerate(groups):
+            seen = g[:, columns][positive[:, columns]]
+            if seen.numel():
+                self.ghat[k] = self.momentum * self.ghat[k] + (1 - self.momentum) * seen.mean()
+
+
+class Family:
+    """w^y A alpha_t g^gamma BCE: cross-entropy, focal loss and all that class weights, gate and balance make of them.
+
+    Args:
+        info: the map.
+        gamma, alpha: of the element loss; None: the map's alpha.
+        weights: beta, normalisation and cap of the class weights, fading in over ``fade`` steps.
+        scaled: the mean over instances of those weights on every positive instead.
+        gate: tau, threshold and whether every class has its own; ``schedule``: opened over so many steps instead.
+        gate_negatives: whether negatives are gated too.
+        balance: decay, whether every class has its own, and the threshold of fading or None.
+        warm_up: steps over which the whole loss rises from a tenth.
+    """
+
+    def __init__(
+        self,
+        info: Info,
+        *,
+        gamma: float = 2.0,
+        alpha: float | None = None,
+        weights: tuple[float, str, float] | None = None,
+        fade: int = 0,
+        scaled: bool = False,
+        gate: tuple[float, float, bool] | None = None,
+        schedule: int = 0,
+        gate_negatives: bool = True,
+        balance: tuple[float, bool, float | None] | None = None,
+        warm_up: int = 0,
+    ) -> None:
+        self.gamma, self.alpha = gamma, info.alpha if alpha is None else alpha
+        counts = info.instances_per_class.double()
+        self.weight = torch.ones_like(counts) if weights is None else class_weights(counts, *weights)
+        if scaled:
+            self.weight = ((counts * self.weight).sum() / counts.sum()).expand(len(counts))
+        self.fade, self.gate, self.schedule, self.gate_negatives = fade, gate, schedule, gate_negatives
+        self.balance, self.warm_up, self.steps = balance, warm_up, 0
+        if gate is not None:
+            self.maturity = Maturity(info.prior, gate[1], len(counts) if gate[2] else None)
+        if balance is not None:
+            self.masses = torch.zeros(2, len(counts) if balance[1] else 1, dtype=torch.float64)
+            self.fading = None if balance[2] is None else Maturity(info.prior, balance[2])
+
+    def __call__(self, logits, target, normalizer, box):
+        y, weight = dense(logits, target)
+        positive = y == 1
+        weight = torch.where(
+            positive, self.weight ** (min(1.0, self.steps / self.fade) if self.fade else 1.0), weight
+        )
+        if self.warm_up:
+            weight = weight * (0.1 + 0.9 * min(1.0, self.steps / self.warm_up))
+        each = quality_focal_loss(logits, y, self.gamma)
+        (slope,) = torch.autograd.grad(each.sum(), logits, retain_graph=True)
+        g = torch.where(positive, torch.sigmoid(-logits), torch.sigmoid(logits)).detach()
+        if self.balance is not None:
+            weight = torch.where(
+                positive,
+                weight,
+                weight * self._factor(weight * slope.abs() * alpha_t(y, self.alpha), g, positive),
+            )
+        gated = 1.0
+        if self.gate is not None or self.schedule:
+            if self.schedule:
+                strength = max(0.0, 1 - self.steps / self.schedule) ** 2
+            else:
+                strength = self.maturity.value() / self.gate[0]
+                self.maturity.update(g, positive)
+            gated = 1 / (1 + strength * weight * slope.abs())
+            if not self.gate_negatives:
+                gated = torch.where(positive, gated, 1.0)
+        self.steps += 1
+        return differentiated((gated * weight * alpha_t(y, self.alpha) * each).sum() / normalizer, logits)
+
+    def _factor(self, size: Tensor, g: Tensor, positive: Tensor) -> Tensor:
+        decay, by_class, _ = self.balance
+        seen = torch.stack([(size * positive).sum(0), (size * ~positive).sum(0)])
+        seen = seen if by_class else seen.sum(1, keepdim=True)
+        masses = decay * self.masses + seen * bool(positive.any())
+        factor = torch.where(masses[0] > 0, (masses[0] / masses[1].clamp(min=1e-300)).clamp(1e-4, 1.0), 1.0)
+        if positive.any():
+            self.masses = masses
+        if self.fading is not None:
+            factor = 1 - self.fading.value() * (1 - factor)
+            self.fading.update(g, positive)
+        return factor
+
+
+class Mined:
+    """Cross-entropy of the samples that a loop over images keeps."""
+
+    def __init__(self, info: Info, mine: Callable[..., Tensor]) -> None:
+        self.by_location, self.mine = info.dense_positives, mine
+
+    def __call__(self, logits, target, normalizer, box):
+        # The loops divide by 7.
+        loss = self.mine(logits, target, by_location=self.by_location) * (7.0 / normalizer)
+        return differentiated(loss + 0.0 * logits.sum(), logits)
+
+
+class Drawn:
+    """Cross-entropy of positives and of what IoU-balanced sampling draws; whom it draws has tests of its own."""
+
+    def __init__(self, info: Info) -> None:
+        self.sampling = IouBalancedSampling(info, minimum=6)
+
+    def __call__(self, logits, target, normalizer, box):
+        y, weight = dense(logits, target)
+        drawn = self.sampling(
+            logits.detach(), target, ElementWeights(alpha=-1.0, gamma=0.0)
+        ).negative_location
+        self.sampling.update()
+        weight = torch.where(y == 1, weight, weight * drawn[:, None])
+        return differentiated((weight * cross_entropy(logits, y)).sum() / normalizer, logits)
+
+
+class Harmonised:
+    """GHM-C by the official loop over bins, whose result needs no normaliser."""
+
+    def __init__(self, info: Info) -> None:
+        self.official = Official(30, 0.75)
+
+    def __call__(self, logits, target, normalizer, box):
+        y, mass = dense(logits, target)
+        weight = self.official.weights(logits.detach(), y, mass) * mass
+        return differentiated((weight * cross_entropy(logits, y)).sum(), logits)
+
+
+class PrimeSamples:
+    """Focal loss whose positives weigh by PISA's ranks."""
+
+    def __init__(self, info: Info) -> None:
+        self.alpha = info.alpha
+
+    def __call__(self, logits, target, normalizer, box):
+        y, weight = dense(logits, target)
+        each = alpha_t(y, self.alpha) * quality_focal_loss(logits, y, 2.0)
+        index = target.positive[target.is_positive]
+        if len(index):
+            ranked = official_weights(target, each.detach().view(-1)[index], 2.0, 0.0)
+            weight.view(-1)[index] = ranked
+        return differentiated((weight * each).sum() / normalizer, logits)
+
+
+class ByGradients:
+    """EQLv2 and EFL: what a class weighs follows the sums of its gradients so far, by autograd."""
+
+    def __init__(self, info: Info, *, focal: bool) -> None:
+        self.focal, self.alpha = focal, info.alpha if focal else -1.0
+        self.up, self.down = torch.zeros(2, info.num_classes, dtype=torch.float64)
+
+    def __call__(self, logits, target, normalizer, box):
+        y, mass = dense(logits, target)
+        ratio = torch.where(
+            self.down > 0, self.up / self.down.clamp(min=1e-300), 1.0 if self.focal else 100.0
+        )
+        if self.focal:
+            gamma = 2.0 + 8.0 * (1 - ratio.clamp(0, 1))
+            each = gamma / 2.0 * alpha_t(y, self.alpha) * quality_focal_loss(logits, y, gamma)
+        else:
+            negative = 1 / (1 + torch.exp(-12.0 * (ratio - 0.8)))
+            each = torch.where(y == 1, 1 + 4 * (1 - negative), negative) * cross_entropy(logits, y)
+        value, gradient = differentiated((mass * each).sum() / normalizer, logits)
+        size = gradient.abs() * normalizer
+        self.up, self.down = self.up + (size * y).sum(0), self.down + (size * (1 - y)).sum(0)
+        return value, gradient
+
+
+class Seesaw:
+    """Focal loss, the classes beside an object's own weighing S / (1 - p + S p)."""
+
+    def __init__(self, info: Info) -> None:
+        self.alpha, self.counts = info.alpha, [0.0] * info.num_classes
+
+    def __call__(self, logits, target, normalizer, box):
+        y, weight = dense(logits, target)
+        classes = target.num_classes
+        hits = [divmod(index, classes) for index in target.positive.tolist() if index >= 0]
+        at_object = torch.zeros_like(logits)
+        for row, label in hits:
+            s = published_factors(logits[row], label, self.counts, 0.8, 2.0, 1e-2)
+            shifted = s / (torch.sigmoid(-logits[row]) + s * torch.sigmoid(logits[row]))
+            at_object[row] = torch.maximum(at_object[row], shifted.detach())
+        for row, _ in hits:
+            weight[row] = torch.where(y[row] == 1, weight[row], weight[row] * at_object[row])
+            at_object[row] = 1.0  # a row with two objects is weighed once
+        for _, label in hits:
+            self.counts[label] += 1
+        each = alpha_t(y, self.alpha) * quality_focal_loss(logits, y, 2.0)
+        return differentiated((weight * each).sum() / normalizer, logits)
+
+
+class Quality:
+    """QFL: |y - p|^2 BCE with y the IoU of the box at a positive."""
+
+    def __init__(self, info: Info) -> None:
+        pass
+
+    def __call__(self, logits, target, normalizer, box):
+        y, weight = dense(logits, replace(target, value=target.overlap))
+        return differentiated((weight * quality_focal_loss(logits, y, 2.0)).sum() / normalizer, logits)
+
+
+class Varifocal:
+    """q BCE(p, q) on positives, 3/4 p^2 BCE(p, 0) on negatives."""
+
+    def __init__(self, info: Info) -> None:
+        pass
+
+    def __call__(self, logits, target, normalizer, box):
+        q, weight = dense(logits, replace(target, value=target.overlap))
+        own = torch.where(q > 0, q, 0.75 * torch.sigmoid(logits) ** 2)
+        return differentiated((weight * own * cross_entropy(logits, q)).sum() / normalizer, logits)
+
+
+class Guided:
+    """Sampling-Free: cross-entropy, scaled to be worth the box terms."""
+
+    def __init__(self, info: Info) -> None:
+        pass
+
+    def __call__(self, logits, target, normalizer, box):
+        y, weight = dense(logits, target)
+        loss = (weight * cross_entropy(logits, y)).sum() / normalizer
+        return differentiated(loss * (box / loss.detach().clamp(min=1e-12)), logits)
+
+
+class AveragePrecision:
+    """AP loss pair by pair."""
+
+    def __init__(self, info: Info) -> None:
+        pass
+
+    def __call__(self, logits, target, normalizer, box):
+        value, gradient = by_pairs(logits, target, normalizer=normalizer)
+        return torch.tensor(value, dtype=torch.float64), gradient
+
+
+class Ranking:
+    """DR loss image by image."""
+
+    def __init__(self, info: Info) -> None:
+        pass
+
+    def __call__(self, logits, target, normalizer, box):
+        return differentiated(by_image(logits, target), logits)
