@@ -92,7 +92,7 @@ def _keys(config: dict, prefix: str = "") -> list[str]:
 def options_of(arguments: list[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """``name=value`` arguments over ``defaults``, as plain values.
 
-    A value must be of its default's kind: true or false, a whole number, a number. What has a text or None for default may be
+    A value must be of its default's kind: true or false, a whole number, a number, a list. What has a text or None for default may be
     anything; a text stays as it was typed, whatever it looks like.
 
     Raises:
@@ -123,6 +123,8 @@ def _value(name: str, text: str, default: Any) -> Any:
         return text if number else value
     if isinstance(default, bool):
         kind, fits = "true or false", isinstance(value, bool)
+    elif isinstance(default, list):
+        kind, fits = "a list such as [one,two]", isinstance(value, list)
     elif isinstance(default, int):
         kind, fits = "a whole number", number and isinstance(value, int)
     else:

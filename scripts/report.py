@@ -10,6 +10,7 @@
     python -m scripts.report gallery loss=afl                   # what every detector finds in the same images
     python -m scripts.report choice                             # which of AFL's free choices its search selects
     python -m scripts.report noise                              # how much of a table the seed alone moves
+    python -m scripts.report mechanism                          # how hard a loss pushes each frequency group, early and late
     python -m scripts.report documents                          # results' tables into README.md and results/README.md
 
 ``figures`` draws, as PNG and PDF in ``results/figures``: the gradient of every loss against p, AFL's gate, class weights
@@ -49,6 +50,7 @@ from scripts.report_documents import refresh_documents
 from scripts.report_gallery import write_gallery
 from scripts.report_heads import draw_heads
 from scripts.report_html import write_report
+from scripts.report_mechanism import write_mechanism
 from scripts.report_noise import write_noise
 
 MAIN_LOSSES = ("fl", "cbl", "afl", "cbfl")
@@ -123,6 +125,7 @@ COMMANDS = {
     "gallery": write_gallery,
     "choice": write_choice,
     "noise": write_noise,
+    "mechanism": write_mechanism,
     "documents": refresh_documents,
 }
 

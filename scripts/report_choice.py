@@ -10,17 +10,14 @@ from omegaconf import OmegaConf
 from afl.reporting import load_records
 from afl.reporting.choice import arm_scores, choose, to_markdown
 from afl.tracking import write_text
-from scripts.entry import CONF
+from scripts.entry import CONF, options_of
 
 DEFAULTS = {"table": "search", "results": "results"}
 
 
 def write_choice(arguments: list[str]) -> None:
     """Print what the rule makes of the records of a search, and write it to ``results/TABLE/choice.md``."""
-    given = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
-    if unknown := sorted(set(given) - set(DEFAULTS)):
-        sys.exit(f"choice does not know {unknown[0]!r}; it takes {', '.join(DEFAULTS)}")
-    options = DEFAULTS | given
+    options = options_of(arguments, DEFAULTS)
     spec = OmegaConf.load(CONF / "table" / f"{options['table']}.yaml")
     if "factors" not in spec:
         sys.exit(f"table={options['table']} is no search: it names no factors")

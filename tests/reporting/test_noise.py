@@ -70,5 +70,5 @@ def test_the_command_writes_what_it_prints_and_refuses_one_seed(tmp_path, capsys
         (only / path.name).write_bytes(path.read_bytes())
     with pytest.raises(SystemExit, match="needs two"):
         main(["noise", "table=search", f"results={tmp_path / 'other'}"])
-    with pytest.raises(SystemExit, match="does not know"):
+    with pytest.raises(ValueError, match="Did you mean"):
         main(["noise", "tables=search"])

@@ -37,7 +37,15 @@ def test_unknown_key_suggests_the_nearest():
     assert unknown_key(["trainer.max_duration=3epochs"], "config") is None
 
 
-DEFAULTS = {"run": None, "output": "outputs", "score": 0.3, "images": 4, "pictures": True, "scales": None}
+DEFAULTS = {
+    "run": None,
+    "output": "outputs",
+    "score": 0.3,
+    "images": 4,
+    "pictures": True,
+    "scales": None,
+    "losses": ["afl"],
+}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +56,7 @@ DEFAULTS = {"run": None, "output": "outputs", "score": 0.3, "images": 4, "pictur
         ("images=12", 12),
         ("pictures=false", False),
         ("scales=[0.5,1.0]", [0.5, 1.0]),
+        ("losses=[fl,cbl]", ["fl", "cbl"]),
         ("run=0012", "0012"),  # a folder's name, not a number
         ("output=1e3", "1e3"),
         ("output=true", "true"),
@@ -70,6 +79,7 @@ def test_a_value_is_read_as_the_kind_of_its_default(argument, value):
         ("images=few", "images is 'few'; it is a whole number"),
         ("images=1.5", "it is a whole number"),
         ("images=true", "it is a whole number"),
+        ("losses=fl", "losses is 'fl'; it is a list"),
         ("score=high", "score is 'high'; it is a number"),
         ("score=", "it is a number"),
         ("scor=1", "no option 'scor'. Did you mean score?"),
