@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
@@ -16,8 +17,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from datasets.batch import Batch, collate
+from datasets.batch import Batch, Sample, collate
 from datasets.dataset import DetectionDataset
+from datasets.errors import DataError
 from datasets.index import AnnotationIndex
 
 ORDER_STREAM = 2
@@ -177,19 +179,65 @@ def _loader(
     num_workers: int,
     pin_memory: bool,
     divisor: int,
-) -> DataLoader:
-    return DataLoader(
-        dataset,
+) -> Iterable[Batch]:
+    loader = DataLoader(
+        _OrReason(dataset),
         batch_sampler=batches,
         num_workers=num_workers,
-        collate_fn=partial(collate, divisor=divisor),
+        collate_fn=partial(_collate_or_reason, divisor=divisor),
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
         # The loader draws a seed for its workers at each start; from the global generator that would make a
         # resumed training differ from an uninterrupted one.
         generator=torch.Generator().manual_seed(0),
     )
+    return _OrError(loader)
+
+
+class _OrReason:
+    """Samples; in place of one that cannot be read, why.
+
+    As an exception it would come out of a worker as another one, wrapped in the text of a stack trace.
+    """
+
+    def __init__(self, dataset: DetectionDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample | str:
+        try:
+            return self.dataset[key]
+        except DataError as error:
+            return str(error)
+
+
+def _collate_or_reason(samples: Sequence[Sample | str], divisor: int) -> Batch | str:
+    reason = next((sample for sample in samples if isinstance(sample, str)), None)
+    return collate(samples, divisor=divisor) if reason is None else reason
+
+
+class _OrError:
+    """The loader's batches, anew at each iteration.
+
+    Raises:
+        DataError: a sample cannot be read.
+    """
+
+    def __init__(self, loader: DataLoader) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.loader:
+            if isinstance(batch, str):
+                raise DataError(batch)
+            yield batch
 
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
+    # A cluster, a terminal or a container signals all processes of a job at once: what is done about it is the main
+    # process's business, which would fail without its workers before it has saved. They end with it.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)

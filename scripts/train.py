@@ -5,7 +5,7 @@
     torchrun --nproc-per-node 8 -m scripts.train detector=retinanet dataset=coco
 
 The same command again resumes an unfinished run and returns at once on a finished one.  SIGTERM, SIGUSR1 and SIGUSR2 save a
-checkpoint and end the command with exit code 75.
+checkpoint and end the command with exit code 75; Ctrl-C does so with 130, and at once when it is pressed again.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from afl.training.distributed import ProcessLost, leave_world
 from afl.training.guard import NonFiniteLoss
 from afl.training.interruption import Interruption
 from scripts.entry import quiet_libraries, run_hydra
+
+STOPPED = 130  # what a shell makes of Ctrl-C
 
 
 class CellFailed(RuntimeError):
@@ -45,4 +47,8 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_hydra(main)
+    try:
+        run_hydra(main)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(STOPPED)

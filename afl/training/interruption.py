@@ -4,10 +4,14 @@ SIGTERM, SIGUSR1 and SIGUSR2 are answered alike.  Whoever had the signal before 
 preemption signal (SIGUSR2, or what SUBMITIT_PREEMPT_SIGNAL names) puts the job back into the queue and ends it, and its
 handler of SIGTERM goes on until Slurm ends the job.  Where nobody else had it, the process ends with the code
 ``INTERRUPTED``; in a plain Slurm job SIGUSR1 and SIGUSR2 put the job back into the queue first.
+
+SIGINT (Ctrl-C) is answered in the same way the first time, and ends the process at once the second time; where it was
+ignored it stays so.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -21,7 +25,8 @@ import torch.distributed as dist
 from afl.training.distributed import World
 
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on from here
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+STOPPING = b"stopping after this step; Ctrl-C again to stop at once, without saving\n"
 log = logging.getLogger(__name__)
 
 
@@ -38,7 +43,9 @@ class Interruption:
     def __enter__(self) -> Interruption:
         # Only the main thread may handle signals; elsewhere they stay with whoever has them.
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+            for number in SIGNALS:
+                if number != signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
@@ -49,6 +56,12 @@ class Interruption:
         self._previous = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if self._received == number:
+                raise KeyboardInterrupt
+            # Not through the logging or the stream that this signal may have come into the middle of.
+            with contextlib.suppress(OSError):
+                os.write(2, STOPPING)
         self._received = number
 
     def asked(self, world: World) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,8 +42,8 @@ def command(output: Path, cache: Path, *more: str, start: tuple[str, ...] = ()) 
     return [sys.executable, *start, "-m", "scripts.train", *overrides(output, cache), *more]
 
 
-def started(arguments: list[str], **variables: str) -> subprocess.Popen:
-    """The command, running, its output in one pipe."""
+def started(arguments: list[str], *, own_session: bool = False, **variables: str) -> subprocess.Popen:
+    """The command, running, its output in one pipe; in a session of its own where all its processes are to be signalled."""
     return subprocess.Popen(
         arguments,
         cwd=CONF.parent,
@@ -50,6 +51,9 @@ def started(arguments: list[str], **variables: str) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=own_session,
+        # A shell that started the tests in the background has them ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 

@@ -1,7 +1,8 @@
-"""SIGTERM and SIGUSR1 save, requeue and end with code 75; the run goes on to the checkpoint of one that was left alone."""
+"""Signals save, requeue and end with code 75; the run goes on to the checkpoint of one that was left alone."""
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -54,6 +55,23 @@ def test_a_signal_saves_the_step_and_the_code_says_so(name, tmp_path, cache, who
     assert code == INTERRUPTED == 75 and f"{name}: saved at step {saved['step']} of 80" in printed
     assert 8 <= saved["step"] < 80 and not (run_folder(tmp_path) / "record.json").exists()
     assert f"goes on from step {saved['step']}" in finished(command(tmp_path, cache, *LONG))
+    assert_same(last_checkpoint(tmp_path), whole)
+    count("signals obeyed, resumed exactly")
+
+
+@pytest.mark.parametrize(("name", "expected"), [("SIGTERM", INTERRUPTED), ("SIGINT", 130)])
+def test_a_signal_to_all_processes_of_a_job_leaves_the_loaders_alive(
+    name, expected, tmp_path, cache, whole, count
+):
+    """As Slurm ends a job, and a terminal passes on Ctrl-C."""
+    process = started(command(tmp_path, cache, *LONG, "trainer.num_workers=2"), own_session=True)
+    assert wait_for(lambda: steps_done(tmp_path) >= 8, process)
+    os.killpg(process.pid, getattr(signal, name))
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == expected and "Traceback" not in printed, printed
+    saved = last_checkpoint(tmp_path)
+    assert f"{name}: saved at step {saved['step']} of 80" in printed and 8 <= saved["step"] < 80
+    finished(command(tmp_path, cache, *LONG))
     assert_same(last_checkpoint(tmp_path), whole)
     count("signals obeyed, resumed exactly")
 

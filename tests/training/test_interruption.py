@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -10,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from afl.training import loop, run_cell
+from afl.training import lock, loop, run_cell
 from afl.training.distributed import World
 from afl.training.interruption import INTERRUPTED, SIGNALS, Interruption
-from afl.training.lock import run_lock
+from afl.training.lock import RunBusy, run_lock
 
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -87,6 +88,74 @@ def test_handlers_are_put_back():
         os.kill(os.getpid(), signal.SIGUSR1)
         assert interruption.asked(ALONE)
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_ctrl_c_lets_the_step_finish_and_a_second_one_does_not_wait_for_it(capfd):
+    with pytest.raises(KeyboardInterrupt), Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interruption.asked(ALONE)
+        assert "Ctrl-C again to stop at once" in capfd.readouterr().err
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("still here")
+    with pytest.raises(KeyboardInterrupt), Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGINT)
+        interruption.obey("saved")
+
+
+def test_ctrl_c_that_was_ignored_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interruption() as interruption:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not interruption.asked(ALONE)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_file_system_without_locks_is_warned_of_and_other_failures_are_not_passed_over(
+    tmp_path, monkeypatch, caplog
+):
+    def refused(number):
+        def flock(file, how):
+            raise OSError(number, os.strerror(number))
+
+        return flock
+
+    monkeypatch.setattr(lock.fcntl, "flock", refused(errno.ENOSYS))
+    with run_lock(tmp_path, wait=False):
+        pass
+    (line,) = caplog.messages
+    assert f"the file system of {tmp_path} keeps no locks" in line and "Function not implemented" in line
+    monkeypatch.setattr(lock.fcntl, "flock", refused(errno.EIO))
+    with pytest.raises(OSError, match="Input/output error"), run_lock(tmp_path, wait=False):
+        pass
+
+
+def test_what_a_dead_owner_left_is_waited_for_and_not_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "ORPHANS_SECONDS", 0.6)
+    monkeypatch.setattr(lock, "PAUSE_SECONDS", 0.1)
+    context = multiprocessing.get_context("fork")
+    dead = context.Process(target=int)
+    dead.start()
+    dead.join()
+    waited = []
+    with run_lock(tmp_path, wait=False):
+        for owner, expected in ((dead.pid, True), (os.getpid(), False), (1, False)):
+            (tmp_path / ".lock").write_text(f"process {owner} on {os.uname().nodename}")
+            waited.clear()
+            # A lock belongs to an open file: another one of the same process is refused as another process is.
+            with (
+                pytest.raises(RunBusy),
+                run_lock(tmp_path, wait=False, while_waiting=lambda: waited.append(1)),
+            ):
+                pass
+            assert bool(waited) is expected, owner
+        (tmp_path / ".lock").write_text(f"process {dead.pid} on another-machine")
+        waited.clear()
+        with pytest.raises(RunBusy), run_lock(tmp_path, wait=False, while_waiting=lambda: waited.append(1)):
+            pass
+        assert not waited
 
 
 def test_who_waits_for_a_run_hears_the_signal(tmp_path):
