@@ -11,7 +11,15 @@ from afl.tracking.atomic import (
 from afl.tracking.environment import environment, git_state
 from afl.tracking.gradient_dynamics import mass_curves, summarize
 from afl.tracking.metrics_log import MetricsLog, read_metrics
-from afl.tracking.record import FAILED, FINISHED, Record, read_record, record_from, write_record
+from afl.tracking.record import (
+    FAILED,
+    FINISHED,
+    DamagedRecord,
+    Record,
+    read_record,
+    record_from,
+    write_record,
+)
 from afl.tracking.record_summary import RECORD, record_of_summary, summary_of_record
 from afl.tracking.run_key import RunKey, run_key
 from afl.tracking.wandb import Chart, NullTracker, Picture, Tracker, WandbTracker
@@ -19,6 +27,7 @@ from afl.tracking.wandb import Chart, NullTracker, Picture, Tracker, WandbTracke
 __all__ = [
     "RECORD",
     "Chart",
+    "DamagedRecord",
     "record_from",
     "record_of_summary",
     "summary_of_record",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,6 +13,10 @@ from afl.tracking.atomic import write_json
 
 SCHEMA = 1
 FINISHED, FAILED = "finished", "failed"
+
+
+class DamagedRecord(ValueError):
+    """A file that holds no record at all, whatever it was."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +99,14 @@ def read_record(path: str | Path) -> Record:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: damaged, not a record, or of another schema.
+        DamagedRecord: truncated, or anything else than a record.
+        ValueError: a record of another schema, or with a field that cannot be.
     """
     path = Path(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it and run the cell again") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise DamagedRecord(f"{path} is damaged ({error}); delete it and run the cell again") from error
     return record_from(data, path)
 
 
@@ -111,10 +117,11 @@ def record_from(data: Any, path: str | Path) -> Record:
         path: where it comes from, for messages.
 
     Raises:
-        ValueError: not a record, or of another schema.
+        DamagedRecord: anything else than a record.
+        ValueError: a record of another schema, or with a field that cannot be.
     """
     if not isinstance(data, dict) or "schema" not in data:
-        raise ValueError(f"{path} is not the record of a run; delete it and run the cell again")
+        raise DamagedRecord(f"{path} is not the record of a run; delete it and run the cell again")
     if data["schema"] != SCHEMA:
         raise ValueError(f"{path} has schema {data['schema']}, this code reads {SCHEMA}; run the cell again")
     known = {item.name: item for item in fields(Record)}
@@ -140,7 +147,7 @@ def record_from(data: Any, path: str | Path) -> Record:
         if not isinstance(data[name], kind):
             raise ValueError(f"{path}: field {name!r} is a {type(data[name]).__name__}; run the cell again")
     for name, value in data["metrics"].items():
-        if value is not None and not isinstance(value, int | float):
+        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
             raise ValueError(f"{path}: metric {name!r} is {value!r}, not a number; run the cell again")
     try:
         return Record(**data)

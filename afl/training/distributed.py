@@ -15,7 +15,7 @@ PATIENCE = timedelta(hours=1)
 
 
 class ProcessLost(RuntimeError):
-    """Another process of the run has ended, so this one cannot go on."""
+    """Another process of the run, or one that loads its images, has ended, so this one cannot go on."""
 
 
 def names_lost_process(error: BaseException) -> bool:
@@ -23,6 +23,11 @@ def names_lost_process(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (
         type(error) is RuntimeError and "gloo/transport" in str(error)
     )
+
+
+def names_lost_loader(error: BaseException) -> bool:
+    """Whether torch says, from wherever the news of it arrives, that a loader process is gone."""
+    return type(error) is RuntimeError and str(error).startswith("DataLoader worker (pid")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from afl.tracking import write_bytes
@@ -55,7 +56,7 @@ class FiniteGuard:
         detector: whose weights are saved beside the batch.
         optimizer: a step of it is left out by the device where it is fused; otherwise values are looked at at once.
         device: where the values are.
-        folder: where ``non_finite_step<N>.pt`` goes.
+        folder: where ``non_finite_step<N>.pt`` goes; of many processes, each one's own.
         late: look late, as on a GPU; None: where the device is one and the optimiser can leave out a step.
     """
 
@@ -113,7 +114,9 @@ class FiniteGuard:
             self._stop(what, suspects)
 
     def _stop(self, what: str, suspects: Suspects) -> None:
-        path = self._folder / f"non_finite_step{suspects.step}.pt"
+        # Processes stop at the same step where the gradient is at fault, and only one of them has the batch that made it.
+        rank = f"_process{dist.get_rank()}" if dist.is_available() and dist.is_initialized() else ""
+        path = self._folder / f"non_finite_step{suspects.step}{rank}.pt"
         saved = {
             "step": suspects.step,
             "images": suspects.images,
@@ -124,12 +127,15 @@ class FiniteGuard:
         }
         content = io.BytesIO()
         torch.save(saved, content)
-        write_bytes(path, content.getvalue())
+        try:
+            write_bytes(path, content.getvalue())
+            where = f"are in {path}, and `python -m scripts.replay file={path}` shows where it begins"
+        except OSError as error:  # no reason to keep quiet about the loss
+            where = f"could not be saved: {error}"
         terms = ", ".join(f"{name} {float(term.detach()):g}" for name, term in suspects.losses.items())
         raise NonFiniteLoss(
             f"the {what} is not finite at step {suspects.step} ({terms}) on images {suspects.image_ids.tolist()}; "
-            f"the batch and the weights are in {path}, and `python -m scripts.replay file={path}` shows where it begins. "
-            "A lower learning rate, a longer warm-up or "
+            f"the batch and the weights {where}. A lower learning rate, a longer warm-up or "
             "trainer.clip_norm usually help; `prepare_data check` looks for broken boxes."
         )
 

@@ -7,6 +7,7 @@ import logging
 import random
 import resource
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import nn
 from afl.tracking import (
     FAILED,
     FINISHED,
+    DamagedRecord,
     MetricsLog,
     NullTracker,
     Picture,
@@ -58,6 +60,7 @@ from afl.training.distributed import (
     barrier,
     from_main,
     join_world,
+    names_lost_loader,
     names_lost_process,
     share_buffers,
 )
@@ -75,11 +78,15 @@ from afl.training.progress import ProgressReport
 from datasets.images import read_image
 
 RECORD, CURVES, DETECTIONS, PICTURES = "record.json", "metrics.jsonl", "detections.json", "predictions.png"
-DIAGNOSTICS = "diagnostics.json"
+DIAGNOSTICS, DAMAGED_RECORD = "diagnostics.json", "record.damaged.json"
 LEAVE, STAY = 0, 1  # what the first process tells the others about a run that is busy or finished
 LOST = (
     "process {rank} cannot go on: another process of the run has ended, for the reason that it or torchrun gives; the "
     "same command goes on from the last checkpoint"
+)
+LOADER_LOST = (
+    "a process that loads images has ended ({reason}), most often for lack of memory: lower trainer.num_workers or "
+    "trainer.batch_size; the same command goes on from the last checkpoint"
 )
 log = logging.getLogger(__name__)
 
@@ -107,17 +114,18 @@ def run_cell(
     folder = Path(config.paths.output) / key.name
     interruption = interruption or Interruption()
     with contextlib.ExitStack() as held:
+        held.enter_context(_losses_named(world))
         finished = _finished(folder) if world.is_main else None
         if world.is_main and finished is None:
+            # Of many processes only the first one waits here, where the others cannot be asked.
+            hear = partial(_leave, interruption, world) if world.size == 1 else (lambda: None)
             try:
-                held.enter_context(
-                    run_lock(folder, wait=wait, while_waiting=partial(_leave, interruption, world))
-                )
+                held.enter_context(run_lock(folder, wait=wait, while_waiting=hear))
             except RunBusy as busy:
                 log.info("%s", busy)
                 from_main(world, LEAVE)
                 return None
-            finished = _finished(folder)  # by whoever had it before
+            finished = _finished(folder, damaged_aside=True)  # by whoever had it before
         if from_main(world, LEAVE if finished else STAY) == STAY:
             if world.is_main:
                 remove_leftovers(folder)
@@ -154,10 +162,39 @@ def wandb_tags(record: Record) -> tuple[str, ...]:
     return (*tags, "reconstruction") if "afl" in record.loss else tags
 
 
-def _finished(folder: Path) -> Record | None:
+@contextlib.contextmanager
+def _losses_named(world: World) -> Iterator[None]:
+    """Say in words what a failure means that only tells of the death of another process.
+
+    Raises:
+        ProcessLost: instead of it.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if names_lost_process(error):
+            raise ProcessLost(LOST.format(rank=world.rank)) from error
+        if names_lost_loader(error):
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise ProcessLost(LOADER_LOST.format(reason=reason)) from error
+        raise
+
+
+def _finished(folder: Path, *, damaged_aside: bool = False) -> Record | None:
+    """The record of a finished run; None where there is none, or nobody can read it.
+
+    Args:
+        damaged_aside: rename a file that is no record, under a lock alone.
+    """
     if not (folder / RECORD).exists():
         return None
-    record = read_record(folder / RECORD)
+    try:
+        record = read_record(folder / RECORD)
+    except DamagedRecord as damaged:
+        if damaged_aside:
+            (folder / RECORD).rename(folder / DAMAGED_RECORD)
+            log.warning("%s; it is kept as %s", damaged, folder / DAMAGED_RECORD)
+        return None
     return record if record.status == FINISHED else None
 
 
@@ -201,20 +238,17 @@ def _run(
                 config=plain,
                 class_names=data.statistics.names,
             )
-        record = _train_and_evaluate(config, record, key, folder, data, world, tracker, interruption)
+        with _losses_named(world):
+            record = _train_and_evaluate(config, record, key, folder, data, world, tracker, interruption)
     except BaseException as error:
-        lost = names_lost_process(error)
-        said = ProcessLost(LOST.format(rank=world.rank)) if lost else error
         if world.is_main and isinstance(error, Exception):
-            record = replace(record, error=f"{type(said).__name__}: {said}")
+            record = replace(record, error=f"{type(error).__name__}: {error}")
             try:
                 write_record(folder / RECORD, record)
             except OSError as second:  # a full disk has no room for the news of it
                 log.warning("%s", second)
             tracker.summary(summary_of_record(record))
         tracker.finish(failed=True)
-        if lost:
-            raise said from error
         raise
     if world.is_main:
         write_record(folder / RECORD, record)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 from afl.reporting import TableSpec, build_table, load_records
-from afl.tracking import read_record, write_record
+from afl.tracking import FINISHED, read_metrics, read_record, write_record
+from afl.training import initial_weights, run_cell
 from afl.training.lock import run_lock
 from tests.faults.short_run import (
     TORCHRUN,
+    cell,
     command,
     finished,
     run_folder,
@@ -64,6 +68,112 @@ def test_the_lock_of_a_dead_process_is_none(tmp_path, cache, count):
     assert (run_folder(tmp_path) / ".lock").read_text().startswith(f"process {process.pid} ")
     assert "  AP " in finished(command(tmp_path, cache, *CELL))
     count("races won by one process")
+
+
+def test_loaders_that_outlive_a_killed_process_do_not_keep_its_lock(tmp_path, cache, count):
+    process = started(command(tmp_path, cache, *CELL, "trainer.num_workers=2"))
+    assert wait_for(lambda: steps_done(tmp_path) >= 2, process)
+    process.kill()
+    process.wait()
+    with pytest.raises(BlockingIOError), open(run_folder(tmp_path) / ".lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # they have inherited it, and live on for seconds
+    assert "  AP " in finished(command(tmp_path, cache, *CELL))
+    count("races won by one process")
+
+
+def test_a_loader_that_is_killed_is_one_line_and_costs_no_finished_step(tmp_path, cache, count):
+    process = started(command(tmp_path, cache, *CELL, "trainer.num_workers=2"))
+    assert wait_for(lambda: steps_done(tmp_path) >= 8, process)
+    os.kill(_children(process.pid)[0], signal.SIGKILL)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 1 and "Traceback" not in printed, printed
+    assert "a process that loads images has ended" in printed.splitlines()[-1]
+    assert "lower trainer.num_workers" in read_record(run_folder(tmp_path) / "record.json").error
+    assert "goes on from step" in finished(command(tmp_path, cache, *CELL))
+    count("processes that died, said in one line")
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent:
+            found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def test_two_seeds_that_lack_the_same_features_make_them_once(tmp_path, cache, count):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_from_features, args=(tmp_path, cache, seed)) for seed in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+    assert [process.exitcode for process in processes] == [0, 0]
+    (features,) = tmp_path.glob("shapes_pretraining*")
+    assert [line["step"] for line in read_metrics(features / "metrics.jsonl")] == [1, 2, 3]
+    assert len(list(tmp_path.glob("shapes_coco*/record.json"))) == 2
+    pids = [(tmp_path / f"made-{seed}").exists() for seed in (0, 1)]
+    assert pids == [True, True]
+    count("races won by one process")
+
+
+def _from_features(output: Path, cache: Path, seed: int) -> None:
+    """A run whose pre-training is three steps instead of the real one."""
+    own = initial_weights.pretraining_config
+
+    def short(config):
+        shortened = own(config)
+        shortened.trainer.max_duration, shortened.trainer.log_every = "3steps", "1steps"
+        shortened.dataset.folder.num_train, shortened.dataset.folder.num_val = 40, 32
+        return shortened
+
+    initial_weights.pretraining_config = short
+    config = cell(
+        output,
+        cache,
+        "centernet",
+        "fl",
+        "initial_weights=shapes",
+        "trainer.max_duration=2steps",
+        f"seed={seed}",
+    )
+    assert run_cell(config).status == FINISHED
+    (output / f"made-{seed}").touch()
+
+
+def test_a_damaged_record_is_set_aside_and_written_again_without_training(tmp_path, cache, count):
+    finished(command(tmp_path, cache, *CELL))
+    path = run_folder(tmp_path) / "record.json"
+    whole = read_record(path)
+    path.write_bytes(path.read_bytes()[:100])
+    printed = finished(command(tmp_path, cache, *CELL))
+    assert "is damaged" in printed and "goes on from step 60 of 60" in printed
+    assert read_record(path).metrics == whole.metrics
+    assert path.with_name("record.damaged.json").stat().st_size == 100
+    count("damaged records replaced")
+
+
+@pytest.mark.parametrize("start", [(), TORCHRUN], ids=["alone", "torchrun"])
+def test_a_folder_that_cannot_be_written_is_one_line_of_every_process(start, tmp_path, cache, count):
+    finished(command(tmp_path / "once", cache, *CELL, "trainer.max_duration=1steps"))
+    output = tmp_path / "read-only"
+    output.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(output)], capture_output=True
+    ).returncode:
+        pytest.skip("no file system can be mounted without being root")
+    try:
+        printed = finished(command(output, cache, *CELL, start=start), code=1)
+    finally:
+        subprocess.run(["umount", str(output)], check=True)
+    # torchrun prints one of its own about its children.
+    assert "scripts/train.py" not in printed and "gloo" not in printed, printed
+    assert "failed: [Errno 30] Read-only file system" in printed
+    count("folders that cannot be written, said in one line")
 
 
 @pytest.mark.parametrize("phase", ["training", "evaluation"])

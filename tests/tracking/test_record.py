@@ -47,6 +47,7 @@ def test_a_record_comes_back_as_it_was(tmp_path):
         (lambda text: text.replace('"seed"', '"sed"'), "unknown field 'sed'"),
         (lambda text: text.replace('"seed": 0', '"seed": "0"'), "field 'seed' is a str"),
         (lambda text: text.replace('"AP": 0.25', '"AP": "0.25"'), "metric 'AP' is '0.25'"),
+        (lambda text: text.replace('"AP": 0.25', '"AP": NaN'), "metric 'AP' is nan"),
         (lambda text: text.replace("finished", "done"), "'done'"),
         (lambda text: text.replace('"gradient_dynamics": {', '"gradient_dynamics": 1, "x": {'), "'x'"),
     ],

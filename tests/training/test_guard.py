@@ -85,3 +85,32 @@ def test_an_optimizer_that_cannot_leave_out_a_step_is_watched_at_once(tmp_path):
     suspects = Suspects({"heat": torch.tensor(1.0)}, 3, torch.ones(1), torch.tensor([7]), TARGETS)
     with pytest.raises(NonFiniteLoss, match="gradient norm is not finite at step 3"):
         guard.check(torch.tensor(float("inf")), "gradient norm", suspects)
+
+
+def stopped(folder: Path) -> str:
+    """What a guard says that saves into ``folder``."""
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    guard = FiniteGuard(model, optimizer, torch.device("cpu"), folder)
+    suspects = Suspects({"heat": torch.tensor(1.0)}, 3, torch.ones(1), torch.tensor([7]), TARGETS)
+    with pytest.raises(NonFiniteLoss) as stop:
+        guard.check(torch.tensor(float("nan")), "loss", suspects)
+    return str(stop.value)
+
+
+def test_a_full_disk_does_not_hide_what_went_wrong(tmp_path, monkeypatch):
+    def no_space(*_):
+        raise OSError(28, "could not be written (No space left on device)", str(tmp_path / "x.pt"))
+
+    monkeypatch.setattr("afl.training.guard.write_bytes", no_space)
+    said = stopped(tmp_path)
+    assert "loss is not finite at step 3 (heat 1) on images [7]" in said and "replay" not in said
+    assert "could not be saved: [Errno 28] could not be written (No space left on device)" in said
+
+
+def test_each_of_many_processes_keeps_its_own_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr("afl.training.guard.dist.is_initialized", lambda: True)
+    for rank in range(2):
+        monkeypatch.setattr("afl.training.guard.dist.get_rank", lambda rank=rank: rank)
+        assert f"non_finite_step3_process{rank}.pt" in stopped(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
