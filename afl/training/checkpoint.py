@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,23 @@ LAST, PREVIOUS, DAMAGED = "last.pt", "previous.pt", "damaged.pt"
 FORMAT = "afl-checkpoint-1"
 
 
+# What zipfile and ``torch.load`` raise at files that were damaged anywhere, or are something else.
+UNREADABLE = (
+    AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError, OverflowError, RuntimeError,
+    TypeError, ValueError, pickle.PickleError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
 class CheckpointError(RuntimeError):
     """A file that is not a checkpoint of this project, or is damaged."""
+
+
+def reason(error: BaseException) -> str:
+    """Why a file could not be read, in one line."""
+    if isinstance(error, pickle.UnpicklingError):
+        # torch advises to read it as code.
+        return "it holds something else than tensors and plain values, or is damaged"
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> Path:
@@ -66,8 +83,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
-    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, pickle.UnpicklingError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
+    except CheckpointError:
+        raise
+    except UNREADABLE as error:
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason(error)}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} was not written by this project (no format {FORMAT!r} in it)")
     return state

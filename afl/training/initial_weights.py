@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
 from afl.training.build import ConfigError
+from afl.training.checkpoint import UNREADABLE, CheckpointError, load_checkpoint, reason
 from afl.training.compose import compose_cell
 from afl.training.distributed import World
 from detectors.backbone import load_features
@@ -34,7 +35,8 @@ def start_from(
         pretrain: gives the checkpoint of a pre-training config, making it first if need be.
 
     Raises:
-        ConfigError: the file does not exist, or many processes ask for features that one has to make.
+        ConfigError: the file does not exist or holds no weights, or many processes ask for features that one has to make.
+        CheckpointError: the features that were made once are damaged.
     """
     source = config.initial_weights
     if source is None:
@@ -46,9 +48,18 @@ def start_from(
                 "(experiment=pretrain), then give its checkpoint as initial_weights"
             )
         path = pretrain(pretraining_config(config))
+        _check(path)
     else:
         path = _file(source)
-    fresh = load_features(detector, path)
+    try:
+        fresh = load_features(detector, path)
+    except UNREADABLE as error:
+        if isinstance(error, ValueError):  # it can be read, and does not fit
+            raise
+        raise ConfigError(
+            f"initial_weights={source}: {path} has no weights under 'model' that can be read ({reason(error)}); give a checkpoint, "
+            "`shapes`, or null"
+        ) from error
     if world.is_main:
         log.info("starts from %s; fresh: %s", path, ", ".join(fresh) or "nothing")
 
@@ -94,6 +105,20 @@ def pretraining_config(config: DictConfig) -> DictConfig:
         for name in ("device", *LOCAL):
             pretraining.trainer[name] = config.trainer[name]
     return pretraining
+
+
+def _check(path: Path) -> None:
+    """Read a checkpoint of the pre-training with its checksums: every loss would start from what is wrong in it.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    try:
+        load_checkpoint(path)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the pre-trained features cannot be used: {error}; delete {path.parents[1]}, they are made again"
+        ) from error
 
 
 def _file(source: str) -> Path:

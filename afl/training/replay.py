@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from afl.training.checkpoint import CheckpointError
+from afl.training.checkpoint import UNREADABLE, CheckpointError, reason
 from detectors.contract import Targets, weighted_sum
 
 PARTS = ("step", "images", "image_ids", "targets", "model")
@@ -49,20 +48,22 @@ def replay(detector: nn.Module, path: Path, autocast: torch.dtype | None) -> Rep
         saved = torch.load(path, map_location="cpu", weights_only=True)
         step, images, image_ids, targets, model = (saved[name] for name in PARTS)
         detector.load_state_dict(model)
+        targets, ids = Targets(**targets), [int(image_id) for image_id in image_ids]
+        if images.ndim != 4 or len(images) != len(ids):
+            raise TypeError("the images are no batch")
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
-    except (KeyError, TypeError, EOFError, OSError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path} is not the saved batch of this run ({reason})") from error
+    except UNREADABLE as error:
+        raise CheckpointError(f"{path} is not the saved batch of this run ({reason(error)})") from error
     detector.train()
     with torch.autocast("cpu", autocast, enabled=autocast is not None):
         outputs = detector(images)
-    losses = detector.losses(outputs, Targets(**targets))
+    losses = detector.losses(outputs, targets)
     total = weighted_sum(losses, detector.loss_weights)
     total.backward()
     return Replay(
         step=step,
-        image_ids=image_ids.tolist(),
+        image_ids=ids,
         outputs={name: value.detach() for name, value in _tensors(outputs, "").items()},
         losses={name: value.detach() for name, value in losses.items()} | {"total": total.detach()},
         gradients={name: p.grad for name, p in detector.named_parameters() if p.grad is not None},

@@ -5,7 +5,14 @@ import os
 import pytest
 import torch
 
-from afl.training.checkpoint import CheckpointError, load_checkpoint, load_latest, save_checkpoint, set_aside
+from afl.training.checkpoint import (
+    FORMAT,
+    CheckpointError,
+    load_checkpoint,
+    load_latest,
+    save_checkpoint,
+    set_aside,
+)
 
 
 def state(value: float, run: str = "abc") -> dict:
@@ -43,6 +50,25 @@ def test_foreign_files_are_refused(tmp_path):
     torch.save({"model": {}}, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="not written by this project"):
         load_checkpoint(tmp_path / "other.pt")
+
+
+class Code:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_checkpoint_is_not_run_and_the_reason_is_one_line(zipped, tmp_path):
+    path, mark = tmp_path / "last.pt", tmp_path / "mark"
+    torch.save({"format": FORMAT, "model": Code(mark)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint") as refused:
+        load_checkpoint(path)
+    assert not mark.exists()
+    # torch's own message advises to read the file as code.
+    assert "\n" not in str(refused.value) and "weights_only" not in str(refused.value)
 
 
 def test_another_runs_checkpoint_is_not_continued(tmp_path):

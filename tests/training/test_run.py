@@ -279,6 +279,43 @@ def test_everything_that_is_read_from_files_is_data():
     assert loads >= 4
 
 
+def test_weights_to_start_from_that_are_none_are_refused_in_one_line(small_cell, tmp_path):
+    text, other = tmp_path / "text.pt", tmp_path / "other.pt"
+    text.write_text("no weights")
+    torch.save({"backbone.weight": torch.ones(3)}, other)  # as torchvision saves them
+    for path in (text, other):
+        with pytest.raises(ConfigError, match="no weights under 'model'") as refused:
+            run_cell(small_cell("centernet", "fl", f"initial_weights={path}"))
+        assert "\n" not in str(refused.value) and "weights_only" not in str(refused.value)
+
+
+def test_damaged_features_are_noticed_before_a_run_starts_from_them(small_cell, monkeypatch):
+    from afl.training.checkpoint import CheckpointError
+
+    made = small_cell("centernet", "fl", "trainer.max_duration=1steps")
+    path = Path(made.paths.output) / run_cell(made).key / "checkpoints" / "last.pt"
+    data = bytearray(path.read_bytes())
+    weights = torch.load(path, weights_only=True)["model"]["backbone.stem.0.weight"]
+    data[data.find(weights.flatten()[:8].numpy().tobytes()) + 2] ^= 1
+    path.write_bytes(data)
+    monkeypatch.setattr("afl.training.run.pretrain", lambda *_, **__: path)
+    with pytest.raises(CheckpointError, match="features cannot be used: .*checksum.*delete .*made again"):
+        run_cell(small_cell("centernet", "fl", "initial_weights=shapes"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_image_is_one_line_whoever_loads_it(small_cell, workers):
+    config = small_cell("centernet", "fl", "trainer.max_duration=1steps")
+    run_cell(config)
+    (image,) = Path(config.paths.cache).glob("shapes/shapes-*/JPEGImages/000003.png")
+    image.write_bytes(image.read_bytes()[:50])
+    with pytest.raises(DataError) as refused:
+        run_cell(small_cell("centernet", "fl", f"trainer.num_workers={workers}"))
+    assert str(refused.value) == (
+        f"image {image} (id 3) is damaged and cannot be decoded; fetch the image again"
+    )
+
+
 def test_loss_arms_differ_in_their_keys_and_paths_do_not_matter(small_cell, tmp_path):
     from afl.training.data import read_data
     from afl.training.run import cell_key
