@@ -4,9 +4,10 @@ SEEDS ?= 0
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 VENV := .venv
 RUN := $(VENV)/bin/python -m
+RUN_TABLE = $(RUN) scripts.table action=run seeds=[$(SEEDS)] jobs=$(JOBS) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test lint reproduce-table reproduce-table-sampling reproduce-table-ablation report figures data-coco data-lvis data-voc clean test-faults benchmark
+.PHONY: help setup lock test lint reproduce-table reproduce-table-sampling reproduce-table-ablation reproduce-table-prior reproduce-table-trashcan reproduce-table-bccd report figures data-coco data-lvis data-voc clean test-faults benchmark
 
 help:  ## this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-28s %s\n", $$1, $$2}'
@@ -29,13 +30,22 @@ lint: setup  ## style and common mistakes
 	@$(RUN) ruff check . && $(RUN) ruff format --check .
 
 reproduce-table: setup  ## run the missing cells of the embedded benchmark, then print its table (SEEDS=0,1,2)
-	@$(RUN) scripts.table table=shapes action=run seeds=[$(SEEDS)] jobs=$(JOBS)
+	@$(RUN_TABLE) table=shapes
 
 reproduce-table-sampling: setup  ## the same with every remedy for class imbalance, on three detectors
-	@$(RUN) scripts.table table=sampling action=run seeds=[$(SEEDS)] jobs=$(JOBS)
+	@$(RUN_TABLE) table=sampling
 
 reproduce-table-ablation: setup  ## AFL taken apart, with its controls
-	@$(RUN) scripts.table table=ablation action=run seeds=[$(SEEDS)] jobs=$(JOBS)
+	@$(RUN_TABLE) table=ablation
+
+reproduce-table-prior: setup  ## control: heat-map heads that start as anchor heads do
+	@$(RUN_TABLE) table=prior
+
+reproduce-table-trashcan: setup  ## a real long tail, small enough for a CPU (ARGS="paths.data=FOLDER")
+	@$(RUN_TABLE) table=trashcan
+
+reproduce-table-bccd: setup  ## a nearly balanced real set, where nothing should be lost (ARGS="paths.data=FOLDER")
+	@$(RUN_TABLE) table=bccd
 
 reproduce-table-%: setup  ## the paper's: coco, lvis, voc, lvis-sampling, lvis-ablation (ARGS="launch=[hydra/launcher=submitit_slurm]")
 	@$(RUN) scripts.table table=$(subst -,_,$*) action=run seeds=[$(SEEDS)] $(ARGS)
