@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -279,22 +280,27 @@ def cached_index(
     """The index of some annotation files: from the cache when it has them, else built and put there.
 
     Args:
-        build: makes the index, given its content hash.
+        build: makes the index, given its content hash; what it reads must be what was hashed.
         reader: name and version of the reader.
         sources: annotation files; their bytes are what the cache is looked up by.
         settings: whatever else the result depends on, as plain JSON values.
         cache: folder of the cached indices, or None for no cache.
+
+    Raises:
+        DataError: a file cannot be read, or was replaced while it was: the hash would name something else than the index.
     """
+    stamps = []
     digest = hashlib.sha256(json.dumps([FORMAT_VERSION, reader, settings], sort_keys=True).encode())
     for source in sources:
         try:
             with open(source, "rb") as file:
+                stamps.append(_stamp(os.fstat(file.fileno())))
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
             raise DataError(f"{source} cannot be read: {error.strerror}; fetch it again") from error
     content_hash = digest.hexdigest()
     if cache is None:
-        return build(content_hash)
+        return _built(build, content_hash, sources, stamps)
     path = Path(cache) / f"index-{content_hash[:20]}.npz"
     if path.is_file():
         try:
@@ -304,7 +310,7 @@ def cached_index(
             _log.warning("annotation cache %s belongs to other files; it is rebuilt", path)
         except ValueError as error:
             _log.warning("%s; it is rebuilt", error)
-    index = build(content_hash)
+    index = _built(build, content_hash, sources, stamps)
     try:
         index.save(path)
     except OSError as error:
@@ -312,6 +318,24 @@ def cached_index(
             "annotation cache %s cannot be written (%s); it will be parsed again next time", path, error
         )
     return index
+
+
+def _built(
+    build: Callable[[str], AnnotationIndex],
+    content_hash: str,
+    sources: Sequence[Path],
+    stamps: Sequence[tuple[int, ...]],
+) -> AnnotationIndex:
+    index = build(content_hash)
+    for source, stamp in zip(sources, stamps, strict=True):
+        if not source.exists() or _stamp(source.stat()) != stamp:
+            raise DataError(f"{source} was changed while it was read; run the same command again")
+    return index
+
+
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    # No inode numbers: some network file systems give a file another one at each look.
+    return status.st_size, status.st_mtime_ns
 
 
 def _gather(offsets: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -82,9 +82,10 @@ def obtain(
             folder = folder.resolve()
             if folder not in places:
                 places[folder] = stack.enter_context(_Place.opened(folder))
-            places[folder].missing += [
-                part for part in parts if not _is_complete(folder, part, places[folder].counts)
-            ]
+            missing = [part for part in parts if not _is_complete(folder, part, places[folder].counts)]
+            for part in missing:
+                _check_places(folder, part)
+            places[folder].missing += missing
         if not any(place.missing for place in places.values()):
             return False
         for place in places.values():
@@ -176,6 +177,27 @@ def _is_complete(folder: Path, part: Part, counts: Mapping[str, int]) -> bool:
                     "off; move or delete it and run again"
                 )
     return there
+
+
+def _check_places(folder: Path, part: Part) -> None:
+    """See to it that what is unpacked inside ``folder`` can be given its place, before anything is fetched.
+
+    Raises:
+        DataError: a place is a link, or on another disk, where a folder cannot be moved to.
+    """
+    for path in part.outputs.values():
+        place = folder / path
+        if place.is_symlink():
+            raise DataError(
+                f"{place} links to {os.readlink(place)}, which is empty; remove the link, and to keep the data on another "
+                f"disk make {folder} itself a link to it, or set dataset.root"
+            )
+        there = next(parent for parent in (place, *place.parents) if parent.exists())
+        if os.stat(there).st_dev != os.stat(folder).st_dev:
+            raise DataError(
+                f"{there} is on another disk than {folder}; keep all of it on one: make {folder} itself a link to that "
+                "disk, or set dataset.root"
+            )
 
 
 def _count_files(folder: Path) -> int:

@@ -8,11 +8,13 @@ import functools
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 import zipfile
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -401,6 +403,36 @@ def test_an_empty_folder_is_no_copy_and_a_dead_link_is_named(prepare, tmp_path, 
     assert "val2017 links to" in capsys.readouterr().err
     (root / "val2017").unlink()
     assert prepare("coco") == 0 and files(root) == COCO_LAYOUT
+
+
+def test_places_that_nothing_can_be_moved_to_are_named_before_anything_is_downloaded(
+    prepare, server, tmp_path, monkeypatch, capsys
+):
+    root, other = tmp_path / "data" / "coco", tmp_path / "other disk"
+    root.mkdir(parents=True)
+    other.mkdir()
+    (root / "train2017").symlink_to(other)
+    assert prepare("coco") == 2
+    assert f"train2017 links to {other}, which is empty; remove the link" in capsys.readouterr().err
+    (root / "train2017").unlink()
+    (root / "annotations").symlink_to(other)
+    stat = os.stat
+
+    def on_two_disks(path, **how):
+        found = stat(path, **how)
+        return (
+            found
+            if str(path) != str(root / "annotations")
+            else SimpleNamespace(st_dev=-1, st_mode=found.st_mode)
+        )
+
+    with monkeypatch.context() as patched:
+        patched.setattr("datasets.obtain.os.stat", on_two_disks)
+        assert prepare("coco") == 2
+    assert "annotations is on another disk than" in capsys.readouterr().err
+    assert not server.requests
+    assert prepare("coco") == 0
+    assert files(other) == {"instances_train2017.json", "instances_val2017.json"}
 
 
 def test_a_full_disk_is_noticed_before_anything_is_downloaded(

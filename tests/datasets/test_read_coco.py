@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from contextlib import redirect_stdout
 from copy import deepcopy
@@ -14,7 +15,7 @@ import pytest
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
-from datasets import DataError, read_coco
+from datasets import DataError, coco, read_coco
 from datasets.extreme_points import extreme_points_of_mask
 
 
@@ -334,6 +335,29 @@ def test_cache_follows_the_content_of_the_file(write_coco, small_coco, tmp_path)
     content["categories"][0]["name"] = "horse"
     second = read_coco(*write_coco(content), cache=tmp_path / "cache")
     assert list(second.category_names) == ["ant", "horse"] and second.content_hash != first.content_hash
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_file_that_is_replaced_while_it_is_read_never_counts_as_the_one_before(
+    write_coco, small_coco, tmp_path, monkeypatch, cached
+):
+    path, root = write_coco(small_coco)
+    cache = tmp_path / "cache" if cached else None
+
+    def replaced(source, real=coco.load_json):
+        content = json.loads(source.read_bytes())
+        content["categories"][0]["name"] = "horse"
+        source.write_text(json.dumps(content))
+        os.utime(source, (1, 1))
+        return real(source)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(coco, "load_json", replaced)
+        with pytest.raises(
+            DataError, match=f"{path} was changed while it was read; run the same command again"
+        ):
+            read_coco(path, root, cache=cache)
+    assert read_coco(path, root, cache=cache).category_names[1] == "horse"
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text"])
