@@ -1,13 +1,14 @@
 """This project against others on the same work, in one run on this machine.
 
     python -m scripts.benchmark                          # everything below
-    python -m scripts.benchmark loss|step|eval|input|decode [...]
+    python -m scripts.benchmark loss|step|eval|input|decode|project [...]
+    python -m scripts.benchmark clone                    # an hour: set-up, table and tests of a clean clone
     python -m scripts.benchmark loss quick=true          # small sizes in seconds: whether it runs, not how fast
     python -m scripts.benchmark threads=2 results=FOLDER
     python -m scripts.benchmark profile [against=CHECKOUT] [steps=12] [rounds=3]   # where the time of a step goes: results/speed
 
 Prints a table of ours, theirs, ratio, memory, budget and verdict, and writes it as JSON with the machine's facts to
-``results/benchmark/SUBJECT.json``. Times are medians of repetitions that take turns; the other side is called from its own
+``results/benchmark/SUBJECT.json``, and all of them as a page to ``results/benchmark/README.md``. Times are medians of repetitions that take turns; the other side is called from its own
 package. ``profile`` writes the page ``results/speed/README.md``; with ``against`` an older checkout is measured beside.
 """
 
@@ -22,8 +23,10 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-# Before torch: its profiler reports memory that it did not see allocated, which is what peaks are measured above.
+# Before torch: its profiler reports memory that it did not see allocated, which is what peaks are measured above, and that
+# there is no GPU.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import torch
 from omegaconf import OmegaConf
@@ -31,8 +34,9 @@ from rich.console import Console
 from rich.table import Table
 
 from afl.tracking import write_text
-from scripts.benchmarks import decode, evaluation, input_pipeline, loss, step_profile, training_step
+from scripts.benchmarks import decode, evaluation, input_pipeline, loss, project, step_profile, training_step
 from scripts.benchmarks.harness import Row, machine
+from scripts.benchmarks.page import COLUMNS, cells, page_of
 from scripts.entry import quiet_libraries
 
 SUBJECTS: dict[str, Callable[[bool], list[Row]]] = {
@@ -41,7 +45,11 @@ SUBJECTS: dict[str, Callable[[bool], list[Row]]] = {
     "eval": evaluation.measure,
     "input": input_pipeline.measure,
     "decode": decode.measure,
+    "project": project.from_records,
+    "clone": project.clone,
 }
+# Too long to be measured unasked.
+ONLY_WHEN_NAMED = ("clone",)
 DEFAULTS = {"quick": False, "threads": 1, "results": "results", "against": None, "steps": 12, "rounds": 3}
 
 
@@ -65,7 +73,7 @@ def main(arguments: list[str]) -> None:
         return
     folder = Path(options["results"]) / "benchmark" / ("quick" if options["quick"] else "")
     missed = 0
-    for subject in chosen or SUBJECTS:
+    for subject in chosen or [name for name in SUBJECTS if name not in ONLY_WHEN_NAMED]:
         rows = SUBJECTS[subject](bool(options["quick"]))
         if options["quick"]:  # budgets are for the real sizes
             rows = [replace(row, budget=None) for row in rows]
@@ -75,6 +83,7 @@ def main(arguments: list[str]) -> None:
         write_text(folder / f"{subject}.json", json.dumps(content, indent=1) + "\n")
         missed += sum(row.verdict == "missed" for row in rows)
     if not options["quick"]:
+        write_text(folder / "README.md", page_of(folder, SUBJECTS))
         print(f"{missed} budgets missed" if missed else "every budget that this machine can measure is met")
 
 
@@ -86,44 +95,12 @@ def show(subject: str, rows: list[Row], facts: dict[str, object]) -> None:
     """Print a subject's table."""
     title = f"{subject}: {facts['cpu']}, {facts['threads']} thread, load {facts['load']}, {facts['gpu']}, torch {facts['torch']}"
     table = Table(title=title, title_justify="left")
-    for column in (
-        "what",
-        "ours",
-        "theirs",
-        "ratio",
-        "memory, ours",
-        "theirs",
-        "budget",
-        "verdict",
-        "against",
-    ):
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("what", "against", "verdict") else "right")
     for row in rows:
-        sign = "<=" if row.at_most else ">="
-        table.add_row(
-            row.what,
-            quantity(row.ours, row.unit),
-            quantity(row.theirs, row.unit),
-            "" if row.ratio is None else f"{row.ratio:.3g}",
-            quantity(row.ours_memory, "B"),
-            quantity(row.theirs_memory, "B"),
-            "" if row.budget is None else f"{sign} {row.budget:g}",
-            row.verdict,
-            row.note,
-        )
+        table.add_row(*cells(_plain(row)))
     console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(table)
-
-
-def quantity(value: float | None, unit: str) -> str:
-    """A figure with three digits in a readable unit."""
-    if value is None:
-        return ""
-    if unit == "s":
-        return f"{value:.3g} s" if value >= 1 else f"{1e3 * value:.3g} ms"
-    if unit == "B":
-        return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"
-    return f"{value:.4g}"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import ctypes
 import gc
 import importlib
 import io
+import logging
 import multiprocessing
 import time
 from collections.abc import Callable
@@ -156,7 +157,8 @@ def _their_lvis(truth: dict, found: list[Detections]) -> dict[str, float]:
     # lvis 0.5.3 uses a name that numpy has since dropped; the module gets its own view of numpy, which has it.
     module.np = _NumpyWithFloat()
     dataset = lvis.LVIS.__new__(lvis.LVIS)
-    dataset.logger = importlib.import_module("logging").getLogger("lvis")
+    dataset.logger = logging.getLogger("lvis")
+    dataset.logger.setLevel(logging.ERROR)
     dataset.dataset = truth
     dataset._create_index()
     evaluation = lvis.LVISEval(dataset, lvis.LVISResults(dataset, _as_results(truth, found)), "bbox")

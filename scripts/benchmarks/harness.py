@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from afl.tracking import git_state
+
 
 @dataclass(frozen=True)
 class Row:
@@ -46,9 +48,11 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """``met``, ``missed``, or empty where nothing was asked or measured."""
-        if self.budget is None or self.ratio is None:
+        """``met``, ``missed`` or ``not measured``; empty where nothing was asked."""
+        if self.budget is None:
             return ""
+        if self.ratio is None:
+            return "not measured"
         met = self.ratio <= self.budget if self.at_most else self.ratio >= self.budget
         return "met" if met else "missed"
 
@@ -105,6 +109,22 @@ def peak_bytes(work: Callable[[], object]) -> int:
     return peak
 
 
+def quantity(value: float | None, unit: str) -> str:
+    """A figure with three digits in a readable unit; ``unit`` as in ``Row``."""
+    if value is None:
+        return ""
+    if unit == "s":
+        if value >= 120:
+            return f"{value / 60:.1f} min"
+        for name, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+            if value >= size:
+                return f"{value / size:.3g} {name}"
+        return f"{value / 1e-9:.3g} ns"
+    if unit == "B":
+        return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"
+    return f"{value:.4g}"
+
+
 def machine() -> dict[str, object]:
     """What the figures depend on beside the code."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
@@ -116,6 +136,7 @@ def machine() -> dict[str, object]:
         "gpu": gpu,
         "torch": torch.__version__,
         "python": platform.python_version(),
+        "git": git_state(),
     }
 
 

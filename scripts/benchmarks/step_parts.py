@@ -1,8 +1,9 @@
 """Where the time of one training step goes: milliseconds of each part, for one detector on LongTail Shapes.
 
 Run as a file by ``step_profile``, so that an older checkout of the project can be measured with the same code:
-it imports only what has long been there. Arguments: detector, loss, steps, folder for generated data, and settings
-(``bf16``, ``channels_last``, ``compile``, ``plain_optimizer``). Prints one line of JSON.
+it imports only what has long been there. Arguments: detector, loss, steps, folder for generated data, and as JSON
+the settings of each variant by name (``bf16``, ``channels_last``, ``compile``, ``plain_optimizer``). Variants take turns,
+step by step. Prints one line of JSON: by variant milliseconds by part.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import statistics
 import sys
 import time
 import warnings
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -28,9 +30,19 @@ PARTS = ("input", "normalise", "forward", "losses", "backward", "clip", "optimiz
 WARM_UP = 3
 
 
-def measure(detector_name: str, loss: str, steps: int, cache: str, settings: set[str]) -> dict[str, float]:
-    """Median milliseconds by part, over ``steps`` steps after three that do not count."""
-    torch.manual_seed(0)
+def measure(
+    detector_name: str,
+    loss: str,
+    steps: int,
+    cache: str,
+    variants: dict[str, list[str]],
+    more: Sequence[str] = (),
+) -> dict[str, dict[str, float]]:
+    """Median milliseconds by variant and part, over ``steps`` steps after three that do not count.
+
+    Args:
+        more: further overrides of the config.
+    """
     torch.set_num_threads(1)
     overrides = [
         "dataset=shapes",
@@ -38,9 +50,29 @@ def measure(detector_name: str, loss: str, steps: int, cache: str, settings: set
         "logger=none",
         f"paths.cache={cache}",
         f"paths.output={cache}",
+        *more,
     ]
     config = compose_cell(detector=detector_name, loss=loss, overrides=overrides)
     data = read_data(config)
+    works = {name: one_step(config, data, set(settings)) for name, settings in variants.items()}
+    clocks: dict[str, list[list[float]]] = {name: [] for name in variants}
+    for step in range(WARM_UP + steps):
+        for name, work in works.items():
+            clock = work()
+            if step >= WARM_UP:
+                clocks[name].append(clock)
+    return {
+        name: {
+            part: 1e3 * statistics.median(clock[i + 1] - clock[i] for clock in seen)
+            for i, part in enumerate(PARTS)
+        }
+        for name, seen in clocks.items()
+    }
+
+
+def one_step(config, data, settings: set[str]) -> Callable[[], list[float]]:
+    """A training step under these settings, to be called again and again: seconds at its start and after each part."""
+    torch.manual_seed(0)
     last = "channels_last" in settings
     detector = build_detector(config, data.classes)
     detector.to(memory_format=torch.channels_last if last else torch.contiguous_format).train()
@@ -52,10 +84,10 @@ def measure(detector_name: str, loss: str, steps: int, cache: str, settings: set
     forward = torch.compile(detector, dynamic=False) if "compile" in settings else detector
     # The same decoded images again and again: what decoding costs is the input benchmark's.
     stream = iter(training_batches(config, data, World(0, 1, torch.device("cpu")), start_step=0))
-    for _ in range(len(data.train) // config.trainer.batch_size):
+    for _ in range(-(-len(data.train) // config.trainer.batch_size)):
         next(stream)
-    parts: dict[str, list[float]] = {name: [] for name in PARTS}
-    for step in range(WARM_UP + steps):
+
+    def work() -> list[float]:
         clock = [time.perf_counter()]
         batch = next(stream)
         clock.append(time.perf_counter())
@@ -65,6 +97,8 @@ def measure(detector_name: str, loss: str, steps: int, cache: str, settings: set
             outputs = forward(images)
         clock.append(time.perf_counter())
         losses = detector.losses(outputs, targets_of(batch))
+        # As the loop does: the maps go before their gradients come.
+        del outputs
         clock.append(time.perf_counter())
         optimizer.zero_grad(set_to_none=True)
         weighted_sum(losses, detector.loss_weights).backward()
@@ -75,13 +109,12 @@ def measure(detector_name: str, loss: str, steps: int, cache: str, settings: set
         for classification in detector.classification.values():
             classification.update()
         clock.append(time.perf_counter())
-        if step >= WARM_UP:
-            for name, start, end in zip(PARTS, clock, clock[1:], strict=False):
-                parts[name].append(1e3 * (end - start))
-    return {name: statistics.median(values) for name, values in parts.items()}
+        return clock
+
+    return work
 
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
-    chosen_detector, chosen_loss, count, folder, *chosen = sys.argv[1:]
-    print(json.dumps(measure(chosen_detector, chosen_loss, int(count), folder, set(chosen))))
+    chosen_detector, chosen_loss, count, folder, chosen = sys.argv[1:]
+    print(json.dumps(measure(chosen_detector, chosen_loss, int(count), folder, json.loads(chosen))))

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from afl.tracking import write_text
+from afl.tracking import git_state, write_text
 from scripts.benchmarks.harness import machine
 from scripts.benchmarks.step_parts import PARTS
 
@@ -36,34 +36,36 @@ def write_page(folder: Path, against: str | None, steps: int, rounds: int) -> Pa
         against: an older checkout of the project, measured in turns with this one; None: what ``parts.json`` holds of an
             earlier measurement is kept.
         steps: of each measurement, which is made ``rounds`` times by a process of its own; the medians' median is taken.
-            The compiled one, which takes a minute to build, is made once.
+
+    Raises:
+        FileNotFoundError: ``against`` is no checkout.
+        RuntimeError: a measurement failed.
     """
     file = folder / "parts.json"
     kept = json.loads(file.read_text()) if file.is_file() else {}
-    figures = {
-        "machine": machine(),
-        "steps": steps,
-        "rounds": rounds,
-        "before": kept.get("before"),
-        "after": {},
-    }
-    if against:
-        if not (Path(against) / "afl").is_dir():
-            raise FileNotFoundError(f"against={against} is no checkout of this project")
-        figures["before"] = {}
+    if against and not (Path(against) / "afl").is_dir():
+        raise FileNotFoundError(f"against={against} is no checkout of this project")
+    before, after = {} if against else kept.get("before"), {}
+    old = Path(against) if against else None
     with tempfile.TemporaryDirectory() as cache:
         for detector in DETECTORS:
-            figures["after"][detector] = {}
-            for variant, settings in VARIANTS.items():
-                old = against and variant == "shipped"
-                mine, others = [], []
-                for _ in range(rounds if variant != "compiled" else 1):
-                    mine.append(_parts(ROOT, detector, steps, cache, settings))
-                    if old:
-                        others.append(_parts(Path(against), detector, steps, cache, settings))
-                figures["after"][detector][variant] = _median(mine)
+            mine, others = [], []
+            for _ in range(rounds):
+                mine.append(_parts(ROOT, detector, steps, f"{cache}/after", VARIANTS))
                 if old:
-                    figures["before"][detector] = _median(others)
+                    others.append(_parts(old, detector, steps, f"{cache}/before", {"shipped": SHIPPED}))
+            after[detector] = {name: _median([one[name] for one in mine]) for name in VARIANTS}
+            if old:
+                before[detector] = _median([one["shipped"] for one in others])
+            print(f"{detector}: {sum(after[detector]['shipped'].values()):.0f} ms", flush=True)
+    figures = {
+        "machine": machine(),
+        "before_commit": git_state(old)["sha"] if old else kept.get("before_commit"),
+        "steps": steps,
+        "rounds": rounds,
+        "before": before,
+        "after": after,
+    }
     write_text(file, json.dumps(figures, indent=1) + "\n")
     page = folder / "README.md"
     write_text(page, page_of(figures))
@@ -71,22 +73,24 @@ def write_page(folder: Path, against: str | None, steps: int, rounds: int) -> Pa
 
 
 def _parts(
-    checkout: Path, detector: str, steps: int, cache: str, settings: tuple[str, ...]
-) -> dict[str, float]:
+    checkout: Path, detector: str, steps: int, cache: str, variants: dict[str, tuple[str, ...]]
+) -> dict[str, dict[str, float]]:
     code = f"import runpy, sys; sys.path.insert(0, {str(checkout)!r}); runpy.run_path(sys.argv.pop(1), run_name='__main__')"
     script = Path(__file__).with_name("step_parts.py")
-    command = [sys.executable, "-c", code, script, detector, LOSS, str(steps), cache, *settings]
+    command = [sys.executable, "-c", code, script, detector, LOSS, str(steps), cache, json.dumps(variants)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(
-            f"{detector} with {', '.join(settings)} failed in {checkout}: {done.stderr[-800:]}"
-        )
+        raise RuntimeError(f"{detector} failed in {checkout}: {done.stderr[-800:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def _median(rounds: list[dict[str, float]]) -> dict[str, float]:
     return {name: statistics.median(one[name] for one in rounds) for name in PARTS}
+
+
+def _commit(figures: dict) -> str:
+    return f" (commit {figures['before_commit'][:7]})" if figures.get("before_commit") else ""
 
 
 def page_of(figures: dict) -> str:
@@ -97,10 +101,11 @@ def page_of(figures: dict) -> str:
         "",
         f"LongTail Shapes, 16 images of 96 x 96 pixels, loss `{LOSS}`, backbone `tiny`, one thread of {facts['cpu']}, load "
         f"{facts['load']} at the end, torch {facts['torch']}. Milliseconds: medians over {figures['steps']} steps, then over "
-        f"{figures['rounds']} process(es), one where compiled; images were decoded before. On a GPU unmeasured ({facts['gpu']} here).",
+        f"{figures['rounds']} process(es); images were decoded before. On a GPU unmeasured ({facts['gpu']} here).",
         "",
         "Made from `parts.json` by `python -m scripts.benchmark profile against=CHECKOUT`, where CHECKOUT is the project before its",
-        "kernels, windows for Gaussian targets and fused optimisers; without `against` the column *before* stays as it is.",
+        f"kernels, windows for Gaussian targets and fused optimisers{_commit(figures)}; without `against` the column *before* stays as "
+        "it is.",
         "",
         "| detector | " + " | ".join(PARTS) + " | step | before | faster |",
         "| --- |" + " ---: |" * (len(PARTS) + 3),
@@ -149,8 +154,8 @@ def page_of(figures: dict) -> str:
         "",
         "## What each setting buys",
         "",
-        "A step with another setting over the shipped one (bf16, channels_last, fused optimiser, not compiled): above 1 the "
-        "shipped one is faster.",
+        "A step with another setting over the shipped one (bf16, channels_last, fused optimiser, not compiled), both taking turns in "
+        "one process: above 1 the shipped one is faster.",
         "",
         "| detector | " + " | ".join(names) + " |",
         "| --- |" + " ---: |" * len(names),

@@ -7,7 +7,9 @@ import mmap
 import multiprocessing
 import os
 import re
+import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,12 @@ import torch
 
 from detectors.extreme_grouping import group_extremes
 from scripts.benchmark import main
-from scripts.benchmarks import training_step
+from scripts.benchmarks import project, step_parts, training_step
 from scripts.benchmarks.decode import differing, enumerate_quadruples, scene
 from scripts.benchmarks.evaluation import in_a_process
-from scripts.benchmarks.harness import Row, bytes_saved, peak_bytes, take_turns
+from scripts.benchmarks.harness import Row, bytes_saved, machine, peak_bytes, quantity, take_turns
+from scripts.benchmarks.loss import growth
+from scripts.benchmarks.page import page_of as page_of_figures
 from scripts.benchmarks.step_profile import PARTS, VARIANTS, page_of
 
 
@@ -52,7 +56,89 @@ def test_peak_is_what_was_alive_at_once():
 )
 def test_verdicts(ratio, at_most, verdict):
     assert Row("x", ratio=ratio, budget=4.0, at_most=at_most).verdict == verdict
-    assert Row("x", ratio=ratio).verdict == "" == Row("x", budget=4.0).verdict
+    assert Row("x", ratio=ratio).verdict == "" and Row("x", budget=4.0).verdict == "not measured"
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "words"),
+    [
+        (None, "s", ""),
+        (4.4e-9, "s", "4.4 ns"),
+        (1.25e-5, "s", "12.5 us"),
+        (0.0345, "s", "34.5 ms"),
+        (61.0, "s", "61 s"),
+        (1620.0, "s", "27.0 min"),
+        (3 * 2**30, "B", "3.00 GiB"),
+        (2**19, "B", "0.5 MiB"),
+        (2560000, "", "2.56e+06"),
+    ],
+)
+def test_figures_are_readable(value, unit, words):
+    assert quantity(value, unit) == words
+
+
+def test_growth_is_the_power_of_the_size():
+    assert growth(2.0, 32.0, 16) == pytest.approx(1.0) and growth(1.0, 256.0, 16) == pytest.approx(2.0)
+
+
+def test_time_of_the_table_is_that_of_its_records(tmp_path, repository):
+    record = json.loads(next((repository / "results" / "shapes" / "records").glob("*.json")).read_text())
+    for number, seconds in enumerate((60.0, 120.0)):
+        (tmp_path / f"{number}.json").write_text(
+            json.dumps(record | {"train_seconds": seconds, "eval_seconds": 10.0})
+        )
+    *unmeasured, table = project.from_records(quick=False, folder=tmp_path)
+    assert table.ratio == pytest.approx(36 * 100.0 / 2 / 60) and table.budget == 45 and table.verdict == "met"
+    assert [row.budget for row in unmeasured] == [6, 45, 10]
+    assert all(row.verdict == "not measured" and "an hour" in row.note for row in unmeasured)
+    assert len(project.from_records(quick=False, folder=tmp_path / "nothing")) == 3
+
+
+MAKEFILE = """
+reproduce-table:
+\t@echo setup: ready
+\t@echo '[1/3] one: AP 40.0 in 2 s'
+\t@sleep 0.3
+\t@echo '[2/3] other: AP 38.0 in 2 s'
+\t@echo '[3/3] third: AP 39.0 in 2 s'
+test:
+\t@sleep 0.2; exit {code}
+"""
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_clean_clone_is_watched_by_what_it_prints(tmp_path, capfd, code):
+    (tmp_path / "Makefile").write_text(MAKEFILE.format(code=code))
+    for command in (
+        ["init", "-q"],
+        ["add", "."],
+        ["-c", "user.name=A", "-c", "user.email=a@b.c", "commit", "-qm", "x"],
+    ):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    (tmp_path / "Makefile").write_text("what is not committed has no say")
+    if code:
+        with pytest.raises(RuntimeError, match="make test failed"):
+            project.clone(quick=False, source=tmp_path)
+        return
+    first, wanted, whole, tests = project.clone(quick=False, source=tmp_path)
+    assert 0 < first.ours <= wanted.ours - 0.3 and wanted.ours <= whole.ours and tests.ours >= 0.2
+    assert "all 3 cells" in whole.what and whole.budget is None
+    assert [row.verdict for row in (first, wanted, tests)] == ["met"] * 3
+    assert "[2/3] other" in capfd.readouterr().out
+
+
+def test_page_of_the_figures_has_every_row_and_counts_verdicts(tmp_path):
+    rows = [
+        Row("fast", ours=0.002, theirs=0.01, ratio=5.0, budget=4.0, ours_memory=2**20, note="their package"),
+        Row("slow", ours=1.0, theirs=1.0, ratio=1.0, budget=4.0),
+        Row("elsewhere", budget=5.0, note="no GPU"),
+    ]
+    content = {"machine": machine(), "rows": [asdict(row) | {"verdict": row.verdict} for row in rows]}
+    (tmp_path / "loss.json").write_text(json.dumps(content))
+    page = page_of_figures(tmp_path, ("eval", "loss"))
+    assert "| fast | 2 ms | 10 ms | 5 | 1.0 MiB |  | >= 4 | met | their package |" in page
+    assert "| elsewhere |  |  |  |  |  | >= 5 | not measured | no GPU |" in page
+    assert "1 met, 1 missed, 1 not measured here" in page and "## loss" in page and "## eval" not in page
 
 
 @pytest.mark.parametrize("free_heap", [0, 100 << 20])
@@ -104,17 +190,17 @@ def test_enumeration_knows_a_box_that_is_missing():
 
 
 def test_quick_run_prints_and_writes_every_row(tmp_path, capfd):
-    main(["loss", "eval", "input", "decode", "quick=true", f"results={tmp_path}"])
+    main(["loss", "eval", "input", "decode", "project", "quick=true", f"results={tmp_path}"])
     files = {
         path.stem: json.loads(path.read_text()) for path in (tmp_path / "benchmark" / "quick").glob("*.json")
     }
-    assert set(files) == {"loss", "eval", "input", "decode"}
+    assert set(files) == {"loss", "eval", "input", "decode", "project"}
     for content in files.values():
         assert content["quick"] and content["machine"]["torch"] == torch.__version__
         for row in content["rows"]:
             measured = row["ours"] is not None
-            assert measured or row["note"] == "no GPU"
-            if measured and row["unit"] == "s":
+            assert measured or row["note"] == "no GPU" or "an hour" in row["note"]
+            if measured and row["unit"] == "s" and "records" not in row["note"]:
                 assert row["ours"] > 0 and row["theirs"] > 0
     apart = [row["ratio"] for row in files["eval"]["rows"] if "difference" in row["what"]]
     assert len(apart) == 2 and max(apart) <= 1e-6
@@ -141,6 +227,24 @@ def test_a_typing_error_is_answered_in_one_line():
             main([wrong])
 
 
+def test_variants_of_a_step_take_turns_and_every_part_has_its_time(tmp_path, monkeypatch):
+    turns = []
+    build = step_parts.one_step
+
+    def watched(config, data, settings):
+        work = build(config, data, settings)
+        return lambda: turns.append(sorted(settings)) or work()
+
+    monkeypatch.setattr(step_parts, "one_step", watched)
+    variants = {"shipped": ["bf16", "channels_last"], "plain": ["plain_optimizer"]}
+    small = ["dataset.folder.num_train=24", "dataset.folder.num_val=10", "trainer.batch_size=4"]
+    found = step_parts.measure("centernet", "afl", 2, str(tmp_path), variants, small)
+    assert turns == [["bf16", "channels_last"], ["plain_optimizer"]] * (step_parts.WARM_UP + 2)
+    assert list(found) == ["shipped", "plain"]
+    for parts in found.values():
+        assert tuple(parts) == PARTS and all(value > 0 for value in parts.values())
+
+
 def test_the_page_says_what_the_figures_say():
     parts = dict(zip(PARTS, (10.0, 1.0, 40.0, 9.0, 35.0, 1.0, 4.0), strict=True))
     slower = {name: 2 * value for name, value in parts.items()}
@@ -148,6 +252,7 @@ def test_the_page_says_what_the_figures_say():
         "machine": {"cpu": "a processor", "load": 0.1, "torch": "2", "gpu": "no GPU"},
         "steps": 5,
         "rounds": 1,
+        "before_commit": "0123456789",
         "before": {"fcos": slower},
         "after": {"fcos": {name: parts if name == "shipped" else slower for name in VARIANTS}},
     }
@@ -155,4 +260,4 @@ def test_the_page_says_what_the_figures_say():
     assert "| fcos | 10.0 | 1.0 | 40.0 | 9.0 | 35.0 | 1.0 | 4.0 | 100.0 | 200.0 | 2.00x |" in page
     assert "| fcos | 75 % | 9 % | 10 % | 6 % |" in page
     assert "forward (fcos)" in page and "| fcos | 2.00x | 2.00x | 2.00x | 2.00x |" in page
-    assert "a processor" in page and "unmeasured" in page
+    assert "a processor" in page and "unmeasured" in page and "(commit 0123456)" in page

@@ -1,0 +1,57 @@
+"""The page on the benchmark's figures, made of the JSON files beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from scripts.benchmarks.harness import quantity
+
+COLUMNS = ("what", "ours", "theirs", "ratio", "memory, ours", "theirs", "budget", "verdict", "against")
+
+
+def cells(row: dict) -> list[str]:
+    """One row of the JSON as the words of the table's columns."""
+    sign = "<=" if row["at_most"] else ">="
+    return [
+        row["what"],
+        quantity(row["ours"], row["unit"]),
+        quantity(row["theirs"], row["unit"]),
+        "" if row["ratio"] is None else f"{row['ratio']:.3g}",
+        quantity(row["ours_memory"], "B"),
+        quantity(row["theirs_memory"], "B"),
+        "" if row["budget"] is None else f"{sign} {row['budget']:g}",
+        row["verdict"],
+        row["note"],
+    ]
+
+
+def page_of(folder: Path, subjects: Iterable[str]) -> str:
+    """The page as Markdown, from ``SUBJECT.json`` of those subjects that the folder has."""
+    found = {name: folder / f"{name}.json" for name in subjects}
+    contents = {name: json.loads(file.read_text()) for name, file in found.items() if file.is_file()}
+    verdicts = [row["verdict"] for content in contents.values() for row in content["rows"]]
+    lines = [
+        "# This project against others on the same work",
+        "",
+        "Written by `make benchmark` from the JSON files beside it. Times are medians of repetitions that take turns in one run on one",
+        "machine; the other side is called from its own package. Ratio: how often ours fits into theirs, or what the line names;",
+        "memory is what the line's last column says.",
+        "",
+        f"Budgets: {verdicts.count('met')} met, {verdicts.count('missed')} missed, {verdicts.count('not measured')} not measured here.",
+    ]
+    for name, content in contents.items():
+        facts = content["machine"]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            f"{facts['cpu']}, {facts['threads']} thread(s) of {facts['cores']} cores, load {facts['load']} at the end, {facts['gpu']}, "
+            f"torch {facts['torch']}, Python {facts['python']}, source {facts['git']['source']}.",
+            "",
+            "| " + " | ".join(COLUMNS) + " |",
+            "| --- |" + " ---: |" * 6 + " --- | --- |",
+            *("| " + " | ".join(cells(row)) + " |" for row in content["rows"]),
+        ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,100 @@
+"""The project as a newcomer meets it: a clean clone, set up, its table trained, its tests run.
+
+That takes an hour, so it is measured when it is named (``clone``); otherwise the table's time is what the records say of their
+own runs (``project``).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from afl.reporting import load_records
+from afl.tracking import FINISHED
+from scripts.benchmarks.harness import Row
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORDS = ROOT / "results" / "shapes" / "records"
+# Six detectors by six losses; the table may have more.
+CELLS, SIDE_BY_SIDE = 36, 2
+FIRST_MINUTES, TABLE_MINUTES, TEST_MINUTES = 6.0, 45.0, 10.0
+FIRST = "set-up of a clean clone and the first cell of the table, minutes"
+TABLE = f"set-up of a clean clone and {CELLS} cells of the table, minutes"
+TESTS = "make test, minutes"
+# Of this process alone, which the commands of a newcomer would not have.
+_OWN_SETTINGS = ("MAKEFLAGS", "TORCH_CPP_LOG_LEVEL", "KINETO_LOG_LEVEL", "OMP_NUM_THREADS")
+_FINISHED_CELL = re.compile(r"\[(\d+)/\d+\] ")
+
+
+def from_records(quick: bool, folder: Path = RECORDS) -> list[Row]:
+    """What the records of the embedded benchmark tell of the table's time."""
+    named = "an hour: python -m scripts.benchmark clone"
+    rows = [
+        Row(what, budget=budget, at_most=True, note=named)
+        for what, budget in ((FIRST, FIRST_MINUTES), (TABLE, TABLE_MINUTES), (TESTS, TEST_MINUTES))
+    ]
+    paths = sorted(folder.glob("*.json"))
+    records = [record for record in (load_records(paths) if paths else []) if record.status == FINISHED]
+    if records:
+        seconds = CELLS * sum(record.seconds for record in records) / len(records) / SIDE_BY_SIDE
+        devices = ", ".join(sorted({str(record.environment.get("device")) for record in records}))
+        note = f"training and evaluation in {len(records)} records of results/shapes ({devices}), {SIDE_BY_SIDE} side by side"
+        rows.append(
+            _minutes(f"{CELLS} cells of the table without set-up, minutes", seconds, TABLE_MINUTES, note)
+        )
+    return rows
+
+
+def clone(quick: bool, source: Path = ROOT) -> list[Row]:
+    """Clone ``source`` as it was last committed, run ``make reproduce-table`` and ``make test`` there, and watch the clock.
+
+    Raises:
+        RuntimeError: one of them failed.
+    """
+    if quick:
+        return [row for row in from_records(quick) if row.ratio is None]
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "clone"
+        subprocess.run(["git", "clone", "--quiet", str(source), str(place)], check=True)
+        table, cells = _timed("reproduce-table", place)
+        tests, _ = _timed("test", place)
+    first, wanted = min(cells), min(CELLS, max(cells))
+    note = "make reproduce-table in a clean clone"
+    return [
+        _minutes(FIRST, cells[first], FIRST_MINUTES, note),
+        _minutes(TABLE, cells[wanted], TABLE_MINUTES, note),
+        _minutes(f"set-up of a clean clone and all {max(cells)} cells, minutes", table, None, note),
+        _minutes(TESTS, tests, TEST_MINUTES, "in the same clone, after set-up"),
+    ]
+
+
+def _minutes(what: str, seconds: float, budget: float | None, note: str) -> Row:
+    return Row(what, ours=seconds, ratio=seconds / 60, budget=budget, at_most=True, note=note)
+
+
+def _timed(target: str, place: Path) -> tuple[float, dict[int, float]]:
+    """Seconds that ``make target`` takes, and after how many seconds it said that so many cells were finished."""
+    environment = {name: value for name, value in os.environ.items() if name not in _OWN_SETTINGS}
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        ["make", target],
+        cwd=place,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    cells, said = {}, []
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        said.append(line)
+        if found := _FINISHED_CELL.match(line):
+            cells[int(found[1])] = time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    if process.wait() or (target == "reproduce-table" and not cells):
+        raise RuntimeError(f"make {target} failed in a clean clone: {''.join(said[-8:])}")
+    return seconds, cells
