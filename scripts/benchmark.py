@@ -1,15 +1,16 @@
 """This project against others on the same work, in one run on this machine.
 
-    python -m scripts.benchmark                          # everything below
+    python -m scripts.benchmark                          # every subject of the next line
     python -m scripts.benchmark loss|step|eval|input|decode|project [...]
     python -m scripts.benchmark clone                    # an hour: set-up, table and tests of a clean clone
     python -m scripts.benchmark loss quick=true          # small sizes in seconds: whether it runs, not how fast
     python -m scripts.benchmark threads=2 results=FOLDER
-    python -m scripts.benchmark profile [against=CHECKOUT] [steps=12] [rounds=3]   # where the time of a step goes: results/speed
+    python -m scripts.benchmark profile [against=CHECKOUT] [steps=12] [rounds=3] [compiled=false]   # where a step's time goes
 
 Prints a table of ours, theirs, ratio, memory, budget and verdict, and writes it as JSON with the machine's facts to
-``results/benchmark/SUBJECT.json``, and all of them as a page to ``results/benchmark/README.md``. Times are medians of repetitions that take turns; the other side is called from its own
-package. ``profile`` writes the page ``results/speed/README.md``; with ``against`` an older checkout is measured beside.
+``results/benchmark/SUBJECT.json``, and all of them as a page to ``results/benchmark/README.md``. Times are medians of
+repetitions that take turns; the other side is called from its own package. ``profile`` writes the page
+``results/speed/README.md``; with ``against`` an older checkout is measured beside.
 """
 
 from __future__ import annotations
@@ -50,7 +51,15 @@ SUBJECTS: dict[str, Callable[[bool], list[Row]]] = {
 }
 # Too long to be measured unasked.
 ONLY_WHEN_NAMED = ("clone",)
-DEFAULTS = {"quick": False, "threads": 1, "results": "results", "against": None, "steps": 12, "rounds": 3}
+DEFAULTS = {
+    "quick": False,
+    "threads": 1,
+    "results": "results",
+    "against": None,
+    "steps": 12,
+    "rounds": 3,
+    "compiled": True,
+}
 
 
 def main(arguments: list[str]) -> None:
@@ -69,7 +78,8 @@ def main(arguments: list[str]) -> None:
     if "profile" in chosen:
         folder = Path(options["results"]) / "speed"
         steps, rounds = int(options["steps"]), int(options["rounds"])
-        print("written:", step_profile.write_page(folder, options["against"], steps, rounds))
+        compiled = bool(options["compiled"])
+        print("written:", step_profile.write_page(folder, options["against"], steps, rounds, compiled))
         return
     folder = Path(options["results"]) / "benchmark" / ("quick" if options["quick"] else "")
     missed = 0

@@ -28,7 +28,7 @@ VARIANTS = {
 }
 
 
-def write_page(folder: Path, against: str | None, steps: int, rounds: int) -> Path:
+def write_page(folder: Path, against: str | None, steps: int, rounds: int, compiled: bool = True) -> Path:
     """Measure, write ``parts.json`` and the page made of it.
 
     Args:
@@ -36,6 +36,7 @@ def write_page(folder: Path, against: str | None, steps: int, rounds: int) -> Pa
         against: an older checkout of the project, measured in turns with this one; None: what ``parts.json`` holds of an
             earlier measurement is kept.
         steps: of each measurement, which is made ``rounds`` times by a process of its own; the medians' median is taken.
+        compiled: measure the compiled step as well, which takes a minute or two to build for each detector.
 
     Raises:
         FileNotFoundError: ``against`` is no checkout.
@@ -47,14 +48,17 @@ def write_page(folder: Path, against: str | None, steps: int, rounds: int) -> Pa
         raise FileNotFoundError(f"against={against} is no checkout of this project")
     before, after = {} if against else kept.get("before"), {}
     old = Path(against) if against else None
+    variants = {
+        name: settings for name, settings in VARIANTS.items() if compiled or "compile" not in settings
+    }
     with tempfile.TemporaryDirectory() as cache:
         for detector in DETECTORS:
             mine, others = [], []
             for _ in range(rounds):
-                mine.append(_parts(ROOT, detector, steps, f"{cache}/after", VARIANTS))
+                mine.append(_parts(ROOT, detector, steps, f"{cache}/after", variants))
                 if old:
                     others.append(_parts(old, detector, steps, f"{cache}/before", {"shipped": SHIPPED}))
-            after[detector] = {name: _median([one[name] for one in mine]) for name in VARIANTS}
+            after[detector] = {name: _median([one[name] for one in mine]) for name in variants}
             if old:
                 before[detector] = _median([one["shipped"] for one in others])
             print(f"{detector}: {sum(after[detector]['shipped'].values()):.0f} ms", flush=True)
@@ -149,7 +153,7 @@ def page_of(figures: dict) -> str:
             f"| {detector} | " + " | ".join(f"{parts[name]:.1f}" for name in PARTS) + " |"
             for detector, parts in before.items()
         ]
-    names = [name for name in VARIANTS if name != "shipped"]
+    names = [name for name in next(iter(after.values())) if name != "shipped"]
     lines += [
         "",
         "## What each setting buys",

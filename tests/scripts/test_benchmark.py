@@ -260,4 +260,6 @@ def test_the_page_says_what_the_figures_say():
     assert "| fcos | 10.0 | 1.0 | 40.0 | 9.0 | 35.0 | 1.0 | 4.0 | 100.0 | 200.0 | 2.00x |" in page
     assert "| fcos | 75 % | 9 % | 10 % | 6 % |" in page
     assert "forward (fcos)" in page and "| fcos | 2.00x | 2.00x | 2.00x | 2.00x |" in page
+    del figures["after"]["fcos"]["compiled"]
+    assert "compiled |" in page and "compiled |" not in page_of(figures)
     assert "a processor" in page and "unmeasured" in page and "(commit 0123456)" in page
