@@ -76,7 +76,12 @@ def read_image_file(path: Path) -> np.ndarray:
 
 def _decode(data: bytes, flags: int) -> np.ndarray | None:
     """Pixels of an image file's bytes; None where they are no image or stop too early."""
-    return None if is_cut_off(data) else cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
+    if is_cut_off(data):
+        return None
+    try:
+        return cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
+    except cv2.error:  # the header names more pixels than OpenCV makes room for
+        return None
 
 
 def check_images(index: AnnotationIndex, threads: int = 4) -> dict[str, Defect]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
@@ -100,6 +103,17 @@ def test_an_unknown_source_of_extreme_points_is_refused(small):
         DetectionDataset(small, PadOnly(), extreme_source="points")
 
 
+def png_header(width: int, height: int) -> bytes:
+    """A PNG with right checksums that promises so many pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
 def test_damaged_images_are_named(small):
     path = small.image_path(0)
     whole = path.read_bytes()
@@ -107,6 +121,7 @@ def test_damaged_images_are_named(small):
         (whole[: len(whole) // 2], "damaged"),
         (b"", "damaged"),
         (b"no image", "damaged"),
+        (png_header(100_000, 100_000), "damaged"),
     ):
         path.write_bytes(data)
         with pytest.raises(DataError, match=message) as caught:
