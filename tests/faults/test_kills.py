@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from afl.tracking import read_record
 from afl.training.checkpoint import load_latest
 from tests.faults.short_run import (
     DETECTORS,
@@ -25,6 +26,15 @@ pytestmark = pytest.mark.faults
 KILLS = 5
 
 
+def kill(process, seconds: float) -> bool:
+    """Whether the process was still there to be killed after so many seconds."""
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    printed, _ = process.communicate()
+    assert process.returncode in (-signal.SIGKILL, 0), printed
+    return process.returncode != 0
+
+
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_thirty_kills_are_thirty_exact_resumes(detector, tmp_path, cache, count):
     draw = random.Random(detector)
@@ -34,10 +44,14 @@ def test_thirty_kills_are_thirty_exact_resumes(detector, tmp_path, cache, count)
         else "loss=afl"
     )
     arguments = [f"detector={detector}", loss, "trainer.max_duration=60steps", "trainer.ema=0.9"]
+    begin = time.monotonic()
     finished(command(tmp_path / "whole", cache, *arguments))
     whole = last_checkpoint(tmp_path / "whole")
     seconds, output = whole["seconds"], tmp_path / "killed"
+    around = time.monotonic() - begin - seconds
     again = command(output, cache, *arguments)
+    kill(started(again), draw.uniform(0, around))
+    count("kills -9 at random moments of starting up")
     kills, resumed_from = 0, []
     while kills < KILLS:
         before = steps_done(output)
@@ -53,7 +67,12 @@ def test_thirty_kills_are_thirty_exact_resumes(detector, tmp_path, cache, count)
         assert not passed_over
         resumed_from.append(0 if state is None else state["step"])
         assert not (run_folder(output) / "record.json").exists()
+    process = started(again)
+    # The last checkpoint, detections and record are written in this time; the run may be faster than the signal.
+    wait_for(lambda: steps_done(output) >= 60, process)
+    count("kills -9 at random moments of the last writing", kill(process, draw.uniform(0, around / 8)))
     finished(again)
+    assert read_record(run_folder(output) / "record.json").status == "finished"
     assert resumed_from == sorted(resumed_from) and resumed_from[-1] > 0
     assert_same(last_checkpoint(output), whole)
     assert not list(run_folder(output).rglob("*.tmp"))
