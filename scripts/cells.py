@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from afl.tracking import FINISHED, Record, read_record
+from afl.tracking import FINISHED, DamagedRecord, Record, read_record
 from afl.training.compose import compose_cell
 from afl.training.data import RunData, read_data
 from afl.training.run import cell_key
@@ -26,9 +26,12 @@ class Cell:
     folder: Path
 
     def record(self) -> Record | None:
-        """Its record as it is now; None where there is none yet."""
+        """Its record as it is now; None where there is none yet, or a damaged one, which the run replaces."""
         path = self.folder / "record.json"
-        return read_record(path) if path.exists() else None
+        try:
+            return read_record(path) if path.exists() else None
+        except (DamagedRecord, FileNotFoundError):  # the run may be moving it out of the way just now
+            return None
 
     @property
     def is_finished(self) -> bool:

@@ -104,7 +104,7 @@ def main(config: DictConfig) -> None:
     quiet_libraries()
     try:
         _main(config)
-    except (ValueError, ServerError) as problem:
+    except (ValueError, OSError, ServerError) as problem:
         sys.exit(str(problem))
 
 
@@ -203,7 +203,8 @@ def table_spec(spec: DictConfig, seeds: list[int]) -> TableSpec:
 def _announce(cell: Cell, done: int, total: int, seconds: float) -> None:
     record = cell.record()
     if record.status == FINISHED:
-        result = f"AP {100 * record.metrics['AP']:.1f} in {record.seconds:.0f} s"
+        ap = record.metrics.get("AP")
+        result = f"AP {'undefined' if ap is None else f'{100 * ap:.1f}'} in {record.seconds:.0f} s"
     else:
         result = f"failed: {record.error}"
     console.print(

@@ -68,3 +68,11 @@ def test_resuming_with_repeated_images_is_exact(monkeypatch, tmp_path, cache, co
     found = stopped_and_resumed(monkeypatch, tmp_path / "stopped", cache, "retinanet", "efl", *more)
     assert_same(found, last_checkpoint(tmp_path / "whole"))
     count("cells resumed exactly, loss state and loader position included")
+
+
+def test_resuming_between_evaluations_is_exact(monkeypatch, tmp_path, cache, count):
+    more = ("trainer.evaluate_every=3steps",)
+    run_cell(cell(tmp_path / "whole", cache, "retinanet", "sampling_free", *OPTIONS, *more))
+    found = stopped_and_resumed(monkeypatch, tmp_path / "stopped", cache, "retinanet", "sampling_free", *more)
+    assert_same(found, last_checkpoint(tmp_path / "whole"))
+    count("cells resumed exactly, loss state and loader position included")

@@ -60,6 +60,29 @@ def test_building_twice_gives_the_same_bytes_and_names_the_reconstruction(finish
     assert "centernet" in capsys.readouterr().out
 
 
+def test_a_full_disk_is_one_line_and_leaves_the_table_that_was(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "results" / "shapes"
+    main(finished)
+    first = {path.name: path.read_bytes() for path in folder.glob("*.*")}
+    (next((folder / "records").iterdir())).unlink()  # another table than before
+
+    def no_space(handle):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("afl.tracking.atomic.os.fsync", no_space)
+        with pytest.raises(SystemExit, match=r"No space left on device.*table\.md") as stopped:
+            main(finished)
+    assert "\n" not in stopped.value.code
+    assert first == {path.name: path.read_bytes() for path in folder.glob("*.*")}
+
+
+def test_a_damaged_record_is_one_that_is_missing(finished):
+    cells = cells_of(finished, [0])
+    (cells[0].folder / "record.json").write_text('{"schema": 1, "key"')
+    assert cells[0].record() is None and not cells[0].is_finished and cells[1].is_finished
+
+
 def test_a_table_without_records_says_how_to_make_them(tmp_path):
     with pytest.raises(SystemExit, match="action=run"):
         main(tables(tmp_path))

@@ -12,11 +12,12 @@ from afl.training.compose import CONF
 
 
 def command(output: Path, cache: str, *start: str) -> list[str]:
-    # Frozen batch norm: statistics over half a batch would be other statistics.
+    # Frozen batch norm: statistics over half a batch would be other statistics. Of eleven images to evaluate on, one
+    # process gets six and the other five, and the last batch of each is smaller than the others.
     return [
         *start, "-m", "scripts.train", "detector=retinanet", "loss=afl", "dataset=shapes_coco", "backbone=resnet18",
         "backbone.pretrained=false", "backbone.frozen_stages=0", "optimizer=sgd", "dataset.folder.num_train=24",
-        "dataset.folder.num_val=10", "initial_weights=null", "logger=none", "trainer.progress=none",
+        "dataset.folder.num_val=11", "initial_weights=null", "logger=none", "trainer.progress=none",
         "trainer.batch_size=6", "trainer.eval_batch_size=4", "trainer.max_duration=3steps", "trainer.precision=fp32",
         "trainer.clip_norm=1.0", "trainer.device=cpu", f"paths.output={output}", f"paths.cache={cache}",
         "pyramid.channels=32", "pyramid.tower_depth=1", "pyramid.dense=[8,16,32]",
