@@ -100,8 +100,9 @@ def main(arguments: list[str]) -> int:
     )
     pictures = Pictures(files)
     document = {"images": [], "annotations": [], "categories": _categories(predictor)}
-    stream = predictor.stream(pictures)
-    for found in track(stream, total=len(files), console=Console(stderr=True), transient=True):
+    stream, console = predictor.stream(pictures), Console(stderr=True)
+    quiet = not console.is_terminal
+    for found in track(stream, total=len(files), console=console, transient=True, disable=quiet):
         path, pixels = pictures.read[len(document["images"])], pictures.waiting.pop(0)
         found = above(found, score)
         name = path.relative_to(root)

@@ -53,7 +53,7 @@ from datasets import (
 from datasets.defects import Defect
 from datasets.obtain import Sources, obtain
 from datasets.releases import PUBLISHED
-from scripts.entry import CONF, unknown_choice
+from scripts.entry import CONF, asks_for_help, unknown_choice, unknown_key
 from scripts.transfer_progress import transfer_progress
 
 DEFECTS_FOUND, UNREADABLE, INTERRUPTED = 1, 2, 130
@@ -64,15 +64,20 @@ def main(arguments: list[str]) -> int:
     """Run one command; returns the exit code."""
     commands = {"check": check, "shapes": shapes}
     commands |= {name: functools.partial(fetch, name) for name in PUBLISHED}
+    if asks_for_help(arguments, __doc__):
+        return 0
     if not arguments or arguments[0] not in commands:
-        print(__doc__.strip(), file=sys.stderr)
+        near = difflib.get_close_matches(arguments[0], commands, n=1) if arguments else []
+        said = f"error: there is no {arguments[0]!r}; did you mean {near[0]}?" if near else __doc__.strip()
+        print(said, file=sys.stderr)
         return UNREADABLE
     try:
         return commands[arguments[0]](arguments[1:])
     except ValueError as error:  # DataError and ConfigError among them
         print(f"error: {error}", file=sys.stderr)
     except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {error}", file=sys.stderr)
+        hint = unknown_key(arguments[1:], "config")
+        print(f"error: {hint or str(error).splitlines()[0]}", file=sys.stderr)
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:

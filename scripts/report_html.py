@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -25,22 +26,24 @@ BASELINE, OTHER = "fl", "afl"
 def write_report(arguments: list[str]) -> Path:
     """Write the page; returns its path.
 
-    Tables are those of ``results/*/records``, or where there are none, of the finished runs in ``runs``. Curves and pictures
-    come from the run directories in ``runs``.
+    Tables are those of ``results/*/records``, and one of the finished runs in ``runs`` that are in none of them. Curves and
+    pictures come from the run directories in ``runs``, for the first table that has some there.
 
     Raises:
         ValueError: an unknown option, or there is no finished run at all.
     """
     options = options_of(arguments, DEFAULTS)
     runs = Path(options["runs"])
-    tables, notes = tables_of_results(Path(options["results"])), []
-    if not tables:
-        tables, notes = tables_of_runs(runs)
+    tables = tables_of_results(Path(options["results"]))
+    own, notes = tables_of_runs(runs, without={key for table in tables for key in _finished(table)})
+    tables += own
     if not tables:
         raise ValueError(
             f"no records in {options['results']}/*/records and no runs in {runs}: train something first, for example "
             "make reproduce-table"
         )
+    here = run_folders(runs)
+    tables.sort(key=lambda table: not here.keys() & _finished(table).keys())
     material = gather(tables, runs, options["images"], notes)
     page = report(material)
     path = Path(options["output"])
@@ -62,10 +65,18 @@ def tables_of_results(results: Path) -> list[Table]:
     return sorted(tables, key=lambda table: table.spec.name != FIRST)
 
 
-def tables_of_runs(runs: Path) -> tuple[list[Table], list[str]]:
+def _finished(table: Table) -> dict[str, Record]:
+    """The finished runs of a table by run key."""
+    return {r.key: r for r in table.cells.values() if r is not None and r.status == FINISHED}
+
+
+def tables_of_runs(runs: Path, without: Collection[str] = ()) -> tuple[list[Table], list[str]]:
     """One table of all finished runs, apart from pre-training and trials on subsets; and which runs it had no room for.
 
     Of several runs of a cell, with other settings, the one that finished last is shown.
+
+    Args:
+        without: keys of runs that are shown elsewhere.
     """
     newest: dict[tuple, tuple[float, Record]] = {}
     left_out = []
@@ -73,6 +84,7 @@ def tables_of_runs(runs: Path) -> tuple[list[Table], list[str]]:
         for record in load_records([path]):
             if (
                 record.status != FINISHED
+                or record.key in without
                 or "pretraining" in record.dataset
                 or record.config.get("subset") is not None
             ):
@@ -91,10 +103,10 @@ def tables_of_runs(runs: Path) -> tuple[list[Table], list[str]]:
             f"{len(left_out)} runs of cells that were run again later with other settings are not shown: "
             + ", ".join(left_out)
         )
-    return [build_table(records, _spec("runs", records))], notes
+    return [build_table(records, _spec("runs", records, f"Runs in {runs}"))], notes
 
 
-def _spec(name: str, records: list[Record]) -> TableSpec:
+def _spec(name: str, records: list[Record], title: str = "") -> TableSpec:
     """What ``conf/table/NAME.yaml`` says; for other names, everything that there are records of."""
     path = CONF / "table" / f"{name}.yaml"
     seeds = sorted({record.seed for record in records})
@@ -110,7 +122,7 @@ def _spec(name: str, records: list[Record]) -> TableSpec:
         datasets=sorted({record.dataset for record in records}),
         seeds=seeds,
         baseline=losses[0],
-        title="All runs",
+        title=title or name,
     )
 
 
@@ -118,7 +130,7 @@ def gather(tables: list[Table], runs: Path, images: int, notes: list[str]) -> Ma
     """What is known beside the tables; what is not here is said beside the ``notes``, and left out."""
     folders, missing = run_folders(runs), list(notes)
     main = tables[0]
-    records = [record for record in main.cells.values() if record is not None and record.status == FINISHED]
+    records = list(_finished(main).values())
     here = {record.key: folders[record.key] for record in records if record.key in folders}
     if len(here) < len(records):
         missing.append(

@@ -52,7 +52,8 @@ def draw_gallery(galleries: Sequence[Gallery]) -> Figure:
             for row, picture in zip(axes, gallery.pictures, strict=True):
                 _show(row[column], picture)
                 right = correct(picture)
-                for k in np.argsort(picture.found_scores, kind="stable"):
+                # What is wrong lies below what is right.
+                for k in np.lexsort((picture.found_scores, right)):
                     if picture.found_scores[k] >= SCORE:
                         group = gallery.groups[int(picture.found_labels[k])]
                         _box(row[column], picture.found_boxes[k], GROUP_COLORS[group], right=bool(right[k]))
@@ -82,8 +83,8 @@ def _show(axis: Axes, picture: Picture) -> None:
 
 def _box(axis: Axes, box: np.ndarray, color: str, right: bool) -> None:
     x1, y1, x2, y2 = box.tolist()
-    # A white line below keeps the colour apart from whatever the image has there.
-    for width, edge in ((2.2, "white"), (1.3, color)):
+    # A white line below keeps the colour of what is right apart from whatever the image has there.
+    for width, edge in ((2.0, "white"), (1.2, color)) if right else ((0.8, color),):
         line = "-" if right else (0, (3, 1.5))
         axis.add_patch(
             Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=edge, linewidth=width, linestyle=line)

@@ -53,8 +53,9 @@ def test_defects_are_counted_by_kind_and_the_policy_decides_the_exit_code(custom
             "there is no file /nowhere/train.json: set dataset.root",
         ),
         (["check", "dataset=lvis", "dataset.root=/nowhere"], "https://www.lvisdataset.org"),
-        (["check", "dataset.rot=3"], "dataset.rot"),
-        (["chek"], "python -m scripts.prepare_data check"),
+        (["check", "dataset.rot=3"], "Did you mean dataset.root?"),
+        (["chek"], "there is no 'chek'; did you mean check?"),
+        (["zebra"], "python -m scripts.prepare_data check"),
         ([], "python -m scripts.prepare_data check"),
     ],
 )

@@ -14,6 +14,7 @@ import cv2
 import pytest
 
 from afl.reporting.gallery import draw_gallery
+from afl.reporting.report.pictures import correct
 from afl.tracking import read_record, write_record
 from afl.training import run_cell
 from afl.training.compose import compose_cell
@@ -82,6 +83,26 @@ def test_the_report_of_run_directories_shows_curves_gradients_and_pictures(runs,
     assert seen["pictures"] == [96, 96] and seen["uses"] == 0 and seen["overflow"] <= 0
 
 
+def test_own_runs_stand_beside_the_tables_of_results_and_are_what_is_drawn(runs, tmp_path, capsys):
+    # A table whose runs are on another machine, as in a fresh checkout.
+    results = tmp_path / "results" / "elsewhere" / "records"
+    for folder in sorted(runs.iterdir()):
+        record = read_record(folder / "record.json")
+        write_record(results / f"{record.loss}.json", replace(record, key=f"{record.key}-other"))
+    path = tmp_path / "report.html"
+    main(["html", f"results={tmp_path}/results", f"runs={runs}", f"output={path}", "images=2"])
+    html = path.read_text()
+    assert re.findall(r'<section id="([\w-]+)"', html)[:2] == ["results-runs", "results-elsewhere"]
+    assert '<section id="pictures">' in html and '<section id="curves">' in html
+    assert "have no directory" not in capsys.readouterr().out
+    # What a table of results has is not shown twice.
+    for folder in sorted(runs.iterdir()):
+        record = read_record(folder / "record.json")
+        write_record(results / f"{record.loss}.json", record)
+    main(["html", f"results={tmp_path}/results", f"runs={runs}", f"output={path}", "images=2"])
+    assert "results-runs" not in path.read_text()
+
+
 def test_a_report_of_nothing_says_what_to_do(tmp_path):
     with pytest.raises(ValueError, match="train something first"):
         main(["html", f"results={tmp_path}", f"runs={tmp_path}/none"])
@@ -109,8 +130,9 @@ def test_what_is_drawn_in_a_gallery_is_where_the_boxes_are(runs):
     figure = draw_gallery([found])
     truth = {tuple(patch.get_xy()) for patch in figure.axes[0].patches}
     assert truth == {tuple(box[:2].tolist()) for box in found.pictures[0].boxes}
-    shown = sum(score >= 0.3 for score in found.pictures[0].found_scores)
-    assert len(figure.axes[1].patches) == 2 * shown  # a coloured line on a white one
+    right = correct(found.pictures[0])[found.pictures[0].found_scores >= 0.3]
+    # A coloured line on a white one, for what is wrong a thin one alone.
+    assert len(figure.axes[1].patches) == 2 * right.sum() + (~right).sum()
     with pytest.raises(ValueError, match="the same images"):
         draw_gallery([found, replace(found, pictures=found.pictures[:1])])
 
