@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+import re
 from typing import Any
 
 import hydra
@@ -17,7 +18,12 @@ from afl.training.schedule import Schedule, warmed_up
 from detectors.contract import ClassCounts
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": None}
-OWN_PACKAGES = ("afl.", "datasets.", "detectors.", "torch.optim.")
+# What a config, which may be somebody else's and come inside a checkpoint, can call: constructors of these packages, and
+# functions that read a data set, make a generated one or a schedule. Nothing that writes what and where the config says.
+OWN_PACKAGES = ("afl.losses.", "datasets.", "detectors.", "torch.optim.")
+OWN_OTHERS = re.compile(
+    r"afl\.tracking\.wandb\.\w+Tracker|afl\.training\.schedule\.\w+_schedule|datasets\.\w+\.(read|generate)_\w+"
+)
 
 
 class ConfigError(ValueError):
@@ -25,12 +31,14 @@ class ConfigError(ValueError):
 
 
 def check_targets(config: Any, path: str = "") -> None:
-    """Refuse every ``_target_`` outside this project and torch's optimisers: a config is data, not code."""
+    """Refuse every ``_target_`` that is no part of a run as ``OWN_PACKAGES`` says: a config is data, not code."""
     if OmegaConf.is_dict(config) or isinstance(config, dict):
         target = config.get("_target_")
         if target is not None and not _is_own(str(target), path):
-            known = ", ".join(OWN_PACKAGES)
-            raise ConfigError(f"{path}._target_ is {target!r}; only what {known} define may be called")
+            raise ConfigError(
+                f"{path}._target_ is {target!r}; only classes of {', '.join(OWN_PACKAGES)} trackers, schedules and readers of "
+                "this project may be called"
+            )
         for key in config:
             if not OmegaConf.is_missing(config, key):
                 check_targets(config[key], f"{path}.{key}" if path else str(key))
@@ -40,14 +48,15 @@ def check_targets(config: Any, path: str = "") -> None:
 
 
 def _is_own(target: str, path: str) -> bool:
-    """Whether a dotted name is of something that the own packages define; what they import has such a name too."""
-    if not target.startswith(OWN_PACKAGES):
+    """Whether a dotted name is of something that a config may call; what own modules import has such a name too."""
+    if not target.startswith(("afl.", "datasets.", "detectors.", "torch.optim.")):
         return False
     try:
-        module = getattr(pkgutil.resolve_name(target), "__module__", None) or ""
+        found = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{path}._target_ is {target!r}, which does not exist ({error})") from error
-    return f"{module}.".startswith(OWN_PACKAGES)
+    name = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', None)}"
+    return (isinstance(found, type) and name.startswith(OWN_PACKAGES)) or bool(OWN_OTHERS.fullmatch(name))
 
 
 def instantiate(config: DictConfig, **arguments: Any) -> Any:

@@ -4,6 +4,7 @@ import ast
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -227,11 +228,24 @@ def test_a_config_calls_nothing_but_this_project_and_torchs_optimisers(small_cel
 @pytest.mark.parametrize(
     "target",
     ["os.system", "subprocess.Popen", "builtins.eval", "afl.training.lock.os.system", "datasets.files.shutil.rmtree",
-     "torch.optim.adamw.torch.load", "hydra.utils.call", "aflx.System", "torch.hub.load"],
+     "torch.optim.adamw.torch.load", "hydra.utils.call", "aflx.System", "torch.hub.load", "afl.tracking.write_text",
+     "afl.tracking.MetricsLog", "afl.training.run_cell", "afl.training.checkpoint.set_aside",
+     "datasets.files.remove_abandoned", "datasets.AnnotationIndex.load", "detectors.load_features",
+     "afl.losses.ClassificationLoss.forward.__globals__.get", "afl.reporting.server.connect"],
 )  # fmt: skip
-def test_nothing_that_an_own_module_merely_imports_is_called(target):
+def test_nothing_is_called_that_an_own_module_merely_imports_or_that_writes_where_it_is_told(target):
     with pytest.raises(ConfigError, match=f"loss.chain.a._target_ is '{target}'"):
         check_targets(OmegaConf.create({"loss": {"chain": {"a": {"_target_": target, "_partial_": True}}}}))
+
+
+def test_every_target_of_the_configs_may_be_called():
+    targets = {
+        target
+        for path in CONF.rglob("*.yaml")
+        for target in re.findall(r"_target_: *['\"]?([\w.]+)", path.read_text())
+    }
+    assert len(targets) > 40
+    check_targets(OmegaConf.create({"all": [{"_target_": target} for target in sorted(targets)]}))
 
 
 def test_a_foreign_target_on_the_command_line_is_one_line(tmp_path):
