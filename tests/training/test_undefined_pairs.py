@@ -1,0 +1,65 @@
+"""Which losses have no meaning on which detectors, and that each of them says so in one line with map and reason."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from afl.losses import UndefinedPair
+from afl.training.build import build_detector
+from afl.training.compose import compose_cell
+from detectors.contract import ClassCounts, Targets
+
+CLASSES, SIZE = 5, 64
+# Corners and extreme points span no box; ObjectBox's objectness is one class.
+UNDEFINED = {
+    **{
+        (detector, loss): "predicts no box there"
+        for detector in ("cornernet", "extremenet")
+        for loss in ("pisa", "qfl", "vfl")
+    },
+    ("objectbox", "seesaw"): "has one class",
+}
+DEFINED = [
+    *((detector, "pisa") for detector in ("centernet", "retinanet", "fcos", "objectbox")),
+    *((detector, "seesaw") for detector in ("cornernet", "extremenet")),
+]
+
+
+def losses(detector: str, loss: str, *overrides: str) -> list[torch.Tensor]:
+    config = compose_cell(detector=detector, loss=loss, overrides=["dataset=shapes_coco", *overrides])
+    model = build_detector(config, ClassCounts(torch.full((CLASSES,), 9.0), torch.full((CLASSES,), 9.0)))
+    boxes = torch.tensor([[[4.0, 4.0, 30.0, 40.0], [20.0, 24.0, 60.0, 52.0]]])
+    x, y = boxes[..., 0::2], boxes[..., 1::2]
+    middle = (boxes[..., :2] + boxes[..., 2:]) / 2
+    top, bottom = (torch.stack([middle[..., 0], y[..., i]], -1) for i in (0, 1))
+    left, right = (torch.stack([x[..., i], middle[..., 1]], -1) for i in (0, 1))
+    targets = Targets(
+        boxes=boxes,
+        labels=torch.tensor([[0, 3]]),
+        ignored=torch.zeros(1, 2, dtype=torch.bool),
+        image_sizes=torch.full((1, 2), SIZE),
+        extreme_points=torch.stack([top, left, bottom, right], 2),
+        verified=torch.ones(1, CLASSES, dtype=torch.bool),
+    )
+    return list(model.losses(model(torch.zeros(1, 3, SIZE, SIZE)), targets).values())
+
+
+@pytest.mark.parametrize(("detector", "loss"), UNDEFINED)
+def test_a_pair_without_a_meaning_is_refused_in_one_line_that_names_loss_map_and_reason(detector, loss):
+    with pytest.raises(UndefinedPair) as refused:
+        losses(detector, loss)
+    text = str(refused.value)
+    assert (
+        text.startswith(loss) and "map '" in text and UNDEFINED[detector, loss] in text and "\n" not in text
+    )
+
+
+@pytest.mark.parametrize(("detector", "loss"), DEFINED)
+def test_the_same_losses_are_defined_on_the_other_detectors(detector, loss):
+    assert all(value.isfinite() for value in losses(detector, loss))
+
+
+def test_seesaw_trains_the_rest_of_objectbox_where_its_one_class_map_is_left_alone():
+    found = losses("objectbox", "seesaw", "loss.chain.seesaw.single_class=plain")
+    assert all(value.isfinite() for value in found)
