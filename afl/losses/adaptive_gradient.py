@@ -8,7 +8,11 @@ The formula of the paper is not public; this is a *reconstruction* from its desc
 
 A fresh head gives every positive g = 1 - prior, so ghat starts at ghat_0 = 1 - prior and kappa at kappa_0;
 once the positives are on average more right than wrong, kappa is 0, the gate 1, and what is left is
-class-balanced focal loss.
+class-balanced focal loss. Defaults: kappa_0 = tau = 1, a momentum of 0.99 and h = 1/2, all ours;
+results/protocol.md says which of them were searched.
+
+Anchors, grids and heat maps alike. On a heat map W has the scale (1 - Y)^4 of a negative in it. A soft positive
+has g = |p - y|, and counts as one positive in ghat.
 """
 
 from __future__ import annotations

@@ -5,6 +5,17 @@
 
 Cui et al. weight the samples of a classifier. A background location of a detector has no class, so a choice
 has to be made: here the weight multiplies the positive elements of a class, and negatives keep weight 1.
+
+Defaults: beta = 0.999, of the official scripts for ImageNet and iNaturalist. The cap of 5 is ours, because 1 / E_n
+spans three orders of magnitude on LVIS, and so is the normalisation: the most frequent class has weight 1 in
+``cbl`` and ``cbfl``; in ``afl`` and ``cbfl_instances`` the mean over instances is 1, as a search of its own
+settled (results/protocol.md).
+
+Anchors, grids and heat maps alike: the positives of class c, or the peaks of its map. A map of objectness has one
+class and so weight 1.
+
+Differs from the official code: there the weight of a sample's class multiplies all C logits of that sample, takes
+the place of alpha_t, and weights sum to C (``normalize: classes``).
 """
 
 from __future__ import annotations

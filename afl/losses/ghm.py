@@ -24,6 +24,18 @@ Anchor heads: as published. A soft positive (ObjectBox's objectness) has g = |p 
 nothing is published: g = 1 - p at peaks and g = p elsewhere; a negative under a Gaussian counts (1 - Y)^4
 in the histogram, as much as in the loss.
 
+What to expect. One seed on LongTail Shapes gave an AP of 46.9 on RetinaNet, 45.1 on FCOS and 25.4 on
+ObjectBox, where FL has 57.7, 58.9 and 48.2. The gradient is that of the formula (it is tested against the
+official loop); what can be seen of the reason is this. All bins have the same say however empty they are, so
+
+- the gradient does not fade as the elements are learnt: the sum of |dL/dz| fell from 316 to 50 on RetinaNet
+  with FL, and from 565 to 461 with GHM; on ObjectBox's objectness from 175 to 125, and from 393 to 359;
+- what keeps the background at a low score is a crowd in one bin, at the end 88 and 78 of 100 elements on
+  RetinaNet and FCOS, and has the say of the few elements of any other: detections of at least 0.3 that no
+  object is left for were 1,455 and 4,113 on these two with FL, 12,848 and 25,578 with GHM;
+- the density knows no classes. On ObjectBox, whose score is the product of two maps that both learn so, 408 of
+  648 objects of common classes were taken for frequent ones (FL: 196), and 569 of 1,008 rare ones (425).
+
 Differs from the official code: the running mean of a bin starts at its first count, where a buffer of zeros
 made the first weights up to four times too large. As there, a bin without elements keeps its mean. The
 official configuration also clips the norm of the gradient at 35, which is the trainer's business.

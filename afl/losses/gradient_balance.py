@@ -10,7 +10,8 @@ As negatives are learnt N falls and a rises by itself, to 1 only where N <= rati
 
     1 - i (1 - a),    i = clip((ghat - threshold) / (ghat_0 - threshold), 0, 1), the model's immaturity
 
-so that what is left is the loss without it.
+so that what is left is the loss without it. Not published; the defaults are ours. Anchors, grids and heat maps
+alike, a heat map's (1 - Y)^4 being in N.
 """
 
 from __future__ import annotations

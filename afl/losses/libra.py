@@ -149,7 +149,7 @@ def _scrambled(x: Tensor) -> Tensor:
 
 
 def tallest_gaussian(target: ClassificationTarget) -> Tensor:
-    """(R,) float64 in [0, 1], height of the tallest Gaussian over all classes of each location of a heat map."""
+    """(R,) float64 in [0, 1], height of the tallest Gaussian of any class at each location of a heat map."""
     height = torch.zeros(target.num_locations, dtype=torch.float64, device=target.image.device)
     if target.negative_index is None or not target.num_locations:
         return height

@@ -2,7 +2,8 @@
 
 Class weights do two things: they shift weight between classes, and they change that of positives against
 negatives. This link does only the second, so a gain of class weights over focal loss means something only
-beside it.
+beside it. It is made for weights that give the most frequent class 1 (``cbl``, ``cbfl``). Weights with a mean of
+1 over instances, as ``afl`` has them, leave s = 1: their control is focal loss itself.
 """
 
 from __future__ import annotations

@@ -14,7 +14,9 @@ takes no part, for as a negative it would weigh (1 - Y)^4 = 0. Heads without a b
 (CornerNet, ExtremeNet) have no q: ``UndefinedPair``.
 
 The focus is on negatives alone, which no chain of weightings can say, so this is a loss of its own, without
-a chain: positives with an exponent of 0 and the weight q. Differs from the official code: nothing in the loss; the detectors here keep their own decoding.
+a chain: positives with an exponent of 0 and the weight q.
+
+Differs from the official code: nothing in the loss; the detectors here keep their own decoding.
 """
 
 from __future__ import annotations
