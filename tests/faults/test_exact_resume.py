@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from afl.training import loop, run_cell
-from tests.faults.short_run import DETECTORS, LOSSES, assert_same, cell, last_checkpoint
+from tests.faults.short_run import (
+    DETECTORS,
+    LOSSES,
+    assert_same,
+    cell,
+    last_checkpoint,
+    read_checkpoint,
+    run_folder,
+)
 
 pytestmark = pytest.mark.faults
 # Of the parts of AFL, those that differ in what they keep, not in a number.
@@ -27,19 +35,24 @@ class Killed(BaseException):
     """Nothing in the code catches it."""
 
 
-def stopped_and_resumed(monkeypatch, output, cache, detector: str, loss: str, *more: str) -> dict:
-    config = cell(output, cache, detector, loss, *OPTIONS, *more)
+def stop(monkeypatch, config, in_step: int) -> None:
+    """Run until the loop comes to this step."""
     steps = iter(range(1000))
 
-    def stop_in_step_seven(optimizer, base, factor, real=loop.set_learning_rate):
-        if next(steps) == 7:
+    def set_rate(optimizer, base, factor, real=loop.set_learning_rate):
+        if next(steps) == in_step:
             raise Killed
         real(optimizer, base, factor)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "set_learning_rate", stop_in_step_seven)
+        patched.setattr(loop, "set_learning_rate", set_rate)
         with pytest.raises(Killed):
             run_cell(config)
+
+
+def stopped_and_resumed(monkeypatch, output, cache, detector: str, loss: str, *more: str) -> dict:
+    config = cell(output, cache, detector, loss, *OPTIONS, *more)
+    stop(monkeypatch, config, in_step=7)
     assert last_checkpoint(output)["step"] == 4
     assert run_cell(config).status == "finished"
     return last_checkpoint(output)
@@ -76,3 +89,44 @@ def test_resuming_between_evaluations_is_exact(monkeypatch, tmp_path, cache, cou
     found = stopped_and_resumed(monkeypatch, tmp_path / "stopped", cache, "retinanet", "sampling_free", *more)
     assert_same(found, last_checkpoint(tmp_path / "whole"))
     count("cells resumed exactly, loss state and loader position included")
+
+
+def truncated(data: bytes, other: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def flipped(data: bytes, other: bytes) -> bytes:
+    """One bit of the weights, which are most of the file, is another one."""
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def no_checkpoint(data: bytes, other: bytes) -> bytes:
+    return b"something else"
+
+
+def of_another_run(data: bytes, other: bytes) -> bytes:
+    return other
+
+
+@pytest.mark.parametrize("damage", [truncated, flipped, no_checkpoint, of_another_run])
+def test_a_last_checkpoint_that_cannot_be_used_gives_way_to_the_one_before(
+    damage, monkeypatch, tmp_path, cache, caplog, count
+):
+    run_cell(cell(tmp_path / "whole", cache, "centernet", "afl_per_class", *OPTIONS))
+    run_cell(cell(tmp_path / "other", cache, "centernet", "afl_per_class", *OPTIONS, "seed=1"))
+    config = cell(tmp_path / "stopped", cache, "centernet", "afl_per_class", *OPTIONS)
+    stop(monkeypatch, config, in_step=9)
+    folder = run_folder(tmp_path / "stopped") / "checkpoints"
+    assert read_checkpoint(folder / "last.pt")["step"] == 8
+    other = run_folder(tmp_path / "other") / "checkpoints" / "last.pt"
+    damaged = damage((folder / "last.pt").read_bytes(), other.read_bytes())
+    (folder / "last.pt").write_bytes(damaged)
+    caplog.set_level("INFO")
+    assert run_cell(config).status == "finished"
+    said = "\n".join(caplog.messages)
+    assert f"it is kept as {folder / 'damaged.pt'}; the one before, of step 4, is taken" in said, said
+    assert str(folder / "last.pt") in said and "goes on from step 4 of 11" in said, said
+    assert (folder / "damaged.pt").read_bytes() == damaged
+    assert_same(last_checkpoint(tmp_path / "stopped"), last_checkpoint(tmp_path / "whole"))
+    count("unusable checkpoints passed over for the one before, resumed exactly")
