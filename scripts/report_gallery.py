@@ -7,7 +7,7 @@ from pathlib import Path
 
 from afl.reporting import load_records
 from afl.reporting.gallery import draw_gallery, save_jpeg
-from afl.reporting.report.material import DETECTOR_NAMES
+from afl.reporting.report.material import in_order
 from afl.tracking import FINISHED
 from scripts.entry import options_of
 from scripts.run_material import data_of, gallery, telling_images
@@ -42,8 +42,7 @@ def write_gallery(arguments: list[str]) -> Path:
     }
     if not chosen:
         raise ValueError(f"{runs} has no finished run of {wanted[0]} with {wanted[1]} and seed {wanted[2]}")
-    order = [*DETECTOR_NAMES, *sorted(chosen)]
-    records = [chosen[name] for name in sorted(chosen, key=order.index)]
+    records = [chosen[name] for name in in_order(chosen)]
     data = data_of(records[0])
     images = telling_images(data, options["images"])
     columns = [gallery(runs / record.key, record, data, images) for record in records]

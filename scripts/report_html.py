@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from afl.reporting import Table, TableSpec, build_table, load_records
 from afl.reporting.records import cell_of
 from afl.reporting.report import Gallery, Material, report
+from afl.reporting.report.material import in_order
 from afl.tracking import FINISHED, Record, read_metrics, write_text
 from afl.training.run import CURVES, RECORD
 from datasets import DataError
@@ -117,7 +118,7 @@ def _spec(name: str, records: list[Record], title: str = "") -> TableSpec:
     )
     return TableSpec(
         name=name,
-        detectors=sorted({record.detector for record in records}),
+        detectors=in_order({record.detector for record in records}),
         losses=losses,
         datasets=sorted({record.dataset for record in records}),
         seeds=seeds,

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 
 from afl.reporting import TableSpec, build_table
 from afl.reporting.report import Gallery, Material, report
-from afl.reporting.report.material import styles
+from afl.reporting.report.material import in_order, styles
 from afl.reporting.report.page import Section, document
 from afl.reporting.report.pictures import correct
 from afl.reporting.report.svg import Axis, Mark, Series, chart, dot_rows, even_ticks, log_ticks, stacked_bars
@@ -154,6 +155,11 @@ def test_long_names_of_rows_have_room(tmp_path):
     page.write_text(document("Names", "", [Section("names", "Names", "Names", grid)]), encoding="utf-8")
     seen = visit(page, tmp_path)
     assert seen["charts"] == 2 and seen["spilled"] == []
+
+
+def test_detectors_stand_in_the_order_of_the_benchmarks_table(repository):
+    table = yaml.safe_load((repository / "conf" / "table" / "shapes.yaml").read_text())["detectors"]
+    assert in_order(["zebra", *sorted(table), "alpaca"]) == [*table, "alpaca", "zebra"]
 
 
 def test_nothing_finished_is_said(record):

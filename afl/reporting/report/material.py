@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +80,12 @@ def styles(spec: TableSpec) -> dict[str, str]:
 def detector_name(detector: str) -> str:
     """As its paper writes it."""
     return DETECTOR_NAMES.get(detector, detector)
+
+
+def in_order(detectors: Iterable[str]) -> list[str]:
+    """The detectors as all tables have them, others behind."""
+    order = list(DETECTOR_NAMES)
+    return sorted(detectors, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
 def percent(value: float | None, signed: bool = False) -> str:
