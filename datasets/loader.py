@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
@@ -238,6 +240,16 @@ class _OrError:
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     # A cluster, a terminal or a container signals all processes of a job at once: what is done about it is the main
-    # process's business, which would fail without its workers before it has saved. They end with it.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    # process's business, which would fail without its workers before it has saved.
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_told(main: int) -> None:
+    """End this process at a SIGTERM of the main one, which ends its workers so, and at no other's."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != main:
+        pass
+    os._exit(0)
