@@ -125,8 +125,13 @@ def plan(config: DictConfig, seeds: Sequence[int]) -> Plan:
     """Look at every cell of ``config.table``; trains nothing and downloads nothing.
 
     Raises:
-        ConfigError: ``measure`` is neither auto, true nor false.
+        ConfigError: ``measure`` is neither auto, true nor false, or the table was trained with configs that are gone.
     """
+    if config.table.get("trained_at"):
+        raise ConfigError(
+            f"table={config.table.name} was trained with the configs of commit {config.table.trained_at}: there is nothing to "
+            f"plan; `make table-{config.table.name}` rebuilds it from its records"
+        )
     if str(config.measure).lower() not in MEASURE:
         raise ConfigError(f"measure is {config.measure!r}; it is one of {', '.join(MEASURE)}")
     composed = compose_cells(config)

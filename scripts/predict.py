@@ -119,7 +119,7 @@ def main(arguments: list[str]) -> int:
         return 1
     write_json(output / "detections.json", document)
     print(
-        f"{len(document['images'])} images, {len(document['annotations'])} boxes with a score of at least {score:g} "
+        f"{len(document['images'])} image{'s' * (len(document['images']) != 1)}, {len(document['annotations'])} boxes with a score of at least {score:g} "
         f"({predictor.checkpoint}, step {predictor.step}); written: {output}/detections.json"
         + (" and the pictures beside it" if options["pictures"] else "")
     )

@@ -134,6 +134,13 @@ def test_an_unknown_way_to_measure_is_refused(tmp_path):
         plan(tables(tmp_path, "measure=maybe"), [0])
 
 
+def test_a_table_of_older_configs_is_not_planned():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("tables", overrides=["table=search", "action=plan"])
+    with pytest.raises(ConfigError, match="commit 27bad7e: there is nothing to plan; `make table-search`"):
+        plan(config, [0])
+
+
 def test_cells_that_work_alike_are_known_whatever_their_loss():
     def work(*overrides: str, loss: str = "fl"):
         return planning._work(
