@@ -9,12 +9,14 @@
     python -m scripts.report compare outputs/ONE outputs/OTHER  # what was changed, and where AP moved
     python -m scripts.report gallery loss=afl                   # what every detector finds in the same images
     python -m scripts.report choice                             # which of AFL's free choices its search selects
+    python -m scripts.report contrast                           # one loss of a table against another: what the gate adds
     python -m scripts.report noise                              # how much of a table the seed alone moves
     python -m scripts.report mechanism                          # how hard a loss pushes each frequency group, early and late
     python -m scripts.report documents                          # results' tables into README.md and results/README.md
 
-``figures`` draws, as PNG and PDF in ``results/figures``: the gradient of every loss against p, AFL's gate, class weights
-against class count, and, where there are records of fl, cbl or afl, the gradient mass over their training.
+``figures`` draws, as PNG and PDF in ``results/figures``: the gradient of every loss against p, alone or, where the others of
+its map decide, in an example of a map, AFL's gate, class weights against class count, and, where there are records of fl, cbl
+or afl, the gradient mass over their training.
 """
 
 from __future__ import annotations
@@ -22,12 +24,17 @@ from __future__ import annotations
 import difflib
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from torch import nn
 
+from afl.losses import MapInfo
 from afl.reporting import load_records
 from afl.reporting.figures import (
+    DEPENDS,
     EXAMPLE_OVERLAP,
     MASS_LOSSES,
     RECONSTRUCTION,
@@ -36,15 +43,18 @@ from afl.reporting.figures import (
     draw_gate,
     draw_gradient_mass,
     draw_gradients,
+    draw_gradients_in_a_map,
     family_curves,
     save,
 )
 from afl.tracking import Record
 from afl.training.build import instantiate
 from afl.training.checkpoint import CheckpointError
+from datasets.shapes import BENCHMARK_FILLS, BENCHMARK_OUTLINES, instances_by_rank
 from scripts.entry import CONF, asks_for_help, options_of, quiet_libraries
 from scripts.report_choice import write_choice
 from scripts.report_compare import write_comparison
+from scripts.report_contrast import write_contrast
 from scripts.report_dataset import write_dataset_page
 from scripts.report_documents import refresh_documents
 from scripts.report_gallery import write_gallery
@@ -92,28 +102,46 @@ def records_of(options: dict[str, str | None]) -> list[Record]:
 
 def draw_figures(records: list[Record], folder: Path) -> None:
     """Draw everything that can be drawn, and say what cannot."""
-    names = [*MAIN_LOSSES, *sorted({path.stem for path in (CONF / "loss").glob("*.yaml")} - set(MAIN_LOSSES))]
-    losses = {name: instantiate(OmegaConf.load(CONF / "loss" / f"{name}.yaml")) for name in names}
+    losses = configured_losses()
     curves, without = configured_curves(losses)
     title = f"First step, class weight 5, IoU {EXAMPLE_OVERLAP} ({RECONSTRUCTION})"
     drawn = {
         "gradient": draw_gradients(family_curves(), f"Gradient of one element ({RECONSTRUCTION})"),
-        "gradient_all_losses": draw_gradients(curves, title),
+        "gradient_all_losses": draw_gradients(curves, title, legend_columns=1, root=True),
         "gate": draw_gate(),
-        "class_weights": draw_class_weights(),
+        "class_weights": draw_class_weights(benchmark_counts(), "LongTail Shapes"),
     }
+    apart = {name: losses[name] for name, reason in without.items() if reason == DEPENDS}
+    if apart:
+        drawn["gradient_in_a_map"] = draw_gradients_in_a_map(apart)
     masses = draw_gradient_mass(records)
     for name, figure in (
         drawn | {f"gradient_mass-{place}": figure for place, figure in masses.items()}
     ).items():
         print("written:", ", ".join(map(str, save(figure, folder, name))))
     for name, reason in without.items():
-        print(f"no curve of {name}: {reason}")
+        print(f"no curve of {name}: {reason}" + ("; see gradient_in_a_map" if name in apart else ""))
     if not masses:
         print(
             f"no gradient_mass: none of {len(records)} records is a finished run of {', '.join(MASS_LOSSES)} with gradient "
             "dynamics; train some and say where they are: python -m scripts.report figures runs=outputs"
         )
+
+
+def configured_losses() -> dict[str, Callable[[MapInfo], nn.Module]]:
+    """Factories of all arms by name, the main ones first."""
+    others = sorted({path.stem for path in (CONF / "loss").glob("*.yaml")} - set(MAIN_LOSSES))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return {
+            name: instantiate(compose(overrides=[f"+loss={name}"]).loss) for name in (*MAIN_LOSSES, *others)
+        }
+
+
+def benchmark_counts() -> list[int]:
+    """Training instances of the classes of LongTail Shapes, most frequent first."""
+    made = OmegaConf.load(CONF / "dataset" / "shapes_lvis.yaml").folder
+    classes = len(BENCHMARK_OUTLINES) * len(BENCHMARK_FILLS)
+    return instances_by_rank(classes, made.num_train * made.objects_per_image, made.tail_exponent).tolist()
 
 
 COMMANDS = {
@@ -124,6 +152,7 @@ COMMANDS = {
     "compare": write_comparison,
     "gallery": write_gallery,
     "choice": write_choice,
+    "contrast": write_contrast,
     "noise": write_noise,
     "mechanism": write_mechanism,
     "documents": refresh_documents,

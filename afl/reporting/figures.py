@@ -96,6 +96,11 @@ class ExampleMap:
 # Overlap of the box at an example's positives, for losses that take it as their target.
 EXAMPLE_OVERLAP = 0.8
 RARE = 1
+DEPENDS = "an element's gradient depends on the others of its map"
+# A whole map, for losses of which that is true: positives of all p, and negatives that are easy but for a few.
+MAP_POSITIVES = torch.logit((torch.arange(40, dtype=torch.float64) + 0.5) / 40)
+MAP_NEGATIVES = -4.0 + 2.0 * torch.special.ndtri((torch.arange(4000, dtype=torch.float64) + 0.5) / 4000)
+MAP_BINS = 20
 
 
 def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:
@@ -170,9 +175,35 @@ def map_curves(loss: Callable[[MapInfo], nn.Module]) -> tuple[np.ndarray, np.nda
     return positive.numpy(), negative.numpy()
 
 
-def _map_gradient(module: nn.Module, positive: Tensor, negative: Tensor) -> Tensor:
+def gradients_in_a_map(loss: Callable[[MapInfo], nn.Module]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean |dL/dz| of the elements in each of ``MAP_BINS`` equal parts of p, in one map and before the first step.
+
+    The map has 40 positives, four to an object, whose boxes have an IoU of p, and 4,000 negatives; box terms are worth
+    1. Gradients are taken before the division by the number of positives.
+
+    Args:
+        loss: called with the map's facts.
+
+    Returns:
+        Of positives and of negatives, (MAP_BINS,) each.
+    """
+    module, count = loss(ExampleMap()).eval(), len(MAP_POSITIVES)
+    size = count * _map_gradient(module, MAP_POSITIVES, MAP_NEGATIVES, whole=True)
+    return tuple(
+        _mean_by_part(torch.sigmoid(z).numpy(), own.numpy())
+        for z, own in ((MAP_POSITIVES, size[:count]), (MAP_NEGATIVES, size[count:]))
+    )
+
+
+def _mean_by_part(p: np.ndarray, values: np.ndarray) -> np.ndarray:
+    part = np.minimum((p * MAP_BINS).astype(int), MAP_BINS - 1)
+    total, number = (np.bincount(part, weights, MAP_BINS) for weights in (values, None))
+    return total / number
+
+
+def _map_gradient(module: nn.Module, positive: Tensor, negative: Tensor, whole: bool = False) -> Tensor:
     """|dL/dz| (P + N,) of the rare class in a map of P positives and N negatives of given logits; the other class keeps
-    its prior."""
+    its prior. ``whole``: as ``gradients_in_a_map`` says, instead of elements that have nothing to do with each other."""
     info = ExampleMap()
     z = torch.cat([positive, negative])
     logits = torch.full(
@@ -186,12 +217,12 @@ def _map_gradient(module: nn.Module, positive: Tensor, negative: Tensor) -> Tens
         image=torch.zeros(len(z), dtype=torch.int64),
         num_images=1,
         positive=index * info.num_classes + RARE,
-        overlap=torch.full((len(index),), EXAMPLE_OVERLAP),
-        object=index,
-        location_overlap=torch.zeros(len(z)),
+        overlap=torch.sigmoid(positive) if whole else torch.full((len(index),), EXAMPLE_OVERLAP),
+        object=index % (len(index) // 4) if whole else index,
+        location_overlap=None if whole else torch.zeros(len(z)),
     )
     one = torch.ones((), dtype=z.dtype)
-    value = module(logits, target, one, localization=one)
+    value = module(logits, target, len(positive) * one if whole else one, localization=one)
     gradient = torch.zeros_like(logits)
     if value.requires_grad:
         (gradient,) = torch.autograd.grad(value, logits, materialize_grads=True)
@@ -215,7 +246,7 @@ def configured_curves(
             without[name] = str(error)
             continue
         if pair is None:
-            without[name] = "an element's gradient depends on the others of its map"
+            without[name] = DEPENDS
             continue
         same = [
             names
@@ -234,8 +265,11 @@ def configured_curves(
     return curves, without
 
 
-def draw_gradients(curves: Sequence[Curve], title: str, legend_columns: int = 2) -> Figure:
-    """|dL/dz| against p, a positive's and a negative's side by side."""
+def draw_gradients(
+    curves: Sequence[Curve], title: str, legend_columns: int = 2, root: bool = False
+) -> Figure:
+    """|dL/dz| against p, a positive's and a negative's side by side; ``root``: on an axis of square roots, which keeps
+    small gradients apart where another is large."""
     p = torch.sigmoid(LOGITS).numpy()
     labels = [textwrap.fill(curve.label, 60 // legend_columns) for curve in curves]
     rows = -(-sum(1 + label.count("\n") for label in labels) // legend_columns)
@@ -245,6 +279,8 @@ def draw_gradients(curves: Sequence[Curve], title: str, legend_columns: int = 2)
         for axis, name, side in zip(
             axes, ("positive", "negative"), ("positive (y = 1)", "negative (y = 0)"), strict=True
         ):
+            if root:
+                axis.set_yscale("function", functions=(_root, np.square))
             for curve, label in zip(curves, labels, strict=True):
                 # Broken lines lie on whole ones, so that those which coincide are both seen.
                 order = 2.0 if curve.line == "-" else 2.1
@@ -256,10 +292,49 @@ def draw_gradients(curves: Sequence[Curve], title: str, legend_columns: int = 2)
                     label=label,
                     zorder=order,
                 )
-            axis.set(title=side, xlabel="p", xlim=(0, 1), ylim=(0, None), xticks=(0, 0.5, 1))
-        axes[0].set_ylabel("|∂L/∂z|")
+            top = max((getattr(curve, name).max() for curve in curves), default=1.0)
+            axis.set(title=side, xlabel="p", xlim=(0, 1), ylim=(0, 1.05 * top), xticks=(0, 0.5, 1))
+            if root:
+                axis.set_yticks((0, 0.1, 0.5, 1, 2, 5) if top > 2 else (0, 0.1, 0.25, 0.5, 1))
+                axis.set_ylim(0, 1.05 * top)
+                axis.yaxis.set_major_formatter("{x:g}")
+        axes[0].set_ylabel("|∂L/∂z|" + (", axis of square roots" if root else ""))
         figure.suptitle(title, fontsize=8)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=legend_columns)
+    return figure
+
+
+def _root(values: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.clip(values, 0, None))
+
+
+def draw_gradients_in_a_map(losses: Mapping[str, Callable[[MapInfo], nn.Module]]) -> Figure:
+    """``gradients_in_a_map`` of each loss, one panel each, beside cross-entropy's; where a line is missing it is below the
+    axis, or nothing is learnt."""
+    p = (np.arange(MAP_BINS) + 0.5) / MAP_BINS
+    rows = -(-len(losses) // 2)
+    with matplotlib.style.context(["default", STYLE]):
+        figure = Figure(figsize=(WIDTH, 0.8 + 1.1 * rows))
+        axes = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
+        for axis in axes.flat[len(losses) :]:
+            axis.set_axis_off()
+        for axis, (name, loss) in zip(axes.flat, losses.items(), strict=False):
+            kinds = (("positives", BLUE, "-", 1 - p), ("negatives", ORANGE, "--", p))
+            for (label, color, line, plain), mean in zip(kinds, gradients_in_a_map(loss), strict=True):
+                axis.plot(p, plain, color="#888888", linestyle=":", linewidth=0.8, label="cross-entropy")
+                shown = np.where(mean > 0, mean, np.nan)
+                axis.plot(p, shown, color=color, linestyle=line, marker=".", markersize=2.5, label=label)
+            axis.set(
+                yscale="log", xlim=(0, 1), ylim=(1e-6, 20), xticks=(0, 0.5, 1), yticks=(1e-6, 1e-4, 1e-2, 1)
+            )
+            axis.minorticks_off()
+            axis.set_title(name)
+        for axis in axes[-1]:
+            axis.set_xlabel("p")
+        figure.supylabel("mean |∂L/∂z|", fontsize=8)
+        figure.suptitle("In one map, first step", fontsize=8)
+        handles = dict(zip(*reversed(axes.flat[0].get_legend_handles_labels()), strict=True))
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -307,35 +382,62 @@ def draw_gate() -> Figure:
     return figure
 
 
-def draw_class_weights(cap: float = 5.0) -> Figure:
-    """Class-balanced weight against instances of a class, the most frequent of which has 10,000."""
-    counts = torch.unique(torch.logspace(0, 4, 200, dtype=torch.float64).round())
+def draw_class_weights(counts: Sequence[int], dataset: str, cap: float = 5.0, beta: float = 0.999) -> Figure:
+    """Class-balanced weight against instances of a class.
+
+    Left by beta and uncapped, for classes of 1 to 10,000 instances of which the most frequent has weight 1. Right as the
+    arms weigh the classes of one data set.
+
+    Args:
+        counts: (C,) instances of that data set's classes.
+        dataset: its name.
+        cap, beta: of the arms.
+    """
+    every = torch.unique(torch.logspace(0, 4, 200, dtype=torch.float64).round())
     lines = {
         0.9: (BLACK, "-"),
         0.99: (BLUE, "--"),
         0.999: (GREEN, "-."),
         0.9999: (ORANGE, (0, (4, 1, 1, 1, 1, 1))),
     }
+    own = torch.tensor(sorted(counts), dtype=torch.float64)
     with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(WIDTH, 2.4))
-        axis = figure.subplots()
-        for beta, (color, line) in lines.items():
-            axis.loglog(
-                counts,
-                class_balanced_weights(counts, beta),
+        figure = Figure(figsize=(WIDTH, 2.7))
+        left, right = figure.subplots(1, 2)
+        for value, (color, line) in lines.items():
+            left.loglog(
+                every,
+                class_balanced_weights(every, value),
                 color=color,
                 linestyle=line,
-                label=f"β = {beta:g}",
+                label=f"β = {value:g}",
             )
-        axis.axhline(cap, color="#666666", linewidth=0.8, linestyle=":")
-        axis.annotate(
+        left.axhline(cap, color="#666666", linewidth=0.8, linestyle=":")
+        left.annotate(
             f"cap {cap:g}", (9500, cap), xytext=(0, 2), textcoords="offset points", ha="right", fontsize=7
         )
-        axis.set(
-            xlabel="training instances of the class, n", ylabel="weight w", xlim=(1, 1e4), ylim=(0.8, 2e4)
-        )
-        axis.set_title("Class-balanced weights, most frequent class 1")
-        axis.legend(loc="upper right", ncols=2)
+        left.set(xlabel="instances n", ylabel="weight w", xlim=(1, 1e4), ylim=(0.8, 2e4))
+        left.set_title("by β, uncapped")
+        left.legend(loc="upper right", handlelength=1.6, borderpad=0.1, labelspacing=0.3)
+        for normalize, arms, meaning, color, marker in (
+            ("head", "CBL, CBFL", "most frequent class 1", ORANGE, "s"),
+            ("instances", "AFL", "mean 1 over instances", GREEN, "o"),
+        ):
+            right.semilogx(
+                own,
+                class_balanced_weights(own, beta, normalize, cap),
+                color=color,
+                marker=marker,
+                markersize=3,
+                markerfacecolor="none",
+                linewidth=0.8,
+                label=f"{arms}: β = {beta:g}, {meaning}",
+            )
+        right.axhline(1.0, color="#666666", linewidth=0.8, linestyle=":")
+        right.set(xlabel="instances n", ylim=(0, 1.1 * cap))
+        right.set_title(f"{dataset}, cap {cap:g}")
+        figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=1)
+        figure.suptitle(f"Class-balanced weights ({RECONSTRUCTION})", fontsize=8)
     return figure
 
 
@@ -351,6 +453,9 @@ def draw_gradient_mass(records: Sequence[Record]) -> dict[str, Figure]:
     """
     cells: dict[str, dict[str, list[dict[str, list[float]]]]] = {}
     for record in one_per_cell(records, None).values():
+        # What detectors start from is no arm of anything.
+        if record.dataset.endswith("_pretraining"):
+            continue
         if record.status == FINISHED and record.loss in MASS_LOSSES and record.gradient_dynamics:
             place = cells.setdefault(f"{record.dataset}-{record.detector}", {})
             place.setdefault(record.loss, []).append(mass_curves(record.gradient_dynamics))
@@ -364,6 +469,7 @@ def _mass_figure(place: str, losses: Mapping[str, Sequence[Mapping[str, list[flo
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(WIDTH, 3.1))
         axes = figure.subplots(2, len(groups), sharex=True, sharey="row", squeeze=False)
+        gaps = False
         for row, sign in zip(axes, ("positive", "negative"), strict=True):
             for axis, group in zip(row, groups, strict=True):
                 for loss, (label, color, line) in MASS_LOSSES.items():
@@ -372,6 +478,7 @@ def _mass_figure(place: str, losses: Mapping[str, Sequence[Mapping[str, list[flo
                     ]
                     if runs:
                         progress, mean = _mean_over_runs(runs)
+                        gaps = gaps or bool(np.isnan(mean).any())
                         axis.plot(
                             progress,
                             mean,
@@ -393,7 +500,12 @@ def _mass_figure(place: str, losses: Mapping[str, Sequence[Mapping[str, list[flo
             for axis in axes.flat
             for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
         }
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
+        note = "gap: no such object in the steps recorded" if gaps else None
+        seeds = {MASS_LOSSES[loss][0]: len(runs) for loss, runs in losses.items()}
+        names = [f"{name}, {seeds[name]} seed{'s' * (seeds[name] > 1)}" for name in handles]
+        figure.legend(
+            handles.values(), names, loc="outside lower center", ncols=3, title=note, title_fontsize=7
+        )
     return figure
 
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from functools import partial
 
 import matplotlib
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
-from afl.losses import AdaptiveGradient, ClassificationLoss, ClassWeights, GradientBalance
+from afl.losses import (
+    AdaptiveGradient,
+    ClassificationLoss,
+    ClassWeights,
+    GradientBalance,
+    OnlineHardExampleMining,
+)
 from afl.reporting import figures
 from afl.reporting.figures import LOGITS, configured_curves, family_curves, map_curves, save
 from afl.tracking import write_record
@@ -114,12 +122,55 @@ def test_gate_lines_equal_the_formula():
 
 
 def test_weight_lines_equal_cuis_effective_number():
-    *lines, cap = figures.draw_class_weights(cap=7.0).axes[0].lines
+    left, right = figures.draw_class_weights([2, 1000, 40, 100], "four", cap=7.0, beta=0.99).axes
+    *lines, cap = left.lines
     for line, beta in zip(lines, (0.9, 0.99, 0.999, 0.9999), strict=True):
         n = np.asarray(line.get_xdata())
         assert (n[0], n[-1]) == (1, 10_000)
         np.testing.assert_allclose(line.get_ydata(), (1 - beta ** n[-1]) / (1 - beta**n), rtol=1e-6)
     assert set(cap.get_ydata()) == {7.0}
+    head, instances, one = right.lines
+    n = np.array([2.0, 40, 100, 1000])
+    np.testing.assert_allclose(head.get_xdata(), n)
+    np.testing.assert_allclose(head.get_ydata(), np.minimum((1 - 0.99**1000) / (1 - 0.99**n), 7.0), rtol=1e-6)
+    w = np.asarray(instances.get_ydata())
+    # Proportional to 1 / effective number below the cap, and on average 1 over instances.
+    assert w[0] == 7.0 and np.average(w, weights=n) == pytest.approx(1.0, abs=1e-6)
+    np.testing.assert_allclose(w[1:] / w[3], (1 - 0.99**1000) / (1 - 0.99 ** n[1:]), rtol=1e-5)
+
+
+def test_weights_are_drawn_as_the_arms_weigh_the_benchmarks_classes():
+    """Over 30 classes, 560 images of six objects; the numbers of the lines are those of the files of the arms."""
+    counts = report.benchmark_counts()
+    assert len(counts) == 30 and sum(counts) == 560 * 6 and counts[0] > 1000 and counts[-1] == 2
+    info = replace(
+        figures.ExampleMap(),
+        num_classes=30,
+        instances_per_class=torch.tensor(counts).float(),
+        images_per_class=torch.tensor(counts).float(),
+    )
+    losses = report.configured_losses()
+    _, right = figures.draw_class_weights(counts, "Shapes").axes
+    for line, arms in zip(right.lines, (("cbl", "cbfl"), ("afl", "cbfl_instances")), strict=False):
+        for arm in arms:
+            weight = losses[arm](info).chain["class_weights"].weight
+            np.testing.assert_allclose(line.get_ydata()[::-1], weight.numpy(), rtol=1e-6)
+
+
+def test_lines_of_a_loss_in_a_map_are_means_over_its_elements():
+    """OHEM keeps the 128 locations of the largest cross-entropy, found by sorting."""
+    p, q = (torch.sigmoid(z).numpy() for z in (figures.MAP_POSITIVES, figures.MAP_NEGATIVES))
+    loss = np.concatenate([-np.log(p), -np.log1p(-q)])
+    size = np.where(loss >= np.sort(loss)[-128], np.concatenate([1 - p, q]), 0.0)
+    mined = partial(ClassificationLoss, gamma=0.0, alpha=-1.0, chain={"ohem": OnlineHardExampleMining})
+    for drawn, own, values in zip(
+        figures.gradients_in_a_map(mined), (p, q), (size[: len(p)], size[len(p) :]), strict=True
+    ):
+        expected = [values[(own >= k / 20) & (own < (k + 1) / 20)].mean() for k in range(20)]
+        np.testing.assert_allclose(drawn, expected, rtol=1e-6, atol=1e-12)
+        assert 0 < (np.asarray(expected) > 0).sum() < 20
+    figure = figures.draw_gradients_in_a_map({"ohem": mined, "ghm": mined, "again": mined})
+    assert [axis.get_title() for axis in figure.axes] == ["ohem", "ghm", "again", ""]
 
 
 def dynamics(factor: float) -> dict:
@@ -142,8 +193,11 @@ def test_gradient_mass_is_the_sum_over_maps_and_the_mean_over_seeds(record):
         record("cornernet", "ohem", 0, gradient_dynamics=dynamics(9.0)),
         record("cornernet", "cbl", 0, "failed"),
     ]
-    drawn = figures.draw_gradient_mass(records)
+    pretraining = record("cornernet", "fl", dataset="shapes_pretraining", gradient_dynamics=dynamics(7.0))
+    drawn = figures.draw_gradient_mass([*records, pretraining])
     assert list(drawn) == ["shapes-cornernet"]
+    (legend,) = drawn["shapes-cornernet"].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["FL, 2 seeds", "AFL, 1 seed"]
     rare, frequent, *negatives = drawn["shapes-cornernet"].axes
     assert [axis.get_title() for axis in (rare, frequent)] == ["rare", "frequent"]
     for axes, size in (((rare, frequent), 1.0), (negatives, 10.0)):
@@ -160,9 +214,10 @@ def test_command_writes_every_figure_as_png_and_pdf_a_column_wide_without_a_date
     write_record(tmp_path / "shapes" / "records" / "fcos.json", kept)
     main(["figures", f"results={tmp_path}"])
     said = capsys.readouterr().out
-    assert "no gradient_mass" not in said and "no curve of ghm: " in said
+    assert "no gradient_mass" not in said and "no curve of ghm: " in said and "see gradient_in_a_map" in said
     written = {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
-    names = {"gradient", "gradient_all_losses", "gate", "class_weights", "gradient_mass-shapes-fcos"}
+    names = {"gradient", "gradient_all_losses", "gradient_in_a_map", "gate", "class_weights"}
+    names.add("gradient_mass-shapes-fcos")
     assert set(written) == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
     for name, content in written.items():
         if name.endswith(".png"):
@@ -184,7 +239,7 @@ def test_command_says_what_cannot_be_drawn_and_which_figures_show_a_reconstructi
     assert "no curve of mine: it has none" in said and "no gradient_mass: none of 0 records" in said
     assert set(drawn) == {"gradient", "gradient_all_losses", "gate", "class_weights"}
     for name, figure in drawn.items():
-        assert name == "class_weights" or "reconstruction" in figure.get_suptitle()
+        assert "reconstruction" in figure.get_suptitle(), name
 
 
 def test_gradient_mass_says_reconstruction_where_it_shows_afl(record):
@@ -196,9 +251,12 @@ def test_gradient_mass_says_reconstruction_where_it_shows_afl(record):
 
 
 def test_a_figure_has_the_same_bytes_again_whatever_the_users_own_style(tmp_path):
-    plain = [path.read_bytes() for path in save(figures.draw_class_weights(), tmp_path, "plain")]
+    counts = [1000, 40, 2]
+    plain = [path.read_bytes() for path in save(figures.draw_class_weights(counts, "x"), tmp_path, "plain")]
     with matplotlib.rc_context({"font.size": 20, "savefig.dpi": 50, "axes.facecolor": "black"}):
-        styled = [path.read_bytes() for path in save(figures.draw_class_weights(), tmp_path, "styled")]
+        styled = [
+            path.read_bytes() for path in save(figures.draw_class_weights(counts, "x"), tmp_path, "styled")
+        ]
     assert plain == styled
 
 
