@@ -21,7 +21,7 @@ weights are 1, stay in the sums for good. The head therefore starts at a probabi
 the official code's does with every sigmoid loss. At a heat map's usual 0.1 that one step has more gradient on
 the negatives of a rare class than there is on its positives until the end. CenterNet on LongTail Shapes, one
 seed: from 0.1, the negatives of the most muted class weighed 7e-5 in all 840 steps, and AP was 27.1 (rare
-classes 14.8; FL 40.4 and 24.4); from 0.001, on another machine, it is 41.6 (25.0; FL 42.3 and 26.5).
+classes 14.8; FL 40.4 and 24.4); from 0.001, in a later series of runs, it is 41.6 (25.0; FL 42.3 and 26.5).
 
 Differs from the official code: sums go over ranks once per optimiser step, and need no torch.distributed;
 there is no extra channel for objectness; a soft positive weighs w- + y (w+ - w-), as that code's formula
