@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from afl.losses import ClassificationTarget
@@ -86,8 +87,17 @@ RANKED_APART = ("pisa", "ap_loss")
 BOX = 0.8
 
 
-@cache
-def configured(arm: str):
+CONFIGS: dict[str, DictConfig] = {}
+
+
+def configured(arm: str) -> DictConfig:
+    """Composed once; processes get them from the first one."""
+    if arm not in CONFIGS:
+        CONFIGS[arm] = composed(arm)
+    return CONFIGS[arm]
+
+
+def composed(arm: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(overrides=[f"+loss={arm}", *([SMALLER[arm]] if arm in SMALLER else [])])
 
@@ -258,8 +268,9 @@ def train(arm: str, rank: int | None, *, dense_positives: bool) -> dict[str, Ten
     return {name: torch.stack(values) for name, values in found.items()} | loss.state_dict()
 
 
-def work(rank: int, folder: str) -> None:
+def work(rank: int, folder: str, configs: dict[str, DictConfig]) -> None:
     torch.set_num_threads(1)
+    CONFIGS.update(configs)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     found = {
         (arm, dense_positives): train(arm, rank, dense_positives=dense_positives)
@@ -272,7 +283,7 @@ def work(rank: int, folder: str) -> None:
 
 def test_two_processes_equal_one_for_every_arm(tmp_path: Path):
     """Values, gradients and state; and the two that rank equal, on each process, that process alone."""
-    mp.spawn(work, args=(str(tmp_path),), nprocs=2)
+    mp.spawn(work, args=(str(tmp_path), {arm: configured(arm) for arm in ARMS}), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for (arm, dense_positives), first in ranks[0].items():
         second, message = ranks[1][arm, dense_positives], f"{arm}, dense_positives={dense_positives}"
