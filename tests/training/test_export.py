@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import keyword
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from afl.export import ExportError, check_onnx, export_onnx, require
+from afl.export import ExportError, RawNetwork, check_onnx, export_onnx, require
 from afl.predict import Predictor
 from afl.training.build import build_detector
 from afl.training.compose import compose_cell
@@ -21,11 +22,11 @@ NAMES = ("tin", "net", "rope")
 
 
 def fresh(detector: str, *overrides: str) -> Predictor:
-    """A detector with random weights on three classes."""
+    """A detector with random weights on three classes, and losses that have tensors of their own."""
     torch.manual_seed(0)
     config = compose_cell(
         detector=detector,
-        loss="fl",
+        loss="afl",
         overrides=["dataset=shapes_coco", "dataset.extreme_source=box_sides", *overrides],
     )
     model = build_detector(config, ClassCounts(torch.ones(3), torch.ones(3)))
@@ -69,6 +70,13 @@ def test_onnxruntime_computes_what_pytorch_does_at_any_size_and_batch(detector, 
         np.testing.assert_allclose(found[name], expected[name].numpy(), atol=1e-3, rtol=1e-3)
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["classes"]) == list(NAMES) and json.loads(about["outputs"]) == names
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_no_tensor_of_the_network_has_a_name_that_is_a_word_of_python(detector):
+    # The exporter writes the network as a Python program; this holds where its packages are not installed, too.
+    for name in RawNetwork(fresh(detector).detector).state_dict():
+        assert not [part for part in name.split(".") if keyword.iskeyword(part)], name
 
 
 def test_a_fixed_size_is_fixed_and_wrong_files_are_noticed(tmp_path):
