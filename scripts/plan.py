@@ -8,6 +8,7 @@ speed, scaled by multiply-adds.
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import statistics
 from collections.abc import Sequence
@@ -306,8 +307,21 @@ def _row(
         hours_left=hours_left,
         bytes_each=CHECKPOINTS * checkpoint_bytes(cell, counts.classes) + detections,
         device=sources[0].device,
-        source="; ".join(dict.fromkeys(speed.source for speed in sources)),
+        source=_told(sources),
     )
+
+
+def _told(speeds: Sequence[Speed]) -> str:
+    """Where the speeds of a row's losses are from; finished runs are counted together."""
+    sources = list(dict.fromkeys(speed.source for speed in speeds))
+    runs = [
+        int(found[1])
+        for speed in speeds
+        if (found := re.fullmatch(r"measured: (\d+) finished runs?", speed.source))
+    ]
+    if len(runs) < 2 or len(runs) < len(speeds):
+        return "; ".join(sources)
+    return f"measured: {sum(runs)} finished runs"
 
 
 @dataclass(frozen=True)

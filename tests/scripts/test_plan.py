@@ -134,6 +134,17 @@ def test_an_unknown_way_to_measure_is_refused(tmp_path):
         plan(tables(tmp_path, "measure=maybe"), [0])
 
 
+def test_finished_runs_of_a_row_are_counted_together():
+    def speed(source: str) -> planning.Speed:
+        return planning.Speed(10.0, "X", source)
+
+    own = [speed("measured: 5 finished runs"), speed("measured: 1 finished run")]
+    assert planning._told(own) == "measured: 6 finished runs"
+    other = speed("measured: 5 finished runs with other losses")
+    assert planning._told([*own, other]) == "; ".join(one.source for one in [*own, other])
+    assert planning._told([own[1]]) == own[1].source
+
+
 def test_a_table_of_older_configs_is_not_planned():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("tables", overrides=["table=search", "action=plan"])
