@@ -1,4 +1,4 @@
-"""``python -m scripts.report gallery [runs=outputs] [dataset=shapes_lvis] [loss=afl] [seed=0] [images=4] [results=results]``:
+"""``python -m scripts.report gallery [runs=outputs] [dataset=shapes_lvis] [loss=afl] [seed=0] [images=4] [output=FILE]``:
 what every detector finds in the same validation images."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DEFAULTS = {
     "loss": "afl",
     "seed": 0,
     "images": 4,
-    "results": "results",
+    "output": None,  # gallery-DATASET-LOSS.jpg beside the runs
 }
 
 
@@ -46,7 +46,7 @@ def write_gallery(arguments: list[str]) -> Path:
     data = data_of(records[0])
     images = telling_images(data, options["images"])
     columns = [gallery(runs / record.key, record, data, images) for record in records]
-    path = Path(options["results"]) / "figures" / f"gallery-{wanted[0]}-{wanted[1]}.jpg"
+    path = Path(options["output"] or runs / f"gallery-{wanted[0]}-{wanted[1]}.jpg")
     save_jpeg(draw_gallery(columns), path)
     print(f"written: {path} ({', '.join(record.detector for record in records)})")
     return path
