@@ -1,7 +1,7 @@
 """A mirror of the run in Weights & Biases: curves, gradient statistics, pictures, charts, the per-class table, the record.
 
 The record and ``metrics.jsonl`` are complete without it. Whatever goes wrong here (no network, no account, a
-full disk, a crash of its process) is said once, in one line, and training goes on.
+full disk, a crash of its process, one that hangs) is said once, in one line, and training goes on.
 """
 
 from __future__ import annotations
@@ -11,8 +11,13 @@ import logging
 import math
 import netrc
 import os
+import queue
+import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -22,6 +27,8 @@ import numpy as np
 log = logging.getLogger(__name__)
 
 MODES = ("auto", "online", "offline")
+# Seconds that a call may take; W&B itself gives an upload at the end sixty.
+PATIENCE = 90.0
 STEP = "global_step"
 # W&B's own charts that ours are drawn with, and the names of their columns there.
 CHARTS = {
@@ -163,6 +170,7 @@ class WandbTracker:
         self._class_names = {label: str(class_name) for label, class_name in enumerate(class_names)}
         self._run: Any = None
         self._wandb: Any = None
+        self._aside = _Aside()
         try:
             import wandb  # two seconds of import, only where it is used
 
@@ -195,30 +203,30 @@ class WandbTracker:
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Numbers by name; a tensor or array of several values becomes a histogram of its finite ones."""
-        self._safely("log", lambda: self._run.log(self._plain(values) | {STEP: step}))
+        self._safely("log", lambda run: run.log(self._plain(values) | {STEP: step}))
 
     def log_pictures(self, step: int, pictures: Sequence[Picture]) -> None:
         """Images with ground-truth and predicted boxes, under ``images/NAME``."""
 
-        def send() -> None:
+        def send(run: Any) -> None:
             images = {f"images/{picture.name}": self._image(picture) for picture in pictures}
-            self._run.log(images | {STEP: step})
+            run.log(images | {STEP: step})
 
         self._safely("log pictures", send)
 
     def log_table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """A table under ``name``."""
 
-        def send() -> None:
+        def send(run: Any) -> None:
             table = self._wandb.Table(columns=list(columns), data=[list(row) for row in rows])
-            self._run.log({name: table, STEP: step})
+            run.log({name: table, STEP: step})
 
         self._safely("log a table", send)
 
     def log_charts(self, step: int, charts: Mapping[str, Chart]) -> None:
         """Charts under ``val_charts/NAME``."""
 
-        def send() -> None:
+        def send(run: Any) -> None:
             drawn = {}
             for name, chart in charts.items():
                 spec, fields = CHARTS[chart.kind]
@@ -230,24 +238,24 @@ class WandbTracker:
                     fields=dict(zip(fields, chart.columns, strict=True)),
                     string_fields={"title": chart.title},
                 )
-            self._run.log(drawn | {STEP: step})
+            run.log(drawn | {STEP: step})
 
         self._safely("log charts", send)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Final figures, by which W&B sorts runs."""
-        self._safely("write the summary", lambda: self._run.summary.update(self._plain(values)))
+        self._safely("write the summary", lambda run: run.summary.update(self._plain(values)))
 
     def finish(self, failed: bool = False) -> None:
         """Close the W&B run; an upload gets a minute."""
-        self._safely("finish", lambda: self._run.finish(exit_code=int(failed)))
+        self._safely("finish", lambda run: run.finish(exit_code=int(failed)))
         self._run = None
 
-    def _safely(self, action: str, call: Callable[[], None]) -> None:
+    def _safely(self, action: str, call: Callable[[Any], None]) -> None:
         if self._run is None:
             return
         try:
-            call()
+            self._aside.do(partial(call, self._run))
         except Exception as error:
             self._give_up(action, error)
 
@@ -255,9 +263,11 @@ class WandbTracker:
         self._run = None
         message = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         log.warning("W&B could not %s (%s); the run goes on without it", action, message)
+        if isinstance(error, TimeoutError):
+            _kill_service()
         # otherwise its own exit hook fails once more, with a traceback
         with contextlib.suppress(Exception):
-            self._wandb.teardown()
+            _Aside().do(self._wandb.teardown)
 
     def _plain(self, values: Mapping[str, Any]) -> dict[str, Any]:
         plain = {}
@@ -296,6 +306,51 @@ class WandbTracker:
                 "predictions": {"box_data": found, **names},
             },
         )
+
+
+class _Aside:
+    """Calls in a thread of their own, one after the other, each waited for, and none without end."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[tuple[Callable[[], None], Future]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def do(self, call: Callable[[], None]) -> None:
+        """Make the call.
+
+        Raises:
+            TimeoutError: it has not come back; it is left to itself.
+            Exception: what the call raises.
+        """
+        if self._thread is None:
+            # A daemon: a call that never comes back must not keep the process.
+            self._thread = threading.Thread(target=self._work, daemon=True)
+            self._thread.start()
+        done: Future = Future()
+        self._calls.put((call, done))
+        try:
+            done.result(PATIENCE)
+        except TimeoutError:
+            raise TimeoutError(f"no answer in {PATIENCE:g} s") from None
+
+    def _work(self) -> None:
+        while True:
+            call, done = self._calls.get()
+            try:
+                call()
+            except BaseException as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+
+def _kill_service() -> None:
+    """Kill W&B's own process, which hangs, lest this one wait for it when it ends."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError):
+            name, rest = path.read_text().rsplit(")", 1)
+            if int(rest.split()[1]) == os.getpid() and "wandb" in name:
+                os.kill(int(path.parent.name), signal.SIGKILL)
 
 
 def logged_in() -> bool:

@@ -6,6 +6,7 @@ import inspect
 import logging
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -110,6 +111,22 @@ def test_a_failure_anywhere_is_one_line_and_training_goes_on(tmp_path, stand_in,
     message = caplog.records[0].getMessage()
     assert "W&B could not" in message and "today" in message and "\n" not in message
     assert ("teardown", (), {}) in fake.calls or "teardown" in failing
+
+
+@pytest.mark.parametrize("hanging", ["log", "update", "finish"])
+def test_a_call_that_never_comes_back_is_one_line_and_training_goes_on(
+    tmp_path, stand_in, caplog, monkeypatch, hanging
+):
+    fake = stand_in()
+    monkeypatch.setattr("afl.tracking.wandb.PATIENCE", 0.2)
+    holder = fake.run.summary if hanging == "update" else fake.run
+    never = threading.Event()
+    setattr(holder, hanging, lambda *_, **__: never.wait())
+    caplog.set_level(logging.WARNING)
+    use(start(tmp_path))
+    assert len(caplog.records) == 1 and "no answer in 0.2 s" in caplog.records[0].getMessage()
+    assert fake.named("teardown")
+    never.set()
 
 
 def test_wandb_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch, caplog):
@@ -224,6 +241,7 @@ def test_every_tracker_has_the_same_calls(kind):
 PROGRAM = """
 import os, signal, sys, time
 import numpy as np
+from afl.tracking import wandb
 from afl.tracking.wandb import Picture, WandbTracker
 
 def start():
@@ -246,11 +264,12 @@ for process in filter(str.isdigit, os.listdir("/proc")):
     except OSError:
         continue
     if "wandb-core" in command[0] and str(os.getpid()) in command:
-        os.kill(int(process), signal.SIGKILL)
+        os.kill(int(process), getattr(signal, sys.argv[2]))
+wandb.PATIENCE = 3.0
 deadline = time.monotonic() + 60
 while tracker._run is not None and time.monotonic() < deadline:
-    tracker.log(2, {"loss": 0.4})
-    time.sleep(0.02)
+    tracker.log(2, {"loss": 0.4, "gate": np.arange(4096.0)})
+    time.sleep(0.002)
 assert tracker._run is None
 tracker.finish()
 print("alive")
@@ -258,9 +277,11 @@ print("alive")
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds W&B's process through /proc")
-def test_the_real_package_offline_is_quiet_and_may_die(tmp_path):
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
+def test_the_real_package_offline_is_quiet_and_may_die_or_hang(tmp_path, how):
     pytest.importorskip("wandb")
-    done = subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], capture_output=True, text=True)
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path), how]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
     # one line, about the death
     assert done.stderr.startswith("W&B could not log") and done.stderr.count("\n") == 1, done.stderr
