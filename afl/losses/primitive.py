@@ -33,6 +33,8 @@ from afl.losses.weighting import ElementWeights, positive_logits
 
 # Elements of a block on a CPU: four float32 buffers of it fit the cache of a core.
 _BLOCK = 1 << 16
+# Elements in a line of the cache, for any type.
+_LINE = 16
 
 
 def weighted_loss(
@@ -110,18 +112,20 @@ def _dense_negatives(
         strength = torch.where(scale > 0, weights.gate / scale, 0.0)
         # A number takes one operation less than a tensor, and a CPU gives it away for free.
         strength = strength.item() if strength.ndim == 0 and strength.device.type == "cpu" else strength
+    # An open gate divides by 1: once the model is mature it costs nothing where looking at it is free.
+    gated = weights.gate is not None and not (isinstance(strength, float) and strength == 0.0)
     for block in negative_blocks(logits, target, weights, scale):
         rows = None if gradient is None else gradient[block.start : block.stop]
         # Straight into the gradient where that has the computing type.
         direct = rows is not None and rows.dtype == block.spare.dtype
-        if weights.gate is None:
+        if not gated:
             total += block.loss.sum()
             if rows is None:
                 continue
         size = gradient_size(
             block.g, block.factor, block.loss, weights.gamma, out=rows if direct else block.spare
         )
-        if weights.gate is not None:
+        if gated:
             divisor = gate_divisor(size, strength, out=block.g)
             total += block.loss.div_(divisor).sum()
             size.div_(divisor)
@@ -156,9 +160,11 @@ def negative_blocks(
     locations, classes = logits.shape
     rows = min(block_rows(classes, logits.device, _BLOCK), max(locations, 1))
     dtype = computing_type(logits.dtype)
-    # One element more than a block: where exceptions that lie outside the block are written.
-    buffers = torch.empty((4, rows * classes + 1), dtype=dtype, device=logits.device)
-    g, factor, loss, spare = (buffer[:-1].view(rows, classes) for buffer in buffers)
+    # One element more than a block, where exceptions that lie outside the block are written; every buffer begins with a line
+    # of the cache.
+    length = -(-(rows * classes + 1) // _LINE) * _LINE
+    buffers = torch.empty((4, length), dtype=dtype, device=logits.device)
+    g, factor, loss, spare = (buffer[: rows * classes].view(rows, classes) for buffer in buffers)
     eraser = _Eraser(target, locations, rows)
     unverified = None if target.verified is None else ~target.verified
 

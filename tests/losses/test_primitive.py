@@ -84,6 +84,20 @@ def test_fused_equals_dense_reference_for_every_size_of_block(monkeypatch, block
     assert_equals_reference(random_logits(3, target), target, weights)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_an_open_gate_is_no_gate_bit_for_bit_and_costs_nothing(monkeypatch, dtype):
+    monkeypatch.setenv("AFL_TRITON", "off")
+    monkeypatch.setattr(primitive, "_BLOCK", 64)
+    target = random_target(5, ignored=True, scaled=20)
+    free = random_weights(5, target, negatives=True)
+    logits = random_logits(5, target).detach().to(dtype).requires_grad_()
+    expected = loss_and_gradient(weighted_loss(logits, target, free, NORMALIZER), logits)
+    monkeypatch.setattr(primitive, "gate_divisor", lambda *a, **k: pytest.fail("divided by 1"))
+    gated = replace(free, gate=torch.zeros((), dtype=torch.float64))
+    actual = loss_and_gradient(weighted_loss(logits, target, gated, NORMALIZER), logits)
+    assert torch.equal(actual[0], expected[0]) and torch.equal(actual[1], expected[1])
+
+
 @pytest.mark.parametrize("block", [7, 1 << 20])
 def test_path_without_host_synchronisation_equals_dense_reference(monkeypatch, block):
     """Off the CPU the exceptions of a block are not counted on the host; the same code runs here."""
