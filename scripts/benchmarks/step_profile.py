@@ -168,4 +168,6 @@ def page_of(figures: dict) -> str:
         total = sum(variants["shipped"].values())
         ratios = [f"{sum(variants[name].values()) / total:.2f}x" for name in names]
         lines.append(f"| {detector} | " + " | ".join(ratios) + " |")
+    if "compiled" not in names:
+        lines += ["", "The compiled step was not measured (`compiled=false`)."]
     return "\n".join(lines) + "\n"
