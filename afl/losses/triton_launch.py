@@ -48,7 +48,8 @@ def scale_gradient(gradient: Tensor, upstream: Tensor) -> None:
             written, upstream.contiguous(), written.numel(), BLOCK=block_size(), num_warps=WARPS
         )
     if written is not gradient:
-        gradient.copy_(written)
+        # Past autograd's eyes, as a kernel writes: a second backward through the same graph is accounted for.
+        gradient.data.copy_(written)
 
 
 @triton.jit

@@ -149,16 +149,20 @@ def test_logits_need_not_be_contiguous_and_no_gradient_need_be_asked():
     assert not loss.requires_grad and loss > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("weights_above", [(1.0, 1.0), (2.5, 2.5), (1.0, 0.5), (3.0, 1.0)])
-def test_two_backward_passes_through_one_graph_have_each_their_own_weight(weights_above):
+def test_two_backward_passes_through_one_graph_have_each_their_own_weight(weights_above, dtype):
     target = on_device(random_target(8))
     weights = on_device(random_weights(8, target, gate="scalar"))
-    logits = random_logits(8, target).detach().float().to(DEVICE).requires_grad_()
+    logits = random_logits(8, target).detach().to(dtype).to(DEVICE).requires_grad_()
     _, once = loss_and_gradient(weighted_loss(logits, target, weights, NORMALIZER), logits)
     loss = weighted_loss(logits, target, weights, NORMALIZER)
     for above in weights_above:
         (gradient,) = torch.autograd.grad(above * loss, logits, retain_graph=True)
-        torch.testing.assert_close(gradient.clone(), above * once)
+        # Scaled twice, and rounded each time.
+        torch.testing.assert_close(
+            gradient.clone(), above * once, rtol=max(1e-5, 2 * ROUNDING[dtype]), atol=1e-6
+        )
 
 
 def test_nothing_of_the_logits_size_is_kept_but_the_gradient():
