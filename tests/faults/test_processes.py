@@ -80,6 +80,7 @@ def trained(config: DictConfig, world: World, folder: Path) -> dict[str, torch.T
         world=world,
         state=LoopState(),
         run_digest="",
+        about={},
         folder=folder,
         dynamics=GradientDynamics(detector.classification, data.statistics.groups),
         log=lambda step, figures: None,
