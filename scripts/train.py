@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -26,8 +27,8 @@ from scripts.entry import quiet_libraries, run_hydra
 STOPPED = 130  # what a shell makes of Ctrl-C
 
 
-class CellFailed(RuntimeError):
-    """A cell of a sweep failed, for a reason that has been said."""
+class CellFailed(CompactHydraException):
+    """A cell of a sweep failed, for a reason that has been said; Hydra ends the sweep with it, in one line too."""
 
 
 def main(config: DictConfig) -> None:

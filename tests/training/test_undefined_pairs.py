@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from afl.losses import UndefinedPair
+from afl.tracking import read_record
 from afl.training.build import build_detector
-from afl.training.compose import compose_cell
+from afl.training.compose import CONF, compose_cell
 from detectors.contract import ClassCounts, Targets
 
 CLASSES, SIZE = 5, 64
@@ -63,3 +67,20 @@ def test_the_same_losses_are_defined_on_the_other_detectors(detector, loss):
 def test_seesaw_trains_the_rest_of_objectbox_where_its_one_class_map_is_left_alone():
     found = losses("objectbox", "seesaw", "loss.chain.seesaw.single_class=plain")
     assert all(value.isfinite() for value in found)
+
+
+def test_a_sweep_goes_on_past_it_and_ends_without_a_traceback(tmp_path):
+    small = ("dataset.folder.num_train=24", "dataset.folder.num_val=10", "trainer.max_duration=1steps", "initial_weights=null",
+             "trainer.progress=none", "trainer.batch_size=4", "trainer.pictures=0", "logger=none")  # fmt: skip
+    command = [
+        sys.executable, "-m", "scripts.train", "-m", "detector=cornernet", "loss=qfl,fl", "dataset=shapes_coco", *small,
+        f"paths.output={tmp_path / 'outputs'}", f"paths.cache={tmp_path / 'cache'}",
+    ]  # fmt: skip
+    found = subprocess.run(command, cwd=CONF.parent, capture_output=True, text=True)
+    assert found.returncode == 1 and "Traceback" not in found.stderr, found.stderr
+    assert len([line for line in found.stdout.splitlines() if "failed: qfl needs the IoU" in line]) == 1
+    records = [read_record(path) for path in (tmp_path / "outputs").glob("*/record.json")]
+    assert sorted((record.loss, record.status) for record in records) == [
+        ("fl", "finished"),
+        ("qfl", "failed"),
+    ]
