@@ -90,7 +90,15 @@ def test_handlers_are_put_back():
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_ctrl_c_lets_the_step_finish_and_a_second_one_does_not_wait_for_it(capfd):
+@pytest.fixture
+def heard_ctrl_c():
+    """As at a terminal: a shell starts what runs in the background with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_lets_the_step_finish_and_a_second_one_does_not_wait_for_it(heard_ctrl_c, capfd):
     with pytest.raises(KeyboardInterrupt), Interruption() as interruption:
         os.kill(os.getpid(), signal.SIGINT)
         assert interruption.asked(ALONE)
