@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from afl.tracking import FINISHED, DamagedRecord, Record, read_record
 from afl.training.compose import compose_cell
@@ -59,17 +59,29 @@ def compose_cells(config: DictConfig) -> dict[Name, DictConfig]:
     return composed
 
 
-def read_each_dataset(composed: dict[Name, DictConfig]) -> dict[str, RunData]:
-    """The data of every data set of the table, read once.
+class DataSets:
+    """The data of cells; what several of them are trained on is read once."""
 
-    Raises:
-        DataError: one is not there, with what would get it.
-    """
-    data: dict[str, RunData] = {}
-    for (_, dataset, _), cell in composed.items():
-        if dataset not in data:
-            data[dataset] = read_data(cell)
-    return data
+    def __init__(self) -> None:
+        self._read: dict[str, RunData] = {}
+
+    def of(self, cell: DictConfig) -> RunData:
+        """What ``cell`` is trained and evaluated on, which may depend on its seed (``dataset.seed=${seed}``).
+
+        Raises:
+            DataError: it is not there, with what would get it.
+        """
+        plain = OmegaConf.to_container(cell, resolve=True)
+        source = repr((plain["dataset"]["train"], plain["dataset"]["val"], plain["subset"]))
+        if source not in self._read:
+            self._read[source] = read_data(cell)
+        return self._read[source]
+
+
+def cell_of(config: DictConfig, composed: DictConfig, data: RunData) -> Cell:
+    """The run of a composed config, in the table's folder of runs."""
+    key = cell_key(composed, data)
+    return Cell(key.slug, Path(config.paths.output) / key.name)
 
 
 def cells_of(config: DictConfig, seeds: Sequence[int]) -> list[Cell]:
@@ -78,12 +90,10 @@ def cells_of(config: DictConfig, seeds: Sequence[int]) -> list[Cell]:
     Raises:
         DataError: a data set is not there.
     """
-    composed = compose_cells(config)
-    data = read_each_dataset(composed)
+    composed, datasets = compose_cells(config), DataSets()
     found = []
     for seed in seeds:
-        for (_, dataset, _), cell in composed.items():
+        for cell in composed.values():
             cell.seed = seed
-            key = cell_key(cell, data[dataset])
-            found.append(Cell(key.slug, Path(config.paths.output) / key.name))
+            found.append(cell_of(config, cell, datasets.of(cell)))
     return found

@@ -27,13 +27,11 @@ from afl.tracking import FINISHED, Record, environment
 from afl.training import ConfigError
 from afl.training.compose import compose_cell
 from afl.training.cost import checkpoint_bytes, forward_macs, measure_throughput
-from afl.training.data import RunData
 from afl.training.duration import Duration
 from afl.training.initial_weights import SHAPES, pretraining_config
-from afl.training.run import cell_key
 from datasets import DataError
 from datasets.releases import PUBLISHED, SIZES
-from scripts.cells import Cell, Name, compose_cells, read_each_dataset
+from scripts.cells import DataSets, Name, cell_of, compose_cells
 
 # RetinaNet R50-FPN on COCO: 0.205 s for a step of 16 images on 8 V100 (detectron2's model zoo).
 PUBLISHED_SPEED, PUBLISHED_DEVICE = 16 / 0.205 / 8, "V100"
@@ -137,10 +135,12 @@ def plan(config: DictConfig, seeds: Sequence[int]) -> Plan:
         raise ConfigError(f"measure is {config.measure!r}; it is one of {', '.join(MEASURE)}")
     composed = compose_cells(config)
     notes = []
+    datasets: DataSets | None = DataSets()
     try:
-        data = read_each_dataset(composed)
+        for cell in composed.values():
+            datasets.of(cell)
     except DataError as error:
-        data = {}
+        datasets = None
         notes += [f"Data: {error}", *_disk_of_data(composed)]
     kept = Path(config.results) / config.table.name / "records"
     known = load_records(
@@ -151,7 +151,7 @@ def plan(config: DictConfig, seeds: Sequence[int]) -> Plan:
     cells: dict[tuple[str, str], list[Name]] = {}
     for name in composed:
         cells.setdefault((name[1], name[2]), []).append(name)
-    rows = [_row(config, names, composed, data, seeds, speeds) for names in cells.values()]
+    rows = [_row(config, names, composed, datasets, seeds, speeds) for names in cells.values()]
     pretraining = [names[0] for names in cells.values() if composed[names[0]].initial_weights == SHAPES]
     if pretraining:
         rows.append(_pretraining(config, [composed[name] for name in pretraining], speeds))
@@ -276,12 +276,12 @@ def _row(
     config: DictConfig,
     names: Sequence[Name],
     composed: dict[Name, DictConfig],
-    data: dict[str, RunData],
+    datasets: DataSets | None,
     seeds: Sequence[int],
     speeds: Speeds,
 ) -> Row:
     _, dataset, detector = names[0]
-    counts = _counts(composed[names[0]], data.get(dataset))
+    counts = _counts(composed[names[0]], datasets)
     hours_each, hours_left, done, sources = [], 0.0, 0, []
     for name in names:
         cell = composed[name]
@@ -293,7 +293,7 @@ def _row(
         views = len(cell.trainer.test_time.scales) * (2 if cell.trainer.test_time.flip else 1)
         evaluation = speed.eval_seconds or views * counts.val_images / (3 * speed.images_per_second)
         hours = (steps * cell.trainer.batch_size / speed.images_per_second + evaluation) / 3600
-        finished = sum(_is_finished(config, cell, seed, data.get(dataset)) for seed in seeds)
+        finished = sum(_is_finished(config, cell, seed, datasets) for seed in seeds)
         hours_each.append(hours)
         hours_left += hours * (len(seeds) - finished)
         done += finished
@@ -331,21 +331,21 @@ class _Counts:
     classes: int
 
 
-def _counts(cell: DictConfig, data: RunData | None) -> _Counts:
+def _counts(cell: DictConfig, datasets: DataSets | None) -> _Counts:
     """Images and classes: of the data where it is there, else as published."""
-    if data is not None:
+    if datasets is not None:
+        data = datasets.of(cell)
         return _Counts(len(data.train), len(data.val), len(data.classes))
     published = SIZES[cell.dataset.name]
     return _Counts(published.train_images, published.val_images, published.classes)
 
 
-def _is_finished(config: DictConfig, cell: DictConfig, seed: int, data: RunData | None) -> bool:
+def _is_finished(config: DictConfig, cell: DictConfig, seed: int, datasets: DataSets | None) -> bool:
     """Whether the cell's run is there; the name of a run without its data is not known."""
-    if data is None:
+    if datasets is None:
         return False
     cell.seed = seed
-    key = cell_key(cell, data)
-    return Cell(key.slug, Path(config.paths.output) / key.name).is_finished
+    return cell_of(config, cell, datasets.of(cell)).is_finished
 
 
 def _pretraining(config: DictConfig, cells: Sequence[DictConfig], speeds: Speeds) -> Row:

@@ -15,8 +15,8 @@ from afl.tracking import FINISHED, Record, read_metrics, write_text
 from afl.training.run import CURVES, RECORD
 from datasets import DataError
 from scripts.entry import CONF, options_of
+from scripts.kept import table_spec
 from scripts.run_material import data_of, gallery, run_folders, telling_images
-from scripts.table import table_spec
 
 DEFAULTS = {"results": "results", "runs": "outputs", "output": "outputs/report.html", "images": 4}
 # The table that comes first, and whose runs the charts are drawn of.

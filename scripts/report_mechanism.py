@@ -4,14 +4,10 @@ loss pushes the positives of each frequency group, beside the table's baseline, 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-from omegaconf import OmegaConf
-
-from afl.reporting import load_records
 from afl.reporting.mechanism import gradient_ratios, to_markdown
-from afl.tracking import write_text
-from scripts.entry import CONF, options_of
+from scripts.entry import options_of
+from scripts.kept import kept_table
 
 DEFAULTS = {
     "table": "shapes",
@@ -24,15 +20,10 @@ DEFAULTS = {
 def write_mechanism(arguments: list[str]) -> None:
     """Print the ratios of a table's records, and write them to ``results/TABLE/mechanism.md``."""
     options = options_of(arguments, DEFAULTS)
-    spec = OmegaConf.load(CONF / "table" / f"{options['table']}.yaml")
-    folder = Path(options["results"]) / options["table"]
-    records = load_records(sorted((folder / "records").glob("*.json")))
-    found = gradient_ratios(records, options["losses"], spec.baseline, options["parts"])
+    kept = kept_table(options)
+    found = gradient_ratios(kept.records, options["losses"], kept.spec.baseline, options["parts"])
     if not found:
         sys.exit(
-            f"{folder / 'records'} has no seed with runs of {spec.baseline} and of {', '.join(options['losses'])}"
+            f"{kept.folder / 'records'} has no seed with runs of {kept.spec.baseline} and of {', '.join(options['losses'])}"
         )
-    text = to_markdown(found)
-    write_text(folder / "mechanism.md", text + "\n")
-    print(text)
-    print("written:", folder / "mechanism.md")
+    kept.write("mechanism.md", to_markdown(found))

@@ -24,11 +24,12 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from afl.reporting import ServerError, Table, TableSpec, build_table, connect, load_records, server_records
+from afl.reporting import ServerError, Table, build_table, connect, load_records, server_records
 from afl.tracking import FINISHED, Record, write_record, write_text
 from datasets import DataError
 from scripts.cells import Cell, cells_of
 from scripts.entry import quiet_libraries, run_hydra
+from scripts.kept import portable, table_spec
 from scripts.plan import plan
 
 POLL_SECONDS = 2.0
@@ -125,7 +126,7 @@ def _main(config: DictConfig) -> None:
         records = run(config, seeds)
         for record in records:
             name = f"{record.dataset}-{record.detector}-{record.loss.replace('/', '_')}-s{record.seed}"
-            write_record(kept / f"{name}.json", record)
+            write_record(kept / f"{name}.json", portable(record))
     elif config.action == "build" and config.source == "wandb":
         records = _on_server(config)
         seeds = list(config.seeds or sorted({record.seed for record in records}))
@@ -184,20 +185,6 @@ def _on_server(config: DictConfig) -> list[Record]:
 
 def _table(config: DictConfig, seeds: list[int], records: list[Record]) -> Table:
     return build_table(records, table_spec(config.table, seeds))
-
-
-def table_spec(spec: DictConfig, seeds: list[int]) -> TableSpec:
-    """What a file of ``conf/table`` describes."""
-    return TableSpec(
-        name=spec.name,
-        detectors=list(spec.detectors),
-        losses=list(spec.losses),
-        datasets=list(spec.datasets),
-        seeds=seeds,
-        metrics=list(spec.metrics),
-        baseline=spec.baseline,
-        title=spec.title,
-    )
 
 
 def _announce(cell: Cell, done: int, total: int, seconds: float) -> None:

@@ -65,6 +65,8 @@ def instantiate(config: DictConfig, **arguments: Any) -> Any:
     ``arguments`` are handed over as they are: merged into the config, dataclasses and tensors would be converted.
     """
     check_targets(config)
+    # On its own: Hydra would resolve, for good, what other parts of the whole config refer to.
+    config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     try:
         if not arguments:
             return hydra.utils.instantiate(config, _convert_="all")

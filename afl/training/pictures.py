@@ -27,7 +27,7 @@ CLASS_COLORS = (
 
 
 def draw_picture(picture: Picture, names: Sequence[str], score_threshold: float = 0.3) -> np.ndarray:
-    """Ground truth (green, left half) beside detections above the threshold (orange, right half).
+    """Ground truth (green, left half) beside detections above the threshold (orange, right half), the best on top.
 
     Returns:
         (SIDE, 2 * SIDE, 3) uint8 RGB.
@@ -36,11 +36,11 @@ def draw_picture(picture: Picture, names: Sequence[str], score_threshold: float 
     truth, found = _canvas(picture.pixels, scale), _canvas(picture.pixels, scale)
     for box, label in zip(picture.boxes, picture.labels, strict=True):
         _draw(truth, box * scale, names[int(label)], TRUTH_COLOR)
-    for box, score, label in zip(
-        picture.found_boxes, picture.found_scores, picture.found_labels, strict=True
-    ):
-        if score >= score_threshold:
-            _draw(found, box * scale, f"{names[int(label)]} {float(score):.2f}", FOUND_COLOR)
+    scores, labels = picture.found_scores, picture.found_labels
+    for i in np.argsort(scores, kind="stable"):
+        if scores[i] >= score_threshold:
+            name = names[int(labels[i])]
+            _draw(found, picture.found_boxes[i] * scale, f"{name} {float(scores[i]):.2f}", FOUND_COLOR)
     return np.concatenate([truth, found], 1)
 
 
@@ -64,8 +64,10 @@ def draw_found(pixels: np.ndarray, found: Detections, names: Sequence[str]) -> n
 
 
 def contact_sheet(pictures: Sequence[Picture], names: Sequence[str], columns: int = 2) -> np.ndarray:
-    """All pictures in one image, ``columns`` pairs beside each other: (rows * SIDE, columns * 2 * SIDE, 3) RGB."""
-    drawn = [draw_picture(picture, names) for picture in pictures]
+    """All pictures in one image, ``columns`` pairs beside each other: (rows * height, columns * 2 * SIDE, 3) RGB, where height is
+    that of the tallest picture once its longer side is SIDE."""
+    height = max(round(SIDE * p.pixels.shape[0] / max(p.pixels.shape[:2])) for p in pictures)
+    drawn = [draw_picture(picture, names)[: max(1, height)] for picture in pictures]
     while len(drawn) % columns:
         drawn.append(np.full_like(drawn[0], 255))
     rows = [np.concatenate(drawn[i : i + columns], 1) for i in range(0, len(drawn), columns)]

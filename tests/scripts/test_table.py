@@ -8,6 +8,7 @@ from afl.tracking import write_record
 from afl.training import run_cell
 from afl.training.compose import CONF, compose_cell
 from afl.training.initial_weights import identity
+from scripts.kept import portable
 from scripts.table import cells_of, main
 
 SMALL = [
@@ -48,6 +49,34 @@ def test_cells_have_the_keys_that_training_gives_them(finished):
     assert len(cells) == 4
     assert all(cell.record() is not None and cell.record().status == "finished" for cell in cells)
     assert len({cell.folder for cell in cells_of(finished, [0, 1])}) == 8
+
+
+def test_every_seed_can_have_data_of_its_own(tmp_path):
+    config = tables(tmp_path, "table=data_seeds", "table.losses=[fl]", "table.detectors=[fcos]")
+    paths = [f"paths.output={config.paths.output}", f"paths.cache={config.paths.cache}"]
+    options = ["dataset=shapes_lvis", *paths, *SMALL]
+    records = [
+        run_cell(
+            compose_cell(
+                detector="fcos", loss="fl", overrides=[*options, f"seed={seed}", f"dataset.seed={seed}"]
+            )
+        )
+        for seed in (1, 2)
+    ]
+    assert [cell.record() for cell in cells_of(config, [1, 2])] == records
+    assert records[0].data_hash != records[1].data_hash
+    assert [record.config["dataset"]["seed"] for record in records] == [1, 2]
+
+
+def test_a_kept_record_names_no_folder_of_the_machine_that_made_it(finished, tmp_path):
+    record = cells_of(finished, [0])[0].record()
+    assert str(tmp_path) in str(record.config)
+    kept = portable(record)
+    assert str(tmp_path) not in str(kept.config)
+    assert kept.config["dataset"]["folder"]["root"] == ".cache/shapes"
+    assert kept.config["paths"] == {"data": "data", "cache": ".cache", "output": "outputs"}
+    assert portable(kept) == kept
+    assert kept.metrics == record.metrics and kept.config["dataset"]["seed"] == 0
 
 
 def test_building_twice_gives_the_same_bytes_and_names_the_reconstruction(finished, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Pictures: boxes and score maps where they belong."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,20 @@ def close_to(pixels: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
 
 
 def test_a_sheet_holds_every_picture():
-    assert contact_sheet([picture()] * 3, ["a", "b"]).shape == (2 * SIDE, 4 * SIDE, 3)
+    assert contact_sheet([picture(96)] * 3, ["a", "b"]).shape == (2 * SIDE, 4 * SIDE, 3)
+
+
+def test_a_sheet_of_wide_pictures_is_as_low_as_the_tallest_of_them():
+    assert contact_sheet([picture(48), picture(32)], ["a", "b"]).shape == (SIDE // 2, 4 * SIDE, 3)
+
+
+def test_the_best_of_detections_in_one_place_is_the_one_that_can_be_read():
+    twice = np.array([[24.0, 24.0, 48.0, 36.0]] * 2)
+    alone, both = (
+        replace(picture(), found_boxes=twice[:n], found_scores=np.array([0.9, 0.5])[:n], found_labels=np.array([1, 0])[:n])
+        for n in (1, 2)
+    )  # fmt: skip
+    assert (draw_picture(both, ["aa", "bb"]) == draw_picture(alone, ["aa", "bb"])).all()
 
 
 def test_score_maps_are_bright_where_the_score_is():

@@ -21,6 +21,7 @@ from afl.tracking import read_record
 from afl.training import ConfigError, run_cell
 from afl.training.build import check_targets
 from afl.training.compose import CONF
+from afl.training.data import read_data
 from afl.training.guard import NonFiniteLoss
 from afl.training.lock import RunBusy, run_lock
 from datasets import DataError
@@ -53,8 +54,6 @@ def test_a_run_leaves_a_whole_record_and_detections_that_pycocotools_scores_alik
     assert set(again.per_class) == set(again.groups) and len(again.groups) == 30
     for name in ("config.yaml", "metrics.jsonl", "detections.json", "predictions.png", "checkpoints/last.pt"):
         assert os.path.getsize(f"{folder}/{name}") > 0
-    from afl.training.data import read_data
-
     truth = COCO()
     truth.dataset = read_data(config).val.coco_dict()
     truth.createIndex()
@@ -236,6 +235,13 @@ def test_a_config_calls_nothing_but_this_project_and_torchs_optimisers(small_cel
 def test_nothing_is_called_that_an_own_module_merely_imports_or_that_writes_where_it_is_told(target):
     with pytest.raises(ConfigError, match=f"loss.chain.a._target_ is '{target}'"):
         check_targets(OmegaConf.create({"loss": {"chain": {"a": {"_target_": target, "_partial_": True}}}}))
+
+
+def test_reading_data_leaves_the_config_as_it_was(small_cell):
+    config = small_cell("fcos", "fl")
+    before = OmegaConf.to_yaml(config)
+    read_data(config)
+    assert OmegaConf.to_yaml(config) == before and "${dataset.seed}" in before
 
 
 def test_every_target_of_the_configs_may_be_called():

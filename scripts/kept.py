@@ -1,0 +1,101 @@
+"""The records that are kept of a table: read by name for the reports on one, and freed of the folders of the machine that made them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from afl.reporting import Table, TableSpec, build_table, load_records
+from afl.tracking import Record, write_text
+from afl.training.compose import compose_cell
+from scripts.entry import CONF, unknown_choice
+
+
+@dataclass(frozen=True)
+class KeptTable:
+    """A file of ``conf/table`` with what ``results/NAME`` has of it.
+
+    Attributes:
+        folder: ``results/NAME``.
+        spec: the file.
+        records: those of ``folder/records``.
+    """
+
+    folder: Path
+    spec: DictConfig
+    records: list[Record]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of which there are records."""
+        return sorted({record.seed for record in self.records})
+
+    def table(self) -> Table:
+        """Folded over all seeds that there are."""
+        return build_table(self.records, table_spec(self.spec, self.seeds))
+
+    def write(self, name: str, text: str) -> None:
+        """Print a report and keep it beside the records."""
+        write_text(self.folder / name, text + "\n")
+        print(text)
+        print("written:", self.folder / name)
+
+
+def kept_table(options: Mapping[str, Any]) -> KeptTable:
+    """The table ``options['table']`` below ``options['results']``; leaves with one line where there is none."""
+    problem = unknown_choice([f"table={options['table']}"])
+    if problem:
+        sys.exit(problem)
+    spec = OmegaConf.load(CONF / "table" / f"{options['table']}.yaml")
+    folder = Path(options["results"]) / options["table"]
+    records = load_records(sorted((folder / "records").glob("*.json")))
+    if not records:
+        sys.exit(
+            f"{folder / 'records'} has no records yet; make them: python -m scripts.table table={options['table']} action=run"
+        )
+    return KeptTable(folder, spec, records)
+
+
+def table_spec(spec: DictConfig, seeds: list[int]) -> TableSpec:
+    """What a file of ``conf/table`` describes."""
+    return TableSpec(
+        name=spec.name,
+        detectors=list(spec.detectors),
+        losses=list(spec.losses),
+        datasets=list(spec.datasets),
+        seeds=seeds,
+        metrics=list(spec.metrics),
+        baseline=spec.baseline,
+        title=spec.title,
+    )
+
+
+def portable(record: Record) -> Record:
+    """The record with its folders as they are by default: where data and runs lay on one machine tells another nothing."""
+    config = record.config
+    usual = OmegaConf.to_container(
+        compose_cell(detector=record.detector, loss=record.loss, overrides=[f"dataset={record.dataset}"]),
+        resolve=True,
+    )
+    folders = {config["paths"][name]: usual["paths"][name] for name in usual["paths"]}
+    folders[config["dataset"]["root"]] = usual["dataset"]["root"]
+    longest_first = sorted(folders.items(), key=lambda pair: -len(pair[0]))
+    return replace(record, config=_moved(config, longest_first))
+
+
+def _moved(value: Any, folders: list[tuple[str, str]]) -> Any:
+    """``value`` with every text that is one of the folders, or a path below it, moved to the folder's new place."""
+    if isinstance(value, Mapping):
+        return {name: _moved(part, folders) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_moved(part, folders) for part in value]
+    if isinstance(value, str):
+        for old, new in folders:
+            if value == old or value.startswith(f"{old}/"):
+                return new + value.removeprefix(old)
+    return value
