@@ -1,6 +1,6 @@
 """Reports from losses and records.
 
-    python -m scripts.report figures                            # from the records behind the committed tables
+    python -m scripts.report figures [table=shapes]             # from the records behind a committed table
     python -m scripts.report figures runs=outputs               # from the run directories
     python -m scripts.report figures records=FOLDER results=FOLDER
     python -m scripts.report heads run=outputs/NAME             # what a detector's heads see of one image
@@ -64,7 +64,7 @@ from scripts.report_mechanism import write_mechanism
 from scripts.report_noise import write_noise
 
 MAIN_LOSSES = ("fl", "cbl", "afl", "cbfl")
-DEFAULTS = {"records": None, "runs": None, "results": "results"}
+DEFAULTS = {"records": None, "runs": None, "table": "shapes", "results": "results"}
 
 
 def main(arguments: list[str]) -> None:
@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> None:
 
 
 def figures(arguments: list[str]) -> None:
-    """``figures [records=FOLDER | runs=FOLDER] [results=FOLDER]``: of the losses."""
+    """``figures [table=NAME | records=FOLDER | runs=FOLDER] [results=FOLDER]``: of the losses."""
     options = options_of(arguments, DEFAULTS)
     if options["records"] and options["runs"]:
         sys.exit("figures are drawn from records=FOLDER or from runs=FOLDER, not from both")
@@ -89,7 +89,8 @@ def figures(arguments: list[str]) -> None:
 
 
 def records_of(options: dict[str, str | None]) -> list[Record]:
-    """Records of run directories (``runs``), or kept ones (``records``; all below ``results`` where neither is given)."""
+    """Records of run directories (``runs``), of a folder (``records``), or, where neither is given, those that are kept of ``table``:
+    other tables have the same cells on other terms."""
     if options["runs"]:
         return load_records(options["runs"])
     if options["records"]:
@@ -97,7 +98,7 @@ def records_of(options: dict[str, str | None]) -> list[Record]:
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is not a folder of records")
         return load_records(sorted(folder.glob("*.json")) or sorted(folder.rglob("records/*.json")))
-    return load_records(sorted(Path(options["results"]).rglob("records/*.json")))
+    return load_records(sorted((Path(options["results"]) / options["table"] / "records").glob("*.json")))
 
 
 def draw_figures(records: list[Record], folder: Path) -> None:

@@ -212,6 +212,8 @@ def test_gradient_mass_is_the_sum_over_maps_and_the_mean_over_seeds(record):
 def test_command_writes_every_figure_as_png_and_pdf_a_column_wide_without_a_date(tmp_path, record, capsys):
     kept = record("fcos", "afl", gradient_dynamics=dynamics(1.0))
     write_record(tmp_path / "shapes" / "records" / "fcos.json", kept)
+    # The same cell in another table, on other terms, is another run.
+    write_record(tmp_path / "ablation" / "records" / "fcos.json", replace(kept, steps=7))
     main(["figures", f"results={tmp_path}"])
     said = capsys.readouterr().out
     assert "no gradient_mass" not in said and "no curve of ghm: " in said and "see gradient_in_a_map" in said
