@@ -38,7 +38,8 @@ reproduce-table-sampling: setup  ## the same with every remedy for class imbalan
 reproduce-table-ablation: setup  ## AFL taken apart, with its controls
 	@$(RUN_TABLE) table=ablation
 
-reproduce-table-data-seeds: setup  ## another data set for every seed (SEEDS=1,2,3)
+reproduce-table-data-seeds: SEEDS = 1,2,3
+reproduce-table-data-seeds: setup  ## another data set for every seed
 	@$(RUN_TABLE) table=data_seeds
 
 reproduce-table-prior: setup  ## control: heat-map heads that start as anchor heads do
