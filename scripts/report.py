@@ -12,6 +12,7 @@
     python -m scripts.report contrast                           # one loss of a table against another: what the gate adds
     python -m scripts.report noise                              # how much of a table the seed alone moves
     python -m scripts.report mechanism                          # how hard a loss pushes each frequency group, early and late
+    python -m scripts.report fit                                # how well the training images themselves are fitted
     python -m scripts.report documents                          # results' tables into README.md and results/README.md
 
 ``figures`` draws, as PNG and PDF in ``results/figures``: the gradient of every loss against p, alone or, where the others of
@@ -57,6 +58,7 @@ from scripts.report_compare import write_comparison
 from scripts.report_contrast import write_contrast
 from scripts.report_dataset import write_dataset_page
 from scripts.report_documents import refresh_documents
+from scripts.report_fit import write_fit
 from scripts.report_gallery import write_gallery
 from scripts.report_heads import draw_heads
 from scripts.report_html import write_report
@@ -156,6 +158,7 @@ COMMANDS = {
     "contrast": write_contrast,
     "noise": write_noise,
     "mechanism": write_mechanism,
+    "fit": write_fit,
     "documents": refresh_documents,
 }
 
