@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python -m
 RUN_TABLE = $(RUN) scripts.table action=run seeds=[$(SEEDS)] jobs=$(JOBS) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test lint reproduce-table reproduce-table-sampling reproduce-table-ablation reproduce-table-prior reproduce-table-trashcan reproduce-table-bccd reproduce-table-data-seeds reproduce-table-short report figures data-coco data-lvis data-voc clean test-faults benchmark
+.PHONY: help setup lock test lint reproduce-table reproduce-table-sampling reproduce-table-ablation reproduce-table-prior reproduce-table-trashcan reproduce-table-bccd reproduce-table-data-seeds reproduce-table-short reproduce-table-scratch report figures data-coco data-lvis data-voc clean test-faults benchmark
 
 help:  ## this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-28s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ reproduce-table-data-seeds: setup  ## another data set for every seed
 
 reproduce-table-short: setup  ## a quarter of the training: what a remedy costs while nothing is fitted yet
 	@$(RUN_TABLE) table=short
+
+reproduce-table-scratch: setup  ## without pre-trained features: where features, not gradient, are what the tail lacks
+	@$(RUN_TABLE) table=scratch
 
 reproduce-table-prior: setup  ## control: heat-map heads that start as anchor heads do
 	@$(RUN_TABLE) table=prior
