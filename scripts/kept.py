@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -78,14 +79,20 @@ def table_spec(spec: DictConfig, seeds: list[int]) -> TableSpec:
 def portable(record: Record) -> Record:
     """The record with its folders as they are by default: where data and runs lay on one machine tells another nothing."""
     config = record.config
-    usual = OmegaConf.to_container(
-        compose_cell(detector=record.detector, loss=record.loss, overrides=[f"dataset={record.dataset}"]),
-        resolve=True,
-    )
-    folders = {config["paths"][name]: usual["paths"][name] for name in usual["paths"]}
-    folders[config["dataset"]["root"]] = usual["dataset"]["root"]
+    usual = _usual_folders(record.dataset)
+    folders = {config["paths"][name]: folder for name, folder in usual["paths"].items()}
+    folders[config["dataset"]["root"]] = usual["root"]
     longest_first = sorted(folders.items(), key=lambda pair: -len(pair[0]))
     return replace(record, config=_moved(config, longest_first))
+
+
+@functools.cache
+def _usual_folders(dataset: str) -> dict[str, Any]:
+    """``paths`` and the ``root`` of a data set by default: the same for every detector and loss, so composed once."""
+    usual = OmegaConf.to_container(
+        compose_cell(detector="centernet", loss="fl", overrides=[f"dataset={dataset}"]), resolve=True
+    )
+    return {"paths": usual["paths"], "root": usual["dataset"]["root"]}
 
 
 def _moved(value: Any, folders: list[tuple[str, str]]) -> Any:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from afl.reporting.fit import rows_of, to_markdown
-from afl.tracking import FINISHED, Record, write_json
+from afl.tracking import FINISHED, write_json
 from afl.training.build import loop_options
 from afl.training.checkpoint import LAST
 from afl.training.distributed import join_world
@@ -39,9 +38,10 @@ def write_fit(arguments: list[str]) -> None:
     kept = kept_table(options)
     path = kept.folder / "fit.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    for record in wanted(kept.records, options["losses"]):
+    for record in kept.records:
         folder = Path(options["runs"]) / record.key
-        if record.key not in known and (folder / "checkpoints" / LAST).exists():
+        wanted = record.status == FINISHED and record.loss in options["losses"]
+        if wanted and record.key not in known and (folder / "checkpoints" / LAST).exists():
             known[record.key] = on_training_images(folder)
             print(f"{record.key}: AP {100 * known[record.key]['AP']:.1f} on its training images")
             write_json(path, known)
@@ -56,11 +56,6 @@ def write_fit(arguments: list[str]) -> None:
             f"{options['runs']}; say where they are: runs=FOLDER"
         )
     kept.write("fit.md", "\n\n".join(blocks))
-
-
-def wanted(records: Sequence[Record], losses: Sequence[str]) -> list[Record]:
-    """Finished runs of the losses."""
-    return [record for record in records if record.status == FINISHED and record.loss in losses]
 
 
 def on_training_images(folder: Path) -> dict[str, Any]:
