@@ -9,6 +9,7 @@ from datasets.coco import read_coco
 from datasets.color import ColorJitter
 from datasets.dataset import DetectionDataset
 from datasets.errors import DataError
+from datasets.frames import generate_frame_split
 from datasets.images import check_images, read_image, read_image_file
 from datasets.index import AnnotationIndex, require_same_classes
 from datasets.loader import EpochPlan, make_eval_loader, make_train_loader, repeat_factors
@@ -39,6 +40,7 @@ __all__ = [
     "check_images",
     "collate",
     "frequency_groups",
+    "generate_frame_split",
     "generate_pretraining_shapes",
     "generate_shapes",
     "make_eval_loader",

@@ -1,0 +1,92 @@
+"""Videos split by frame instead of by video: validation images that look like training images.
+
+A data set of frames is usually split by video, so that a class with few videos is seen on a handful of scenes and looked for on others.
+The split here puts one frame of every video into validation and the rest into training: it takes the step to unseen scenes
+away and leaves everything else as it is, which is a control, not a benchmark.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from datasets.files import atomic_folder
+from datasets.records import DEFAULT_REMEDY, load_json, require_file
+
+FEWEST_FRAMES = 3
+"""Videos with fewer are for training only: they have no frame between two others."""
+
+
+def generate_frame_split(
+    root: Path | str,
+    *,
+    split: Literal["train", "val"],
+    sources: Mapping[str, Path | str],
+    remedy: str = DEFAULT_REMEDY,
+) -> Path:
+    """COCO file of the ``train`` or ``val`` split, made under ``root`` when it is not there: the middle frame of every video for
+    validation, all others for training.
+
+    Args:
+        root: where splits are kept.
+        split: which of the two.
+        sources: COCO files whose images name their ``video``, by the folder that their ``file_name`` is relative to; in the
+            split they are relative to the folder that holds these. All have the same categories. File names sort by time.
+        remedy: how to get the files, for the message when one is not there.
+
+    Raises:
+        DataError: a file is missing or damaged.
+        ValueError: an image does not name its video, an annotation is of no image, or the files differ in their categories.
+    """
+    paths = {folder: Path(path) for folder, path in sources.items()}
+    digest = hashlib.sha256()
+    for folder, path in paths.items():
+        require_file(path, remedy)
+        digest.update(folder.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    made = Path(root) / f"frames-{digest.hexdigest()[:12]}"
+    if not made.is_dir():
+        contents = _split({folder: load_json(path) for folder, path in paths.items()})
+        with atomic_folder(made) as temporary:
+            for name, content in contents.items():
+                (temporary / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    return made / f"{split}.json"
+
+
+def _split(contents: Mapping[str, dict]) -> dict[str, dict]:
+    categories = next(iter(contents.values()))["categories"]
+    images, annotations = [], []
+    videos: dict[str, list[dict]] = defaultdict(list)
+    for folder, content in contents.items():
+        if content["categories"] != categories:
+            raise ValueError(f"the categories of {folder} differ from those of {next(iter(contents))}")
+        # Ids are unique in a file only.
+        ids = {}
+        for image in content["images"]:
+            if "video" not in image:
+                raise ValueError(f"image {image.get('id')} of {folder} does not name its video")
+            ids[image["id"]] = len(images) + 1
+            images.append({**image, "id": ids[image["id"]], "file_name": f"{folder}/{image['file_name']}"})
+            videos[image["video"]].append(images[-1])
+        for annotation in content["annotations"]:
+            if annotation["image_id"] not in ids:
+                raise ValueError(f"annotation {annotation.get('id')} of {folder} is of an image that is not there")
+            annotations.append(
+                {**annotation, "id": len(annotations) + 1, "image_id": ids[annotation["image_id"]]}
+            )
+    middle = {
+        sorted(frames, key=lambda image: image["file_name"])[len(frames) // 2]["id"]
+        for frames in videos.values()
+        if len(frames) >= FEWEST_FRAMES
+    }
+    return {
+        name: {
+            "categories": categories,
+            "images": [image for image in images if (image["id"] in middle) == held_out],
+            "annotations": [own for own in annotations if (own["image_id"] in middle) == held_out],
+        }
+        for name, held_out in (("train", False), ("val", True))
+    }
