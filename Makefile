@@ -7,10 +7,10 @@ RUN := $(VENV)/bin/python -m
 RUN_TABLE = $(RUN) scripts.table action=run seeds=[$(SEEDS)] jobs=$(JOBS) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test lint reproduce-table reproduce-table-sampling reproduce-table-ablation reproduce-table-prior reproduce-table-trashcan reproduce-table-bccd reproduce-table-data-seeds reproduce-table-short reproduce-table-scratch report figures data-coco data-lvis data-voc clean test-faults benchmark
+.PHONY: help setup lock test lint reproduce-table reproduce-table-sampling reproduce-table-ablation reproduce-table-prior reproduce-table-trashcan reproduce-table-bccd reproduce-table-data-seeds reproduce-table-short reproduce-table-closed reproduce-table-scratch reproduce-table-trashcan-frames report figures data-coco data-lvis data-voc clean test-faults benchmark
 
 help:  ## this list
-	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-28s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-32s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready  ## virtual environment with the exact tested packages (again: nothing to do)
 
@@ -45,6 +45,9 @@ reproduce-table-data-seeds: setup  ## another data set for every seed
 reproduce-table-short: setup  ## a quarter of the training: what a remedy costs while nothing is fitted yet
 	@$(RUN_TABLE) table=short
 
+reproduce-table-closed: setup  ## stopped before AFL's gate opens
+	@$(RUN_TABLE) table=closed
+
 reproduce-table-scratch: setup  ## without pre-trained features: where features, not gradient, are what the tail lacks
 	@$(RUN_TABLE) table=scratch
 
@@ -53,6 +56,9 @@ reproduce-table-prior: setup  ## control: heat-map heads that start as anchor he
 
 reproduce-table-trashcan: setup  ## a real long tail, small enough for a CPU (ARGS="paths.data=FOLDER")
 	@$(RUN_TABLE) table=trashcan
+
+reproduce-table-trashcan-frames: setup  ## its photos split by frame instead of by video (ARGS="paths.data=FOLDER")
+	@$(RUN_TABLE) table=trashcan_frames
 
 reproduce-table-bccd: setup  ## a nearly balanced real set, where nothing should be lost (ARGS="paths.data=FOLDER")
 	@$(RUN_TABLE) table=bccd

@@ -73,7 +73,9 @@ def _split(contents: Mapping[str, dict]) -> dict[str, dict]:
             videos[image["video"]].append(images[-1])
         for annotation in content["annotations"]:
             if annotation["image_id"] not in ids:
-                raise ValueError(f"annotation {annotation.get('id')} of {folder} is of an image that is not there")
+                raise ValueError(
+                    f"annotation {annotation.get('id')} of {folder} is of an image that is not there"
+                )
             annotations.append(
                 {**annotation, "id": len(annotations) + 1, "image_id": ids[annotation["image_id"]]}
             )

@@ -19,11 +19,10 @@ from rich.table import Table
 
 from afl.tracking import write_json
 from afl.training import ConfigError
-from afl.training.build import loop_options
 from afl.training.checkpoint import CheckpointError
-from afl.training.distributed import join_world, leave_world
+from afl.training.distributed import leave_world
 from afl.training.load import load_run
-from afl.training.run import evaluate_detector
+from afl.training.run import evaluate_run
 from datasets import DataError
 from scripts.entry import asks_for_help, quiet_libraries
 
@@ -39,13 +38,8 @@ def main(arguments: list[str]) -> None:
         sys.exit("which run? python -m scripts.evaluate run=outputs/NAME")
     folder, checkpoint = Path(given.pop("run")), given.pop("checkpoint", None)
     run = load_run(folder, given, Path(checkpoint) if checkpoint else None)
-    world = join_world(run.config.trainer.device)
-    run.detector.to(world.device)
-    options = loop_options(run.config, num_images=len(run.data.train), world_size=world.size)
-    metrics, _ = evaluate_detector(
-        run.detector, run.config, run.data, world, folder, options, detections="evaluation_detections.json"
-    )
-    if world.is_main:
+    metrics = evaluate_run(run, folder, "evaluation_detections.json")
+    if metrics:
         groups = dict(zip(run.data.statistics.names, run.data.statistics.groups, strict=True))
         show(metrics, groups, str(run.checkpoint))
         write_json(

@@ -175,11 +175,22 @@ def _dataset(overrides: list[str]) -> DictConfig:
     return dataset
 
 
+def _groups(split: str, statistics: ClassStatistics) -> str:
+    """How many classes are in each frequency group, which training images decide."""
+    if split != "train":
+        return ""
+    words = {"r": "rare", "c": "common", "f": "frequent"}
+    return (
+        f" ({', '.join(f'{list(statistics.groups).count(group)} {word}' for group, word in words.items())})"
+    )
+
+
 def _print_split(split: str, index: AnnotationIndex, defects: dict[str, Defect]) -> None:
     statistics = ClassStatistics.from_index(index)
-    groups = ", ".join(f"{list(statistics.groups).count(group)} {group}" for group in "rcf")
     print(f"{split}: {', '.join(index.sources)}")
-    print(f"  {len(index)} images, {len(index.labels)} objects, {index.num_classes} classes ({groups})")
+    print(
+        f"  {len(index)} images, {len(index.labels)} objects, {index.num_classes} classes{_groups(split, statistics)}"
+    )
     print(f"  {int(index.crowd.sum())} crowd regions, {int(index.difficult.sum())} difficult objects")
     absent = [name for name, n in zip(statistics.names, statistics.instances, strict=True) if n == 0]
     if absent:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,9 @@ from omegaconf import OmegaConf
 
 from afl.reporting.fit import rows_of, to_markdown
 from afl.tracking import FINISHED, write_json
-from afl.training.build import loop_options
 from afl.training.checkpoint import LAST
-from afl.training.distributed import join_world
 from afl.training.load import load_run
-from afl.training.run import evaluate_detector
+from afl.training.run import evaluate_run
 from scripts.entry import options_of
 from scripts.kept import kept_table
 
@@ -61,10 +58,6 @@ def write_fit(arguments: list[str]) -> None:
 def on_training_images(folder: Path) -> dict[str, Any]:
     """The figures of a run's own evaluation, taken on its training images: as they are, without augmentation."""
     run = load_run(folder, OmegaConf.create({"trainer": {"pictures": 0}}))
-    world = join_world(run.config.trainer.device)
-    run.detector.to(world.device)
-    options = loop_options(run.config, num_images=len(run.data.train), world_size=world.size)
-    data = replace(run.data, val=run.data.train)
     with tempfile.TemporaryDirectory() as scratch:
-        metrics, _ = evaluate_detector(run.detector, run.config, data, world, Path(scratch), options)
+        metrics = evaluate_run(run, Path(scratch), on_training_images=True)
     return {name: value for name, value in metrics.items() if name != "per_class"}

@@ -68,7 +68,7 @@ from afl.training.evaluation import TestTime, detect
 from afl.training.gradient_dynamics import GradientDynamics
 from afl.training.initial_weights import identity, start_from
 from afl.training.interruption import Interruption
-from afl.training.load import CONFIG
+from afl.training.load import CONFIG, LoadedRun
 from afl.training.lock import RunBusy, run_lock
 from afl.training.loop import LoopOptions, LoopState, moving_average, restore, train
 from afl.training.optimizer import build_optimizer
@@ -451,6 +451,26 @@ def evaluate_detector(
         write_diagnostics(folder / detections.replace("detections", "diagnostics"), evaluator)
     barrier(world)
     return metrics, pictures
+
+
+def evaluate_run(
+    run: LoadedRun, folder: Path, detections: str = DETECTIONS, *, on_training_images: bool = False
+) -> dict[str, Any]:
+    """Evaluate a trained run once more, on the device of its config and in as many processes as there are.
+
+    Args:
+        folder: where the file ``detections`` goes.
+        on_training_images: evaluate on these, as they are, without augmentation, in place of the validation images.
+
+    Returns:
+        The evaluator's figures; empty on other processes than the first.
+    """
+    world = join_world(run.config.trainer.device)
+    run.detector.to(world.device)
+    options = loop_options(run.config, num_images=len(run.data.train), world_size=world.size)
+    data = replace(run.data, val=run.data.train) if on_training_images else run.data
+    metrics, _ = evaluate_detector(run.detector, run.config, data, world, folder, options, detections)
+    return metrics if world.is_main else {}
 
 
 def _picture(data: RunData, i: int, image_id: int, found) -> Picture:

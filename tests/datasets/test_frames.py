@@ -25,7 +25,14 @@ def source(videos: dict[str, int], boxes: int = 2) -> dict:
     for number, image in enumerate(images, start=1):
         image["id"] = number
     annotations = [
-        {"id": n, "image_id": n // boxes + 1, "category_id": 3, "bbox": [0, 0, 1 + n, 2], "area": n, "iscrowd": 0}
+        {
+            "id": n,
+            "image_id": n // boxes + 1,
+            "category_id": 3,
+            "bbox": [0, 0, 1 + n, 2],
+            "area": n,
+            "iscrowd": 0,
+        }
         for n in range(boxes * len(images))
     ]
     return {"categories": CATEGORIES, "images": images, "annotations": annotations}
@@ -37,7 +44,9 @@ def split(folder, **contents: dict) -> dict[str, dict]:
     for name, content in contents.items():
         paths[name] = folder / f"{name}.json"
         paths[name].write_text(json.dumps(content))
-    made = {name: generate_frame_split(folder / "made", split=name, sources=paths) for name in ("train", "val")}
+    made = {
+        name: generate_frame_split(folder / "made", split=name, sources=paths) for name in ("train", "val")
+    }
     return {name: json.loads(path.read_text()) for name, path in made.items()}
 
 
@@ -51,7 +60,9 @@ def test_every_frame_is_in_one_split_with_its_own_boxes(tmp_path, one, other):
     splits = split(tmp_path, **contents)
     found = [image["file_name"] for content in splits.values() for image in content["images"]]
     assert sorted(found) == sorted(
-        f"{folder}/{image['file_name']}" for folder, content in contents.items() for image in content["images"]
+        f"{folder}/{image['file_name']}"
+        for folder, content in contents.items()
+        for image in content["images"]
     )
     boxes = {}
     for folder, content in contents.items():
@@ -70,7 +81,10 @@ def test_every_frame_is_in_one_split_with_its_own_boxes(tmp_path, one, other):
 
 def test_validation_is_the_middle_frame_of_every_video_that_has_one(tmp_path):
     splits = split(tmp_path, first=source({"a": 5, "b": 2, "c": 1}), second=source({"d": 3}))
-    assert [image["file_name"] for image in splits["val"]["images"]] == ["first/a_0002.jpg", "second/d_0001.jpg"]
+    assert [image["file_name"] for image in splits["val"]["images"]] == [
+        "first/a_0002.jpg",
+        "second/d_0001.jpg",
+    ]
 
 
 def test_the_split_follows_its_sources(tmp_path):
@@ -82,8 +96,14 @@ def test_the_split_follows_its_sources(tmp_path):
     ("change", "said"),
     [
         (lambda content: content["images"][1].pop("video"), "image 2 of second does not name its video"),
-        (lambda content: content["annotations"][0].update(image_id=99), "annotation 0 of second is of an image"),
-        (lambda content: content.update(categories=CATEGORIES[:1]), "categories of second differ from those of first"),
+        (
+            lambda content: content["annotations"][0].update(image_id=99),
+            "annotation 0 of second is of an image",
+        ),
+        (
+            lambda content: content.update(categories=CATEGORIES[:1]),
+            "categories of second differ from those of first",
+        ),
     ],
 )
 def test_what_cannot_be_split_is_said(tmp_path, change, said):

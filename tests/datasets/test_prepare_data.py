@@ -27,6 +27,8 @@ def test_a_clean_set_passes(custom, capsys):
     printed = capsys.readouterr().out
     assert "2 images, 3 objects, 2 classes" in printed and "1 crowd regions" in printed
     assert "1 classes without an object: ant" in printed and "0 defects" in printed
+    # Frequency groups are those of the training images.
+    assert printed.count("2 classes (2 rare, 0 common, 0 frequent)") == 1
 
 
 def test_defects_are_counted_by_kind_and_the_policy_decides_the_exit_code(custom, small_coco, capsys):
