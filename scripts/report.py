@@ -10,6 +10,7 @@
     python -m scripts.report gallery loss=afl                   # what every detector finds in the same images
     python -m scripts.report choice                             # which of AFL's free choices its search selects
     python -m scripts.report contrast                           # one loss of a table against another: what the gate adds
+    python -m scripts.report classes                            # the classes of a table that a loss moves most
     python -m scripts.report noise                              # how much of a table the seed alone moves
     python -m scripts.report mechanism                          # how hard a loss pushes each frequency group, early and late
     python -m scripts.report fit                                # how well the training images themselves are fitted
@@ -54,6 +55,7 @@ from afl.training.checkpoint import CheckpointError
 from datasets.shapes import BENCHMARK_FILLS, BENCHMARK_OUTLINES, instances_by_rank
 from scripts.entry import CONF, asks_for_help, options_of, quiet_libraries
 from scripts.report_choice import write_choice
+from scripts.report_classes import write_classes
 from scripts.report_compare import write_comparison
 from scripts.report_contrast import write_contrast
 from scripts.report_dataset import write_dataset_page
@@ -156,6 +158,7 @@ COMMANDS = {
     "gallery": write_gallery,
     "choice": write_choice,
     "contrast": write_contrast,
+    "classes": write_classes,
     "noise": write_noise,
     "mechanism": write_mechanism,
     "fit": write_fit,

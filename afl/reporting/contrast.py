@@ -39,7 +39,5 @@ def to_markdown(found: Contrast, loss: str, against: str) -> str:
 def _place(difference: Estimate | None) -> str:
     if difference is None:
         return "—"
-    text = f"{100 * difference.mean:+.1f}"
-    if difference.half is not None:
-        text += f" ± {100 * difference.half:.1f}"
+    text = difference.percent("+")
     return f"**{text}**" if difference.positive or difference.negative else text

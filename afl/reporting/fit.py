@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from afl.reporting.intervals import rounded
 from afl.reporting.table import AVERAGE
 from afl.tracking import FINISHED, Record
 
@@ -60,8 +61,8 @@ def to_markdown(rows: Mapping[str, Sequence[tuple[float, float]]], losses: Seque
         places = []
         for values in zip(*pairs, strict=True):
             places += [
-                f"{values[0]:.1f}",
-                *(f"{value:.1f} ({value - values[0]:+.1f})" for value in values[1:]),
+                rounded(values[0]),
+                *(f"{rounded(value)} ({rounded(value - values[0], '+')})" for value in values[1:]),
             ]
         lines.append(f"| {detector} | " + " | ".join(places) + " |")
     return "\n".join(lines)

@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,16 @@ class Estimate:
     def negative(self) -> bool:
         """The whole interval lies below zero."""
         return self.half is not None and self.mean + self.half < 0
+
+    def percent(self, sign: Literal["", "+"] = "") -> str:
+        """``12.3 ± 0.4``: times 100, the half-width where there is one."""
+        half = f" ± {100 * self.half:.1f}" if self.half is not None else ""
+        return rounded(100 * self.mean, sign) + half
+
+
+def rounded(value: float, sign: Literal["", "+"] = "") -> str:
+    """One decimal; never "-0.0", which says more than is known."""
+    return f"{round(value, 1) + 0.0:{sign}.1f}"
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:

@@ -209,24 +209,14 @@ def _incomplete(entry: Entry) -> str:
 def _plain_entry(entry: Entry, separator: str = " ") -> str:
     if entry.value is None:
         return _hole(entry)
-    difference = f"{separator}({_percent(entry.difference, '+')})" if entry.difference else ""
-    return _percent(entry.value, "") + difference + _incomplete(entry)
-
-
-def _percent(value: Estimate, sign: str) -> str:
-    half = f" ± {100 * value.half:.1f}" if value.half is not None else ""
-    return f"{_rounded(100 * value.mean, sign)}{half}"
-
-
-def _rounded(value: float, sign: str) -> str:
-    """One decimal; never "-0.0", which says more than is known."""
-    return f"{round(value, 1) + 0.0:{sign}.1f}"
+    difference = f"{separator}({entry.difference.percent('+')})" if entry.difference else ""
+    return entry.value.percent() + difference + _incomplete(entry)
 
 
 def _markdown_entry(entry: Entry) -> str:
     if entry.value is None:
         return _hole(entry)
-    value = _percent(entry.value, "")
+    value = entry.value.percent()
     return _plain_entry(entry).replace(value, f"**{value}**", 1) if entry.best else _plain_entry(entry)
 
 
@@ -242,10 +232,10 @@ def _markdown(text: str) -> str:
 def _latex_entry(entry: Entry) -> str:
     if entry.value is None:
         return {ABSENT: "---", FAILED: "failed", UNDEFINED: "n/a"}[_hole(entry)]
-    value = _latex_number(_percent(entry.value, ""))
+    value = _latex_number(entry.value.percent())
     value = rf"\textbf{{{value}}}" if entry.best else value
     if entry.difference:
-        value += rf" {{\scriptsize ({_latex_number(_percent(entry.difference, '+'))})}}"
+        value += rf" {{\scriptsize ({_latex_number(entry.difference.percent('+'))})}}"
     return value + _incomplete(entry)
 
 
