@@ -13,6 +13,7 @@
     python -m scripts.report classes                            # the classes of a table that a loss moves most
     python -m scripts.report noise                              # how much of a table the seed alone moves
     python -m scripts.report mechanism                          # how hard a loss pushes each frequency group, early and late
+    python -m scripts.report gate                               # how AFL's gate opens over training
     python -m scripts.report fit                                # how well the training images themselves are fitted
     python -m scripts.report documents                          # results' tables into README.md and results/README.md
 
@@ -62,6 +63,7 @@ from scripts.report_dataset import write_dataset_page
 from scripts.report_documents import refresh_documents
 from scripts.report_fit import write_fit
 from scripts.report_gallery import write_gallery
+from scripts.report_gate import write_gate
 from scripts.report_heads import draw_heads
 from scripts.report_html import write_report
 from scripts.report_mechanism import write_mechanism
@@ -161,6 +163,7 @@ COMMANDS = {
     "classes": write_classes,
     "noise": write_noise,
     "mechanism": write_mechanism,
+    "gate": write_gate,
     "fit": write_fit,
     "documents": refresh_documents,
 }
