@@ -43,11 +43,7 @@ def rows_of(table: Table, losses: Sequence[str], dataset: str) -> list[ClassRow]
     Raises:
         ValueError: the table does not have one of the losses.
     """
-    for name in losses:
-        if name not in table.spec.losses:
-            raise ValueError(
-                f"table {table.spec.name} has no loss {name}; it has {', '.join(table.spec.losses)}"
-            )
+    table.spec.require_losses(losses)
     runs = {
         seed: {loss: [table.cells[dataset, d, loss, seed] for d in table.spec.detectors] for loss in losses}
         for seed in table.spec.seeds

@@ -15,11 +15,7 @@ def contrast_of(table: Table, loss: str, against: str) -> Contrast:
     Raises:
         ValueError: the table does not have one of the two.
     """
-    for name in (loss, against):
-        if name not in table.spec.losses:
-            raise ValueError(
-                f"table {table.spec.name} has no loss {name}; it has {', '.join(table.spec.losses)}"
-            )
+    table.spec.require_losses((loss, against))
     found: Contrast = {}
     for block in table.blocks:
         for row, values in table.values(block.dataset, block.metric).items():

@@ -53,6 +53,12 @@ class TableSpec:
         if self.baseline not in self.losses:
             raise ValueError(f"baseline {self.baseline!r} of table {self.name!r} is not among its losses")
 
+    def require_losses(self, names: Iterable[str]) -> None:
+        """Raises ValueError where the table does not have one of them."""
+        for name in names:
+            if name not in self.losses:
+                raise ValueError(f"table {self.name} has no loss {name}; it has {', '.join(self.losses)}")
+
 
 @dataclass(frozen=True)
 class Entry:
