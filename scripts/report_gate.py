@@ -30,5 +30,7 @@ def write_gate(arguments: list[str]) -> None:
                 f"no finished run of {options['loss']} in {kept.folder / 'records'} has a gate on record"
             )
     text = to_markdown(found)
-    write_text(Path(options["results"]) / "gate.md", text + "\n")
+    path = Path(options["results"]) / "gate.md"
+    write_text(path, text + "\n")
     print(text)
+    print("written:", path)

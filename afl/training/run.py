@@ -456,7 +456,8 @@ def evaluate_detector(
 def evaluate_run(
     run: LoadedRun, folder: Path, detections: str = DETECTIONS, *, on_training_images: bool = False
 ) -> dict[str, Any]:
-    """Evaluate a trained run once more, on the device of its config and in as many processes as there are.
+    """Evaluate a trained run once more, on the device of its config and in as many processes as there are, which the caller
+    leaves (``leave_world``) when nothing more is to be done together.
 
     Args:
         folder: where the file ``detections`` goes.

@@ -93,4 +93,4 @@ def test_the_mean_over_the_classes_of_a_kept_table_is_its_ap(tmp_path, capsys):
         (tmp_path / "empty" / "trashcan" / "records").mkdir(parents=True)
         one = next((ROOT / "results" / "trashcan" / "records").glob("*-fl-s0.json"))
         (tmp_path / "empty" / "trashcan" / "records" / one.name).symlink_to(one)
-        main(["classes", "table=trashcan", f"results={tmp_path / 'empty'}"])
+        main(["classes", "table=trashcan", "losses=[fl,afl]", f"results={tmp_path / 'empty'}"])
