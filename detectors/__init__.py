@@ -3,6 +3,7 @@
 from detectors.backbone import ResNetBackbone, TinyBackbone
 from detectors.centernet import CenterNet
 from detectors.cornernet import CornerNet
+from detectors.efficientnet_lite import EfficientNetLiteBackbone
 from detectors.extremenet import ExtremeNet
 from detectors.fcos import FCOS
 from detectors.objectbox import ObjectBox
@@ -11,6 +12,7 @@ from detectors.retinanet import RetinaNet
 __all__ = [
     "CenterNet",
     "CornerNet",
+    "EfficientNetLiteBackbone",
     "ExtremeNet",
     "FCOS",
     "ObjectBox",

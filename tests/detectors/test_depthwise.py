@@ -1,0 +1,54 @@
+"""Depthwise convolution against torch's own, values and gradients, in double precision and under autocast."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from detectors.depthwise import depthwise_conv
+
+CASES = [
+    (3, 1, 1, 7, 6),
+    (5, 1, 2, 5, 9),
+    (3, 2, 0, 9, 8),
+    (5, 2, 0, 11, 12),
+    (3, 2, 1, 8, 7),
+    (5, 2, 2, 6, 6),
+]
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding", "height", "width"), CASES)
+def test_gradients_equal_torchs(kernel, stride, padding, height, width):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, height, width, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 1, kernel, kernel, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    ours = depthwise_conv(x, weight, bias, stride, padding)
+    theirs = F.conv2d(x, weight, bias, stride, padding, 1, 3)
+    torch.testing.assert_close(ours, theirs)
+    upstream = torch.randn_like(theirs)
+    for got, want in zip(
+        torch.autograd.grad(ours, (x, weight, bias), upstream),
+        torch.autograd.grad(theirs, (x, weight, bias), upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("needs", [(True, False), (False, True)])
+def test_a_frozen_side_gets_no_gradient(needs):
+    x = torch.randn(1, 2, 5, 5, requires_grad=needs[0])
+    weight = torch.randn(2, 1, 3, 3, requires_grad=needs[1])
+    depthwise_conv(x, weight, None, 1, 1).sum().backward()
+    assert (x.grad is not None, weight.grad is not None) == needs
+
+
+def test_autocast_gives_bfloat16_maps_and_gradients_near_float32():
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 8, 9, 9), torch.randn(8, 1, 5, 5, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = depthwise_conv(x, weight, None, 1, 2)
+    assert y.dtype == torch.bfloat16
+    (got,) = torch.autograd.grad(y.float().sum(), weight)
+    assert got.dtype == torch.float32
+    (want,) = torch.autograd.grad(F.conv2d(x, weight, None, 1, 2, 1, 8).sum(), weight)
+    torch.testing.assert_close(got, want, rtol=2e-2, atol=0.5)
