@@ -70,10 +70,24 @@ class FeaturePyramid(nn.Module):
         top = self.lateral_strides[-1]
         x = features[top] if self.extra_from == "backbone" else levels.get(top)
         for i, (stride, conv) in enumerate(self.extra.items()):
-            # P6 is a plain convolution of its source; from P7 on a ReLU stands before it (RetinaNet, 4).
-            x = conv(x if i == 0 else F.relu(x))
+            # P6 is a plain convolution of its source; every later level has a ReLU before it (RetinaNet, 4).
+            x = _halved(x if i == 0 else F.relu(x), conv)
             levels[int(stride)] = x
         return [levels[stride] for stride in self.strides]
+
+
+def _halved(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """``conv(x)`` of a 3x3 convolution with stride 2 and padding 1.
+
+    Along a side of one pixel the outer rows or columns of the kernel see padding only, so they are left out. The result is the
+    same. torch 2.11 leaves their gradient uninitialised in bfloat16 on a CPU (image sides up to 64 at stride 128).
+    """
+    height, width = x.shape[-2:]
+    if min(height, width) > 1:
+        return conv(x)
+    rows, columns = (slice(1, 2) if side == 1 else slice(None) for side in (height, width))
+    padding = (int(height > 1), int(width > 1))
+    return F.conv2d(x, conv.weight[:, :, rows, columns], conv.bias, stride=2, padding=padding)
 
 
 def _conv(before: int, after: int, size: int, batch_norm: bool) -> nn.Module:

@@ -1,12 +1,13 @@
-"""Signals that ask a run to make room: the step is finished, a checkpoint is saved, and the process leaves.
+"""Signals that ask a run to stop: the step is finished, a checkpoint is saved, and the process ends.
 
-SIGTERM, SIGUSR1 and SIGUSR2 are answered alike.  Whoever had the signal before has the last word: submitit's handler of its
-preemption signal (SIGUSR2, or what SUBMITIT_PREEMPT_SIGNAL names) puts the job back into the queue and ends it, and its
-handler of SIGTERM goes on until Slurm ends the job.  Where nobody else had it, the process ends with the code
-``INTERRUPTED``; in a plain Slurm job SIGUSR1 and SIGUSR2 put the job back into the queue first.
+SIGTERM, SIGUSR1 and SIGUSR2 are handled alike. A handler that was installed before this one decides what happens after the
+checkpoint: submitit's handler of its preemption signal (SIGUSR2, or the one that SUBMITIT_PREEMPT_SIGNAL names) puts the job
+back into the queue and ends it, and its handler of SIGTERM returns, so that training continues until Slurm ends the job.
+Without an earlier handler the process ends with the code ``INTERRUPTED``; in a plain Slurm job SIGUSR1 and SIGUSR2 put the
+job back into the queue first.
 
-SIGINT (Ctrl-C) is answered in the same way the first time, and ends the process at once the second time; where it was
-ignored it stays so.
+The first SIGINT (Ctrl-C) is handled in the same way, a second one ends the process immediately. A process that ignores SIGINT
+keeps ignoring it.
 """
 
 from __future__ import annotations
@@ -24,24 +25,29 @@ import torch.distributed as dist
 
 from afl.training.distributed import World
 
-INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on from here
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
-STOPPING = b"stopping after this step; Ctrl-C again to stop at once, without saving\n"
+INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, and the same command continues from here
+# In rising order of precedence, for several that are pending at once: those that put a job back into the queue come last.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+# A terminal shows ^C, and perhaps a progress bar, on the current line.
+STOPPING = b"\nstopping after this step; Ctrl-C again to stop now, without saving\n"
 log = logging.getLogger(__name__)
 
 
 class Interruption:
-    """Notes the signals of ``SIGNALS`` while it is entered; outside of that, and beside the main thread, there are none.
+    """Notes the signals of ``SIGNALS`` inside its ``with`` block; in other threads than the main one it notes none.
 
-    A run asks ``asked`` at places where everything can be saved, saves, and calls ``obey``.
+    A run calls ``asked`` where everything can be saved, saves, and then calls ``obey``.
     """
 
     def __init__(self) -> None:
+        # Only the handler adds to it and only ``obey`` removes: a signal that arrives while the process waits for the
+        # others, after it told them what it had, is reported at the next call of ``asked``.
+        self._pending: set[int] = set()
         self._received: int | None = None
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Interruption:
-        # Only the main thread may handle signals; elsewhere they stay with whoever has them.
+        # Python lets only the main thread handle signals.
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if number != signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
@@ -52,45 +58,56 @@ class Interruption:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._previous.items():
-            # None: it was not Python's, and Python cannot put it back.
+            # None: the handler was not Python's, and Python cannot restore it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
-            if self._received == number:
+            if number in self._pending or number == self._received:
                 raise KeyboardInterrupt
-            # Not through the logging or the stream that this signal may have come into the middle of.
+            # Not through logging or a Python stream: the signal may have interrupted a call of the same one.
             with contextlib.suppress(OSError):
                 os.write(2, STOPPING)
-        self._received = number
+        self._pending.add(number)
 
     def asked(self, world: World) -> bool:
-        """Whether any process of the run has received a signal; all of them get the same answer.
+        """Whether any process of the run has received a signal; all processes get the same answer.
 
-        A collective where there is more than one process: all must ask at the same place.
+        With several processes this is a collective call: all of them must make it at the same place.
         """
-        if world.size == 1:
-            return self._received is not None
-        received = torch.tensor(self._received or 0)
-        dist.all_reduce(received, dist.ReduceOp.MAX, group=world.control)
-        self._received = int(received) or None
-        return self._received is not None
+        strongest = self._strongest()
+        if world.size > 1:
+            shared = torch.tensor(strongest)
+            dist.all_reduce(shared, dist.ReduceOp.MAX, group=world.control)
+            strongest = int(shared)
+        if strongest < 0:
+            return False
+        self._received = SIGNALS[strongest]
+        # This one is known to all processes now; other signals of this process stay pending.
+        self._pending.discard(self._received)
+        return True
+
+    def _strongest(self) -> int:
+        """Place in ``SIGNALS`` of the received signal that has precedence; -1 without one."""
+        received = {*self._pending, self._received} - {None}
+        return max(map(SIGNALS.index, received), default=-1)
 
     def obey(self, what: str) -> None:
-        """Leave, unless whoever handled the signal before decides otherwise.
+        """End the process, unless an earlier handler of the signal decides otherwise.
 
         Args:
-            what: what has been saved, for the message.
+            what: the part of the message that says what has been saved.
 
         Raises:
             SystemExit: with the code ``INTERRUPTED``, or what the earlier handler raises.
         """
-        number, self._received = self._received, None
-        if number is None:
+        strongest = self._strongest()
+        if strongest < 0:
             return
-        name = signal.Signals(number).name
-        log.warning("%s: %s", name, what)
+        number, self._received = SIGNALS[strongest], None
+        self._pending.discard(number)
+        log.warning("%s: %s", number.name, what)
         earlier = self._previous.get(number)
         if callable(earlier):
             earlier(number, None)
@@ -101,7 +118,7 @@ class Interruption:
 
 
 def _requeue() -> None:
-    """Put this Slurm job, if it is one, back into the queue."""
+    """Put the Slurm job of this process, if it has one, back into the queue."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return
@@ -109,5 +126,5 @@ def _requeue() -> None:
         subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True, timeout=60)
         log.warning("Slurm job %s is back in the queue", job)
     except (OSError, subprocess.SubprocessError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip()
-        log.warning("Slurm job %s could not be requeued (%s); submit the same command again", job, said)
+        reason = (getattr(error, "stderr", None) or str(error)).strip()
+        log.warning("Slurm job %s could not be requeued (%s); submit the same command again", job, reason)

@@ -31,6 +31,28 @@ def test_pyramid_equals_torchvision(source, name):
         torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 2), (2, 1), (3, 1), (3, 2)])
+def test_coarse_levels_of_one_pixel_have_the_float32_gradient_in_bfloat16(height, width):
+    pyramid = FeaturePyramid(in_channels={32: 32}, strides=(32, 64, 128), channels=32)
+    features = {32: torch.randn(4, 32, height, width)}
+
+    def gradients(half: bool) -> dict[str, torch.Tensor]:
+        pyramid.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            levels = pyramid(features)
+        # Memory that is not written shows what was in it before.
+        junk = [torch.full((32, 32, 3, 3), float("nan"), dtype=torch.bfloat16) for _ in range(8)]
+        del junk
+        sum(level.float().square().mean() for level in levels).backward()
+        return {name: parameter.grad.clone() for name, parameter in pyramid.named_parameters()}
+
+    expected = gradients(half=False)
+    for _ in range(5):
+        for name, gradient in gradients(half=True).items():
+            error = (gradient - expected[name]).norm() / expected[name].norm()
+            assert error < 0.05, (name, float(error))
+
+
 def test_pyramid_refuses_strides_it_cannot_make():
     with pytest.raises(ValueError, match="cannot stand"):
         FeaturePyramid(in_channels={4: 8, 8: 8}, strides=(4, 16), channels=4)

@@ -1,4 +1,4 @@
-"""Signals to a run in this process: what is saved, who has the last word, and that a waiting run hears them."""
+"""Signals to a run: what is saved, which handler decides at the end, and that waiting processes notice them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import errno
 import multiprocessing
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from afl.training import lock, loop, run_cell
 from afl.training.distributed import World
@@ -102,7 +105,7 @@ def test_ctrl_c_lets_the_step_finish_and_a_second_one_does_not_wait_for_it(heard
     with pytest.raises(KeyboardInterrupt), Interruption() as interruption:
         os.kill(os.getpid(), signal.SIGINT)
         assert interruption.asked(ALONE)
-        assert "Ctrl-C again to stop at once" in capfd.readouterr().err
+        assert "Ctrl-C again to stop now" in capfd.readouterr().err
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("still here")
     with pytest.raises(KeyboardInterrupt), Interruption() as interruption:
@@ -119,6 +122,57 @@ def test_ctrl_c_that_was_ignored_stays_so():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_is_answered_on_a_line_of_its_own(heard_ctrl_c, capfd):
+    with Interruption():
+        os.write(2, b"step 3 of 10 ^C")
+        os.kill(os.getpid(), signal.SIGINT)
+        os.write(2, b"step 4 of 10")
+    first, message, last = capfd.readouterr().err.splitlines()
+    assert (first, last) == ("step 3 of 10 ^C", "step 4 of 10") and message.startswith("stopping after")
+
+
+@pytest.mark.parametrize("signals", [(signal.SIGTERM,), (signal.SIGTERM, signal.SIGUSR1)])
+def test_a_signal_that_arrives_while_the_process_waits_for_a_slower_one_is_not_lost(signals, tmp_path):
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    processes = [
+        context.Process(target=_ask_at_another_speed, args=(rank, signals, tmp_path / "group", answers))
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    found = dict(answers.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join(20)
+        assert process.exitcode == 0
+    # Sent after both answered no for the first time, and obeyed one by one by both.
+    assert found[0] == found[1] == [signals[-1], *signals[:-1]]
+
+
+def _ask_at_another_speed(rank: int, signals: tuple[int, ...], group: Path, answers) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{group}", rank=rank, world_size=2)
+    world = World(rank, 2, torch.device("cpu"), dist.group.WORLD)
+    obeyed: list[int] = []
+
+    def send() -> None:
+        for number in signals:
+            os.kill(os.getpid(), number)
+
+    for number in signals:
+        signal.signal(number, lambda number, frame: obeyed.append(number))
+    with Interruption() as interruption:
+        for step in range(6):
+            if rank == 0 and step == 1:
+                # The process is in the all-reduce by then: the other one comes later.
+                threading.Timer(0.2, send).start()
+            if rank == 1:
+                time.sleep(0.4)
+            if interruption.asked(world):
+                interruption.obey("nothing to save")
+    answers.put((rank, obeyed))
+    dist.destroy_process_group()
 
 
 def test_a_file_system_without_locks_is_warned_of_and_other_failures_are_not_passed_over(
