@@ -14,6 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from afl.losses.contract import MapInfo, MapLoss
+
 Outputs = dict[str, Tensor]
 
 
@@ -59,29 +61,6 @@ class Detections:
 
 
 @dataclass(frozen=True)
-class MapInfo:
-    """What a loss may know of the classification map it is built for.
-
-    Attributes:
-        name: the map's name in its detector, for example ``heat`` or ``top_left``.
-        num_classes: C of the map (1 for a class-agnostic objectness).
-        instances_per_class: (C,) float, training instances of each class.
-        images_per_class: (C,) float, training images with each class.
-        prior: probability that a fresh head gives to every element.
-        alpha: balance of positives and negatives the head is used to; negative switches it off.
-        dense_positives: True on anchor and grid heads (several positives per object), False on heat maps.
-    """
-
-    name: str
-    num_classes: int
-    instances_per_class: Tensor
-    images_per_class: Tensor
-    prior: float
-    alpha: float
-    dense_positives: bool
-
-
-@dataclass(frozen=True)
 class ClassCounts:
     """How often each class occurs in the training set: (C,) float instances and images with it."""
 
@@ -104,7 +83,7 @@ class ClassCounts:
         )
 
 
-LossFactory = Callable[[MapInfo], nn.Module]
+LossFactory = Callable[[MapInfo], MapLoss]
 
 
 class Detector(Protocol):

@@ -39,9 +39,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from afl.losses.contract import MapInfo
 from afl.losses.target import PADDING, ClassificationTarget
 from detectors.boxes import aligned_iou, cells_inside, masked_sum, nonzero_padded
-from detectors.contract import ClassCounts, Detections, LossFactory, MapInfo, Outputs, Targets
+from detectors.contract import ClassCounts, Detections, LossFactory, Outputs, Targets
 from detectors.fpn import FeaturePyramid
 from detectors.heads import Tower, as_map, normal_init, prior_bias
 from detectors.normalizer import mean_over_ranks

@@ -32,9 +32,8 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from torch import nn
 
-from afl.losses import MapInfo
+from afl.losses import MapInfo, MapLoss
 from afl.reporting import load_records
 from afl.reporting.figures import (
     DEPENDS,
@@ -135,7 +134,7 @@ def draw_figures(records: list[Record], folder: Path) -> None:
         )
 
 
-def configured_losses() -> dict[str, Callable[[MapInfo], nn.Module]]:
+def configured_losses() -> dict[str, Callable[[MapInfo], MapLoss]]:
     """Factories of all arms by name, the main ones first."""
     others = sorted({path.stem for path in (CONF / "loss").glob("*.yaml")} - set(MAIN_LOSSES))
     with initialize_config_dir(str(CONF), version_base="1.3"):

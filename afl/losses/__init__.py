@@ -10,6 +10,7 @@ from afl.losses.adaptive_gradient import AdaptiveGradient, ScheduledGradient
 from afl.losses.ap_loss import APLoss
 from afl.losses.class_weights import ClassWeights, class_balanced_weights
 from afl.losses.classification_loss import ClassificationLoss
+from afl.losses.contract import MapInfo, MapLoss
 from afl.losses.dr_loss import DRLoss
 from afl.losses.efl import EqualizedFocus
 from afl.losses.eqlv2 import EqualizationV2
@@ -33,7 +34,7 @@ from afl.losses.seesaw import Seesaw
 from afl.losses.ssd import HardNegativeMining
 from afl.losses.target import PADDING, ClassificationTarget
 from afl.losses.vfl import VarifocalLoss
-from afl.losses.weighting import ElementWeights, MapInfo, Weighting
+from afl.losses.weighting import ElementWeights, Weighting
 
 __all__ = [
     "PADDING",
@@ -54,6 +55,7 @@ __all__ = [
     "IouBalancedSampling",
     "LossWarmUp",
     "MapInfo",
+    "MapLoss",
     "OnlineHardExampleMining",
     "PositiveScale",
     "PrimeSampleAttention",

@@ -22,10 +22,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from afl.losses.contract import MapInfo
 from afl.losses.maturity import Maturity
 from afl.losses.primitive import positives
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, MapInfo, Weighting, positive_hardness, positive_logits
+from afl.losses.weighting import ElementWeights, Weighting, positive_hardness, positive_logits
 
 
 class AdaptiveGradient(Weighting):

@@ -31,12 +31,12 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from afl.losses.contract import MapInfo, MapLoss
 from afl.losses.gradient import computing_type
 from afl.losses.ranking import (
     add_at,
-    check_fit,
     listed_positives,
     listed_rivals,
     loss_with_gradient,
@@ -45,10 +45,9 @@ from afl.losses.ranking import (
 )
 from afl.losses.sampling import on_host
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import MapInfo
 
 
-class APLoss(nn.Module):
+class APLoss(MapLoss):
     """1 - interpolated average precision of a map, with the assigned gradient.
 
     Args:
@@ -56,25 +55,20 @@ class APLoss(nn.Module):
         delta: half width of the step H, in logits.
     """
 
-    uses_overlap = False
-    score_threshold = 0.01
-
     def __init__(self, info: MapInfo, *, delta: float = 1.0) -> None:
-        super().__init__()
+        super().__init__(info)
         if delta <= 0:
             raise ValueError(f"delta is {delta}, but the step needs a width.")
-        self.num_classes, self.delta = info.num_classes, float(delta)
+        self.delta = float(delta)
         self._last: Tensor | None = None
 
-    def forward(
+    def compute(
         self,
         logits: Tensor,
         target: ClassificationTarget,
         normalizer: Tensor,
-        localization: Tensor | None = None,
+        localization: Tensor | None,
     ) -> Tensor:
-        """Logits (R, C) to a scalar, float32 (float64 for float64 logits); see ``ClassificationLoss``."""
-        check_fit(logits, target, self.num_classes)
         compute = partial(
             _loss_and_gradient, target=target, normalizer=normalizer.detach().double(), delta=self.delta
         )
@@ -83,8 +77,10 @@ class APLoss(nn.Module):
             self._last = loss.detach()
         return loss
 
-    def update(self) -> None:
-        """There is no running state."""
+    @property
+    def score_threshold(self) -> float:
+        """The official detector's."""
+        return 0.01
 
     def statistics(self) -> dict[str, float | Tensor]:
         return {} if self._last is None else {"precision": 1.0 - self._last}

@@ -25,8 +25,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from afl.losses.contract import MapInfo
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, MapInfo, Weighting
+from afl.losses.weighting import ElementWeights, Weighting
 
 Normalization = Literal["head", "instances", "classes"]
 

@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from afl.losses.contract import MapInfo, MapLoss
 from afl.losses.primitive import weighted_loss
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, MapInfo, Weighting
+from afl.losses.weighting import ElementWeights, Weighting
 
 
-class ClassificationLoss(nn.Module):
+class ClassificationLoss(MapLoss):
     """Sum of weighted element losses of one map over a normaliser that the caller chooses.
 
     Args:
@@ -37,16 +38,12 @@ class ClassificationLoss(nn.Module):
         gamma: float = 2.0,
         alpha: float | None = None,
     ) -> None:
-        super().__init__()
-        self.num_classes = info.num_classes
+        super().__init__(info)
         self.gamma = float(gamma)
         self.alpha = float(info.alpha if alpha is None else alpha)
         self.chain = nn.ModuleDict(
             {name: factory(info) for name, factory in (chain or {}).items() if factory is not None}
         )
-        # For whoever watches the gradient: soft values (P,) of the last training batch, weights of its positives
-        # and its gate; nothing of a map's size.
-        self.seen: tuple[Tensor | None, ElementWeights] | None = None
         self.uses_overlap = any(link.uses_overlap for link in self.chain.values())
         if self.gamma < 0:
             raise ValueError(f"gamma is {gamma}, but the focusing exponent must not be negative.")
@@ -55,38 +52,19 @@ class ClassificationLoss(nn.Module):
                 f"alpha is {self.alpha}, but it must lie in [0, 1], or be negative to switch it off."
             )
 
-    def forward(
+    def compute(
         self,
         logits: Tensor,
         target: ClassificationTarget,
         normalizer: Tensor,
-        localization: Tensor | None = None,
+        localization: Tensor | None,
     ) -> Tensor:
-        """The loss of one map.
-
-        Args:
-            logits: (R, C), any floating type.
-            target: what they should say.
-            normalizer: N, scalar tensor, not zero.
-            localization: of the contract that all losses share, not read here.
-
-        Returns:
-            Scalar, float32 (float64 for float64 logits).
-
-        Raises:
-            ValueError: where logits, target and ``info`` disagree about R or C.
-        """
-        expected = (target.num_locations, target.num_classes)
-        if logits.shape != expected or target.num_classes != self.num_classes:
-            raise ValueError(
-                f"Logits of shape {tuple(logits.shape)}, a target for {expected} and a loss built for "
-                f"{self.num_classes} classes do not fit."
-            )
         weights = ElementWeights(alpha=self.alpha, gamma=self.gamma)
         with torch.no_grad():
             for link in self.chain.values():
                 weights = link(logits.detach(), target, weights)
             if self.training:
+                # Nothing that has the size of the map is kept.
                 self.seen = (
                     target.value,
                     ElementWeights(
@@ -97,24 +75,25 @@ class ClassificationLoss(nn.Module):
 
     @property
     def wants_prior(self) -> bool:
-        """Whether a link wants the head to start at a probability of its own; who trains then sets the bias."""
+        """Whether a link asks for a prior of its own."""
         return self._head_prior() is not None
 
     def prior_from_data(self, positives_per_image: float, elements_per_image: float) -> float:
-        """That probability, whatever the data; the first link that has one decides."""
-        return self._head_prior()
+        """The prior of the first link that asks for one; the data play no part."""
+        prior = self._head_prior()
+        return self.info.prior if prior is None else prior
 
     def _head_prior(self) -> float | None:
         wanted = (link.head_prior for link in self.chain.values())
         return next((prior for prior in wanted if prior is not None), None)
 
     def update(self) -> None:
-        """Moves the running state of every link; once per optimiser step."""
+        """Update the running state of every link."""
         for link in self.chain.values():
             link.update()
 
     def statistics(self) -> dict[str, float | Tensor]:
-        """Numbers for the log: every link's as ``link/quantity``."""
+        """The statistics of every link, as ``link/quantity``."""
         return {
             f"{name}/{key}": value
             for name, link in self.chain.items()

@@ -34,12 +34,12 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from afl.losses.contract import MapInfo, MapLoss
 from afl.losses.gradient import computing_type
 from afl.losses.ranking import (
     add_at,
-    check_fit,
     listed_positives,
     listed_rivals,
     loss_with_gradient,
@@ -47,10 +47,9 @@ from afl.losses.ranking import (
     row_blocks,
 )
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import MapInfo
 
 
-class DRLoss(nn.Module):
+class DRLoss(MapLoss):
     """Distributional ranking of an image's positives above its negatives.
 
     Args:
@@ -61,9 +60,6 @@ class DRLoss(nn.Module):
         margin: by how much P_+ should exceed P_-.
         prior: probability at which the head should start.
     """
-
-    uses_overlap = False
-    wants_prior = True
 
     def __init__(
         self,
@@ -76,13 +72,13 @@ class DRLoss(nn.Module):
         margin: float = 0.5,
         prior: float = 0.5,
     ) -> None:
-        super().__init__()
+        super().__init__(info)
         if min(positive_lambda, negative_lambda, sharpness, tau) <= 0 or not 0 < prior < 1:
             raise ValueError(
                 f"positive_lambda {positive_lambda}, negative_lambda {negative_lambda}, sharpness {sharpness} "
                 f"and tau {tau} must be positive, and prior {prior} lie between 0 and 1."
             )
-        self.num_classes, self.prior = info.num_classes, float(prior)
+        self.prior = float(prior)
         self.options = {
             "positive_lambda": float(positive_lambda),
             "negative_lambda": float(negative_lambda),
@@ -91,26 +87,23 @@ class DRLoss(nn.Module):
             "margin": float(margin),
         }
 
+    @property
+    def wants_prior(self) -> bool:
+        return True
+
     def prior_from_data(self, positives_per_image: float, elements_per_image: float) -> float:
-        """The prior that the method wants, whatever the data."""
+        """The method's own prior; the data play no part."""
         return self.prior
 
-    def forward(
+    def compute(
         self,
         logits: Tensor,
         target: ClassificationTarget,
         normalizer: Tensor,
-        localization: Tensor | None = None,
+        localization: Tensor | None,
     ) -> Tensor:
-        """Logits (R, C) to a scalar, float32 (float64 for float64 logits); the normaliser is not used."""
-        check_fit(logits, target, self.num_classes)
+        """The loss; the normaliser is not used."""
         return loss_with_gradient(logits, partial(_loss_and_gradient, target=target, **self.options))
-
-    def update(self) -> None:
-        """There is no running state."""
-
-    def statistics(self) -> dict[str, float | Tensor]:
-        return {}
 
 
 def _loss_and_gradient(

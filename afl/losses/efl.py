@@ -26,10 +26,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from afl.losses.contract import MapInfo
 from afl.losses.gradient import computing_type
 from afl.losses.gradient_ratio import GradientRatio
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, MapInfo, Weighting
+from afl.losses.weighting import ElementWeights, Weighting
 
 
 class EqualizedFocus(Weighting):

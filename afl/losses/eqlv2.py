@@ -33,10 +33,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from afl.losses.contract import MapInfo
 from afl.losses.gradient import computing_type
 from afl.losses.gradient_ratio import GradientRatio
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, MapInfo, Weighting
+from afl.losses.weighting import ElementWeights, Weighting
 
 # Far beyond mu, so f is 1 for a class that nothing is known of.
 _UNKNOWN = 100.0

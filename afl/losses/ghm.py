@@ -46,11 +46,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from afl.losses.contract import MapInfo
 from afl.losses.distributed import all_reduce_sum
 from afl.losses.gradient import computing_type
 from afl.losses.primitive import negative_blocks, scaled_negatives
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, MapInfo, Weighting, positive_hardness
+from afl.losses.weighting import ElementWeights, Weighting, positive_hardness
 
 # Under these a plain negative's factor in the dense pass is 1.
 _CROSS_ENTROPY = ElementWeights(alpha=-1.0, gamma=0.0)

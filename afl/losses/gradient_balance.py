@@ -19,11 +19,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from afl.losses.contract import MapInfo
 from afl.losses.distributed import all_reduce_sum
 from afl.losses.maturity import Maturity
 from afl.losses.primitive import gradient_mass
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, MapInfo, Weighting, positive_hardness
+from afl.losses.weighting import ElementWeights, Weighting, positive_hardness
 
 
 class GradientBalance(Weighting):

@@ -37,6 +37,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from afl.losses.contract import MapInfo
 from afl.losses.sampling import (
     CROSS_ENTROPY,
     check_ratio,
@@ -45,7 +46,7 @@ from afl.losses.sampling import (
     positive_locations,
 )
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, MapInfo, Weighting
+from afl.losses.weighting import ElementWeights, Weighting
 
 # CornerNet's beta (eq. 1): a negative at height Y counts (1 - Y)^4.
 _PENALTY_POWER = 4

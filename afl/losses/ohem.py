@@ -20,9 +20,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from afl.losses.contract import MapInfo
 from afl.losses.sampling import hardest, hardest_elements, location_losses, negative_losses
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, MapInfo, Weighting
+from afl.losses.weighting import ElementWeights, Weighting
 
 
 class OnlineHardExampleMining(Weighting):

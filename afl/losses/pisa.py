@@ -30,10 +30,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from afl.losses.contract import MapInfo
 from afl.losses.errors import UndefinedPair, required_overlap
 from afl.losses.primitive import positives
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, MapInfo, Weighting, positive_logits
+from afl.losses.weighting import ElementWeights, Weighting, positive_logits
 
 
 class PrimeSampleAttention(Weighting):

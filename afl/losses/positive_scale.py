@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from afl.losses.class_weights import Normalization, class_balanced_weights
+from afl.losses.contract import MapInfo
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, MapInfo, Weighting
+from afl.losses.weighting import ElementWeights, Weighting
 
 
 class PositiveScale(Weighting):

@@ -23,9 +23,10 @@ from dataclasses import replace
 from torch import Tensor
 
 from afl.losses.classification_loss import ClassificationLoss
+from afl.losses.contract import MapInfo
 from afl.losses.soft_labels import positive_quality
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import MapInfo, Weighting
+from afl.losses.weighting import Weighting
 
 
 class QualityFocalLoss(ClassificationLoss):
@@ -47,20 +48,19 @@ class QualityFocalLoss(ClassificationLoss):
         alpha: float = -1.0,
     ) -> None:
         super().__init__(info, chain=chain, gamma=gamma, alpha=alpha)
-        self.name = info.name
         self.uses_overlap = True
 
-    def forward(
+    def compute(
         self,
         logits: Tensor,
         target: ClassificationTarget,
         normalizer: Tensor,
-        localization: Tensor | None = None,
+        localization: Tensor | None,
     ) -> Tensor:
-        """As ``ClassificationLoss.forward``.
+        """The loss with the IoU as the positives' target.
 
         Raises:
-            UndefinedPair: where the map's positives have neither a soft target nor a box.
+            UndefinedPair: if the map's positives have neither a soft target nor a box.
         """
-        soft = replace(target, value=positive_quality(target, "qfl", self.name))
-        return super().forward(logits, soft, normalizer, localization)
+        soft = replace(target, value=positive_quality(target, "qfl", self.info.name))
+        return super().compute(logits, soft, normalizer, localization)

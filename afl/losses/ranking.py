@@ -64,7 +64,10 @@ def listed_rivals(logits: Tensor, target: ClassificationTarget, positives: Liste
         parts.append(Listed(positives.index, positives.logit, mass, positives.image))
     empty = Listed(positives.index[:0], positives.logit[:0], positives.mass[:0], positives.image[:0])
     return Listed(
-        *(torch.cat([getattr(part, name) for part in (empty, *parts)]) for name in Listed.__annotations__)
+        index=torch.cat([part.index for part in (empty, *parts)]),
+        logit=torch.cat([part.logit for part in (empty, *parts)]),
+        mass=torch.cat([part.mass for part in (empty, *parts)]),
+        image=torch.cat([part.image for part in (empty, *parts)]),
     )
 
 
@@ -117,16 +120,6 @@ def add_at(gradient: Tensor, elements: Listed, value: Tensor) -> None:
     """Adds ``value`` (K,) at the elements; what stands at padding must be 0."""
     if gradient.numel():
         gradient.view(-1).index_add_(0, elements.index, value.to(gradient.dtype))
-
-
-def check_fit(logits: Tensor, target: ClassificationTarget, num_classes: int) -> None:
-    """Raises ValueError where logits, target and loss disagree about R or C."""
-    expected = (target.num_locations, target.num_classes)
-    if logits.shape != expected or target.num_classes != num_classes:
-        raise ValueError(
-            f"Logits of shape {tuple(logits.shape)}, a target for {expected} and a loss built for "
-            f"{num_classes} classes do not fit."
-        )
 
 
 def _image(target: ClassificationTarget, index: Tensor) -> Tensor:

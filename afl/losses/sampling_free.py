@@ -26,29 +26,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from afl.losses.classification_loss import ClassificationLoss
+from afl.losses.contract import MapInfo, MapLoss
 from afl.losses.distributed import all_reduce_sum
 from afl.losses.primitive import scaled_negatives
 from afl.losses.sampling import CROSS_ENTROPY, plain_negatives_per_image
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import MapInfo, Weighting
+from afl.losses.weighting import Weighting
 
 
 class SamplingFree(ClassificationLoss):
     """Cross-entropy without sampling, scaled to the box terms; a chain of weightings may be put under it.
 
-    Before training, somebody who sees ``wants_prior`` counts the map's positives and elements
-    (``ElementCounter``), asks ``prior_from_data`` and sets the bias of the map's last layer to
-    ln(pi / (1 - pi)).
+    Before training, the training loop counts the map's positives and elements (``ElementCounter``), calls
+    ``prior_from_data`` and sets the bias of the map's last layer to ln(pi / (1 - pi)).
 
     Args:
         info: the map; its prior serves until data were counted.
         chain: see ``ClassificationLoss``; the method has none.
     """
-
-    wants_prior = True
 
     def __init__(
         self, info: MapInfo, *, chain: Mapping[str, Callable[[MapInfo], Weighting]] | None = None
@@ -56,6 +54,10 @@ class SamplingFree(ClassificationLoss):
         super().__init__(info, chain=chain, gamma=0.0, alpha=-1.0)
         self.register_buffer("prior", torch.tensor(float(info.prior), dtype=torch.float64))
         self._guide: Tensor | None = None
+
+    @property
+    def wants_prior(self) -> bool:
+        return True
 
     def prior_from_data(self, positives_per_image: float, elements_per_image: float) -> float:
         """The optimal prior pi, kept for the threshold.
@@ -77,20 +79,17 @@ class SamplingFree(ClassificationLoss):
     @property
     def score_threshold(self) -> float:
         """pi C, least probability of a detection."""
-        return min(float(self.prior) * self.num_classes, 1.0)
+        return min(float(self.prior) * self.info.num_classes, 1.0)
 
-    def forward(
+    def compute(
         self,
         logits: Tensor,
         target: ClassificationTarget,
         normalizer: Tensor,
-        localization: Tensor | None = None,
+        localization: Tensor | None,
     ) -> Tensor:
-        """See ``ClassificationLoss``; ``localization`` is the detached sum of the map's box terms, scalar.
-
-        While training in several processes all of them must call it equally often.
-        """
-        loss = super().forward(logits, target, normalizer)
+        """The loss; while training in several processes, all of them must call it equally often."""
+        loss = super().compute(logits, target, normalizer, localization)
         if localization is None:
             return loss
         both = torch.stack([localization.detach().to(loss), loss.detach()])
@@ -106,39 +105,34 @@ class SamplingFree(ClassificationLoss):
         return super().statistics() | {"prior": self.prior} | guide
 
 
-class ElementCounter(nn.Module):
-    """Stands in for a map's loss while its positives and elements are counted; its loss is 0.
+class ElementCounter(MapLoss):
+    """Replaces a map's loss while its positives and elements are counted; its loss is 0.
+
+    Args:
+        info: the map.
 
     Attributes:
-        seen: (3,) float64 buffer: mass of positives, mass of all elements that take part, images.
+        counted: (3,) float64 buffer: mass of positives, mass of all elements that take part, images.
     """
 
-    uses_overlap = False
+    def __init__(self, info: MapInfo) -> None:
+        super().__init__(info)
+        self.register_buffer("counted", torch.zeros(3, dtype=torch.float64))
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("seen", torch.zeros(3, dtype=torch.float64))
-
-    def forward(
+    def compute(
         self,
         logits: Tensor,
         target: ClassificationTarget,
         normalizer: Tensor,
-        localization: Tensor | None = None,
+        localization: Tensor | None,
     ) -> Tensor:
-        self.seen += torch.stack(count_elements(logits.detach(), target))
+        self.counted += torch.stack(count_elements(logits.detach(), target))
         return logits.new_zeros((), dtype=torch.float32)
 
     def per_image(self) -> tuple[float, float]:
         """Positives and elements per image, over all processes: what ``prior_from_data`` takes."""
-        positives, elements, images = all_reduce_sum(self.seen.clone()).tolist()
+        positives, elements, images = all_reduce_sum(self.counted.clone()).tolist()
         return positives / max(images, 1.0), elements / max(images, 1.0)
-
-    def update(self) -> None:
-        """Of the contract that all losses share."""
-
-    def statistics(self) -> dict[str, float | Tensor]:
-        return {}
 
 
 @torch.no_grad()

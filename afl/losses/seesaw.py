@@ -35,12 +35,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from afl.losses.contract import MapInfo
 from afl.losses.distributed import all_reduce_sum
 from afl.losses.errors import UndefinedPair
 from afl.losses.fused import block_rows
 from afl.losses.gradient import computing_type
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, MapInfo, Weighting
+from afl.losses.weighting import ElementWeights, Weighting
 
 # Elements of a block on a CPU.
 _BLOCK = 1 << 16

@@ -23,6 +23,7 @@ import math
 import torch
 from torch import Tensor
 
+from afl.losses.contract import MapInfo
 from afl.losses.sampling import (
     check_ratio,
     hardest,
@@ -33,7 +34,7 @@ from afl.losses.sampling import (
     positive_locations,
 )
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, MapInfo, Weighting
+from afl.losses.weighting import ElementWeights, Weighting
 
 
 class HardNegativeMining(Weighting):

@@ -24,16 +24,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from afl.losses.contract import MapInfo, MapLoss
 from afl.losses.gradient import computing_type
 from afl.losses.primitive import weighted_loss
 from afl.losses.soft_labels import positive_quality
 from afl.losses.target import PADDING, ClassificationTarget
-from afl.losses.weighting import ElementWeights, MapInfo
+from afl.losses.weighting import ElementWeights
 
 
-class VarifocalLoss(nn.Module):
+class VarifocalLoss(MapLoss):
     """The loss of a map whose positives should say the quality of their boxes, weighed by it.
 
     Args:
@@ -45,47 +46,29 @@ class VarifocalLoss(nn.Module):
     uses_overlap = True
 
     def __init__(self, info: MapInfo, *, alpha: float = 0.75, gamma: float = 2.0) -> None:
-        super().__init__()
+        super().__init__(info)
         if alpha < 0 or gamma < 0:
             raise ValueError(f"alpha is {alpha} and gamma {gamma}, but neither must be negative.")
         self.alpha, self.gamma = float(alpha), float(gamma)
-        self.name, self.num_classes = info.name, info.num_classes
-        self.dense_positives = info.dense_positives
 
-    def forward(
+    def compute(
         self,
         logits: Tensor,
         target: ClassificationTarget,
         normalizer: Tensor,
-        localization: Tensor | None = None,
+        localization: Tensor | None,
     ) -> Tensor:
-        """The loss of one map.
-
-        Args:
-            logits: (R, C), any floating type.
-            target: what they should say.
-            normalizer: N, scalar tensor, not zero.
-            localization: of the contract that all losses share, not read here.
-
-        Returns:
-            Scalar, float32 (float64 for float64 logits).
+        """The loss.
 
         Raises:
-            UndefinedPair: where the map's positives have neither a soft target nor a box.
-            ValueError: where logits, target and ``info`` disagree about R or C.
+            UndefinedPair: if the map's positives have neither a soft target nor a box.
         """
-        expected = (target.num_locations, self.num_classes)
-        if logits.shape != expected or target.num_classes != self.num_classes:
-            raise ValueError(
-                f"Logits of shape {tuple(logits.shape)}, a target for {target.num_locations} locations and "
-                f"{target.num_classes} classes and a loss built for {self.num_classes} classes do not fit."
-            )
-        quality = positive_quality(target, "vfl", self.name)
+        quality = positive_quality(target, "vfl", self.info.name)
         good = target.is_positive & (quality > 0)
         # 0 beforehand, because padding may hold anything and would reach the gradient.
         q = torch.where(good, quality, 0.0).to(computing_type(logits.dtype))
         # The list keeps what is no negative, with weight 0.
-        listed = torch.where(good, target.positive, PADDING) if self.dense_positives else target.positive
+        listed = torch.where(good, target.positive, PADDING) if self.info.dense_positives else target.positive
         return weighted_loss(
             logits,
             replace(target, positive=listed, value=q),
@@ -94,14 +77,7 @@ class VarifocalLoss(nn.Module):
                 gamma=self.gamma,
                 positive_gamma=0.0,
                 positive=q,
-                negative_class=q.new_full((self.num_classes,), self.alpha),
+                negative_class=q.new_full((self.info.num_classes,), self.alpha),
             ),
             normalizer,
         )
-
-    def update(self) -> None:
-        """Nothing runs."""
-
-    def statistics(self) -> dict[str, float | Tensor]:
-        """Nothing to tell."""
-        return {}

@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from afl.losses.gradient import computing_type
 from afl.losses.target import ClassificationTarget
-
-
-class MapInfo(Protocol):
-    """What a loss may know of the map it is built for; any object with these attributes serves.
-
-    ``num_classes`` is C, ``instances_per_class`` and ``images_per_class`` (C,) count the training data,
-    ``prior`` is the probability a fresh head gives to every element, ``alpha`` the balance the head is used
-    to (negative: off).
-    """
-
-    name: str
-    num_classes: int
-    instances_per_class: Tensor
-    images_per_class: Tensor
-    prior: float
-    alpha: float
-    dense_positives: bool
 
 
 @dataclass(frozen=True)
@@ -63,22 +45,39 @@ class ElementWeights:
         """Focusing exponent of the positives, one number or (C,)."""
         return self.gamma if self.positive_gamma is None else self.positive_gamma
 
-    def times(self, **factors: Tensor) -> ElementWeights:
-        """The same weights with some of the four products multiplied by another factor."""
-        products = {
-            name: factor if getattr(self, name) is None else getattr(self, name) * factor
-            for name, factor in factors.items()
-        }
-        return replace(self, **products)
+    def times(
+        self,
+        *,
+        positive: Tensor | None = None,
+        negative_class: Tensor | None = None,
+        negative_location: Tensor | None = None,
+        negative_element: Tensor | None = None,
+    ) -> ElementWeights:
+        """The same weights, each of the four products multiplied by the factor given for it."""
+        return replace(
+            self,
+            positive=_product(self.positive, positive),
+            negative_class=_product(self.negative_class, negative_class),
+            negative_location=_product(self.negative_location, negative_location),
+            negative_element=_product(self.negative_element, negative_element),
+        )
+
+
+def _product(weight: Tensor | None, factor: Tensor | None) -> Tensor | None:
+    if weight is None or factor is None:
+        return factor if weight is None else weight
+    return weight * factor
 
 
 class Weighting(nn.Module):
-    """A link of the chain: multiplies its weights onto those of the links before it.
+    """A link of the chain: multiplies the weights of the links before it by its own.
 
-    ``forward`` runs without gradient and accumulates statistics in training mode only; ``update`` is called
-    once per optimiser step, sums them over ranks and moves the running state, which lives in buffers.
+    ``forward`` runs without gradient and accumulates statistics in training mode only. ``update`` sums them over
+    ranks and updates the running state, which is kept in buffers.
 
-    ``head_prior`` is the probability that a fresh head should give to every element; None: what it is used to.
+    Attributes:
+        uses_overlap: whether the detector must fill ``target.overlap``.
+        head_prior: probability that a fresh head must give to every element; None keeps the detector's own.
     """
 
     uses_overlap: bool = False
@@ -87,11 +86,11 @@ class Weighting(nn.Module):
     def forward(
         self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights
     ) -> ElementWeights:
-        """Logits (R, C), detached, to the weights of the chain up to and with this link."""
+        """Detached logits (R, C) to the weights of the chain up to and including this link."""
         return weights
 
     def update(self) -> None:
-        """Moves the running state by what ``forward`` has seen since the last call."""
+        """Update the running state from what ``forward`` accumulated; called once per optimiser step."""
 
     def statistics(self) -> dict[str, float | Tensor]:
         """Numbers for the log."""

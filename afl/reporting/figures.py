@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.style
@@ -22,6 +22,7 @@ from afl.evaluation import GROUP_NAMES
 from afl.losses import (
     ClassificationTarget,
     MapInfo,
+    MapLoss,
     adaptive_focal_loss,
     class_balanced_focal_loss,
     class_balanced_weights,
@@ -80,18 +81,16 @@ class Curve:
     line: str | tuple = "-"
 
 
-@dataclass(frozen=True)
-class ExampleMap:
-    """Facts of the map that a loss is drawn for: a frequent class and a rare one, as ``MapInfo``."""
-
-    name: str = "example"
-    num_classes: int = 2
-    instances_per_class: Tensor = field(default_factory=lambda: torch.tensor([1000.0, 2.0]))
-    images_per_class: Tensor = field(default_factory=lambda: torch.tensor([500.0, 2.0]))
-    prior: float = 0.01
-    alpha: float = -1.0
-    dense_positives: bool = True
-
+# The map that a loss is drawn for: a frequent class and a rare one.
+EXAMPLE_MAP = MapInfo(
+    name="example",
+    num_classes=2,
+    instances_per_class=torch.tensor([1000.0, 2.0]),
+    images_per_class=torch.tensor([500.0, 2.0]),
+    prior=0.01,
+    alpha=-1.0,
+    dense_positives=True,
+)
 
 # Overlap of the box at an example's positives, for losses that take it as their target.
 EXAMPLE_OVERLAP = 0.8
@@ -151,8 +150,8 @@ def family_curves() -> list[Curve]:
     ]
 
 
-def map_curves(loss: Callable[[MapInfo], nn.Module]) -> tuple[np.ndarray, np.ndarray] | None:
-    """|dL/dz| at ``LOGITS`` of a loss of maps, for the rare class of ``ExampleMap`` and each element alone in its map.
+def map_curves(loss: Callable[[MapInfo], MapLoss]) -> tuple[np.ndarray, np.ndarray] | None:
+    """|dL/dz| at ``LOGITS`` of a loss of maps, for the rare class of ``EXAMPLE_MAP`` and each element alone in its map.
 
     Args:
         loss: called with the map's facts; its state is that before the first step.
@@ -164,7 +163,7 @@ def map_curves(loss: Callable[[MapInfo], nn.Module]) -> tuple[np.ndarray, np.nda
     Raises:
         ValueError: the loss is not defined on such a map.
     """
-    module, few = loss(ExampleMap()).eval(), LOGITS[::20]
+    module, few = loss(EXAMPLE_MAP).eval(), LOGITS[::20]
     nothing = LOGITS[:0]
     positive = torch.cat([_map_gradient(module, z, nothing) for z in LOGITS.split(1)])
     negative = torch.cat([_map_gradient(module, nothing, z) for z in LOGITS.split(1)])
@@ -175,7 +174,7 @@ def map_curves(loss: Callable[[MapInfo], nn.Module]) -> tuple[np.ndarray, np.nda
     return positive.numpy(), negative.numpy()
 
 
-def gradients_in_a_map(loss: Callable[[MapInfo], nn.Module]) -> tuple[np.ndarray, np.ndarray]:
+def gradients_in_a_map(loss: Callable[[MapInfo], MapLoss]) -> tuple[np.ndarray, np.ndarray]:
     """Mean |dL/dz| of the elements in each of ``MAP_BINS`` equal parts of p, in one map and before the first step.
 
     The map has 40 positives, four to an object, whose boxes have an IoU of p, and 4,000 negatives; box terms are worth
@@ -187,7 +186,7 @@ def gradients_in_a_map(loss: Callable[[MapInfo], nn.Module]) -> tuple[np.ndarray
     Returns:
         Of positives and of negatives, (MAP_BINS,) each.
     """
-    module, count = loss(ExampleMap()).eval(), len(MAP_POSITIVES)
+    module, count = loss(EXAMPLE_MAP).eval(), len(MAP_POSITIVES)
     size = count * _map_gradient(module, MAP_POSITIVES, MAP_NEGATIVES, whole=True)
     return tuple(
         _mean_by_part(torch.sigmoid(z).numpy(), own.numpy())
@@ -204,7 +203,7 @@ def _mean_by_part(p: np.ndarray, values: np.ndarray) -> np.ndarray:
 def _map_gradient(module: nn.Module, positive: Tensor, negative: Tensor, whole: bool = False) -> Tensor:
     """|dL/dz| (P + N,) of the rare class in a map of P positives and N negatives of given logits; the other class keeps
     its prior. ``whole``: as ``gradients_in_a_map`` says, instead of elements that have nothing to do with each other."""
-    info = ExampleMap()
+    info = EXAMPLE_MAP
     z = torch.cat([positive, negative])
     logits = torch.full(
         (len(z), info.num_classes), float(np.log(info.prior / (1 - info.prior))), dtype=z.dtype
@@ -230,7 +229,7 @@ def _map_gradient(module: nn.Module, positive: Tensor, negative: Tensor, whole: 
 
 
 def configured_curves(
-    losses: Mapping[str, Callable[[MapInfo], nn.Module]],
+    losses: Mapping[str, Callable[[MapInfo], MapLoss]],
 ) -> tuple[list[Curve], dict[str, str]]:
     """The curves of all losses that have one, and why the others have none; curves nearer than a line's width are one.
 
@@ -308,7 +307,7 @@ def _root(values: np.ndarray) -> np.ndarray:
     return np.sqrt(np.clip(values, 0, None))
 
 
-def draw_gradients_in_a_map(losses: Mapping[str, Callable[[MapInfo], nn.Module]]) -> Figure:
+def draw_gradients_in_a_map(losses: Mapping[str, Callable[[MapInfo], MapLoss]]) -> Figure:
     """``gradients_in_a_map`` of each loss, one panel each, beside cross-entropy's; where a line is missing it is below the
     axis, or nothing is learnt."""
     p = (np.arange(MAP_BINS) + 0.5) / MAP_BINS

@@ -28,9 +28,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from afl.losses import ClassificationTarget, ElementWeights
+from afl.losses import ClassificationTarget, ElementWeights, MapLoss
 from afl.losses.gradient import alpha_balance, computing_type, gate_of_gated
 
 QUANTILES = (0.1, 0.5, 0.9)
@@ -47,7 +47,7 @@ class GradientDynamics:
         groups: (C,) "r", "c" or "f" of each class.
     """
 
-    def __init__(self, losses: Mapping[str, nn.Module], groups: Sequence[str]) -> None:
+    def __init__(self, losses: Mapping[str, MapLoss], groups: Sequence[str]) -> None:
         self._losses = dict(losses)
         self._groups = list(groups)
         self._hooks: list[Any] = []
@@ -81,7 +81,7 @@ class GradientDynamics:
                         figures[f"gradient/{name}/{key}/{group}"] = float(value[members].mean())
         return figures
 
-    def _look(self, name: str, loss: nn.Module, args: tuple, kwargs: dict[str, Any], value: Tensor) -> None:
+    def _look(self, name: str, loss: MapLoss, args: tuple, kwargs: dict[str, Any], value: Tensor) -> None:
         call = dict(zip(("logits", "target", "normalizer"), args, strict=False)) | kwargs
         logits, target = call["logits"], call["target"]
         # A loss may find nothing to learn in a batch.
@@ -90,9 +90,7 @@ class GradientDynamics:
             (gradient,) = torch.autograd.grad(value, logits, retain_graph=True, materialize_grads=True)
         with torch.no_grad():
             size = gradient.abs().to(computing_type(gradient.dtype)) * call["normalizer"]
-            self._seen[name] = element_figures(
-                size, target, self._members(target.num_classes), getattr(loss, "seen", None)
-            )
+            self._seen[name] = element_figures(size, target, self._members(target.num_classes), loss.seen)
 
     def _members(self, num_classes: int) -> dict[str, Tensor]:
         """(C,) bool by group; a map over anything but the data set's classes has one group."""

@@ -27,11 +27,11 @@ def initialise_priors(
 
     Only the first ``BATCHES`` batches are looked at; detectors whose losses do not ask are left as they are.
     """
-    wanting = [name for name, loss in detector.classification.items() if getattr(loss, "wants_prior", False)]
+    wanting = [name for name, loss in detector.classification.items() if loss.wants_prior]
     if not wanting:
         return
     losses = dict(detector.classification)
-    counters = {name: ElementCounter().to(world.device) for name in losses}
+    counters = {name: ElementCounter(loss.info).to(world.device) for name, loss in losses.items()}
     was_training = detector.training
     detector.eval()  # counting must not move running statistics
     try:
@@ -53,6 +53,6 @@ def initialise_priors(
 def adapt_threshold(detector: nn.Module) -> None:
     """Take the score threshold of a detector that has one from its loss, where that knows better."""
     for loss in detector.classification.values():
-        threshold = getattr(loss, "score_threshold", None)
+        threshold = loss.score_threshold
         if threshold is not None and hasattr(detector, "score_threshold"):
             detector.score_threshold = min(detector.score_threshold, threshold)

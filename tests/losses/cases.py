@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from afl.losses import PADDING, ClassificationTarget, ElementWeights
+from afl.losses import PADDING, ClassificationTarget, ElementWeights, MapInfo
 
 
-@dataclass(frozen=True)
-class Info:
+def make_info(
+    counts: list[float],
+    prior: float = 0.01,
+    alpha: float = 0.25,
+    *,
+    name: str = "map",
+    dense_positives: bool = True,
+) -> MapInfo:
     """A map's facts, as a detector would give them."""
-
-    num_classes: int
-    instances_per_class: Tensor
-    images_per_class: Tensor
-    name: str = "map"
-    prior: float = 0.01
-    alpha: float = 0.25
-    dense_positives: bool = True
-
-
-def make_info(counts: list[float], prior: float = 0.01, alpha: float = 0.25) -> Info:
     tensor = torch.tensor(counts, dtype=torch.float32)
-    return Info(len(counts), tensor, tensor, prior=prior, alpha=alpha)
+    return MapInfo(
+        name=name,
+        num_classes=len(counts),
+        instances_per_class=tensor,
+        images_per_class=tensor,
+        prior=prior,
+        alpha=alpha,
+        dense_positives=dense_positives,
+    )
 
 
 def plain_target(locations: int, classes: int, positive: list[int], **fields) -> ClassificationTarget:

@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from afl.losses import ClassificationTarget, ElementWeights, IouBalancedSampling
+from afl.losses import ClassificationTarget, ElementWeights, IouBalancedSampling, MapInfo
 from afl.losses.reference import alpha_t, cross_entropy, dense_target, quality_focal_loss
-from tests.losses.cases import Info
 from tests.losses.test_ap_loss import by_pairs
 from tests.losses.test_dr_loss import by_image
 from tests.losses.test_ghm import Official
@@ -89,7 +88,7 @@ class Family:
 
     def __init__(
         self,
-        info: Info,
+        info: MapInfo,
         *,
         gamma: float = 2.0,
         alpha: float | None = None,
@@ -162,7 +161,7 @@ class Family:
 class Mined:
     """Cross-entropy of the samples that a loop over images keeps."""
 
-    def __init__(self, info: Info, mine: Callable[..., Tensor]) -> None:
+    def __init__(self, info: MapInfo, mine: Callable[..., Tensor]) -> None:
         self.by_location, self.mine = info.dense_positives, mine
 
     def __call__(self, logits, target, normalizer, box):
@@ -174,7 +173,7 @@ class Mined:
 class Drawn:
     """Cross-entropy of positives and of what IoU-balanced sampling draws; whom it draws has tests of its own."""
 
-    def __init__(self, info: Info) -> None:
+    def __init__(self, info: MapInfo) -> None:
         self.sampling = IouBalancedSampling(info, minimum=6)
 
     def __call__(self, logits, target, normalizer, box):
@@ -190,7 +189,7 @@ class Drawn:
 class Harmonised:
     """GHM-C by the official loop over bins, whose result needs no normaliser."""
 
-    def __init__(self, info: Info) -> None:
+    def __init__(self, info: MapInfo) -> None:
         self.official = Official(30, 0.75)
 
     def __call__(self, logits, target, normalizer, box):
@@ -202,7 +201,7 @@ class Harmonised:
 class PrimeSamples:
     """Focal loss whose positives weigh by PISA's ranks."""
 
-    def __init__(self, info: Info) -> None:
+    def __init__(self, info: MapInfo) -> None:
         self.alpha = info.alpha
 
     def __call__(self, logits, target, normalizer, box):
@@ -218,7 +217,7 @@ class PrimeSamples:
 class ByGradients:
     """EQLv2 and EFL: what a class weighs follows the sums of its gradients so far, by autograd."""
 
-    def __init__(self, info: Info, *, focal: bool) -> None:
+    def __init__(self, info: MapInfo, *, focal: bool) -> None:
         self.focal, self.alpha = focal, info.alpha if focal else -1.0
         self.up, self.down = torch.zeros(2, info.num_classes, dtype=torch.float64)
 
@@ -242,7 +241,7 @@ class ByGradients:
 class Seesaw:
     """Focal loss, the classes beside an object's own weighing S / (1 - p + S p)."""
 
-    def __init__(self, info: Info) -> None:
+    def __init__(self, info: MapInfo) -> None:
         self.alpha, self.counts = info.alpha, [0.0] * info.num_classes
 
     def __call__(self, logits, target, normalizer, box):
@@ -266,7 +265,7 @@ class Seesaw:
 class Quality:
     """QFL: |y - p|^2 BCE with y the IoU of the box at a positive."""
 
-    def __init__(self, info: Info) -> None:
+    def __init__(self, info: MapInfo) -> None:
         pass
 
     def __call__(self, logits, target, normalizer, box):
@@ -277,7 +276,7 @@ class Quality:
 class Varifocal:
     """q BCE(p, q) on positives, 3/4 p^2 BCE(p, 0) on negatives."""
 
-    def __init__(self, info: Info) -> None:
+    def __init__(self, info: MapInfo) -> None:
         pass
 
     def __call__(self, logits, target, normalizer, box):
@@ -289,7 +288,7 @@ class Varifocal:
 class Guided:
     """Sampling-Free: cross-entropy, scaled to be worth the box terms."""
 
-    def __init__(self, info: Info) -> None:
+    def __init__(self, info: MapInfo) -> None:
         pass
 
     def __call__(self, logits, target, normalizer, box):
@@ -301,7 +300,7 @@ class Guided:
 class AveragePrecision:
     """AP loss pair by pair."""
 
-    def __init__(self, info: Info) -> None:
+    def __init__(self, info: MapInfo) -> None:
         pass
 
     def __call__(self, logits, target, normalizer, box):
@@ -312,7 +311,7 @@ class AveragePrecision:
 class Ranking:
     """DR loss image by image."""
 
-    def __init__(self, info: Info) -> None:
+    def __init__(self, info: MapInfo) -> None:
         pass
 
     def __call__(self, logits, target, normalizer, box):

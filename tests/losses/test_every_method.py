@@ -16,9 +16,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from afl.losses import ClassificationTarget
+from afl.losses import ClassificationTarget, MapInfo
 from tests.losses import oracles
-from tests.losses.cases import Info, loss_and_gradient, make_info, random_target
+from tests.losses.cases import loss_and_gradient, make_info, random_target
 from tests.losses.oracles import Family, Step
 from tests.losses.test_ohem import mined_by_loop as hardest_samples
 from tests.losses.test_ssd import mined_by_loop as three_to_one
@@ -29,7 +29,7 @@ HEAD, INSTANCES = (0.999, "head", 5.0), (0.999, "instances", 5.0)
 GATE, BALANCE = (1.0, 0.5, False), (0.99, False, None)
 AFL = {"weights": INSTANCES, "gate": GATE}
 # What each arm says it computes, numbers included, by the name of its file.
-ARMS: dict[str, Callable[[Info], Step]] = {
+ARMS: dict[str, Callable[[MapInfo], Step]] = {
     "bce": partial(Family, gamma=0.0, alpha=-1.0),
     "fl": Family,
     "fl_positive": partial(Family, weights=HEAD, scaled=True),
@@ -102,7 +102,7 @@ def composed(arm: str) -> DictConfig:
         return compose(overrides=[f"+loss={arm}", *([SMALLER[arm]] if arm in SMALLER else [])])
 
 
-def build(arm: str, *, dense_positives: bool = True) -> tuple[nn.Module, Info]:
+def build(arm: str, *, dense_positives: bool = True) -> tuple[nn.Module, MapInfo]:
     info = replace(make_info(COUNTS), dense_positives=dense_positives)
     return instantiate(configured(arm).loss)(info), info
 

@@ -9,7 +9,7 @@ import torch
 
 from afl.losses import ClassificationLoss, ClassWeights, ElementWeights, PrimeSampleAttention, UndefinedPair
 from afl.losses.pisa import hierarchical_local_rank
-from tests.losses.cases import Info, loss_and_gradient, make_info, plain_target, random_logits, random_target
+from tests.losses.cases import loss_and_gradient, make_info, plain_target, random_logits, random_target
 
 COUNTS = [50.0, 9.0, 4.0, 2.0, 1.0]
 
@@ -113,7 +113,7 @@ def test_on_heat_maps_every_peak_is_an_object_and_the_class_rank_remains():
 
 
 def test_map_without_boxes_is_refused_by_name_and_reason():
-    info = Info(5, *[torch.ones(5)] * 2, name="top_left", dense_positives=False)
+    info = make_info([1.0] * 5, name="top_left", dense_positives=False)
     target = plain_target(4, 5, [])
     with pytest.raises(UndefinedPair, match="'top_left' predicts no box"):
         build(info)(torch.zeros(4, 5), target, torch.tensor(1.0))

@@ -10,7 +10,7 @@ import torch
 from afl.losses import AdaptiveGradient, ClassificationLoss, ClassWeights, QualityFocalLoss, UndefinedPair
 from afl.losses.reference import dense_target
 from afl.losses.weighting import ElementWeights
-from tests.losses.cases import Info, loss_and_gradient, make_info, plain_target, random_logits, random_target
+from tests.losses.cases import loss_and_gradient, make_info, plain_target, random_logits, random_target
 
 COUNTS = [50.0, 9.0, 4.0, 2.0, 1.0]
 
@@ -65,7 +65,7 @@ def test_with_a_chain_it_is_the_same_chain_on_the_soft_target():
 
 
 def test_map_without_boxes_is_refused_by_name_and_reason():
-    loss = QualityFocalLoss(Info(5, *[torch.ones(5)] * 2, name="bottom"))
+    loss = QualityFocalLoss(make_info([1.0] * 5, name="bottom"))
     assert loss.uses_overlap
     with pytest.raises(UndefinedPair, match="qfl needs .* 'bottom' predicts no box"):
         loss(torch.zeros(4, 5), plain_target(4, 5, []), torch.tensor(1.0))

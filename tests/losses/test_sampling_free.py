@@ -110,7 +110,7 @@ def test_counted_elements_equal_those_of_the_dense_target():
 
 
 def test_counter_stands_in_for_the_loss_and_gives_means_over_images():
-    counter, seen = ElementCounter(), []
+    counter, seen = ElementCounter(make_info(COUNTS)), []
     for seed, positives in enumerate((3, 8)):
         target = random_target(seed, positives=positives, scaled=0)
         seen.append(positives)
@@ -194,7 +194,7 @@ def step(rank):
         target = replace(target, image=target.image[:30], num_images=1, positive=positive)
         logits, box = logits[30 * rank : 30 * rank + 30], shares[rank]
     logits.requires_grad_()
-    counter, loss = ElementCounter(), SamplingFree(make_info(COUNTS))
+    counter, loss = ElementCounter(make_info(COUNTS)), SamplingFree(make_info(COUNTS))
     counter(logits, target, normalizer)
     value, gradient = loss_and_gradient(loss(logits, target, normalizer, box), logits)
     return {"value": value, "gradient": gradient, "counts": torch.tensor(counter.per_image())}

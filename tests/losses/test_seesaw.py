@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from afl.losses import ClassificationLoss, ElementWeights, Seesaw, UndefinedPair, seesaw
-from tests.losses.cases import Info, loss_and_gradient, make_info, plain_target, random_logits, random_target
+from tests.losses.cases import loss_and_gradient, make_info, plain_target, random_logits, random_target
 
 
 def build(classes=5, **options):
@@ -107,7 +107,7 @@ def test_confident_mistakes_keep_their_digits_in_single_precision():
 
 
 def test_map_with_one_class_is_refused_when_built_or_left_alone_if_asked():
-    info = Info(1, torch.ones(1), torch.ones(1), name="objectness")
+    info = make_info([1.0], name="objectness")
     with pytest.raises(UndefinedPair, match="'objectness' has one class"):
         Seesaw(info)
     z, target = torch.tensor([[0.4], [-1.0]]), plain_target(2, 1, [0])

@@ -19,12 +19,13 @@ from afl.losses import (
     EqualizationV2,
     EqualizedFocus,
     GradientHarmonizing,
+    MapInfo,
     PrimeSampleAttention,
     QualityFocalLoss,
     Seesaw,
     VarifocalLoss,
 )
-from tests.losses.cases import Info, loss_and_gradient, make_info, random_logits, random_target
+from tests.losses.cases import loss_and_gradient, make_info, random_logits, random_target
 
 CONF = Path(__file__).parents[2] / "conf"
 COUNTS = [1400.0, 567.0, 87.0, 12.0, 0.0]
@@ -41,7 +42,7 @@ STATEFUL = ["ghm", "eqlv2", "efl", "seesaw"]
 ONE = torch.tensor(1.0)
 
 
-def build(method: str, info: Info | None = None) -> torch.nn.Module:
+def build(method: str, info: MapInfo | None = None) -> torch.nn.Module:
     info = info or make_info(COUNTS)
     if method in ALONE:
         return ALONE[method](info)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from afl.losses import UndefinedPair, VarifocalLoss
 from afl.losses.reference import dense_target
 from afl.losses.weighting import ElementWeights
-from tests.losses.cases import Info, loss_and_gradient, make_info, plain_target, random_logits, random_target
+from tests.losses.cases import loss_and_gradient, make_info, plain_target, random_logits, random_target
 
 COUNTS = [50.0, 9.0, 4.0, 2.0, 1.0]
 
@@ -88,7 +88,7 @@ def test_soft_target_of_the_head_goes_before_the_overlap():
 
 
 def test_what_does_not_fit_is_refused_with_the_reason():
-    loss = VarifocalLoss(Info(5, *[torch.ones(5)] * 2, name="left"))
+    loss = VarifocalLoss(make_info([1.0] * 5, name="left"))
     assert loss.uses_overlap
     with pytest.raises(UndefinedPair, match="vfl needs .* 'left' predicts no box"):
         loss(torch.zeros(4, 5), plain_target(4, 5, []), torch.tensor(1.0))

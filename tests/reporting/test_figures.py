@@ -10,13 +10,13 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from afl.losses import (
     AdaptiveGradient,
     ClassificationLoss,
     ClassWeights,
     GradientBalance,
+    MapLoss,
     OnlineHardExampleMining,
 )
 from afl.reporting import figures
@@ -88,18 +88,15 @@ def test_curves_of_map_losses_equal_numerical_derivatives_and_coinciding_ones_ar
             np.testing.assert_allclose(drawn, u / (1 + kappa * u), rtol=1e-4, atol=1e-7)
 
 
-class Largest(nn.Module):
+class Largest(MapLoss):
     """A loss of the largest logit alone: no curve, because the others of the map decide."""
 
-    def __init__(self, info):
-        super().__init__()
-
-    def forward(self, logits, target, normalizer, localization=None):
+    def compute(self, logits, target, normalizer, localization):
         return logits.max() / normalizer
 
 
 class Undefined(Largest):
-    def forward(self, logits, target, normalizer, localization=None):
+    def compute(self, logits, target, normalizer, localization):
         raise ValueError("no such thing here")
 
 
@@ -144,7 +141,7 @@ def test_weights_are_drawn_as_the_arms_weigh_the_benchmarks_classes():
     counts = report.benchmark_counts()
     assert len(counts) == 30 and sum(counts) == 560 * 6 and counts[0] > 1000 and counts[-1] == 2
     info = replace(
-        figures.ExampleMap(),
+        figures.EXAMPLE_MAP,
         num_classes=30,
         instances_per_class=torch.tensor(counts).float(),
         images_per_class=torch.tensor(counts).float(),

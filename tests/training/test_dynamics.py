@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from afl.losses import PADDING, AdaptiveGradient, ClassificationLoss, ClassificationTarget, ClassWeights
+from afl.losses import (
+    PADDING,
+    AdaptiveGradient,
+    ClassificationLoss,
+    ClassificationTarget,
+    ClassWeights,
+    MapLoss,
+)
 from afl.losses.reference import dense_target, quality_focal_loss, weighted_loss
 from afl.losses.weighting import ElementWeights
 from afl.tracking import mass_curves, read_metrics, read_record, summarize
@@ -101,20 +108,17 @@ def test_figures_equal_those_of_the_slow_loss_by_autograd_element_by_element(arm
     assert ("gradient/map/positive/f/gate_q50" in figures) == (arm != "fl")
 
 
-class Hinge(nn.Module):
+class Hinge(MapLoss):
     """A loss of no family: mean of what lies above a margin, with a gradient that is 0 or 1 everywhere."""
 
-    def forward(self, logits, target, normalizer, localization=None):
+    def compute(self, logits, target, normalizer, localization):
         return logits.clamp(min=1.0).sum() / normalizer
-
-    def statistics(self):
-        return {}
 
 
 def test_any_loss_is_watched_and_its_gradient_is_left_alone():
     target = random_target(6, positives=4)
     logits = random_logits(6, target)
-    figures = observed(Hinge(), logits, target)
+    figures = observed(Hinge(make_info(COUNTS)), logits, target)
     negative = torch.ones(logits.numel(), dtype=torch.bool)
     negative[target.positive[target.is_positive]] = False
     expected = ((logits.view(-1) > 1) & negative).view(-1, 5).sum(0)
@@ -123,7 +127,8 @@ def test_any_loss_is_watched_and_its_gradient_is_left_alone():
         assert figures[f"gradient/map/negative/{group}/sum"] == pytest.approx(expected[members].sum().item())
     assert not any("gate" in name or "weight" in name for name in figures)
     # Outside the context nothing is seen, and watching has left nothing on the logits.
-    loss, dynamics = Hinge(), GradientDynamics({"map": Hinge()}, GROUPS)
+    loss = Hinge(make_info(COUNTS))
+    dynamics = GradientDynamics({"map": Hinge(make_info(COUNTS))}, GROUPS)
     loss(logits, target, N).backward()
     assert dynamics.figures() == {} and logits.grad.sum() == pytest.approx((logits > 1).sum() / N.item())
 

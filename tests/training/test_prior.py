@@ -52,7 +52,7 @@ def test_a_detector_with_a_score_threshold_takes_the_loss_s_where_that_is_lower(
     before = model.score_threshold
     for factor in (2.0, 0.25):
         for loss in model.classification.values():
-            loss.prior.fill_(factor * before / loss.num_classes)
+            loss.prior.fill_(factor * before / loss.info.num_classes)
         adapt_threshold(model)
         assert model.score_threshold == pytest.approx(min(1.0, factor) * before)
 
