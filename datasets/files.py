@@ -1,55 +1,87 @@
-"""Files that are either whole or absent.
+"""Write files so that they are either whole or absent, and detect damage when they are read again.
 
-Who writes one holds a lock on its temporary name.  The lock goes with the process, so what has none was left by a dead one
-and is removed by the next that writes the same file.
+A writer fills a temporary file beside the final path and renames it when it is complete.  It holds a lock on the
+temporary file.  The system releases the lock when the process ends, so an unlocked temporary file belongs to a dead
+writer; the next writer of the same path removes it.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import hashlib
+import io
+import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
 
 YOUNG_SECONDS = 10.0
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# A checked file ends with this mark and the SHA-256 of everything before the mark.
+_MARK = b"AFL-SHA256-1\n\0\0\0"
+_TRAILER = len(_MARK) + hashlib.sha256().digest_size
+
+
+class DamagedFile(ValueError):
+    """A checked file is incomplete or was changed after it was written."""
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Write a file under a temporary name beside ``path``; it gets its name when it is whole."""
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+    """Write a file under a temporary name in the same folder, flush it to disk, then rename it to ``path``.
+
+    The folder is created if necessary.  After any error, including an interrupt, the old file is unchanged and the
+    temporary file is removed.
+
+    Raises:
+        OSError: the file cannot be written; ``filename`` is ``path``.
+    """
+    path = Path(path)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
-            _lock(file.fileno())
+        with open(temporary, "xb") as file:
+            _lock_if_possible(file.fileno())
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
+            # The lock is held until the file has its name: a locked file is never taken for abandoned.
+            os.replace(temporary, path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            reason = "the disk is full: " if error.errno in _FULL else ""
+            said = f"could not be written ({reason}{error.strerror})"
+            raise OSError(error.errno, said, str(path)) from error
         raise
+    sync_folder(path.parent)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Fill a folder under a temporary name beside ``path``, then rename it.
+    """Fill a temporary folder beside ``path``, then rename it to ``path``.
 
-    Where another process finished the same folder first, its result stays and this one is dropped: the caller must make
-    content that depends on the name alone.
+    If another process finishes the same folder first, its result stays and this one is removed.  The content must
+    therefore depend on the name alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     handle = os.open(temporary, os.O_RDONLY)
     try:
-        _lock(handle)
+        _lock_if_possible(handle)
         yield temporary
         temporary.chmod(0o755)
         try:
@@ -62,19 +94,104 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write ``data`` as ``atomic_file`` does."""
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """``write_bytes`` of UTF-8 text."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """``write_bytes`` of JSON with an indent of 2; keys keep their order.
+
+    Raises:
+        ValueError: a number is not finite, or a text contains a lone surrogate.
+        TypeError: a value has no JSON form.
+    """
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """``write_bytes`` of an uncompressed ``.npz`` file."""
+    write_bytes(path, arrays_as_bytes(arrays))
+
+
+def arrays_as_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Content of an uncompressed ``.npz`` file."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def write_checked(path: str | Path, data: bytes) -> None:
+    """``write_bytes`` of ``data`` and its checksum, for ``read_checked``."""
+    with atomic_file(path) as file:
+        file.write(data)
+        file.write(_MARK + hashlib.sha256(data).digest())
+
+
+def read_checked(path: str | Path) -> bytes:
+    """The data that ``write_checked`` wrote.
+
+    Raises:
+        DamagedFile: the checksum is missing or does not match.
+        OSError: the file cannot be read.
+    """
+    content = Path(path).read_bytes()
+    data, mark, digest = (
+        content[:-_TRAILER],
+        content[-_TRAILER : -_TRAILER + len(_MARK)],
+        content[-_TRAILER:][len(_MARK) :],
+    )
+    if mark != _MARK or hashlib.sha256(data).digest() != digest:
+        raise DamagedFile(f"{path} is damaged: its checksum does not match")
+    return data
+
+
+def try_lock(handle: int) -> bool:
+    """Take an exclusive lock on an open file or folder without waiting.
+
+    The lock ends with the process, however it ends.
+
+    Returns:
+        False if another process holds the lock.
+
+    Raises:
+        NoLocks: the file system does not support locks.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            raise NoLocks(error.errno, error.strerror) from error
+        raise
+    return True
+
+
+class NoLocks(OSError):
+    """The file system does not support locks."""
+
+
 def remove_abandoned(path: Path) -> None:
-    """Remove what dead processes left of their attempts at ``path``; those of living ones stay."""
-    for temporary in path.parent.glob(f".{path.name}.*.tmp"):
+    """Remove temporary files of ``path`` whose writers are dead; those of running writers stay."""
+    for temporary in path.parent.glob(f".{_escaped(path.name)}.*.tmp"):
         try:
-            # Younger ones may not be locked yet.
+            # A younger file may not be locked yet.
             if time.time() - temporary.stat().st_mtime < YOUNG_SECONDS:
                 continue
             handle = os.open(temporary, os.O_RDONLY)
-        except OSError:  # another process was faster
+        except OSError:  # another process removed it first
             continue
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # its writer is alive, or the file system has no locks to tell
+            if not try_lock(handle):
+                continue
+        except OSError:  # without locks, a running writer cannot be told from a dead one
             continue
         else:
             if temporary.is_dir():
@@ -85,8 +202,27 @@ def remove_abandoned(path: Path) -> None:
             os.close(handle)
 
 
-def _lock(handle: int) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # a file system without locks: nothing is taken for abandoned there
-        pass
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove all temporary files from a folder that no other process writes to."""
+    for path in Path(folder).glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder, so that new names survive a power cut, where the file system supports it."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _escaped(name: str) -> str:
+    """The name without glob patterns."""
+    return "".join(f"[{character}]" if character in "*?[" else character for character in name)
+
+
+def _lock_if_possible(handle: int) -> None:
+    with suppress(OSError):
+        try_lock(handle)

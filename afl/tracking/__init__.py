@@ -1,13 +1,5 @@
 """What a run leaves behind: its key, its record, its curves, and their mirror in W&B."""
 
-from afl.tracking.atomic import (
-    remove_leftovers,
-    sync_folder,
-    write_arrays,
-    write_bytes,
-    write_json,
-    write_text,
-)
 from afl.tracking.environment import environment, git_state
 from afl.tracking.gradient_dynamics import mass_curves, summarize
 from afl.tracking.metrics_log import MetricsLog, read_metrics
@@ -23,6 +15,14 @@ from afl.tracking.record import (
 from afl.tracking.record_summary import RECORD, record_of_summary, summary_of_record
 from afl.tracking.run_key import RunKey, run_key
 from afl.tracking.wandb import Chart, NullTracker, Picture, Tracker, WandbTracker
+from datasets.files import (
+    remove_leftovers,
+    sync_folder,
+    write_arrays,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 __all__ = [
     "RECORD",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from afl.tracking.atomic import write_bytes
+from datasets.files import write_bytes
 
 
 class MetricsLog:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from afl.tracking.atomic import write_json
+from datasets.files import write_json
 
 SCHEMA = 1
 FINISHED, FAILED = "finished", "failed"

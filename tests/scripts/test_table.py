@@ -99,7 +99,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_table_that_was(finished, tmp_pat
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("afl.tracking.atomic.os.fsync", no_space)
+        patched.setattr("datasets.files.os.fsync", no_space)
         with pytest.raises(SystemExit, match=r"No space left on device.*table\.md") as stopped:
             main(finished)
     assert "\n" not in stopped.value.code
