@@ -1,4 +1,4 @@
-"""What a run leaves behind: its key, its record, its curves, and their mirror in W&B."""
+"""The results of a run: its key, its record, its curves, and their mirror in W&B."""
 
 from afl.tracking.environment import environment, git_state
 from afl.tracking.gradient_dynamics import mass_curves, summarize
@@ -10,6 +10,8 @@ from afl.tracking.record import (
     Record,
     read_record,
     record_from,
+    unwritable,
+    writable,
     write_record,
 )
 from afl.tracking.record_summary import RECORD, record_of_summary, summary_of_record
@@ -49,6 +51,8 @@ __all__ = [
     "run_key",
     "summarize",
     "sync_folder",
+    "unwritable",
+    "writable",
     "write_arrays",
     "write_bytes",
     "write_json",

@@ -1,46 +1,52 @@
-"""The curves of a run: one JSON object per line in ``metrics.jsonl``, the truth that W&B mirrors."""
+"""The curves of a run: one JSON object per line in ``metrics.jsonl``; W&B mirrors them."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
 from datasets.files import write_bytes
+from datasets.sealed import seal, unseal
+
+log = logging.getLogger(__name__)
 
 
 class MetricsLog:
-    """Appends lines ``{"step": n, ...}``.
+    """Appends lines ``{"step": n, ..., "checksum": "..."}``.
 
-    A run that starts again from a checkpoint repeats the steps after it; opening the log cuts them off, and
-    with them the half line that a killed process may leave.
+    A run that continues from a checkpoint repeats the steps after it. Opening the log removes their lines, and lines that are
+    damaged, such as the half line that a killed process leaves.
     """
 
-    def __init__(self, path: str | Path, resume_step: int = 0) -> None:
+    def __init__(self, path: str | Path, resume_step: int = 0, last_step: int | None = None) -> None:
         """
         Args:
-            path: the file; made if need be.
-            resume_step: the checkpoint's step; later lines are dropped. At 0 the log starts anew.
+            path: the file; it is created if it does not exist.
+            resume_step: the checkpoint's step; later lines are removed. 0 starts an empty log.
+            last_step: of the run; the line of its evaluation (``val/...``) is removed, because a run that continues from
+                there repeats that evaluation.
         """
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if resume_step and self.path.exists():
-            kept = [line for line in read_metrics(self.path) if line["step"] <= resume_step]
-            write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        # line buffered: what a killed run has logged is there
+            kept = [line for line in read_metrics(self.path) if _stays(line, resume_step, last_step)]
+            write_bytes(self.path, "".join(_sealed(line) for line in kept).encode())
+        # Line buffered: a killed run leaves all that it has logged.
         self._file = open(self.path, "a" if resume_step else "w", buffering=1, encoding="utf-8")
 
     def log(self, step: int, values: Mapping[str, float | int | str | None]) -> None:
         """Append one line; numbers that are not finite become null.
 
         Raises:
-            OSError: with the path; half a line may be left, which reading passes over.
+            OSError: with the path; it may leave half a line, which ``read_metrics`` leaves out.
         """
         line = {"step": int(step)} | {name: _plain(value) for name, value in values.items()}
         try:
-            self._file.write(json.dumps(line) + "\n")
+            self._file.write(_sealed(line))
         except OSError as error:
             raise OSError(error.errno, f"could not be written ({error.strerror})", str(self.path)) from error
 
@@ -57,27 +63,45 @@ class MetricsLog:
 
 
 def read_metrics(path: str | Path) -> list[dict]:
-    """All whole lines of a log, in order; an absent file has none.
+    """All lines of a log that are whole, in order, without their checksums; an absent file has none.
 
-    Raises:
-        ValueError: a line other than the last is not a JSON object with a step.
+    Damaged lines are left out. A warning names them, except for the last one, which a killed process may leave half written.
     """
     path = Path(path)
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    values = []
+    # Not splitlines: a text may contain other characters that it takes for line ends.
+    lines = path.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")
+    values, damaged = [], []
     for number, line in enumerate(lines, start=1):
         try:
             value = json.loads(line)
-            if not isinstance(value, dict) or not isinstance(value.get("step"), int):
+            if not isinstance(value, dict) or not _is_number(value.get("step")):
                 raise ValueError("no step")
-        except ValueError as error:
-            if number == len(lines):  # the process was killed while writing it
-                break
-            raise ValueError(f"{path}, line {number} is damaged ({error}); delete the line") from error
-        values.append(value)
+            values.append(unseal(value))
+        except (ValueError, RecursionError):
+            damaged.append(number)
+    if damaged and damaged != [len(lines)]:
+        log.warning(
+            "%s: line %s damaged and left out",
+            path,
+            f"{damaged[0]} is" if len(damaged) == 1 else f"{damaged[0]} and {len(damaged) - 1} more are",
+        )
     return values
+
+
+def _stays(line: Mapping[str, object], resume_step: int, last_step: int | None) -> bool:
+    if line["step"] != last_step:
+        return line["step"] <= resume_step
+    return resume_step == last_step and not any(name.startswith("val/") for name in line)
+
+
+def _sealed(line: Mapping[str, object]) -> str:
+    return json.dumps(seal(line)) + "\n"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _plain(value: object) -> float | int | str | None:

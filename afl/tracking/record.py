@@ -1,22 +1,23 @@
-"""``record.json``: everything that is to be known of a run once it is over; W&B only mirrors it."""
+"""``record.json``: everything that a table or a reader needs of a run that has ended; W&B only mirrors it."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from datasets.files import write_json
+from datasets.sealed import seal, unseal
 
 SCHEMA = 1
 FINISHED, FAILED = "finished", "failed"
 
 
 class DamagedRecord(ValueError):
-    """A file that holds no record at all, whatever it was."""
+    """A file that holds no record, or one whose content was changed."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class Record:
     Attributes:
         key: name of the run, from its run key.
         status: ``finished`` or ``failed``.
-        dataset, detector, loss, seed: the cell.
+        dataset, detector, loss, seed: what was run.
         config: the whole resolved configuration.
-        protocol: what a caption must say beside the cell, in words: backbone, image size, schedule ...
+        protocol: what a caption must say about the run, in words: backbone, image size, schedule ...
         metrics: AP, AP50 ... AR in [0, 1]; None where undefined.
         per_class: AP by class name.
         groups: "r", "c" or "f" by class name.
@@ -42,7 +43,7 @@ class Record:
         parameters: number of trained parameters.
         steps: optimiser steps taken.
         curves: path of ``metrics.jsonl``, relative to the record.
-        error: what stopped a failed run, in one line.
+        error: the reason why a run failed, in one line.
         schema: version of this layout.
     """
 
@@ -83,15 +84,52 @@ class Record:
 
 
 def write_record(path: str | Path, record: Record) -> None:
-    """Write atomically.
+    """Write atomically, with a checksum that ``read_record`` verifies.
 
     Raises:
-        ValueError: a number is not finite.
+        ValueError: a number is not finite, or a text cannot be written as UTF-8; with the field.
     """
+    value = asdict(record)
+    for where, problem in unwritable(value):
+        raise ValueError(f"the record of {record.key} cannot be written: {where} {problem}")
+    write_json(path, seal(value))
+
+
+def unwritable(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """Every part of a plain value that a JSON file in UTF-8 cannot hold: its dotted name, and what is wrong with it."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            if isinstance(name, str) and not _is_text(name):
+                yield where or "a name", f"has the name {name!a}, which cannot be written as UTF-8"
+            yield from unwritable(part, f"{where}.{name}" if where else str(name))
+    elif isinstance(value, list | tuple):
+        for i, part in enumerate(value):
+            yield from unwritable(part, f"{where}[{i}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield where, f"is {value}, which is not finite"
+    elif isinstance(value, str) and not _is_text(value):
+        yield where, f"is {value!a}, which cannot be written as UTF-8"
+
+
+def writable(value: Any) -> Any:
+    """``value`` with None for numbers that are not finite, and escapes for what cannot be written as UTF-8."""
+    if isinstance(value, Mapping):
+        return {writable(name): writable(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [writable(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return value
+
+
+def _is_text(value: str) -> bool:
     try:
-        write_json(path, asdict(record))
-    except ValueError as error:
-        raise ValueError(f"the record of {record.key} holds a number that is not finite ({error})") from error
+        value.encode("utf-8")
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
 
 
 def read_record(path: str | Path) -> Record:
@@ -99,25 +137,26 @@ def read_record(path: str | Path) -> Record:
 
     Raises:
         FileNotFoundError: no such file.
-        DamagedRecord: truncated, or anything else than a record.
+        DamagedRecord: truncated, changed, or not a record.
         ValueError: a record of another schema, or with a field that cannot be.
     """
     path = Path(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        data = unseal(data) if isinstance(data, dict) else data
+    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, or another checksum
         raise DamagedRecord(f"{path} is damaged ({error}); delete it and run the cell again") from error
     return record_from(data, path)
 
 
 def record_from(data: Any, path: str | Path) -> Record:
-    """A record from what JSON made of it.
+    """A record from parsed JSON.
 
     Args:
         path: where it comes from, for messages.
 
     Raises:
-        DamagedRecord: anything else than a record.
+        DamagedRecord: not a record.
         ValueError: a record of another schema, or with a field that cannot be.
     """
     if not isinstance(data, dict) or "schema" not in data:

@@ -1,4 +1,4 @@
-"""Records come back as they were written; damaged and foreign ones are named."""
+"""Records come back as they were written; damaged, changed and foreign ones are refused by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from afl.tracking.environment import environment, git_state
-from afl.tracking.record import Record, read_record, write_record
+from afl.tracking.record import Record, read_record, writable, write_record
 
 RECORD = Record(
     key="shapes-fcos-fl-s0-01234567",
@@ -54,8 +54,8 @@ def test_a_record_comes_back_as_it_was(tmp_path):
 )
 def test_damaged_records_are_refused_by_name(tmp_path, change, message):
     path = tmp_path / "record.json"
-    write_record(path, RECORD)
-    path.write_text(change(path.read_text()))
+    # Without a checksum, as records from before checksums: the fields themselves are checked.
+    path.write_text(change(json.dumps(asdict(RECORD))))
     with pytest.raises(ValueError, match=f"record.json.*{message}"):
         read_record(path)
 
@@ -68,11 +68,48 @@ def test_a_missing_field_is_named(tmp_path):
         read_record(tmp_path / "record.json")
 
 
-def test_a_record_with_nan_is_not_written(tmp_path):
-    bad = Record(**(asdict(RECORD) | {"metrics": {"AP": float("nan")}}))
-    with pytest.raises(ValueError, match="shapes-fcos-fl-s0-01234567.*not finite"):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metrics": {"AP": float("nan")}}, "metrics.AP is nan, which is not finite"),
+        ({"config": {"a": [0, float("inf")]}}, r"config.a\[1\] is inf, which is not finite"),
+        (
+            {"groups": {"cat\udc80": "r"}},
+            r"groups has the name 'cat\\udc80', which cannot be written as UTF-8",
+        ),
+        ({"error": "no file \udcff"}, r"error is 'no file \\udcff', which cannot be written as UTF-8"),
+    ],
+)
+def test_a_record_that_json_cannot_hold_is_not_written_and_the_field_is_named(tmp_path, change, message):
+    bad = Record(**(asdict(RECORD) | change))
+    with pytest.raises(ValueError, match=f"shapes-fcos-fl-s0-01234567 cannot be written: {message}"):
         write_record(tmp_path / "record.json", bad)
     assert not (tmp_path / "record.json").exists()
+    write_record(tmp_path / "record.json", Record(**writable(asdict(bad))))
+    read_record(tmp_path / "record.json")
+
+
+def test_no_changed_byte_is_read_as_another_record(tmp_path):
+    path = tmp_path / "record.json"
+    write_record(path, RECORD)
+    whole = path.read_bytes()
+    for i in range(len(whole)):
+        data = bytearray(whole)
+        data[i] ^= 1
+        path.write_bytes(data)
+        try:
+            found = read_record(path)
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+        else:
+            assert found == RECORD, data
+
+
+def test_committed_records_from_before_checksums_are_read(repository):
+    paths = sorted((repository / "results").glob("*/records/*.json"))
+    assert paths and all(
+        read_record(path).status == "finished" for path in paths[:: max(1, len(paths) // 20)]
+    )
 
 
 def test_environment_names_this_machine():
