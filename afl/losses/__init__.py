@@ -7,6 +7,7 @@ should compute, slow and obvious, in ``reference``.
 """
 
 from afl.losses.adaptive_gradient import AdaptiveGradient, ScheduledGradient
+from afl.losses.anchored_gradient import AnchoredGradient
 from afl.losses.ap_loss import APLoss
 from afl.losses.class_weights import ClassWeights, class_balanced_weights
 from afl.losses.classification_loss import ClassificationLoss
@@ -29,10 +30,12 @@ from afl.losses.ohem import OnlineHardExampleMining
 from afl.losses.pisa import PrimeSampleAttention
 from afl.losses.positive_scale import PositiveScale
 from afl.losses.qfl import QualityFocalLoss
+from afl.losses.relative_cap import RelativeCap
 from afl.losses.sampling_free import ElementCounter, SamplingFree, count_elements
 from afl.losses.seesaw import Seesaw
 from afl.losses.ssd import HardNegativeMining
 from afl.losses.target import PADDING, ClassificationTarget
+from afl.losses.tempered_weights import TemperedClassWeights
 from afl.losses.vfl import VarifocalLoss
 from afl.losses.weighting import ElementWeights, Weighting
 
@@ -41,6 +44,7 @@ __all__ = [
     "APLoss",
     "AdaptiveFocalLoss",
     "AdaptiveGradient",
+    "AnchoredGradient",
     "ClassWeights",
     "ClassificationLoss",
     "ClassificationTarget",
@@ -60,9 +64,11 @@ __all__ = [
     "PositiveScale",
     "PrimeSampleAttention",
     "QualityFocalLoss",
+    "RelativeCap",
     "SamplingFree",
     "ScheduledGradient",
     "Seesaw",
+    "TemperedClassWeights",
     "UndefinedPair",
     "VarifocalLoss",
     "Weighting",

@@ -98,6 +98,14 @@ def _with_mean_one(weight: Tensor, mass: Tensor, limit: float) -> Tensor:
     return torch.where(capped, limit, scaled).clamp(max=limit)
 
 
+def weights_of_positives(class_weight: Tensor, target: ClassificationTarget) -> Tensor:
+    """(P,) w_c of each hard positive, 1 + (w_c - 1) y of each soft one; ``class_weight`` is (C,)."""
+    weight = class_weight[target.positive_class]
+    if target.value is None:
+        return weight
+    return torch.lerp(torch.ones_like(weight), weight, target.value.to(weight.dtype))
+
+
 class ClassWeights(Weighting):
     """Class-balanced weights on the positives: w_c on a hard positive, 1 + (w_c - 1) y on a soft one.
 
@@ -127,10 +135,7 @@ class ClassWeights(Weighting):
     def forward(
         self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights
     ) -> ElementWeights:
-        weight = self._current()[target.positive_class]
-        if target.value is not None:
-            weight = torch.lerp(torch.ones_like(weight), weight, target.value.to(weight.dtype))
-        return weights.times(positive=weight)
+        return weights.times(positive=weights_of_positives(self._current(), target))
 
     def update(self) -> None:
         self.steps += 1

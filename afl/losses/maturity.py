@@ -51,9 +51,20 @@ class Maturity(nn.Module):
             self.pending.index_add_(1, group, seen)
 
     def update(self) -> None:
-        """Moves the running mean by what all ranks have observed since the last call, if anything."""
-        total, count = all_reduce_sum(self.pending)
-        # Soft targets have fractional counts, so only zero itself is kept from the division.
-        mean = (total / torch.where(count > 0, count, 1.0)).to(self.ghat.dtype)
-        self.ghat.copy_(torch.where(count > 0, torch.lerp(mean, self.ghat, self.momentum), self.ghat))
-        self.pending.zero_()
+        """Update the running mean from what all ranks have observed since the last call."""
+        update_running_mean(self.ghat, self.pending, self.momentum)
+
+
+def update_running_mean(mean: Tensor, pending: Tensor, momentum: float) -> None:
+    """Move ``mean`` (groups,) in place towards the mean of all ranks, and clear ``pending``.
+
+    Args:
+        mean: running mean; a group without observations keeps it.
+        pending: (2, groups) float64, sum and count of this rank's observations.
+        momentum: in [0, 1).
+    """
+    total, count = all_reduce_sum(pending)
+    # Soft targets have fractional counts, so the division only excludes zero itself.
+    observed = (total / torch.where(count > 0, count, 1.0)).to(mean.dtype)
+    mean.copy_(torch.where(count > 0, torch.lerp(observed, mean, momentum), mean))
+    pending.zero_()

@@ -6,6 +6,7 @@ and keeps its own state, so what it gives in the second step depends on the firs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -84,6 +85,9 @@ class Family:
         gate_negatives: whether negatives are gated too.
         balance: decay, whether every class has its own, and the threshold of fading or None.
         warm_up: steps over which the whole loss rises from a tenth.
+        anchor: kappa of FL-anchored weights.
+        tempered: threshold of the progress that tempers the weights.
+        cap: rho_0 and threshold of the cap on positives' gradients.
     """
 
     def __init__(
@@ -100,6 +104,9 @@ class Family:
         gate_negatives: bool = True,
         balance: tuple[float, bool, float | None] | None = None,
         warm_up: int = 0,
+        anchor: float | None = None,
+        tempered: float | None = None,
+        cap: tuple[float, float] | None = None,
     ) -> None:
         self.gamma, self.alpha = gamma, info.alpha if alpha is None else alpha
         counts = info.instances_per_class.double()
@@ -108,6 +115,13 @@ class Family:
             self.weight = ((counts * self.weight).sum() / counts.sum()).expand(len(counts))
         self.fade, self.gate, self.schedule, self.gate_negatives = fade, gate, schedule, gate_negatives
         self.balance, self.warm_up, self.steps = balance, warm_up, 0
+        self.anchor, self.cap, self.present = anchor, cap, int((counts > 0).sum())
+        self.progress = None if tempered is None else Maturity(info.prior, tempered, len(counts))
+        if cap is not None:
+            self.maturity = Maturity(info.prior, cap[1])
+            fresh = torch.tensor(info.prior, dtype=torch.float64).logit().requires_grad_()
+            (slope,) = torch.autograd.grad(quality_focal_loss(fresh, torch.ones(()).double(), gamma), fresh)
+            self.mean_size = slope.abs()
         if gate is not None:
             self.maturity = Maturity(info.prior, gate[1], len(counts) if gate[2] else None)
         if balance is not None:
@@ -125,6 +139,20 @@ class Family:
         each = quality_focal_loss(logits, y, self.gamma)
         (slope,) = torch.autograd.grad(each.sum(), logits, retain_graph=True)
         g = torch.where(positive, torch.sigmoid(-logits), torch.sigmoid(logits)).detach()
+        if self.progress is not None:
+            learnt_best = self.progress.value().sort().values[: math.ceil(self.present / 4)]
+            weight = torch.where(positive, weight ** (1 - learnt_best.mean()), weight)
+            self.progress.update(g, positive)
+        if self.anchor is not None:
+            between = weight * (1 + self.anchor * slope.abs()) / (1 + self.anchor * weight * slope.abs())
+            weight = torch.where(positive, between, weight)
+        if self.cap is not None:
+            rho = self.cap[0] / self.maturity.value()
+            limit = rho * self.mean_size
+            weight = torch.where(positive, torch.minimum(weight, limit / slope.abs()), weight)
+            self.maturity.update(g, positive)
+            if positive.any():
+                self.mean_size = 0.99 * self.mean_size + 0.01 * slope.abs()[positive].mean()
         if self.balance is not None:
             weight = torch.where(
                 positive,

@@ -1,0 +1,76 @@
+"""Class-balanced weights that come into force as the first classes are learnt.
+
+A form of Adaptive Focal Loss; like the others it is a *reconstruction*, because the paper's formula is not public.
+
+    w_c^lambda,   lambda = 1 - mean of i_c over the most mature quarter of the classes
+    i_c = clip((ghat_c - h) / (ghat_0 - h), 0, 1)      immaturity of class c, ghat_c: running mean of g over its positives
+
+A fresh head has i_c = 1 for every class, so lambda = 0: focal loss. Once the most mature quarter of the classes is on
+average more right than wrong, lambda = 1: class-balanced focal loss. The frequent classes mature first, so the tail gains
+weight when the features that it shares with them exist, and not when the tail itself is learnt, which may never happen:
+one mean over all positives or all classes can stay high for the whole training. It is deferred re-weighting (Cao et al.,
+NeurIPS 2019) without a schedule.
+
+The quarter is taken of the classes with training instances, rounded up. Defaults: a momentum of 0.99 and h = 1/2, both
+ours. Weights are those of ``class_weights``, on positives alone. Anchors, grids and heat maps alike; a map with one class has
+weight 1 whatever lambda is.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from afl.losses.class_weights import Normalization, class_balanced_weights, weights_of_positives
+from afl.losses.contract import MapInfo
+from afl.losses.maturity import Maturity
+from afl.losses.target import ClassificationTarget
+from afl.losses.weighting import ElementWeights, Weighting, positive_hardness
+
+
+class TemperedClassWeights(Weighting):
+    """Class-balanced weights to the power lambda, which rises from 0 to 1 with the most mature quarter of the classes.
+
+    Args:
+        info: the map; its ``instances_per_class`` are counted and ``prior`` is where the running means start.
+        beta, normalize, cap: see ``class_balanced_weights``.
+        momentum: of each class's running mean, per optimiser step that has a positive of the class.
+        threshold: h, the mean g at which a class is mature.
+    """
+
+    def __init__(
+        self,
+        info: MapInfo,
+        *,
+        beta: float = 0.999,
+        normalize: Normalization = "head",
+        cap: float | None = 5.0,
+        momentum: float = 0.99,
+        threshold: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("weight", class_balanced_weights(info.instances_per_class, beta, normalize, cap))
+        self.maturity = Maturity(
+            prior=info.prior, threshold=threshold, momentum=momentum, groups=info.num_classes
+        )
+        self.quarter = max(1, -(-int((info.instances_per_class > 0).sum()) // 4))
+
+    @property
+    def power(self) -> Tensor:
+        """lambda, scalar in [0, 1]."""
+        immaturity = self.maturity.immaturity.reshape(-1)
+        return 1.0 - immaturity.topk(self.quarter, largest=False).values.mean()
+
+    def forward(
+        self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights
+    ) -> ElementWeights:
+        if self.training:
+            self.maturity.observe(
+                positive_hardness(logits, target), target.is_positive, target.positive_class
+            )
+        return weights.times(positive=weights_of_positives(self.weight**self.power, target))
+
+    def update(self) -> None:
+        self.maturity.update()
+
+    def statistics(self) -> dict[str, float | Tensor]:
+        return {"ghat": self.maturity.ghat, "lambda": self.power}
