@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from afl.losses.contract import MapInfo, MapLoss
+from afl.losses.fused import gradient_type
 from afl.losses.gradient import computing_type
 from afl.losses.ranking import (
     add_at,
@@ -89,7 +90,7 @@ class APLoss(MapLoss):
 def _loss_and_gradient(
     logits: Tensor, differentiable: bool, *, target: ClassificationTarget, normalizer: Tensor, delta: float
 ) -> tuple[Tensor, Tensor | None]:
-    gradient = torch.zeros_like(logits) if differentiable else None
+    gradient = torch.zeros_like(logits, dtype=gradient_type(logits.dtype)) if differentiable else None
     positives = listed_positives(logits, target)
     if not positives.index.numel() or not logits.numel():
         return logits.new_zeros((), dtype=computing_type(logits.dtype)), gradient

@@ -8,7 +8,14 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from afl.losses.fused import block_rows, no_autocast, times_upstream, uses_triton
+from afl.losses.fused import (
+    block_rows,
+    gradient_of_logits,
+    gradient_type,
+    no_autocast,
+    save_gradient,
+    uses_triton,
+)
 from afl.losses.gradient import (
     alpha_balance,
     computing_type,
@@ -72,13 +79,14 @@ class _DenseLoss(torch.autograd.Function):
                 differentiable=differentiable,
             )
             if differentiable:
-                ctx.save_for_backward(gradient)
+                save_gradient(ctx, gradient, logits.dtype)
             return loss
         dtype, device = computing_type(logits.dtype), logits.device
         z_rows, y_rows = _as_rows(logits), _as_rows(targets)
         each = reduction == "none"
         losses = torch.empty(z_rows.shape, dtype=dtype, device=device) if each else None
-        gradient = torch.empty(z_rows.shape, dtype=logits.dtype, device=device) if differentiable else None
+        stored = gradient_type(logits.dtype)
+        gradient = torch.empty(z_rows.shape, dtype=stored, device=device) if differentiable else None
         total = torch.zeros((), dtype=torch.float64, device=device)
         with no_autocast(device):
             for rows in _blocks(z_rows):
@@ -94,13 +102,12 @@ class _DenseLoss(torch.autograd.Function):
                 if gradient is not None and slope is not place:
                     gradient[rows] = slope
         if differentiable:
-            ctx.save_for_backward(gradient.view(logits.shape))
+            save_gradient(ctx, gradient.view(logits.shape), logits.dtype)
         return losses.view(logits.shape) if each else (total * scale).to(dtype)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, upstream):
-        return times_upstream(ctx, upstream), *(None,) * 7
+        return gradient_of_logits(ctx, upstream), *(None,) * 7
 
 
 def _block_terms(
@@ -173,8 +180,9 @@ def hardness_of_positives(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tens
 
 
 def _as_rows(tensor: Tensor) -> Tensor:
-    """(..., C) as a matrix (N, C); a view wherever possible."""
-    return tensor.detach().reshape(-1, tensor.shape[-1] if tensor.ndim else 1)
+    """(..., C) as a matrix (N, C), C may be 0; a view wherever possible."""
+    tensor = tensor.detach()
+    return tensor.reshape(1, -1) if tensor.ndim < 2 else tensor.flatten(0, -2)
 
 
 def _blocks(rows: Tensor) -> Iterator[slice]:

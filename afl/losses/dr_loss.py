@@ -37,6 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from afl.losses.contract import MapInfo, MapLoss
+from afl.losses.fused import gradient_type
 from afl.losses.gradient import computing_type
 from afl.losses.ranking import (
     add_at,
@@ -143,7 +144,7 @@ def _loss_and_gradient(
     if not differentiable:
         return loss.to(dtype), None
 
-    gradient = torch.empty_like(logits)
+    gradient = torch.empty_like(logits, dtype=gradient_type(logits.dtype))
     push = tau * torch.sigmoid(gap) / max(target.num_images, 1)
     pull_down = torch.where(has_negative, push / negative[0], 0.0)
     for rows in row_blocks(logits):

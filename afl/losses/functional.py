@@ -2,7 +2,7 @@
 
 Targets have the logits' shape and lie in [0, 1], as torchvision's ``sigmoid_focal_loss`` wants them;
 everything is fused: logits and targets are read once, the gradient is written once, and nothing else is kept
-for backward.
+for backward. The losses differentiate once; a second derivative is refused (torchvision's focal loss has one).
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ def sigmoid_focal_loss(
         reduction: ``none`` | ``mean`` | ``sum``.
 
     Returns:
-        The logits' shape, or a scalar; float32 (float64 for float64 logits). The mean of nothing is 0.
+        The logits' shape, or a scalar; float32 (float64 for float64 logits). The sum and the mean of nothing are 0.
 
     Raises:
-        ValueError: where shapes differ or an argument is out of its range.
+        ValueError: if shapes differ or an argument is out of its range.
+        RuntimeError: if its gradient is differentiated; torchvision's has a second derivative, this one has not.
     """
     return dense_loss(logits, targets, None, None, alpha, gamma, reduction)
 

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from afl.losses.gradient import computing_type
+
 # On an accelerator a block only bounds the memory beside logits and gradient.
 _BLOCK_ON_ACCELERATOR = 1 << 24
 # The switch of the kernels: auto | on | off.
@@ -61,22 +63,63 @@ def block_rows(columns: int, device: torch.device, elements_on_cpu: int) -> int:
     return max(1, elements // max(columns, 1))
 
 
-def times_upstream(ctx: Any, upstream: Tensor) -> Tensor:
-    """The saved gradient times the one that comes from above (a scalar, or of the same shape).
+def gradient_type(dtype: torch.dtype) -> torch.dtype:
+    """Type in which the gradient of logits of ``dtype`` waits for backward.
 
-    The usual scalar 1 costs nothing: on a CPU looking at it is free. On a GPU a look would stop the queue, so
-    there a kernel looks, and scales the buffer in place where it has to. A second backward through the same
-    graph leaves the buffer alone, because the first one has handed it out, and gets a new one.
+    float16 logits keep it in float32: before a GradScaler's factor is applied, most of a mean's gradients lie below
+    float16's smallest number. bfloat16 has the range of float32 and keeps its own type.
+    """
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
+def save_gradient(ctx: Any, gradient: Tensor, dtype: torch.dtype) -> None:
+    """Keep a gradient that ``forward`` has computed; ``dtype`` is the logits' type."""
+    ctx.save_for_backward(gradient)
+    ctx.dtype, ctx.applied = dtype, None
+
+
+def gradient_of_logits(ctx: Any, upstream: Tensor) -> Tensor:
+    """The saved gradient times the upstream one (a scalar, or of the same shape), in the logits' type.
+
+    The product is taken in float32 (float64 for float64 logits) whatever the logits' type, then rounded once.
+    """
+    with torch.no_grad():
+        gradient = _times_upstream(ctx, upstream)
+    if torch.is_grad_enabled():
+        return _WithoutSecondDerivative.apply(gradient.detach().requires_grad_())
+    return gradient
+
+
+def _times_upstream(ctx: Any, upstream: Tensor) -> Tensor:
+    """The usual scalar 1 costs nothing on a CPU, where reading it is free. On a GPU reading it would stall the queue, so a
+    kernel reads it and scales the buffer in place if necessary. The first backward hands that buffer out, so a second one
+    through the same graph leaves it alone and allocates another.
     """
     (gradient,) = ctx.saved_tensors
-    applied = getattr(ctx, "applied", None)
-    if applied is not None:
-        return gradient * (upstream / applied).to(gradient.dtype)
-    scalar = upstream.ndim == 0
-    if scalar and upstream.device.type == "cpu" and upstream.item() == 1.0:
-        return gradient
-    if not scalar or not uses_triton(gradient):
-        return gradient * upstream.to(gradient.dtype)
-    ctx.applied = upstream
-    import_module("afl.losses.triton_launch").scale_gradient(gradient, upstream)
-    return gradient
+    if upstream.ndim == 0 and upstream.device.type == "cpu":
+        # A Python number is not rounded to the gradient's type before the product.
+        factor = upstream.item()
+        return (gradient if factor == 1.0 else gradient * factor).to(ctx.dtype)
+    if upstream.ndim == 0 and uses_triton(gradient) and ctx.applied is None:
+        ctx.applied = upstream
+        import_module("afl.losses.triton_launch").scale_gradient(gradient, upstream)
+        return gradient.to(ctx.dtype)
+    dtype = computing_type(ctx.dtype)
+    if ctx.applied is not None:
+        upstream = upstream / ctx.applied
+    return (gradient.to(dtype) * upstream.to(dtype)).to(ctx.dtype)
+
+
+class _WithoutSecondDerivative(torch.autograd.Function):
+    """Passes a gradient on, and says what is missing when somebody differentiates it."""
+
+    @staticmethod
+    def forward(ctx, gradient):
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        raise RuntimeError(
+            "The losses of afl.losses have no second derivative: forward computes the gradient and keeps nothing to "
+            "differentiate it with. For a gradient penalty take torchvision.ops.sigmoid_focal_loss."
+        )

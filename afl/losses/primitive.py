@@ -15,7 +15,14 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from afl.losses.fused import block_rows, no_autocast, times_upstream, uses_triton
+from afl.losses.fused import (
+    block_rows,
+    gradient_of_logits,
+    gradient_type,
+    no_autocast,
+    save_gradient,
+    uses_triton,
+)
 from afl.losses.gradient import (
     alpha_balance,
     computing_type,
@@ -40,7 +47,7 @@ _LINE = 16
 def weighted_loss(
     logits: Tensor, target: ClassificationTarget, weights: ElementWeights, normalizer: Tensor
 ) -> Tensor:
-    """(1 / normalizer) times the sum over elements of W A alpha_t v, differentiable in the logits alone.
+    """(1 / normalizer) times the sum over elements of W A alpha_t v, differentiable once, in the logits alone.
 
     Args:
         logits: (R, C), any floating type; computed in float32, float64 stays float64.
@@ -61,13 +68,12 @@ class _WeightedLoss(torch.autograd.Function):
         with no_autocast(logits.device):
             loss, gradient = _loss_and_gradient(logits, target, weights, normalizer, differentiable)
         if differentiable:
-            ctx.save_for_backward(gradient)
+            save_gradient(ctx, gradient, logits.dtype)
         return loss
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, upstream):
-        return times_upstream(ctx, upstream), None, None, None, None
+        return gradient_of_logits(ctx, upstream), None, None, None, None
 
 
 def _loss_and_gradient(
@@ -82,7 +88,8 @@ def _loss_and_gradient(
         return kernels.loss_and_gradient(logits, target, weights, normalizer, differentiable)
     dtype = computing_type(logits.dtype)
     scale = normalizer.detach().to(logits.device, dtype).reciprocal()
-    gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device) if differentiable else None
+    stored = gradient_type(logits.dtype)
+    gradient = torch.empty(logits.shape, dtype=stored, device=logits.device) if differentiable else None
 
     total = _dense_negatives(logits, target, weights, scale * alpha_balance(0.0, weights.alpha), gradient)
     hits = positives(positive_logits(logits, target), target, weights)

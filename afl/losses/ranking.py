@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from afl.losses.fused import block_rows, no_autocast, times_upstream
+from afl.losses.fused import block_rows, gradient_of_logits, no_autocast, save_gradient
 from afl.losses.primitive import scaled_negatives
 from afl.losses.sampling import CROSS_ENTROPY
 from afl.losses.target import ClassificationTarget
@@ -107,13 +107,12 @@ class _OwnGradient(torch.autograd.Function):
         with no_autocast(logits.device):
             loss, gradient = compute(logits, differentiable)
         if differentiable:
-            ctx.save_for_backward(gradient)
+            save_gradient(ctx, gradient, logits.dtype)
         return loss
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, upstream):
-        return times_upstream(ctx, upstream), None, None
+        return gradient_of_logits(ctx, upstream), None, None
 
 
 def add_at(gradient: Tensor, elements: Listed, value: Tensor) -> None:

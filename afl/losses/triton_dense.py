@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from afl.losses.fused import gradient_type
 from afl.losses.triton_element import GAMMA_ANY, GAMMA_TWO, GAMMA_ZERO, soft_terms
 from afl.losses.triton_launch import WARPS, block_size, on_device_of, stored_type
 
@@ -32,7 +33,9 @@ def loss_and_gradient(
     """
     logits, targets = logits.contiguous(), targets.contiguous()
     elements, classes = logits.numel(), logits.shape[-1] if logits.ndim else 1
-    gradient = torch.empty_like(logits, dtype=stored_type(logits.dtype)) if differentiable else None
+    gradient = (
+        torch.empty_like(logits, dtype=stored_type(gradient_type(logits.dtype))) if differentiable else None
+    )
     losses = torch.empty(logits.shape, dtype=torch.float32, device=logits.device) if each else None
     block = block_size()
     partial = torch.zeros(max(triton.cdiv(elements, block), 1), device=logits.device)
@@ -58,7 +61,7 @@ def loss_and_gradient(
                 num_warps=WARPS,
             )
     loss = losses if each else partial.sum(dtype=torch.float64).to(torch.float32)
-    return loss, None if gradient is None else gradient.to(logits.dtype)
+    return loss, None if gradient is None else gradient.to(gradient_type(logits.dtype))
 
 
 @triton.jit

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from afl.losses.fused import gradient_type
 from afl.losses.gradient import alpha_balance
 from afl.losses.target import ClassificationTarget
 from afl.losses.triton_element import GAMMA_ANY, GAMMA_TWO, GAMMA_ZERO, hard_terms, soft_terms
@@ -33,12 +34,14 @@ def loss_and_gradient(
     normalizer: Tensor,
     differentiable: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """What ``primitive.weighted_loss`` returns, float32, and its gradient (R, C) in the logits' type, or None."""
+    """What ``primitive.weighted_loss`` returns, float32, and its gradient (R, C) in its ``gradient_type``, or None."""
     logits = logits.contiguous()
-    gradient = torch.empty_like(logits, dtype=stored_type(logits.dtype)) if differentiable else None
+    gradient = (
+        torch.empty_like(logits, dtype=stored_type(gradient_type(logits.dtype))) if differentiable else None
+    )
     partial = _launch(logits, target, weights, normalizer.detach().float(), gradient, mass=False)
     loss = partial.sum(dtype=torch.float64).to(torch.float32)
-    return loss, None if gradient is None else gradient.to(logits.dtype)
+    return loss, None if gradient is None else gradient.to(gradient_type(logits.dtype))
 
 
 def negative_mass(logits: Tensor, target: ClassificationTarget, weights: ElementWeights) -> Tensor:
