@@ -49,7 +49,8 @@ from torch import Tensor
 from afl.losses.contract import MapInfo
 from afl.losses.distributed import all_reduce_sum
 from afl.losses.gradient import computing_type
-from afl.losses.primitive import negative_blocks, scaled_negatives
+from afl.losses.negatives import negative_blocks
+from afl.losses.primitive import scaled_negatives
 from afl.losses.target import ClassificationTarget
 from afl.losses.weighting import ElementWeights, Weighting, positive_hardness
 

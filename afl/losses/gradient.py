@@ -23,7 +23,7 @@ from torch import Tensor
 # Above this logit softplus(x) = x to double precision.
 _LINEAR = 40.0
 # Up to this logit -ln(1 - g) from a rounded g is right to 3e-7, as good as softplus's own 1e-7 for all purposes.
-_MODERATE = 1.0
+MODERATE = 1.0
 
 
 def computing_type(dtype: torch.dtype) -> torch.dtype:
@@ -42,7 +42,7 @@ def negative_log_block(x: Tensor, g: Tensor, out: Tensor) -> Tensor:
     -ln(1 - g) from g itself keeps its digits as long as 1 - g is not small. Looking at the largest x is free on a CPU, and
     nearly everywhere it is far below 1.
     """
-    if x.device.type == "cpu" and x.numel() and bool(x.amax() <= _MODERATE):
+    if x.device.type == "cpu" and x.numel() and bool(x.amax() <= MODERATE):
         return torch.log1p(torch.neg(g, out=out), out=out).neg_()
     return negative_log(x, out=out)
 

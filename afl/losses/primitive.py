@@ -8,15 +8,14 @@ exact zeros there, and their values are added after it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
 
 import torch
 from torch import Tensor
 
+from afl.losses import table
 from afl.losses.fused import (
-    block_rows,
     gradient_of_logits,
     gradient_type,
     no_autocast,
@@ -33,15 +32,10 @@ from afl.losses.gradient import (
     modulated_cross_entropy,
     modulation,
     negative_log,
-    negative_log_block,
 )
+from afl.losses.negatives import negative_blocks
 from afl.losses.target import ClassificationTarget
 from afl.losses.weighting import ElementWeights, positive_logits
-
-# Elements of a block on a CPU: four float32 buffers of it fit the cache of a core.
-_BLOCK = 1 << 16
-# Elements in a line of the cache, for any type.
-_LINE = 16
 
 
 def weighted_loss(
@@ -119,8 +113,12 @@ def _dense_negatives(
         strength = torch.where(scale > 0, weights.gate / scale, 0.0)
         # A number takes one operation less than a tensor, and a CPU gives it away for free.
         strength = strength.item() if strength.ndim == 0 and strength.device.type == "cpu" else strength
-    # An open gate divides by 1: once the model is mature it costs nothing where looking at it is free.
-    gated = weights.gate is not None and not (isinstance(strength, float) and strength == 0.0)
+    else:
+        strength = 0.0
+    # An open gate divides by 1: once the model is mature it costs nothing where reading it is free.
+    gated = not (isinstance(strength, float) and strength == 0.0)
+    if table.serves(logits, weights, strength):
+        return table.dense_negatives(logits, target, weights, scale, strength, gradient)
     for block in negative_blocks(logits, target, weights, scale):
         rows = None if gradient is None else gradient[block.start : block.stop]
         # Straight into the gradient where that has the computing type.
@@ -139,113 +137,6 @@ def _dense_negatives(
         if rows is not None and not direct:
             rows.copy_(size)
     return total
-
-
-@dataclass
-class NegativeBlock:
-    """Rows [start, stop) of a map with every element a plain negative; buffers (n, C) may be overwritten.
-
-    ``g`` is |p - y|, ``factor`` is W g^gamma, ``loss`` is W v; ``spare`` is free.
-    """
-
-    start: int
-    stop: int
-    g: Tensor
-    factor: Tensor
-    loss: Tensor
-    spare: Tensor
-
-
-def negative_blocks(
-    logits: Tensor, target: ClassificationTarget, weights: ElementWeights, scale: Tensor
-) -> Iterator[NegativeBlock]:
-    """All plain negatives of a map, block by block, in the computing type, W times ``scale`` (scalar).
-
-    Exceptions come out with a factor of exactly 0: the target's positives, its scaled negatives, ignored
-    locations and unverified classes.
-    """
-    locations, classes = logits.shape
-    rows = min(block_rows(classes, logits.device, _BLOCK), max(locations, 1))
-    dtype = computing_type(logits.dtype)
-    # One element more than a block, where exceptions that lie outside the block are written; every buffer begins with a line
-    # of the cache.
-    length = -(-(rows * classes + 1) // _LINE) * _LINE
-    buffers = torch.empty((4, length), dtype=dtype, device=logits.device)
-    g, factor, loss, spare = (buffer[: rows * classes].view(rows, classes) for buffer in buffers)
-    eraser = _Eraser(target, locations, rows)
-    unverified = None if target.verified is None else ~target.verified
-
-    for number, start in enumerate(range(0, locations, rows)):
-        stop = min(start + rows, locations)
-        if stop - start < rows:
-            g, factor, loss, spare = (buffer[: stop - start] for buffer in (g, factor, loss, spare))
-        z = logits[start:stop]
-        if z.dtype != dtype:
-            z = spare.copy_(z)
-
-        torch.sigmoid(z, out=g)
-        modulation(g, weights.gamma, out=factor)
-        eraser.erase(buffers[1], number, factor.numel())
-        eraser.erase_rows(factor, number)
-        if unverified is not None:
-            factor.masked_fill_(unverified[target.image[start:stop]], 0.0)
-        if weights.negative_class is not None:
-            factor.mul_(weights.negative_class)
-        if weights.negative_location is not None:
-            factor.mul_(weights.negative_location[start:stop, None])
-        if weights.negative_element is not None:
-            factor.mul_(weights.negative_element[start:stop])
-        factor.mul_(scale)
-        torch.mul(factor, negative_log_block(z, g, out=loss), out=loss)
-        yield NegativeBlock(start, stop, g=g, factor=factor, loss=loss, spare=spare)
-
-
-class _Eraser:
-    """What the dense pass must not count, ready to be erased from one block after the other: listed elements, and
-    ignored locations."""
-
-    # Whether a CPU sorts the exceptions into blocks; elsewhere that would take a look at the device.
-    on_host = True
-
-    def __init__(self, target: ClassificationTarget, locations: int, rows: int) -> None:
-        lists = [
-            index for index in (target.positive, target.negative_index) if index is not None and index.numel()
-        ]
-        self.index = torch.cat(lists) if lists else None
-        self.rows, self.block = rows, rows * target.num_classes
-        self.ignored, self.ignored_rows = target.ignored, None
-        self.bounds: list[int] | None = None
-        on_host = self.on_host and target.positive.device.type == "cpu"
-        starts = torch.arange(0, locations + rows, rows) if on_host else None
-        if lists and on_host:
-            self.index = self.index.sort().values
-            self.bounds = torch.searchsorted(self.index, starts * target.num_classes).tolist()
-        if on_host and target.ignored is not None:
-            self.ignored_rows = target.ignored.nonzero().squeeze(1)
-            self.row_bounds = torch.searchsorted(self.ignored_rows, starts).tolist()
-
-    def erase(self, buffer: Tensor, number: int, size: int) -> None:
-        """Writes 0 at the exceptions of block ``number``, whose ``size`` elements start the buffer."""
-        if self.index is None:
-            return
-        if self.bounds is not None:
-            index = self.index[self.bounds[number] : self.bounds[number + 1]] - number * self.block
-        else:
-            # Without asking the device how many there are: the others go to the element behind the block.
-            index = self.index - number * self.block
-            index = torch.where((index >= 0) & (index < size), index, buffer.numel() - 1)
-        if index.numel():
-            buffer.index_fill_(0, index, 0.0)
-
-    def erase_rows(self, block: Tensor, number: int) -> None:
-        """Writes 0 at the ignored locations of block ``number``, (n, C)."""
-        if self.ignored_rows is not None:
-            first, last = self.row_bounds[number : number + 2]
-            if last > first:
-                block.index_fill_(0, self.ignored_rows[first:last] - number * self.rows, 0.0)
-        elif self.ignored is not None:
-            start = number * self.rows
-            block.masked_fill_(self.ignored[start : start + len(block), None], 0.0)
 
 
 @dataclass

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from afl.losses.gradient import alpha_balance, computing_type
-from afl.losses.primitive import negative_blocks, positives, scaled_negatives
+from afl.losses.negatives import negative_blocks
+from afl.losses.primitive import positives, scaled_negatives
 from afl.losses.target import ClassificationTarget
 from afl.losses.weighting import ElementWeights, positive_logits
 

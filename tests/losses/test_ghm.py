@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from afl.losses import ClassificationLoss, ElementWeights, GradientHarmonizing, primitive
+from afl.losses import ClassificationLoss, ElementWeights, GradientHarmonizing, negatives
 from afl.losses.reference import dense_target
 from tests.losses.cases import loss_and_gradient, make_info, plain_target, random_logits, random_target
 
@@ -115,8 +115,8 @@ def test_block_size_and_device_path_change_nothing(monkeypatch, on_host):
     target = random_target(3, ignored=True, verified=True, scaled=40)
     logits = random_logits(3, target)
     expected = loss_and_gradient(build()(logits, target, torch.tensor(3.0)), logits)
-    monkeypatch.setattr(primitive, "_BLOCK", 7)
-    monkeypatch.setattr(primitive._Eraser, "on_host", on_host)
+    monkeypatch.setattr(negatives, "BLOCK", 7)
+    monkeypatch.setattr(negatives.Eraser, "on_host", on_host)
     actual = loss_and_gradient(build()(logits, target, torch.tensor(3.0)), logits)
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=0)
 

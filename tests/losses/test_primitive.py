@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afl.losses import ElementWeights, primitive, reference
+from afl.losses import ElementWeights, negatives, primitive, reference
 from afl.losses.gradient import negative_log_block
 from afl.losses.primitive import gradient_mass, weighted_loss
 from tests.losses.cases import loss_and_gradient, plain_target, random_logits, random_target, random_weights
@@ -78,7 +78,7 @@ def test_fused_equals_dense_reference_on_random_targets(
 
 @pytest.mark.parametrize("block", [1, 7, 5 * 13, 1 << 20])
 def test_fused_equals_dense_reference_for_every_size_of_block(monkeypatch, block):
-    monkeypatch.setattr(primitive, "_BLOCK", block)
+    monkeypatch.setattr(negatives, "BLOCK", block)
     target = random_target(3, ignored=True, verified=True, scaled=40, positives=20)
     weights = random_weights(3, target, gate="class", negatives=True)
     assert_equals_reference(random_logits(3, target), target, weights)
@@ -87,7 +87,7 @@ def test_fused_equals_dense_reference_for_every_size_of_block(monkeypatch, block
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_an_open_gate_is_no_gate_bit_for_bit_and_costs_nothing(monkeypatch, dtype):
     monkeypatch.setenv("AFL_TRITON", "off")
-    monkeypatch.setattr(primitive, "_BLOCK", 64)
+    monkeypatch.setattr(negatives, "BLOCK", 64)
     target = random_target(5, ignored=True, scaled=20)
     free = random_weights(5, target, negatives=True)
     logits = random_logits(5, target).detach().to(dtype).requires_grad_()
@@ -101,8 +101,8 @@ def test_an_open_gate_is_no_gate_bit_for_bit_and_costs_nothing(monkeypatch, dtyp
 @pytest.mark.parametrize("block", [7, 1 << 20])
 def test_path_without_host_synchronisation_equals_dense_reference(monkeypatch, block):
     """Off the CPU the exceptions of a block are not counted on the host; the same code runs here."""
-    monkeypatch.setattr(primitive, "_BLOCK", block)
-    monkeypatch.setattr(primitive._Eraser, "on_host", False)
+    monkeypatch.setattr(negatives, "BLOCK", block)
+    monkeypatch.setattr(negatives.Eraser, "on_host", False)
     target = random_target(4, ignored=True, verified=True, scaled=40, positives=20)
     weights = random_weights(4, target, gate="scalar", negatives=True)
     assert_equals_reference(random_logits(4, target), target, weights)

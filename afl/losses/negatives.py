@@ -1,0 +1,133 @@
+"""All elements of a map as plain negatives, in blocks that stay in the cache, with the exceptions erased."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from afl.losses.fused import block_rows
+from afl.losses.gradient import computing_type, modulation, negative_log_block
+from afl.losses.target import ClassificationTarget
+from afl.losses.weighting import ElementWeights
+
+# Elements of a block on a CPU: four float32 buffers of it fit the cache of a core.
+BLOCK = 1 << 16
+# Elements in a line of the cache, for any type.
+_LINE = 16
+
+
+@dataclass
+class NegativeBlock:
+    """Rows [start, stop) of a map with every element a plain negative; buffers (n, C) may be overwritten.
+
+    ``g`` is |p - y|, ``factor`` is W g^gamma, ``loss`` is W v; ``spare`` is free.
+    """
+
+    start: int
+    stop: int
+    g: Tensor
+    factor: Tensor
+    loss: Tensor
+    spare: Tensor
+
+
+def negative_blocks(
+    logits: Tensor, target: ClassificationTarget, weights: ElementWeights, scale: Tensor
+) -> Iterator[NegativeBlock]:
+    """All plain negatives of a map, block by block, in the computing type, W times ``scale`` (scalar).
+
+    Exceptions come out with a factor of exactly 0: the target's positives, its scaled negatives, ignored
+    locations and unverified classes.
+    """
+    locations, classes = logits.shape
+    rows = min(block_rows(classes, logits.device, BLOCK), max(locations, 1))
+    dtype = computing_type(logits.dtype)
+    # One element more than a block, where exceptions that lie outside the block are written; every buffer begins with a line
+    # of the cache.
+    length = -(-(rows * classes + 1) // _LINE) * _LINE
+    buffers = torch.empty((4, length), dtype=dtype, device=logits.device)
+    g, factor, loss, spare = (buffer[: rows * classes].view(rows, classes) for buffer in buffers)
+    eraser = Eraser(target, locations, rows)
+    unverified = None if target.verified is None else ~target.verified
+
+    for number, start in enumerate(range(0, locations, rows)):
+        stop = min(start + rows, locations)
+        if stop - start < rows:
+            g, factor, loss, spare = (buffer[: stop - start] for buffer in (g, factor, loss, spare))
+        z = logits[start:stop]
+        if z.dtype != dtype:
+            z = spare.copy_(z)
+
+        torch.sigmoid(z, out=g)
+        modulation(g, weights.gamma, out=factor)
+        eraser.erase(buffers[1], number, factor.numel())
+        eraser.erase_rows(factor, number)
+        if unverified is not None:
+            factor.masked_fill_(unverified[target.image[start:stop]], 0.0)
+        if weights.negative_class is not None:
+            factor.mul_(weights.negative_class)
+        if weights.negative_location is not None:
+            factor.mul_(weights.negative_location[start:stop, None])
+        if weights.negative_element is not None:
+            factor.mul_(weights.negative_element[start:stop])
+        factor.mul_(scale)
+        torch.mul(factor, negative_log_block(z, g, out=loss), out=loss)
+        yield NegativeBlock(start, stop, g=g, factor=factor, loss=loss, spare=spare)
+
+
+class Eraser:
+    """Erases from one block after the other what the dense pass must not count: listed elements and ignored locations.
+
+    Args:
+        target: of the map.
+        locations: R.
+        rows: locations of a block.
+        filler: what stands for nothing in the blocks.
+    """
+
+    # Whether a CPU sorts the exceptions into blocks; on another device the bounds would have to be waited for.
+    on_host = True
+
+    def __init__(self, target: ClassificationTarget, locations: int, rows: int, filler: float = 0.0) -> None:
+        self.filler = filler
+        lists = [
+            index for index in (target.positive, target.negative_index) if index is not None and index.numel()
+        ]
+        self.index = torch.cat(lists) if lists else None
+        self.rows, self.block = rows, rows * target.num_classes
+        self.ignored, self.ignored_rows = target.ignored, None
+        self.bounds: list[int] | None = None
+        on_host = self.on_host and target.positive.device.type == "cpu"
+        starts = torch.arange(0, locations + rows, rows) if on_host else None
+        if lists and on_host:
+            self.index = self.index.sort().values
+            self.bounds = torch.searchsorted(self.index, starts * target.num_classes).tolist()
+        if on_host and target.ignored is not None:
+            self.ignored_rows = target.ignored.nonzero().squeeze(1)
+            self.row_bounds = torch.searchsorted(self.ignored_rows, starts).tolist()
+
+    def erase(self, buffer: Tensor, number: int, size: int) -> None:
+        """Erase the exceptions of block ``number``, whose ``size`` elements start the buffer."""
+        if self.index is None:
+            return
+        if self.bounds is not None:
+            index = self.index[self.bounds[number] : self.bounds[number + 1]] - number * self.block
+        else:
+            # Without waiting for the device: the exceptions of other blocks go to the element behind this one.
+            index = self.index - number * self.block
+            index = torch.where((index >= 0) & (index < size), index, buffer.numel() - 1)
+        if index.numel():
+            buffer.index_fill_(0, index, self.filler)
+
+    def erase_rows(self, block: Tensor, number: int) -> None:
+        """Erase the ignored locations of block ``number``, (n, C)."""
+        if self.ignored_rows is not None:
+            first, last = self.row_bounds[number : number + 2]
+            if last > first:
+                block.index_fill_(0, self.ignored_rows[first:last] - number * self.rows, self.filler)
+        elif self.ignored is not None:
+            start = number * self.rows
+            block.masked_fill_(self.ignored[start : start + len(block), None], self.filler)

@@ -1,0 +1,100 @@
+"""Plain negatives of 16-bit logits on a CPU, from a table.
+
+A 16-bit number has 65,536 values, and where no weight depends on the element, loss and gradient of a plain negative
+depend on nothing but its logit. They are computed once for every value there is, in float32 and with the gate, and then
+looked up: a third of the time that computing them for every element takes, and with or without the gate the same.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from afl.losses.fused import block_rows
+from afl.losses.gradient import MODERATE, gate_divisor, gradient_size, modulation, negative_log
+from afl.losses.negatives import Eraser
+from afl.losses.target import ClassificationTarget
+from afl.losses.weighting import ElementWeights
+
+_VALUES = 1 << 16
+# Elements of a block: an int32 and a float32 buffer of it fit the cache of a core.
+BLOCK = 1 << 17
+
+
+def serves(logits: Tensor, weights: ElementWeights, strength: float | Tensor) -> bool:
+    """Whether the plain negatives of this map can be looked up, and are enough to be worth a table."""
+    return (
+        logits.device.type == "cpu"
+        and logits.dtype in (torch.bfloat16, torch.float16)
+        and logits.numel() >= _VALUES
+        and isinstance(strength, float)
+        and not isinstance(weights.gamma, Tensor)
+        and weights.negative_class is None
+        and weights.negative_location is None
+        and weights.negative_element is None
+    )
+
+
+def dense_negatives(
+    logits: Tensor,
+    target: ClassificationTarget,
+    weights: ElementWeights,
+    scale: Tensor,
+    strength: float,
+    gradient: Tensor | None,
+) -> Tensor:
+    """Sum over the plain negatives of scale A v, a float64 scalar; fills ``gradient`` (R, C) unless it is None.
+
+    Args:
+        scale: scalar, what every element is multiplied by.
+        strength: of the gate, for gradients that are scaled already.
+    """
+    locations, classes = logits.shape
+    rows = min(block_rows(classes, logits.device, BLOCK), locations)
+    # One entry behind the block, where exceptions that lie outside it are written.
+    buffer = torch.empty(rows * classes + 1, dtype=torch.int32)
+    found = torch.empty(rows * classes)
+    losses, slopes = _tables(logits.dtype, weights.gamma, scale, strength)
+    slopes = None if gradient is None else slopes.to(gradient.dtype)
+    eraser = Eraser(target, locations, rows, filler=_VALUES)
+    unverified = None if target.verified is None else ~target.verified
+    total = torch.zeros((), dtype=torch.float64)
+    bits = logits.detach().view(torch.uint16)
+    for number, start in enumerate(range(0, locations, rows)):
+        stop = min(start + rows, locations)
+        size = (stop - start) * classes
+        index = buffer[:size]
+        block = index.view(stop - start, classes)
+        block.copy_(bits[start:stop])
+        eraser.erase(buffer, number, size)
+        eraser.erase_rows(block, number)
+        if unverified is not None:
+            block.masked_fill_(unverified[target.image[start:stop]], _VALUES)
+        total += torch.index_select(losses, 0, index, out=found[:size]).sum()
+        if gradient is not None:
+            torch.index_select(slopes, 0, index, out=gradient[start:stop].view(-1))
+    return total
+
+
+def _tables(dtype: torch.dtype, gamma: float, scale: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+    """(65,537,) float32 losses and gradients of all values, by their bits; the last entry is that of an exception, 0."""
+    g, factor, negative_log_of = _terms(dtype, gamma)
+    factor = factor * scale
+    loss = factor * negative_log_of
+    slope = gradient_size(g, factor, loss, gamma)
+    if strength != 0.0:
+        divisor = gate_divisor(slope, strength)
+        loss /= divisor
+        slope /= divisor
+    return loss, slope
+
+
+@cache
+def _terms(dtype: torch.dtype, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(65,537,) float32 g, g^gamma and -ln(1 - g) of all values; zeros for an exception."""
+    z = torch.arange(_VALUES, dtype=torch.int32).to(torch.int16).view(dtype).float()
+    g = torch.sigmoid(z)
+    terms = g, modulation(g, gamma), torch.where(z <= MODERATE, -torch.log1p(-g), negative_log(z))
+    return tuple(torch.cat([term, term.new_zeros(1)]) for term in terms)
