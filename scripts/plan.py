@@ -183,7 +183,10 @@ class Speeds:
     """
 
     def __init__(self, records: Sequence[Record], measure: str) -> None:
-        self._records = [r for r in records if r.images_per_second and (r.steps or 0) >= LEAST_STEPS]
+        self._records: dict[tuple, list[Record]] = {}
+        for record in records:
+            if record.images_per_second and (record.steps or 0) >= LEAST_STEPS:
+                self._records.setdefault(_work(record.config), []).append(record)
         self._measure = measure
         self._measured: dict[str, Speed] = {}
         self._macs: dict[str, int] = {}
@@ -201,16 +204,17 @@ class Speeds:
 
     def of(self, cell: DictConfig, num_classes: int) -> Speed:
         """Of one cell, from the best source."""
-        alike = [record for record in self._records if _work(record.config) == _work(cell)]
+        work = _work(cell)
+        alike = self._records.get(work, [])
         at_home = [record for record in alike if record.environment.get("device") == self.here]
         if at_home:
             return _from_records(at_home, cell.cell.loss)
-        name = str(_work(cell))
+        name = str(work)
         if name not in self._macs:
             self._macs[name] = forward_macs(cell, num_classes)
         macs = self._macs[name]
         if self._may_measure(macs):
-            return self._measure_once(cell, num_classes, macs)
+            return self._measure_once(name, cell, num_classes, macs)
         if alike:
             return _from_records(alike, cell.cell.loss)
         return Speed(
@@ -223,8 +227,7 @@ class Speeds:
         small = torch.cuda.is_available() or macs * 3 * 16 * 8 < SMALL_WORK
         return self._measure == "true" or (self._measure == "auto" and small)
 
-    def _measure_once(self, cell: DictConfig, num_classes: int, macs: int) -> Speed:
-        name = str(_work(cell))
+    def _measure_once(self, name: str, cell: DictConfig, num_classes: int, macs: int) -> Speed:
         if name not in self._measured:
             log.info("measuring %s on random data", cell.cell.detector)
             quick = torch.cuda.is_available() or macs * 3 * 16 * 8 < SMALL_WORK
@@ -263,13 +266,16 @@ def _from_records(records: Sequence[Record], loss: str) -> Speed:
 
 def _work(config: DictConfig | dict) -> tuple:
     """What the speed of a run depends on, apart from the loss: network, images, precision."""
-    if isinstance(config, DictConfig):
-        config = OmegaConf.to_container(config, resolve=True)
-    dataset, trainer = config["dataset"], config["trainer"]
+    cell, dataset, trainer = config["cell"], config["dataset"], config["trainer"]
     return (
-        config["cell"]["detector"], str(config["backbone"]), str(config["pyramid"]), dataset["name"],
-        str(dataset["train_transform"][config["family"]]), trainer["precision"], trainer["batch_size"], trainer["threads"],
+        cell["detector"], _text(config["backbone"]), _text(config["pyramid"]), dataset["name"],
+        _text(dataset["train_transform"][config["family"]]), trainer["precision"], trainer["batch_size"], trainer["threads"],
     )  # fmt: skip
+
+
+def _text(part: DictConfig | dict) -> str:
+    """A part of a config with its interpolations resolved; resolving the whole config takes a hundred times as long."""
+    return str(OmegaConf.to_container(part, resolve=True) if isinstance(part, DictConfig) else part)
 
 
 def _row(

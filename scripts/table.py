@@ -27,7 +27,7 @@ from rich.console import Console
 from afl.reporting import ServerError, Table, build_table, connect, load_records, server_records
 from afl.tracking import FINISHED, Record, write_record, write_text
 from datasets import DataError
-from scripts.cells import Cell, cells_of
+from scripts.cells import Cell, cells_of, quoted
 from scripts.entry import quiet_libraries, run_hydra
 from scripts.kept import portable, table_spec
 from scripts.plan import plan
@@ -46,8 +46,7 @@ def sweep(config: DictConfig, seeds: list[int], log_path: Path) -> subprocess.Po
     command = [
         sys.executable, "-m", "scripts.train", "-m", *config.launch,
         f"seed={_list(seeds)}", f"loss={_list(table.losses)}", f"dataset={_list(table.datasets)}", rows,
-        f"paths.data={config.paths.data}", f"paths.cache={config.paths.cache}",
-        f"paths.output={config.paths.output}", "trainer.progress=none",
+        *(f"paths.{name}={quoted(config.paths[name])}" for name in ("data", "cache", "output")), "trainer.progress=none",
         *table.overrides, *config.overrides,
     ]  # fmt: skip
     log_path.parent.mkdir(parents=True, exist_ok=True)
