@@ -1,10 +1,11 @@
 """The fused loss of a map with a sparse target, on a GPU: logits read once, gradient written once.
 
-Three kernels share one bitmap, a bit for every element of the map. The first takes the positives: it sets
-their bits, writes their gradients and adds up their losses. The second does the same for the negatives with a
-scale of their own, and leaves alone what the first has taken. The third reads the whole map and treats
-everything that has no bit as a plain negative. All weightings that a chain can ask for are applied inside, in
-float32 whatever the logits' type; sums go through one partial sum for each block, so two runs agree to the bit.
+The kernels share one bitmap, a bit for every element of the map. Small kernels first set the bits of the positives, of the
+negatives with a scale, and of ignored locations. The dense kernel then reads the whole map and treats every element without
+a bit as a plain negative; elsewhere it writes 0. It loads and stores whole vectors without a mask, so memory is accessed
+128 bits at a time. Positives and scaled negatives follow and write their own gradients over those zeros; where both name an
+element, the positive counts. All weightings of a chain are applied inside, in float32 whatever the logits' type; sums go
+through one partial sum per block, so two runs agree to the bit.
 
 With TRITON_INTERPRET=1 in the environment before triton is imported, the kernels run on a CPU.
 """
@@ -19,7 +20,7 @@ from torch import Tensor
 from afl.losses.fused import gradient_type
 from afl.losses.gradient import alpha_balance
 from afl.losses.target import ClassificationTarget
-from afl.losses.triton_element import GAMMA_ANY, GAMMA_TWO, GAMMA_ZERO, hard_terms, soft_terms
+from afl.losses.triton_element import GAMMA_ANY, GAMMA_TWO, GAMMA_ZERO, hard_terms, reciprocal, soft_terms
 from afl.losses.triton_launch import WARPS, block_size, interpreted, on_device_of, stored_type
 from afl.losses.weighting import ElementWeights
 
@@ -60,27 +61,27 @@ def _launch(
 ) -> Tensor:
     """Run the kernels; the partial sums of the loss, or of the plain negatives' gradients with ``mass``."""
     classes, elements, device = target.num_classes, logits.numel(), logits.device
+    if not elements:
+        return torch.zeros(1, device=device)
     dense = block_size()
     sparse = dense if interpreted() else _BLOCK_OF_LIST
     positives = target.positive.numel()
     scaled = 0 if target.negative_index is None else target.negative_index.numel()
-    blocks = [triton.cdiv(positives, sparse), triton.cdiv(scaled, sparse), triton.cdiv(elements, dense)]
-    if not elements:
-        return torch.zeros(1, device=device)
-    partial = torch.zeros(sum(blocks), device=device)
+    blocks = [triton.cdiv(elements, dense), triton.cdiv(positives, sparse), triton.cdiv(scaled, sparse)]
+    partial = torch.zeros(blocks[0] if mass else sum(blocks), device=device)
     marked = torch.zeros(triton.cdiv(elements, 32), dtype=torch.int32, device=device)
+    # Scaled negatives that are no positives.
+    free = torch.empty(max(scaled, 1), dtype=torch.uint8, device=device)
     common = {
         "logits": logits,
         "gradient": gradient,
-        "marked": marked,
         "gate": None if weights.gate is None or mass else weights.gate.contiguous(),
         "GATE_OF_CLASS": weights.gate is not None and weights.gate.ndim > 0,
         "normalizer": normalizer,
         "C": classes,
-        "MASS": mass,
     }
+    ignored = _bytes(target.ignored)
     where = {
-        "ignored": _bytes(target.ignored),
         "verified": _bytes(target.verified),
         "image": None if target.verified is None else target.image.contiguous(),
         **_gamma(weights.gamma, classes),
@@ -91,8 +92,31 @@ def _launch(
     }
     with on_device_of(logits):
         if positives:
-            _positives[(blocks[0],)](
-                partial=partial,
+            _mark_listed[(blocks[1],)](
+                marked, target.positive.contiguous(), None, count=positives, BLOCK=sparse
+            )
+        if scaled:
+            negative_index = target.negative_index.contiguous()
+            _mark_listed[(blocks[2],)](marked, negative_index, free, count=scaled, BLOCK=sparse)
+        if ignored is not None:
+            words = triton.next_power_of_2(classes // 32 + 2)
+            rows = triton.cdiv(dense, words) if interpreted() else max(_BLOCK_OF_LIST // words, 1)
+            _mark_ignored[(triton.cdiv(len(ignored), rows),)](
+                marked, ignored, count=len(ignored), C=classes, ROWS=triton.next_power_of_2(rows), WORDS=words
+            )
+        _plain_negatives[(blocks[0],)](
+            partial=partial,
+            marked=marked,
+            elements=elements,
+            MASS=mass,
+            BLOCK=dense,
+            num_warps=WARPS,
+            **common,
+            **where,
+        )
+        if positives and not mass:
+            _positives[(blocks[1],)](
+                partial=partial[blocks[0] :],
                 index=target.positive.contiguous(),
                 value=_contiguous(target.value),
                 weight=_contiguous(weights.positive),
@@ -103,24 +127,18 @@ def _launch(
                 **_gamma(weights.gamma_of_positives, classes),
                 **common,
             )
-        if scaled:
-            _scaled_negatives[(blocks[1],)](
-                partial=partial[blocks[0] :],
-                index=target.negative_index.contiguous(),
+        if scaled and not mass:
+            _scaled_negatives[(blocks[2],)](
+                partial=partial[blocks[0] + blocks[1] :],
+                index=negative_index,
+                free=free,
                 scale=target.negative_scale.contiguous(),
+                ignored=ignored,
                 count=scaled,
                 BLOCK=sparse,
                 **common,
                 **where,
             )
-        _plain_negatives[(blocks[2],)](
-            partial=partial[blocks[0] + blocks[1] :],
-            elements=elements,
-            BLOCK=dense,
-            num_warps=WARPS,
-            **common,
-            **where,
-        )
     return partial
 
 
@@ -144,13 +162,36 @@ def _bytes(mask: Tensor | None) -> Tensor | None:
     return None if mask is None else mask.contiguous().view(torch.uint8)
 
 
-@triton.jit
-def _mark(marked, index, valid):
-    """Set the elements' bits; whether each was free before."""
-    bit = (index % 32).to(tl.int32)
-    one = tl.full(index.shape, 1, tl.int32)
-    before = tl.atomic_or(marked + index // 32, one << bit, mask=valid)
-    return valid & (((before >> bit) & 1) == 0)
+@triton.jit(do_not_specialize=["count"])
+def _mark_listed(marked, index, free, count, BLOCK: tl.constexpr):
+    """Set the bits of listed elements; ``free`` says of each whether its bit was 0 before."""
+    entry = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    element = tl.load(index + entry, mask=entry < count, other=-1)
+    valid = element >= 0
+    element = tl.where(valid, element, 0)
+    bit = (element % 32).to(tl.int32)
+    one = tl.full(element.shape, 1, tl.int32)
+    before = tl.atomic_or(marked + element // 32, one << bit, mask=valid)
+    if free is not None:
+        was_free = valid & (((before >> bit) & 1) == 0)
+        tl.store(free + entry, was_free.to(tl.uint8), mask=entry < count)
+
+
+@triton.jit(do_not_specialize=["count"])
+def _mark_ignored(marked, ignored, count, C: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr):
+    """Set the bits of all elements of ignored locations."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    hidden = tl.load(ignored + row, mask=row < count, other=0) != 0
+    first = row.to(tl.int64)[:, None] * C
+    word = first // 32 + tl.arange(0, WORDS)[None, :]
+    # Bits from ``low`` up to ``high``, exclusive, belong to the location.
+    low = tl.maximum(first - word * 32, 0).to(tl.int32)
+    high = tl.minimum(first + C - word * 32, 32).to(tl.int32)
+    inside = hidden[:, None] & (high > low)
+    ones = tl.full((ROWS, WORDS), -1, tl.int32)
+    upper = tl.where(high < 32, ~(ones << tl.where(inside, high % 32, 0)), ones)
+    bits = upper & (ones << tl.where(inside, low, 0))
+    tl.atomic_or(marked + word, bits, mask=inside)
 
 
 @triton.jit
@@ -160,14 +201,13 @@ def _gate_of(gate, size, label, GATE_OF_CLASS: tl.constexpr, valid):
         strength = tl.load(gate + label, mask=valid, other=0.0).to(tl.float32)
     else:
         strength = tl.load(gate).to(tl.float32)
-    return 1.0 / (1.0 + strength * size)
+    return reciprocal(1.0 + strength * size)
 
 
 @triton.jit(do_not_specialize=["count"])
 def _positives(
     logits,
     gradient,
-    marked,
     gamma,
     gamma_of_class,
     gate,
@@ -181,7 +221,6 @@ def _positives(
     GATE_OF_CLASS: tl.constexpr,
     C: tl.constexpr,
     KIND: tl.constexpr,
-    MASS: tl.constexpr,
     ALPHA: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -189,41 +228,38 @@ def _positives(
     element = tl.load(index + entry, mask=entry < count, other=-1)
     valid = element >= 0
     element = tl.where(valid, element, 0)
-    _mark(marked, element, valid)
-    if not MASS:
-        z = tl.load(logits + element, mask=valid, other=0.0).to(tl.float32)
-        label = element % C
-        if gamma_of_class is not None:
-            gamma = tl.load(gamma_of_class + label, mask=valid, other=1.0).to(tl.float32)
-        if value is None:
-            g, q, factor, cross_entropy = hard_terms(-z, gamma, KIND)
-            loss = factor * cross_entropy
-            slope = -(g * factor + q * gamma * loss)
-            balance = tl.full(z.shape, 1.0, tl.float32)
-            if ALPHA:
-                balance = balance * alpha
-        else:
-            y = tl.load(value + entry, mask=valid, other=0.0).to(tl.float32)
-            loss, slope = soft_terms(z, y, gamma, KIND, False)
-            balance = tl.full(z.shape, 1.0, tl.float32)
-            if ALPHA:
-                balance = alpha * y + (1.0 - alpha) * (1.0 - y)
-        total = tl.full(z.shape, 1.0, tl.float32)
-        if weight is not None:
-            total = tl.load(weight + entry, mask=valid, other=0.0).to(tl.float32)
-        if gate is not None:
-            total = total * _gate_of(gate, total * tl.abs(slope), label, GATE_OF_CLASS, valid)
-        total = total * balance / tl.load(normalizer)
-        if gradient is not None:
-            tl.store(gradient + element, (total * slope).to(gradient.dtype.element_ty), mask=valid)
-        tl.store(partial + tl.program_id(0), tl.sum(tl.where(valid, total * loss, 0.0)))
+    z = tl.load(logits + element, mask=valid, other=0.0).to(tl.float32)
+    label = element % C
+    if gamma_of_class is not None:
+        gamma = tl.load(gamma_of_class + label, mask=valid, other=1.0).to(tl.float32)
+    if value is None:
+        g, q, factor, cross_entropy = hard_terms(-z, gamma, KIND)
+        loss = factor * cross_entropy
+        slope = -(g * factor + q * gamma * loss)
+        balance = tl.full(z.shape, 1.0, tl.float32)
+        if ALPHA:
+            balance = balance * alpha
+    else:
+        y = tl.load(value + entry, mask=valid, other=0.0).to(tl.float32)
+        loss, slope = soft_terms(z, y, gamma, KIND, False)
+        balance = tl.full(z.shape, 1.0, tl.float32)
+        if ALPHA:
+            balance = alpha * y + (1.0 - alpha) * (1.0 - y)
+    total = tl.full(z.shape, 1.0, tl.float32)
+    if weight is not None:
+        total = tl.load(weight + entry, mask=valid, other=0.0).to(tl.float32)
+    if gate is not None:
+        total = total * _gate_of(gate, total * tl.abs(slope), label, GATE_OF_CLASS, valid)
+    total = total * balance / tl.load(normalizer)
+    if gradient is not None:
+        tl.store(gradient + element, (total * slope).to(gradient.dtype.element_ty), mask=valid)
+    tl.store(partial + tl.program_id(0), tl.sum(tl.where(valid, total * loss, 0.0)))
 
 
 @triton.jit(do_not_specialize=["count"])
 def _scaled_negatives(
     logits,
     gradient,
-    marked,
     gamma,
     gamma_of_class,
     gate,
@@ -237,47 +273,45 @@ def _scaled_negatives(
     balance,
     partial,
     index,
+    free,
     scale,
     count,
     GATE_OF_CLASS: tl.constexpr,
     C: tl.constexpr,
     KIND: tl.constexpr,
-    MASS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     entry = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     element = tl.load(index + entry, mask=entry < count, other=-1)
     valid = element >= 0
     element = tl.where(valid, element, 0)
-    # Where a positive and a scaled negative meet, the positive was here first.
-    free = _mark(marked, element, valid)
-    if not MASS:
-        row, label = element // C, element % C
-        counted = free
-        if ignored is not None:
-            counted = counted & (tl.load(ignored + row, mask=free, other=1) == 0)
-        if verified is not None:
-            own = tl.load(image + row, mask=free, other=0)
-            counted = counted & (tl.load(verified + own * C + label, mask=free, other=0) != 0)
-        z = tl.load(logits + element, mask=counted, other=0.0).to(tl.float32)
-        if gamma_of_class is not None:
-            gamma = tl.load(gamma_of_class + label, mask=free, other=1.0).to(tl.float32)
-        total = tl.load(scale + entry, mask=free, other=0.0).to(tl.float32)
-        if negative_class is not None:
-            total = total * tl.load(negative_class + label, mask=free, other=0.0).to(tl.float32)
-        if negative_location is not None:
-            total = total * tl.load(negative_location + row, mask=free, other=0.0).to(tl.float32)
-        if negative_element is not None:
-            total = total * tl.load(negative_element + element, mask=free, other=0.0).to(tl.float32)
-        g, q, factor, cross_entropy = hard_terms(z, gamma, KIND)
-        loss = factor * cross_entropy
-        size = g * factor + q * gamma * loss
-        if gate is not None:
-            total = total * _gate_of(gate, total * size, label, GATE_OF_CLASS, free)
-        total = tl.where(counted, total * balance / tl.load(normalizer), 0.0)
-        if gradient is not None:
-            tl.store(gradient + element, (total * size).to(gradient.dtype.element_ty), mask=free)
-        tl.store(partial + tl.program_id(0), tl.sum(total * loss))
+    counts = valid & (tl.load(free + entry, mask=valid, other=0) != 0)
+    row, label = element // C, element % C
+    counted = counts
+    if ignored is not None:
+        counted = counted & (tl.load(ignored + row, mask=counts, other=1) == 0)
+    if verified is not None:
+        own = tl.load(image + row, mask=counts, other=0)
+        counted = counted & (tl.load(verified + own * C + label, mask=counts, other=0) != 0)
+    z = tl.load(logits + element, mask=counted, other=0.0).to(tl.float32)
+    if gamma_of_class is not None:
+        gamma = tl.load(gamma_of_class + label, mask=counts, other=1.0).to(tl.float32)
+    total = tl.load(scale + entry, mask=counts, other=0.0).to(tl.float32)
+    if negative_class is not None:
+        total = total * tl.load(negative_class + label, mask=counts, other=0.0).to(tl.float32)
+    if negative_location is not None:
+        total = total * tl.load(negative_location + row, mask=counts, other=0.0).to(tl.float32)
+    if negative_element is not None:
+        total = total * tl.load(negative_element + element, mask=counts, other=0.0).to(tl.float32)
+    g, q, factor, cross_entropy = hard_terms(z, gamma, KIND)
+    loss = factor * cross_entropy
+    size = g * factor + q * gamma * loss
+    if gate is not None:
+        total = total * _gate_of(gate, total * size, label, GATE_OF_CLASS, counts)
+    total = tl.where(counted, total * balance / tl.load(normalizer), 0.0)
+    if gradient is not None:
+        tl.store(gradient + element, (total * size).to(gradient.dtype.element_ty), mask=counts)
+    tl.store(partial + tl.program_id(0), tl.sum(total * loss))
 
 
 @triton.jit
@@ -289,7 +323,6 @@ def _plain_negatives(
     gamma_of_class,
     gate,
     normalizer,
-    ignored,
     verified,
     image,
     negative_class,
@@ -310,35 +343,43 @@ def _plain_negatives(
     inside = tl.arange(0, BLOCK)
     place = (start - first_row * C).to(tl.int32) + inside
     row, label = place // C, place % C
-    plain = inside < elements - start
-    word = tl.load(marked + start // 32 + inside // 32, mask=plain, other=-1)
-    plain = plain & (((word >> (inside % 32)) & 1) == 0)
-    counted = plain
-    if ignored is not None:
-        counted = counted & (tl.load(ignored + first_row + row, mask=plain, other=1) == 0)
+    # The last block alone needs a mask: all others access memory by whole vectors.
+    if start + BLOCK <= elements:
+        z = tl.load(logits + start + inside)
+        word = tl.load(marked + start // 32 + inside // 32)
+    else:
+        within = inside < elements - start
+        z = tl.load(logits + start + inside, mask=within, other=0.0)
+        word = tl.load(marked + start // 32 + inside // 32, mask=within, other=-1)
+    z = z.to(tl.float32)
+    counted = ((word >> (inside % 32)) & 1) == 0
     if verified is not None:
-        own = tl.load(image + first_row + row, mask=plain, other=0)
-        counted = counted & (tl.load(verified + own * C + label, mask=plain, other=0) != 0)
-    z = tl.load(logits + start + inside, mask=counted, other=0.0).to(tl.float32)
+        own = tl.load(image + first_row + row, mask=counted, other=0)
+        counted = counted & (tl.load(verified + own * C + label, mask=counted, other=0) != 0)
     if gamma_of_class is not None:
-        gamma = tl.load(gamma_of_class + label, mask=plain, other=1.0).to(tl.float32)
+        gamma = tl.load(gamma_of_class + label).to(tl.float32)
     g, q, factor, cross_entropy = hard_terms(z, gamma, KIND)
     if negative_class is not None:
-        factor = factor * tl.load(negative_class + label, mask=plain, other=0.0).to(tl.float32)
+        factor = factor * tl.load(negative_class + label).to(tl.float32)
     if negative_location is not None:
-        factor = factor * tl.load(negative_location + first_row + row, mask=plain, other=0.0).to(tl.float32)
+        factor = factor * tl.load(negative_location + first_row + row, mask=counted, other=0.0).to(tl.float32)
     if negative_element is not None:
-        factor = factor * tl.load(negative_element + start + inside, mask=plain, other=0.0).to(tl.float32)
+        factor = factor * tl.load(negative_element + start + inside, mask=counted, other=0.0).to(tl.float32)
     loss = factor * cross_entropy
     size = g * factor + q * gamma * loss
-    common = tl.full(z.shape, 1.0, tl.float32) * (balance / tl.load(normalizer))
     if gate is not None:
-        common = common * _gate_of(gate, size, label, GATE_OF_CLASS, plain)
-    common = tl.where(counted, common, 0.0)
+        opened = _gate_of(gate, size, label, GATE_OF_CLASS, counted)
+        loss, size = loss * opened, size * opened
+    # A weight of 0 does not make a 0 of what is not finite.
+    scale = balance / tl.load(normalizer).to(tl.float32)
+    size = tl.where(counted, size * scale, 0.0)
     if gradient is not None:
-        gradients = (common * size).to(gradient.dtype.element_ty)
-        tl.store(gradient + start + inside, gradients, mask=plain)
+        values = size.to(gradient.dtype.element_ty)
+        if start + BLOCK <= elements:
+            tl.store(gradient + start + inside, values)
+        else:
+            tl.store(gradient + start + inside, values, mask=inside < elements - start)
     if MASS:
-        tl.store(partial + tl.program_id(0), tl.sum(common * size))
+        tl.store(partial + tl.program_id(0), tl.sum(size))
     else:
-        tl.store(partial + tl.program_id(0), tl.sum(common * loss))
+        tl.store(partial + tl.program_id(0), tl.sum(tl.where(counted, loss, 0.0)) * scale)

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afl.losses import PADDING, ClassificationTarget, VarifocalLoss, dense, reference
+from afl.losses import PADDING, ClassificationTarget, ElementWeights, VarifocalLoss, dense, reference
 from afl.losses.fused import uses_triton
 from afl.losses.primitive import gradient_mass, weighted_loss
 from tests.losses.cases import (
@@ -257,13 +257,16 @@ POINTERS = dict(
     logits="*bf16", gradient="*bf16", marked="*i32", normalizer="*fp32", partial="*fp32", gate="*fp32", ignored="*u8",
     verified="*u8", image="*i64", negative_class="*fp32", negative_location="*fp32", negative_element="*u8",
     gamma_of_class="*fp32", index="*i64", value="*fp32", weight="*fp32", scale="*fp32", upstream="*fp32",
-    targets="*fp32", losses="*fp32", class_weights="*fp32", strength="*fp32",
+    targets="*fp32", losses="*fp32", class_weights="*fp32", strength="*fp32", free="*u8",
 )
 NUMBERS = dict(gamma="fp32", balance="fp32", alpha="fp32", elements="i64", count="i32")
 CHOSEN = dict(
-    GATE_OF_CLASS=True, STRENGTH_OF_CLASS=True, ALPHA=True, MASS=False, C=1203, KIND=2, BLOCK=1024, gamma_of_class=None
+    GATE_OF_CLASS=True, STRENGTH_OF_CLASS=True, ALPHA=True, MASS=False, C=1203, KIND=2, BLOCK=1024, gamma_of_class=None,
+    ROWS=8, WORDS=64,
 )
 for kernel, own in (
+    (triton_kernel._mark_listed, {}),
+    (triton_kernel._mark_ignored, {}),
     (triton_kernel._positives, {}),
     (triton_kernel._scaled_negatives, {}),
     (triton_kernel._plain_negatives, {}),
@@ -288,10 +291,44 @@ def test_kernels_compile_for_a_gpu_without_one(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.stdout.count("built") == 5, done.stderr[-2000:]
+    assert done.stdout.count("built") == 7, done.stderr[-2000:]
 
 
 def test_padding_alone_is_no_positive():
     target = ClassificationTarget(2, torch.zeros(4, dtype=torch.int64), 1, torch.full((5,), PADDING))
     weights = random_weights(0, target)
     assert_equals_reference(torch.randn(4, 2), target, weights)
+
+
+@pytest.mark.parametrize("block", [64, 1024])
+@pytest.mark.parametrize("classes", [1, 5, 32, 33, 100])
+def test_whole_blocks_the_last_one_and_ignored_locations_of_any_width(monkeypatch, classes, block):
+    """Blocks that are full are read without a mask; an ignored location's bits begin and end anywhere in a word."""
+    monkeypatch.setattr("afl.losses.triton_launch._BLOCK_INTERPRETED", block)
+    target = random_target(
+        classes, locations=21, classes=classes, positives=min(6, 10 * classes), ignored=True, verified=True
+    )
+    weights = random_weights(classes, target, gate="scalar", negatives=True)
+    assert_equals_reference(random_logits(classes, target).detach().float(), target, weights)
+    full = random_target(classes, locations=32, classes=classes, scaled=0, ignored=True)
+    assert_equals_reference(
+        random_logits(1, full).detach().float(), full, random_weights(1, full, gate="class")
+    )
+
+
+def test_logarithm_and_sigmoid_of_an_element_are_right_everywhere():
+    z = torch.linspace(-80, 80, 4000).view(-1, 4)
+    target = plain_target(1000, 4, [])
+    weights = ElementWeights(alpha=-1.0, gamma=0.0)
+    double = z.double().to(DEVICE).requires_grad_()
+    low = z.to(DEVICE).requires_grad_()
+    expected = torch.nn.functional.softplus(double, threshold=100)
+    loss = torch.stack(
+        [
+            weighted_loss(row.unsqueeze(0), plain_target(1, 4, []), weights, torch.ones(()))
+            for row in low[::50]
+        ]
+    )
+    torch.testing.assert_close(loss.double(), expected[::50].sum(1), rtol=1e-6, atol=0)
+    (gradient,) = torch.autograd.grad(weighted_loss(low, target, weights, torch.ones(())), low)
+    torch.testing.assert_close(gradient.double(), torch.sigmoid(double), rtol=DIGITS, atol=0)
