@@ -14,10 +14,10 @@ help:  ## this list
 
 setup: $(VENV)/.ready  ## virtual environment with the exact tested packages (again: nothing to do)
 
-$(VENV)/.ready: requirements.lock scripts/setup.sh
+$(VENV)/.ready: requirements.lock requirements.headless.lock scripts/setup.sh
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh scripts/setup.sh
 
-lock: setup  ## resolve requirements.txt anew into requirements.lock
+lock: setup  ## resolve requirements.txt into requirements.lock
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh scripts/setup.sh lock
 
 test: setup  ## all tests (under 10 minutes on two cores)
@@ -29,7 +29,7 @@ test-faults: setup  ## kills, full disks, races, dead processes, damaged inputs 
 lint: setup  ## style and common mistakes
 	@$(RUN) ruff check . && $(RUN) ruff format --check .
 
-reproduce-table: setup  ## run the missing cells of the embedded benchmark, then print its table (SEEDS=0,1,2)
+reproduce-table: setup  ## run the missing cells of the embedded benchmark, then print its table beside the committed one (SEEDS=0,1,2)
 	@$(RUN_TABLE) table=shapes
 
 reproduce-table-sampling: setup  ## the same with every remedy for class imbalance, on three detectors
@@ -69,8 +69,8 @@ reproduce-table-%: setup  ## the paper's: coco, lvis, voc, lvis-sampling, lvis-a
 plan-table-%: setup  ## runs, hours and disk that a table needs, and what is done already
 	@$(RUN) scripts.table table=$(subst -,_,$*) action=plan seeds=[$(SEEDS)] $(ARGS)
 
-table-%: setup  ## rebuild a table (shapes, sampling, ablation, coco, ...) from its records, without training
-	@$(RUN) scripts.table table=$(subst -,_,$*) $(ARGS)
+table-%: setup  ## rebuild results/NAME (shapes, sampling, ablation, coco, ...) from its records, without training
+	@$(RUN) scripts.table table=$(subst -,_,$*) publish=true $(ARGS)
 
 report: setup  ## everything that is known of the tables in one page, outputs/report.html
 	@$(RUN) scripts.report html

@@ -5,102 +5,37 @@
     python -m scripts.table table=coco action=plan seeds=[0,1,2]
     python -m scripts.table table=shapes source=wandb entity=ME project=afl
 
-``run`` sweeps ``scripts.train`` over the table's cells; finished ones are skipped, failed ones are listed and do not stop
-the rest, and the table fills as they finish. Tables and the records behind them go to ``results/NAME``.
+``run`` sweeps ``scripts.train`` over the table's cells. It skips finished cells, lists failed ones and goes on with the rest. The
+table goes to ``outputs/tables/NAME`` and is printed beside the committed one. ``build`` prints the committed table from its
+records. Neither changes ``results/NAME``; ``publish=true`` does: it keeps the records of ``run`` there and writes the table.
 
-On a cluster every cell is a job of its own (records must lie on a disk that this process sees, too):
+On a cluster every cell is a job of its own (this process must see the disk with the records):
 
     python -m scripts.table table=coco action=run launch=[hydra/launcher=submitit_slurm,hydra.launcher.gpus_per_node=1]
 """
 
 from __future__ import annotations
 
-import logging
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 from omegaconf import DictConfig
 from rich.console import Console
 
-from afl.reporting import ServerError, Table, build_table, connect, load_records, server_records
+from afl.reporting import ServerError, Table, agreement, build_table, connect, load_records, server_records
+from afl.tables.cells import cells_of
+from afl.tables.plan import plan
+from afl.tables.sweep import headline, run
 from afl.tracking import FINISHED, Record, write_record, write_text
 from datasets import DataError
-from scripts.cells import Cell, cells_of, quoted
 from scripts.entry import quiet_libraries, run_hydra
 from scripts.kept import portable, table_spec
-from scripts.plan import plan
 
-POLL_SECONDS = 2.0
-log = logging.getLogger(__name__)
 console = Console() if sys.stdout.isatty() else Console(width=150)
 
 
-def sweep(config: DictConfig, seeds: list[int], log_path: Path) -> subprocess.Popen:
-    """Start ``scripts.train -m`` over the table's cells; its output goes to ``log_path``."""
-    table = config.table
-    rows = f"detector={_list(table.detectors)}"
-    if table.experiments:  # which bring detector and data set
-        rows = "experiment=" + _list(f"{table.experiments}/{detector}" for detector in table.detectors)
-    command = [
-        sys.executable, "-m", "scripts.train", "-m", *config.launch,
-        f"seed={_list(seeds)}", f"loss={_list(table.losses)}", f"dataset={_list(table.datasets)}", rows,
-        *(f"paths.{name}={quoted(config.paths[name])}" for name in ("data", "cache", "output")), "trainer.progress=none",
-        *table.overrides, *config.overrides,
-    ]  # fmt: skip
-    log_path.parent.mkdir(parents=True, exist_ok=True)
-    with open(log_path, "a", encoding="utf-8") as file:
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-
-
-def run(config: DictConfig, seeds: list[int]) -> list[Record]:
-    """Train what is missing, showing the table as it fills; returns the records of all cells that have one."""
-    cells = cells_of(config, seeds)
-    missing = [cell for cell in cells if not cell.is_finished]
-    if not missing:
-        return _records(cells)
-    log_path = Path(config.paths.output) / "sweeps" / f"{config.table.name}.log"
-    done = len(cells) - len(missing)
-    console.print(
-        f"{config.table.title}: {len(cells)} cells, {done} finished, {len(missing)} to train, "
-        f"{config.jobs} side by side; their output: {log_path}"
-    )
-    before = {cell.name: cell.record() for cell in missing}
-    process, waiting, started = sweep(config, seeds, log_path), list(missing), time.perf_counter()
-    try:
-        while waiting:
-            running = process.poll() is None
-            new = [
-                cell
-                for cell in waiting
-                if (found := cell.record()) is not None and found != before[cell.name]
-            ]
-            for cell in new:
-                waiting.remove(cell)
-                _announce(cell, len(cells) - len(waiting), len(cells), time.perf_counter() - started)
-            if new and waiting and sys.stdout.isatty():
-                console.print(_table(config, seeds, _records(cells)).to_rich())
-            if not running:
-                break
-            time.sleep(POLL_SECONDS)
-        process.wait()
-    except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
-        console.print("stopped; the same command goes on where this one was")
-        raise SystemExit(130) from None
-    if waiting:
-        names = ", ".join(cell.name for cell in waiting)
-        last = "\n".join(log_path.read_text(encoding="utf-8").rstrip().splitlines()[-8:])
-        console.print(
-            f"no record came of {names}. The end of {log_path}:\n{last}", highlight=False, markup=False
-        )
-    return _records(cells)
-
-
 def main(config: DictConfig) -> None:
-    """Do what ``config.action`` says; what is wrong with data or configuration is one line."""
+    """Do what ``config.action`` says; a fault of data or configuration is one line."""
     quiet_libraries()
     try:
         _main(config)
@@ -109,41 +44,97 @@ def main(config: DictConfig) -> None:
 
 
 def _main(config: DictConfig) -> None:
-    """Plan, or train if asked to, then write and print the table."""
-    if config.action == "plan":
-        console.print(plan(config, list(config.seeds or [0])).to_rich())
-        return
-    folder = Path(config.results) / config.table.name
-    kept = folder / "records"
-    if config.action == "run":
-        if config.table.get("trained_at"):
-            sys.exit(
-                f"table={config.table.name} was trained with the configs of commit {config.table.trained_at}; check that out to train "
-                "it again"
-            )
-        seeds = list(config.seeds or [0])
-        records = run(config, seeds)
-        for record in records:
-            name = f"{record.dataset}-{record.detector}-{record.loss.replace('/', '_')}-s{record.seed}"
-            write_record(kept / f"{name}.json", portable(record))
-    elif config.action == "build" and config.source == "wandb":
-        records = _on_server(config)
-        seeds = list(config.seeds or sorted({record.seed for record in records}))
-        if not records:
-            sys.exit(f"W&B project {config.project} has no record of a cell of table={config.table.name}")
-    elif config.action == "build" and config.source == "disk":
-        records = load_records(sorted(kept.glob("*.json")))
-        seeds = list(config.seeds or sorted({record.seed for record in records}))
-        if not records:
-            sys.exit(
-                f"{kept} has no records yet; make them: python -m scripts.table table={config.table.name} action=run"
-            )
-    else:
+    """Plan, or train if asked to, then print the table and write it where it belongs."""
+    actions = {"plan": _plan, "run": _run, "build": _build}
+    if config.action not in actions or config.source not in ("disk", "wandb"):
         sys.exit(
             f"action is {config.action!r} and source {config.source!r}; the action is build, run or plan, the source of build "
             "disk or wandb"
         )
-    table = _table(config, seeds, records)
+    actions[config.action](config)
+
+
+def _plan(config: DictConfig) -> None:
+    console.print(plan(config, list(config.seeds or [0])).to_rich())
+
+
+def _run(config: DictConfig) -> None:
+    """Train what is missing, then show the user's table beside the committed one."""
+    name = config.table.name
+    if config.table.get("trained_at"):
+        sys.exit(
+            f"table={name} was trained with the configs of commit {config.table.trained_at}; check that out to train it again"
+        )
+    seeds = list(config.seeds or [0])
+    records = run(config, seeds, console)
+    kept = _kept_records(config)
+    if config.publish:
+        seeds = sorted({*seeds, *(record.seed for record in kept)})
+        _refuse_smaller(config, seeds, kept)
+        for record in records:
+            write_record(_kept_folder(config) / f"{_file_name(record)}.json", portable(record))
+        table = build_table(_kept_records(config), table_spec(config.table, seeds))
+        _write(table, Path(config.results) / name)
+        console.print(table.to_rich())
+    else:
+        table = build_table(records, table_spec(config.table, seeds))
+        _show_beside(table, kept, config)
+    if any(record.status != FINISHED for record in records) or len(records) < len(table.cells):
+        sys.exit(1)
+
+
+def _show_beside(table: Table, kept: list[Record], config: DictConfig) -> None:
+    """Print the user's table, beside the committed one where there is one, and write both comparisons and table."""
+    folder = Path(config.tables) / config.table.name
+    _write(table, folder)
+    seeds = sorted({record.seed for record in kept})
+    committed = build_table(kept, table_spec(config.table, seeds)) if kept else None
+    found = agreement.agreements(table, committed) if committed else []
+    for note in table.notes:
+        console.print(f"{note}.", style="yellow", markup=False, highlight=False)
+    if not found:
+        console.print(table.to_rich())
+        return
+    console.print(agreement.to_rich(found, headline(config.table.metrics)))
+    for line in agreement.other_protocol(table, committed):
+        console.print(f"The protocols differ: {line}", markup=False, highlight=False)
+    outside = sum(one.verdict == agreement.OUTSIDE for one in found)
+    console.print(
+        f"{len(found)} figures beside those of {_kept_folder(config).parent} (seeds {', '.join(map(str, seeds))}): {outside} outside the "
+        f"noise over seeds; about {len(found) * 0.05:.0f} would be by chance",
+        markup=False, highlight=False,
+    )  # fmt: skip
+    write_text(folder / "committed.md", agreement.to_markdown(found))
+    console.print(f"written: {folder}/committed.md, all figures of both")
+
+
+def _build(config: DictConfig) -> None:
+    """The table from the committed records, or from those of a W&B project."""
+    name = config.table.name
+    if config.source == "wandb":
+        records = _on_server(config)
+        if not records:
+            sys.exit(f"W&B project {config.project} has no record of a cell of table={name}")
+    else:
+        records = _kept_records(config)
+        if not records:
+            sys.exit(
+                f"{_kept_folder(config)} has no records yet; make them: python -m scripts.table table={name} action=run publish=true"
+            )
+    seeds = list(config.seeds or sorted({record.seed for record in records}))
+    if config.publish:
+        _refuse_smaller(config, seeds, _kept_records(config))
+    table = build_table(records, table_spec(config.table, seeds))
+    console.print(table.to_rich())
+    if config.publish:
+        _write(table, Path(config.results) / name)
+    elif config.source == "wandb":
+        _write(table, Path(config.tables) / name)
+    if any(record.status != FINISHED for record in records) or len(records) < len(table.cells):
+        sys.exit(1)
+
+
+def _write(table: Table, folder: Path) -> None:
     for name, text in (
         ("table.md", table.to_markdown()),
         ("table.tex", table.to_latex()),
@@ -151,10 +142,41 @@ def _main(config: DictConfig) -> None:
         ("cells.csv", table.to_csv()),
     ):
         write_text(folder / name, text)
-    console.print(table.to_rich())
-    console.print(f"written: {folder}/table.md, table.tex, table.csv, cells.csv")
-    if any(record.status != FINISHED for record in records) or len(records) < len(table.cells):
-        sys.exit(1)
+    console.print(f"written: {folder}/table.md, table.tex, table.csv, cells.csv", soft_wrap=True)
+
+
+def _kept_folder(config: DictConfig) -> Path:
+    return Path(config.results) / config.table.name / "records"
+
+
+def _kept_records(config: DictConfig) -> list[Record]:
+    return load_records(sorted(_kept_folder(config).glob("*.json")))
+
+
+def _file_name(record: Record) -> str:
+    return f"{record.dataset}-{record.detector}-{record.loss.replace('/', '_')}-s{record.seed}"
+
+
+def _refuse_smaller(config: DictConfig, seeds: list[int], kept: list[Record]) -> None:
+    """Refuse to publish a table that has less than the committed one.
+
+    Raises:
+        ValueError: a kept record belongs to no cell of the table.
+    """
+    table = config.table
+    dropped = [
+        _file_name(record)
+        for record in kept
+        if record.detector not in table.detectors
+        or record.loss not in table.losses
+        or record.dataset not in table.datasets
+        or record.seed not in seeds
+    ]
+    if dropped:
+        raise ValueError(
+            f"publish=true would drop {len(dropped)} of the cells that {_kept_folder(config)} has, {dropped[0]} among them: leave out "
+            "seeds=... and table....=..., or write a table of your own without publish=true"
+        )
 
 
 def _on_server(config: DictConfig) -> list[Record]:
@@ -170,42 +192,14 @@ def _on_server(config: DictConfig) -> list[Record]:
     seeds = sorted({record.seed for record in own})
     try:
         keys = {cell.folder.name for cell in cells_of(config, seeds)}
-    except (
-        DataError
-    ):  # without the data nobody knows the names of their runs: all of the cells' runs are taken
+    except DataError:  # without the data the names of the runs are unknown: all runs of these cells count
         return own
     others = [record.key for record in own if record.key not in keys]
     if others:
         console.print(
-            f"left out, of another configuration than the table's: {', '.join(others)}", markup=False
+            f"left out, with another configuration than the table's: {', '.join(others)}", markup=False
         )
     return [record for record in own if record.key in keys]
-
-
-def _table(config: DictConfig, seeds: list[int], records: list[Record]) -> Table:
-    return build_table(records, table_spec(config.table, seeds))
-
-
-def _announce(cell: Cell, done: int, total: int, seconds: float) -> None:
-    record = cell.record()
-    if record.status == FINISHED:
-        ap = record.metrics.get("AP")
-        result = f"AP {'undefined' if ap is None else f'{100 * ap:.1f}'} in {record.seconds:.0f} s"
-    else:
-        result = f"failed: {record.error}"
-    console.print(
-        f"[{done}/{total}] {cell.name}: {result} ({seconds / 60:.1f} min so far)",
-        highlight=False,
-        markup=False,
-    )
-
-
-def _records(cells: list[Cell]) -> list[Record]:
-    return [record for cell in cells if (record := cell.record()) is not None]
-
-
-def _list(values) -> str:
-    return ",".join(str(value) for value in values)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from afl.tables import sweep as sweeping
+from afl.tables.cells import compose_cells, preset
 from afl.training.compose import CONF, compose_cell
 from afl.training.cost import forward_macs
 from afl.training.duration import Duration
 from datasets.releases import SIZES
 from scripts import table as table_script
-from scripts.cells import compose_cells, preset
 from scripts.entry import unknown_choice
 
 EXPERIMENTS = sorted(
@@ -113,7 +114,7 @@ def test_a_table_opens_with_how_to_get_it_and_its_hours_are_the_sum_of_its_rows(
 
 @pytest.mark.parametrize("name", ["coco", "lvis", "voc"])
 def test_missing_data_stop_a_table_before_anything_is_trained(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(table_script, "sweep", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(sweeping, "sweep", lambda *_: pytest.fail("trained"))
     config = tables(
         name, "action=run", "table.detectors=[fcos]", "table.losses=[fl]", f"paths.data={tmp_path}/data"
     )
@@ -124,9 +125,9 @@ def test_missing_data_stop_a_table_before_anything_is_trained(name, tmp_path, mo
 
 def test_a_sweep_of_presets_is_the_same_cells_as_the_table(monkeypatch, tmp_path):
     commands = []
-    monkeypatch.setattr(table_script.subprocess, "Popen", lambda command, **_: commands.append(command))
+    monkeypatch.setattr(sweeping.subprocess, "Popen", lambda command, **_: commands.append(command))
     config = tables("voc", "jobs=3", f"paths.output={tmp_path}")
-    table_script.sweep(config, [0, 1], tmp_path / "sweep.log")
+    sweeping.sweep(config, [0, 1], tmp_path / "sweep.log")
     (command,) = commands
     assert "hydra.launcher.n_jobs=3" in command and "seed=0,1" in command
     assert "experiment=" + ",".join(f"voc/{detector}" for detector in config.table.detectors) in command

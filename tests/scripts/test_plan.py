@@ -9,12 +9,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from afl.tables import plan as planning
+from afl.tables.plan import plan
 from afl.tracking import environment, write_record
 from afl.training import ConfigError, run_cell
 from afl.training.compose import CONF, compose_cell
 from afl.training.cost import Throughput
-from scripts import plan as planning
-from scripts.plan import plan
 from scripts.table import main
 
 SMALL = [

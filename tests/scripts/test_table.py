@@ -1,15 +1,21 @@
 """The table command: its cells have the keys that training gives them, and building twice gives the same bytes."""
 
+import dataclasses
+
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
+from afl.tables import sweep as sweeping
+from afl.tables.cells import cells_of, compose_cells
+from afl.tables.plan import FEATURES, Plan, Row
 from afl.tracking import write_record
 from afl.training import run_cell
 from afl.training.compose import CONF, compose_cell
 from afl.training.initial_weights import identity
 from scripts.kept import portable
-from scripts.table import cells_of, main
+from scripts.table import main
 
 SMALL = [
     "dataset.folder.num_train=24", "dataset.folder.num_val=10", "initial_weights=null", "logger=none",
@@ -27,6 +33,10 @@ def tables(tmp_path, *overrides: str) -> DictConfig:
                 "overrides=[" + ",".join(f"'{text}'" for text in SMALL) + "]", *overrides,
             ],
         )  # fmt: skip
+
+
+def published(config: DictConfig) -> DictConfig:
+    return OmegaConf.merge(config, {"publish": True})
 
 
 @pytest.fixture
@@ -81,9 +91,9 @@ def test_a_kept_record_names_no_folder_of_the_machine_that_made_it(finished, tmp
 
 def test_building_twice_gives_the_same_bytes_and_names_the_reconstruction(finished, tmp_path, capsys):
     folder = tmp_path / "results" / "shapes"
-    main(finished)
+    main(published(finished))
     first = {path.name: path.read_bytes() for path in folder.glob("table.*")}
-    main(finished)
+    main(published(finished))
     assert first == {path.name: path.read_bytes() for path in folder.glob("table.*")} and len(first) == 3
     assert "reconstruction" in first["table.md"].decode()
     assert "centernet" in capsys.readouterr().out
@@ -91,7 +101,7 @@ def test_building_twice_gives_the_same_bytes_and_names_the_reconstruction(finish
 
 def test_a_full_disk_is_one_line_and_leaves_the_table_that_was(finished, tmp_path, monkeypatch):
     folder = tmp_path / "results" / "shapes"
-    main(finished)
+    main(published(finished))
     first = {path.name: path.read_bytes() for path in folder.glob("*.*")}
     (next((folder / "records").iterdir())).unlink()  # another table than before
 
@@ -101,7 +111,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_table_that_was(finished, tmp_pat
     with monkeypatch.context() as patched:
         patched.setattr("datasets.files.os.fsync", no_space)
         with pytest.raises(SystemExit, match=r"No space left on device.*table\.md") as stopped:
-            main(finished)
+            main(published(finished))
     assert "\n" not in stopped.value.code
     assert first == {path.name: path.read_bytes() for path in folder.glob("*.*")}
 
@@ -128,3 +138,76 @@ def test_pretrained_features_are_told_apart_by_what_decides_them():
     )
     assert features() != features("detector.head_channels=64")
     assert features("initial_weights=null") == ""
+
+
+def folder_of(path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_a_run_leaves_the_committed_table_alone_and_is_shown_beside_it(finished, tmp_path, capsys):
+    main(published(finished))
+    committed = folder_of(tmp_path / "results")
+    fewer = OmegaConf.merge(finished, {"action": "run", "table": {"detectors": ["retinanet"]}})
+    capsys.readouterr()
+    main(fewer)
+    assert folder_of(tmp_path / "results") == committed
+    own = folder_of(tmp_path / "outputs" / "tables" / "shapes")
+    assert set(own) == {"table.md", "table.tex", "table.csv", "cells.csv", "committed.md"}
+    assert "centernet" not in own["table.md"].decode()
+    lines = own["committed.md"].decode().splitlines()[2:]
+    assert lines and all("| retinanet |" in line and line.endswith("| equal |") for line in lines)
+    shown = capsys.readouterr().out
+    assert "all 2 cells are finished" in shown and "committed" in shown
+
+
+def test_a_published_table_keeps_every_cell_of_the_committed_one(finished, tmp_path):
+    main(published(finished))
+    committed = folder_of(tmp_path / "results")
+    for change in ({"table": {"losses": ["fl"]}}, {"seeds": [1]}):
+        for action in ("build", "run"):
+            if action == "run" and "seeds" in change:  # trains another seed; the table then has both
+                continue
+            smaller = OmegaConf.merge(published(finished), {"action": action}, change)
+            with pytest.raises(SystemExit, match="would drop .* of the cells"):
+                main(smaller)
+    assert folder_of(tmp_path / "results") == committed
+
+
+@pytest.mark.parametrize("folder", ["out (1)", "vögel, #2", "it's = {a} & b;!", 'say "no"', "~x"])
+def test_any_folder_can_hold_the_runs_of_a_table(tmp_path, monkeypatch, folder):
+    commands = []
+    monkeypatch.setattr(sweeping.subprocess, "Popen", lambda command, **_: commands.append(command))
+    config = OmegaConf.merge(
+        tables(tmp_path, "table.detectors=[fcos]", "table.losses=[fl]"),
+        {"paths": {"output": f"{tmp_path}/{folder}"}},
+    )
+    (cell,) = compose_cells(config).values()
+    assert cell.paths.output == f"{tmp_path}/{folder}"
+    sweeping.sweep(config, [0], tmp_path / "sweep.log")
+    (override,) = [word for word in commands[0] if word.startswith("paths.output=")]
+    (parsed,) = OverridesParser.create().parse_overrides([override])
+    assert not parsed.is_sweep_override() and parsed.value() == f"{tmp_path}/{folder}"
+
+
+def test_a_line_says_what_came_of_a_cell_and_how_long_the_rest_takes(finished, monkeypatch):
+    record = cells_of(finished, [0])[0].record()
+    record = dataclasses.replace(
+        record, metrics={"AP": 0.5812, "AP_r": None}, train_seconds=50.0, eval_seconds=12.0
+    )
+    assert sweeping.result(record, ["AP", "AP_r", "AP_f"]) == "AP 58.1, AP_r undefined in 62 s"
+    failed = dataclasses.replace(record, status="failed", error="no room")
+    assert sweeping.result(failed, ["AP"]) == "failed: no room"
+    rows = [
+        Row("retinanet", 2, 0, 60 / 3600, 120 / 3600, 0.0, "X", ""),
+        Row(FEATURES, 1, 0, 120 / 3600, 120 / 3600, 0.0, "X", ""),
+    ]
+    now = [0.0]
+    monkeypatch.setattr(sweeping.time, "monotonic", lambda: now[0])
+    clock = sweeping.Clock(Plan("", rows, []), 1)
+    assert clock.outlook()[0].startswith(
+        "First, features are trained once per detector (1 of 1 to train, about 2.0 min"
+    )
+    assert clock.outlook()[1] == "About 4 min on this machine (X)."
+    now[0] = 360.0  # twice as long as planned for features and one cell
+    clock.ended(record)
+    assert clock.left() == "about 2 min left"  # one cell of a minute, at that pace

@@ -55,23 +55,36 @@ def preset(config: DictConfig, detector: str) -> list[str]:
     return [f"experiment={folder}/{detector}"] if folder else []
 
 
-def compose_cells(config: DictConfig) -> dict[Name, DictConfig]:
+def compose_rows(config: DictConfig) -> dict[tuple[str, str], DictConfig]:
+    """The config of the table's first loss by (data set, detector), at seed 0. Reads no data."""
+    table = config.table
+    return {
+        (dataset, detector): _compose(config, table.losses[0], dataset, detector)
+        for dataset, detector in itertools.product(table.datasets, table.detectors)
+    }
+
+
+def compose_cells(
+    config: DictConfig, rows: dict[tuple[str, str], DictConfig] | None = None
+) -> dict[Name, DictConfig]:
     """The config of every cell of ``config.table`` at seed 0, in the order in which the cells run: all detectors of one loss,
     then the next loss. Reads no data.
 
     A loss changes nothing but the loss (``tests/scripts/test_paper_tables.py``), so each row and each loss is composed once and
-    the cells are put together from them: composing takes a quarter of a second.
+    the cells are put together from them: composing takes a seventh of a second.
+
+    Args:
+        rows: what ``compose_rows`` gives, where the caller has it.
     """
     table = config.table
-    losses: dict[str, DictConfig] = {}
-    rows: dict[tuple[str, str], DictConfig] = {}
+    rows = compose_rows(config) if rows is None else rows
+    first = next(iter(rows))
+    losses = {
+        loss: rows[first].loss if loss == table.losses[0] else _compose(config, loss, *first).loss
+        for loss in table.losses
+    }
     composed = {}
-    for loss, dataset, detector in itertools.product(table.losses, table.datasets, table.detectors):
-        if (dataset, detector) not in rows:
-            rows[dataset, detector] = _compose(config, loss, dataset, detector)
-            losses.setdefault(loss, rows[dataset, detector].loss)
-        if loss not in losses:
-            losses[loss] = _compose(config, loss, dataset, detector).loss
+    for loss, (dataset, detector) in itertools.product(table.losses, rows):
         cell = copy.deepcopy(rows[dataset, detector])
         with open_dict(cell):
             cell.loss = losses[loss]

@@ -23,6 +23,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from afl.reporting import load_records
+from afl.tables.cells import DataSets, Name, cell_of, compose_cells, compose_rows
 from afl.tracking import FINISHED, Record, environment
 from afl.training import ConfigError
 from afl.training.compose import compose_cell
@@ -31,7 +32,6 @@ from afl.training.duration import Duration
 from afl.training.initial_weights import SHAPES, pretraining_config
 from datasets import DataError
 from datasets.releases import PUBLISHED, SIZES
-from scripts.cells import DataSets, Name, cell_of, compose_cells
 
 # RetinaNet R50-FPN on COCO: 0.205 s for a step of 16 images on 8 V100 (detectron2's model zoo).
 PUBLISHED_SPEED, PUBLISHED_DEVICE = 16 / 0.205 / 8, "V100"
@@ -40,6 +40,7 @@ CHECKPOINTS = 2  # that a run keeps: last and previous
 DETECTION_BYTES = 110  # of one detection in detections.json
 LEAST_STEPS = 50  # of a run whose speed counts: the first ones are slow
 SMALL_WORK = 1e12  # multiply-adds that a measurement on a CPU may take: some seconds
+FEATURES = "features for tiny"  # name of the row of pre-training
 MEASURE = ("auto", "true", "false")
 log = logging.getLogger(__name__)
 
@@ -133,14 +134,17 @@ def plan(config: DictConfig, seeds: Sequence[int]) -> Plan:
         )
     if str(config.measure).lower() not in MEASURE:
         raise ConfigError(f"measure is {config.measure!r}; it is one of {', '.join(MEASURE)}")
-    composed = compose_cells(config)
+    first = compose_rows(config)
     notes = []
     datasets: DataSets | None = DataSets()
     try:
-        for cell in composed.values():
+        for cell in first.values():
             datasets.of(cell)
+        composed = compose_cells(config, first)
     except DataError as error:
         datasets = None
+        # Without its data a run's key is unknown, and what a run takes hardly depends on its loss: the first one stands for all.
+        composed = {(loss, *row): cell for loss in config.table.losses for row, cell in first.items()}
         notes += [f"Data: {error}", *_disk_of_data(composed)]
     kept = Path(config.results) / config.table.name / "records"
     known = load_records(
@@ -371,9 +375,7 @@ def _pretraining(config: DictConfig, cells: Sequence[DictConfig], speeds: Speeds
         done += there
         left += 0.0 if there else hours[-1]
         size = max(size, CHECKPOINTS * checkpoint_bytes(pretraining, classes))
-    return Row(
-        "features for tiny", len(cells), done, statistics.fmean(hours), left, size, speed.device, speed.source
-    )
+    return Row(FEATURES, len(cells), done, statistics.fmean(hours), left, size, speed.device, speed.source)
 
 
 def _disk_of_data(composed: dict[Name, DictConfig]) -> list[str]:

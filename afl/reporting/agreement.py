@@ -1,0 +1,142 @@
+"""A user's table against the committed one of the same name: are their differences within the noise over seeds?
+
+The noise of one run is the standard deviation over the committed seeds, pooled over the losses of a detector. With m seeds of the
+user and n committed ones a difference of the means is within noise if its size is at most t(0.975) s sqrt(1/m + 1/n). About one
+entry in twenty lies outside by chance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from afl.reporting.intervals import t_quantile
+from afl.reporting.table import Table
+
+EQUAL, WITHIN, OUTSIDE, UNKNOWN = "equal", "within noise", "outside noise", "noise unknown"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One metric of one loss on one row, in [0, 1].
+
+    Attributes:
+        own, kept: means over the seeds that each table has.
+        allowed: largest difference within noise; None where no committed cell of the detector has two seeds.
+        equal: both tables have the same seeds and the same values.
+    """
+
+    dataset: str
+    detector: str
+    loss: str
+    metric: str
+    own: float
+    kept: float
+    allowed: float | None
+    equal: bool
+
+    @property
+    def verdict(self) -> str:
+        """``equal``, ``within noise``, ``outside noise`` or ``noise unknown``."""
+        if self.equal:
+            return EQUAL
+        if self.allowed is None:
+            return UNKNOWN
+        return WITHIN if abs(self.own - self.kept) <= self.allowed else OUTSIDE
+
+
+def agreements(own: Table, kept: Table) -> list[Agreement]:
+    """Every entry that both tables have, by data set, detector, loss and metric; averages are left out."""
+    found = []
+    for dataset in own.spec.datasets:
+        if dataset not in kept.spec.datasets:
+            continue
+        metrics = [metric for metric in own.spec.metrics if metric in kept.spec.metrics]
+        values = {metric: (own.values(dataset, metric), kept.values(dataset, metric)) for metric in metrics}
+        for detector in own.spec.detectors:
+            for loss in own.spec.losses:
+                for metric, (ours, theirs) in values.items():
+                    mine = ours.get(detector, {}).get(loss, {})
+                    committed = theirs.get(detector, {}).get(loss, {})
+                    if mine and committed:
+                        noise = _noise(theirs[detector])
+                        both = math.sqrt(1 / len(mine) + 1 / len(committed))
+                        found.append(
+                            Agreement(
+                                dataset, detector, loss, metric, _mean(mine), _mean(committed),
+                                allowed=None if noise is None else noise * both, equal=mine == committed,
+                            )
+                        )  # fmt: skip
+    return found
+
+
+def _mean(values: Mapping[Any, float]) -> float:
+    return math.fsum(values.values()) / len(values)
+
+
+def _noise(losses: Mapping[str, Mapping[Any, float]]) -> float | None:
+    """t(0.975) times the standard deviation of one run, pooled over losses; None without a repeated cell."""
+    squares, freedom = [], 0
+    for values in losses.values():
+        mean = _mean(values) if values else 0.0
+        squares += [(value - mean) ** 2 for value in values.values()]
+        freedom += max(0, len(values) - 1)
+    return t_quantile(freedom) * math.sqrt(math.fsum(squares) / freedom) if freedom else None
+
+
+def other_protocol(own: Table, kept: Table) -> list[str]:
+    """``name: value here, value there`` for each entry of the protocol in which the two tables differ."""
+
+    def entries(table: Table) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for cell, record in table.cells.items():
+            if record is not None and own.cells.get(cell[:3] + (own.spec.seeds[0],)) is not None:
+                for name, value in record.protocol.items():
+                    found.setdefault(name, set()).add(str(value))
+        return found
+
+    ours, theirs = entries(own), entries(kept)
+    return [
+        f"{name}: {' / '.join(sorted(ours[name]))}, committed {' / '.join(sorted(theirs[name]))}"
+        for name in ours
+        if name in theirs and ours[name] != theirs[name]
+    ]
+
+
+def to_markdown(found: list[Agreement]) -> str:
+    """One line for each entry, metrics times 100."""
+    lines = [
+        "| data set | detector | loss | metric | yours | committed | |",
+        "| --- | --- | --- | --- | ---: | ---: | --- |",
+    ]
+    lines += [
+        f"| {one.dataset} | {one.detector} | {one.loss} | {one.metric} | {100 * one.own:.1f} | {100 * one.kept:.1f} | {one.verdict} |"
+        for one in found
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def to_rich(found: list[Agreement], metrics: tuple[str, ...]) -> Any:
+    """A ``rich`` table: a row for each cell; for each of ``metrics`` yours, the committed value and the verdict."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    shown = RichTable(title="Yours beside the committed table, x 100", title_justify="left")
+    for name in ("detector", "loss"):
+        shown.add_column(name)
+    for metric in metrics:
+        for name in (f"{metric} yours", "committed", ""):
+            shown.add_column(name, justify="right" if name else "left")
+    rows: dict[tuple[str, str, str], dict[str, Agreement]] = {}
+    for one in found:
+        rows.setdefault((one.dataset, one.detector, one.loss), {})[one.metric] = one
+    several = len({dataset for dataset, _, _ in rows}) > 1
+    for (dataset, detector, loss), entries in rows.items():
+        cells: list[str] = []
+        for metric in metrics:
+            one = entries.get(metric)
+            cells += [f"{100 * one.own:.1f}", f"{100 * one.kept:.1f}", one.verdict] if one else ["", "", ""]
+        shown.add_row(f"{dataset} {detector}" if several else detector, loss, *map(Text, cells))
+    return shown

@@ -1,0 +1,203 @@
+"""Training the missing cells of a table, with one line for each cell that ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from afl.tables.cells import Cell, cells_of, quoted
+from afl.tables.plan import FEATURES, Plan, plan
+from afl.tracking import FINISHED, Record
+from afl.tracking.record import DamagedRecord, read_record
+
+POLL_SECONDS = 1.0
+LINES_OF_LOG = 8
+
+
+def sweep(config: DictConfig, seeds: Sequence[int], log_path: Path) -> subprocess.Popen:
+    """Start ``scripts.train -m`` over the table's cells; its output goes to ``log_path``."""
+    table = config.table
+    rows = f"detector={_list(table.detectors)}"
+    if table.experiments:  # which bring detector and data set
+        rows = "experiment=" + _list(f"{table.experiments}/{detector}" for detector in table.detectors)
+    paths = [f"paths.{name}={quoted(config.paths[name])}" for name in ("data", "cache", "output")]
+    command = [
+        sys.executable, "-m", "scripts.train", "-m", *config.launch,
+        f"seed={_list(seeds)}", f"loss={_list(table.losses)}", f"dataset={_list(table.datasets)}", rows,
+        *variants(table), *paths, "trainer.progress=none", *table.overrides, *config.overrides,
+    ]  # fmt: skip
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with open(log_path, "a", encoding="utf-8") as file:
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+
+
+def variants(table: DictConfig) -> list[str]:
+    """Overrides that sweep over the variants of the table's data sets: ``dataset.fold=a,b``."""
+    return [f"dataset.{name}={_list(values)}" for name, values in (table.get("variants") or {}).items()]
+
+
+def run(config: DictConfig, seeds: Sequence[int], console: Console) -> list[Record]:
+    """Train what is missing and print one line for each cell that ends; returns the records of all cells that have one."""
+    cells = cells_of(config, seeds)
+    missing = [cell for cell in cells if not cell.is_finished]
+    if not missing:
+        console.print(f"{config.table.title}: all {len(cells)} cells are finished")
+        return records_of(cells)
+    log_path = Path(config.paths.output) / "sweeps" / f"{config.table.name}.log"
+    console.print(
+        f"{config.table.title}: {len(cells)} cells, {len(cells) - len(missing)} finished, {len(missing)} to train, "
+        f"{config.jobs} at a time; their output: {log_path}",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
+    clock = Clock(plan(config, list(seeds)), config.jobs)
+    for line in clock.outlook():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    before = {cell.name: cell.record() for cell in missing}
+    features = FeatureRuns(Path(config.paths.output))
+    process, waiting = sweep(config, seeds, log_path), list(missing)
+    try:
+        while waiting:
+            running = process.poll() is None
+            for line in features.new():
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+            for cell in list(waiting):
+                record = cell.record()
+                if record is not None and record != before[cell.name]:
+                    waiting.remove(cell)
+                    clock.ended(record)
+                    place = f"[{len(cells) - len(waiting)}/{len(cells)}]"
+                    line = f"{place} {cell.name}: {result(record, config.table.metrics)}; {clock.left()}"
+                    console.print(line, highlight=False, markup=False, soft_wrap=True)
+            if not running:
+                break
+            time.sleep(POLL_SECONDS)
+        process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        console.print("\nstopped; the same command continues from here")
+        raise SystemExit(130) from None
+    if waiting:
+        names = ", ".join(cell.name for cell in waiting)
+        last = "\n".join(log_path.read_text(encoding="utf-8").rstrip().splitlines()[-LINES_OF_LOG:])
+        text = f"no record of {names}. The end of {log_path}:\n{last}"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    return records_of(cells)
+
+
+def records_of(cells: Iterable[Cell]) -> list[Record]:
+    """The records of the cells that have one."""
+    return [record for cell in cells if (record := cell.record()) is not None]
+
+
+def result(record: Record, metrics: Sequence[str]) -> str:
+    """``AP 58.1, AP_r 44.0 in 62 s`` or the reason of the failure."""
+    if record.status != FINISHED:
+        return f"failed: {record.error}"
+    shown = [name for name in headline(metrics) if name in record.metrics]
+    values = ((name, record.metrics[name]) for name in shown)
+    figures = ", ".join(
+        f"{name} undefined" if value is None else f"{name} {100 * value:.1f}" for name, value in values
+    )
+    return f"{figures} in {record.seconds:.0f} s"
+
+
+def headline(metrics: Sequence[str]) -> tuple[str, ...]:
+    """The metrics that fit into a terminal: the first one, and that of the rare classes where the table has it."""
+    return tuple(dict.fromkeys([metrics[0], *(name for name in metrics if name == "AP_r")]))
+
+
+class FeatureRuns:
+    """The pre-training runs below a folder; names each new one once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known = set(self._paths())
+
+    def _paths(self) -> list[Path]:
+        return sorted(self._folder.glob("shapes_pretraining-*/record.json"))
+
+    def new(self) -> list[str]:
+        """A line for each run that ended since the last call."""
+        lines = []
+        for path in self._paths():
+            if path in self._known:
+                continue
+            try:
+                record = read_record(path)
+            except (DamagedRecord, FileNotFoundError):
+                continue
+            self._known.add(path)
+            if record.status == FINISHED:
+                lines.append(f"features of {record.detector}: trained in {record.seconds:.0f} s")
+        return lines
+
+
+@dataclass
+class Clock:
+    """The time that a sweep still takes: as planned at first, then at the pace of the cells that ended.
+
+    Args:
+        plan: of the table.
+        jobs: cells at a time.
+    """
+
+    plan: Plan
+    jobs: int
+
+    def __post_init__(self) -> None:
+        self._started = time.monotonic()
+        self._expected = {row.name: 3600 * row.hours_each for row in self.plan.rows if row.name != FEATURES}
+        self._total = sum(3600 * row.hours_left for row in self.plan.rows)
+        self._features = [row for row in self.plan.rows if row.name == FEATURES]
+        self._done = 0.0
+        self._ended = 0
+
+    def outlook(self) -> list[str]:
+        """What will happen, and about how long it takes."""
+        lines = []
+        for row in self._features:
+            if row.done < row.runs:
+                lines.append(
+                    f"First, features are trained once per detector ({row.runs - row.done} of {row.runs} to train, about "
+                    f"{row.hours_each * 60:.1f} min each on one core); every loss starts from them."
+                )
+        devices = ", ".join(self.plan.hours_by_device())
+        lines.append(f"About {minutes(self._total / self.jobs)} on this machine ({devices}).")
+        return lines
+
+    def ended(self, record: Record) -> None:
+        """Count a cell that has a record now."""
+        names = (record.detector, f"{record.dataset} {record.detector}")
+        known = [self._expected[name] for name in names if name in self._expected]
+        self._done += known[0] if known else record.seconds
+        self._ended += 1
+
+    def left(self) -> str:
+        """``about 12 min left``."""
+        features = sum(3600 * row.hours_left for row in self._features)
+        done = min(self._done + min(features, features * self._ended / self.jobs), self._total)
+        remaining = max(0.0, self._total - done) / self.jobs
+        if done:  # half of the cells in progress is done, on average
+            each = self._done / max(1, self._ended)
+            pace = (time.monotonic() - self._started) * self.jobs / (done + each * (self.jobs - 1) / 2)
+            remaining *= pace
+        return f"about {minutes(remaining)} left" if remaining >= 1 else "done"
+
+
+def minutes(seconds: float) -> str:
+    """``40 s``, ``12 min`` or ``3.4 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _list(values: Iterable[object]) -> str:
+    return ",".join(str(value) for value in values)

@@ -1,0 +1,61 @@
+"""A table beside the committed one: verdicts against a two-sample interval worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from afl.reporting import TableSpec, build_table
+from afl.reporting.agreement import agreements, other_protocol, to_markdown
+from afl.tracking import FINISHED, Record
+
+
+def record(loss: str, seed: int, ap: float, **protocol: str) -> Record:
+    return Record(
+        key=f"shapes-fcos-{loss}-s{seed}", status=FINISHED, dataset="shapes", detector="fcos", loss=loss, seed=seed, config={},
+        protocol=protocol or {"schedule": "24epochs"}, metrics={"AP": ap},
+    )  # fmt: skip
+
+
+def table(records: list[Record], *, seeds: list[int]):
+    spec = TableSpec(
+        name="shapes",
+        detectors=["fcos"],
+        losses=["fl", "afl"],
+        datasets=["shapes"],
+        seeds=seeds,
+        metrics=["AP"],
+    )
+    return build_table(records, spec)
+
+
+KEPT = [
+    record("fl", 0, 0.50), record("fl", 1, 0.52), record("fl", 2, 0.54),
+    record("afl", 0, 0.60), record("afl", 1, 0.60), record("afl", 2, 0.63),
+]  # fmt: skip
+
+
+def test_noise_is_pooled_over_the_losses_of_a_detector():
+    own = table([record("fl", 7, 0.59), record("afl", 7, 0.53)], seeds=[7])
+    fl, afl = agreements(own, table(KEPT, seeds=[0, 1, 2]))
+    # Sums of squares 8e-4 and 6e-4 with four degrees of freedom; t(0.975, 4) = 2.7764; one seed against three.
+    allowed = 2.7764 * (14e-4 / 4) ** 0.5 * (1 + 1 / 3) ** 0.5
+    assert fl.allowed == pytest.approx(allowed, rel=1e-4) == afl.allowed
+    assert (fl.verdict, afl.verdict) == ("outside noise", "outside noise")  # 0.07 and 0.08 off, 0.06 allowed
+    own = table([record("fl", 7, 0.57)], seeds=[7])
+    (fl,) = agreements(own, table(KEPT, seeds=[0, 1, 2]))
+    assert (fl.own, fl.kept, fl.verdict) == (0.57, pytest.approx(0.52), "within noise")
+    assert "| shapes | fcos | fl | AP | 57.0 | 52.0 | within noise |" in to_markdown([fl])
+
+
+def test_the_same_runs_are_equal_and_single_seeds_leave_the_noise_unknown():
+    kept = table(KEPT, seeds=[0, 1, 2])
+    assert {one.verdict for one in agreements(kept, kept)} == {"equal"}
+    single = table(KEPT[:1], seeds=[0])
+    (one,) = agreements(table([record("fl", 0, 0.51)], seeds=[0]), single)
+    assert one.verdict == "noise unknown"
+
+
+def test_another_protocol_is_named():
+    own = table([record("fl", 0, 0.3, schedule="2epochs")], seeds=[0])
+    assert other_protocol(own, table(KEPT, seeds=[0, 1, 2])) == ["schedule: 2epochs, committed 24epochs"]
+    assert other_protocol(table(KEPT[:1], seeds=[0]), table(KEPT, seeds=[0, 1, 2])) == []
