@@ -7,6 +7,8 @@
         reads both splits, decodes every image and reports every kind of defect with its count and first
         examples.  Exit code 0 when there is none or the data set's policy is `skip`, 1 when there are some
         and it is `error`, 2 when the data set cannot be read at all.
+    python -m scripts.prepare_data ccp|chula|foda existing=FOLDER [dataset.root=FOLDER ...]
+        converts the authors' release in FOLDER, as docs/photographs.md describes, and reads the result.
     python -m scripts.prepare_data shapes [dataset.seed=1 ...]
         generates LongTail Shapes and says where.
 
@@ -52,11 +54,15 @@ from datasets import (
 )
 from datasets.defects import Defect
 from datasets.obtain import Sources, obtain
+from datasets.prepare_ccp import prepare_ccp
+from datasets.prepare_chula import prepare_chula
+from datasets.prepare_foda import prepare_foda
 from datasets.releases import PUBLISHED
 from scripts.entry import CONF, asks_for_help, unknown_choice, unknown_key
 from scripts.transfer_progress import transfer_progress
 
 DEFECTS_FOUND, UNREADABLE, INTERRUPTED = 1, 2, 130
+CONVERSIONS = {"ccp": prepare_ccp, "chula": prepare_chula, "foda": prepare_foda}
 OPTIONS = ("existing", "mirror", "keep_archives", "connections", "verify")
 
 
@@ -64,6 +70,7 @@ def main(arguments: list[str]) -> int:
     """Run one command; returns the exit code."""
     commands = {"check": check, "shapes": shapes}
     commands |= {name: functools.partial(fetch, name) for name in PUBLISHED}
+    commands |= {name: functools.partial(convert, name) for name in CONVERSIONS}
     if asks_for_help(arguments, __doc__):
         return 0
     if not arguments or arguments[0] not in commands:
@@ -97,6 +104,22 @@ def fetch(name: str, arguments: list[str]) -> int:
     print(f"{name} is complete in {folders}")
     # Every byte was verified on its way: only `check` itself decodes the images as well.
     return _report(dataset, decode=False) if changed else 0
+
+
+def convert(name: str, arguments: list[str]) -> int:
+    """Convert the authors' release of a photograph data set, then read its annotations."""
+    given = dict(argument.split("=", 1) for argument in arguments if argument.startswith("existing="))
+    if "existing" not in given:
+        raise DataError(f"{name} has no download: set existing=FOLDER to a copy of the authors' release")
+    dataset = _dataset([f"dataset={name}", *(a for a in arguments if not a.startswith("existing="))])
+    release, root = Path(given["existing"]).expanduser(), Path(dataset.root)
+    if release.resolve() == root.resolve():
+        raise DataError(
+            f"existing= and dataset.root are the same folder {root}: set dataset.root to another one"
+        )
+    CONVERSIONS[name](release, root)
+    print(f"{name} is complete in {root}")
+    return _report(dataset, decode=False)
 
 
 def check(overrides: list[str]) -> int:
