@@ -1,9 +1,9 @@
 """Classification losses for detectors, usable without the rest of the project.
 
-For one's own training loop: ``sigmoid_focal_loss``, ``class_balanced_focal_loss``, ``adaptive_focal_loss``
-and the module ``AdaptiveFocalLoss`` take dense targets. The detectors use ``ClassificationLoss``, a chain of
-weightings on sparse targets. The equations are in ``gradient``, the fused operation in ``primitive``, what it
-should compute, slow and obvious, in ``reference``.
+``sigmoid_focal_loss``, ``class_balanced_focal_loss``, ``adaptive_focal_loss`` and the module ``AdaptiveFocalLoss`` take
+dense targets and fit any training loop. The detectors use ``ClassificationLoss``, a chain of weightings on sparse targets.
+The equations are in ``gradient``, the fused operation is in ``primitive``, and a slow, obvious version of it is in
+``reference``.
 """
 
 from afl.losses.adaptive_gradient import AdaptiveGradient, ScheduledGradient

@@ -2,17 +2,16 @@
 
 The formula of the paper is not public; this is a *reconstruction* from its description.
 
-    u     = W G_gamma(g)                                    size of the weighted gradient, alpha_t apart
-    A     = 1 / (1 + kappa u / tau)                         the gate, detached; A u rises to tau / kappa
+    u     = W G_gamma(g)                                    size of the weighted gradient, without alpha_t
+    A     = 1 / (1 + kappa u / tau)                         the gate, detached; A u is bounded by tau / kappa
     kappa = kappa_0 clip((ghat - h) / (ghat_0 - h), 0, 1)   ghat: running mean of g over positives, h = 1/2
 
-A fresh head gives every positive g = 1 - prior, so ghat starts at ghat_0 = 1 - prior and kappa at kappa_0;
-once the positives are on average more right than wrong, kappa is 0, the gate 1, and what is left is
-class-balanced focal loss. Defaults: kappa_0 = tau = 1, a momentum of 0.99 and h = 1/2, all ours;
-results/protocol.md says which of them were searched.
+A fresh head gives every positive g = 1 - prior, so ghat starts at ghat_0 = 1 - prior and kappa at kappa_0. Once the mean g
+over positives is below h, kappa is 0, the gate is 1, and the loss is class-balanced focal loss. The defaults kappa_0 = tau
+= 1, a momentum of 0.99 and h = 1/2 are ours; results/protocol.md lists the ones that were searched.
 
-Anchors, grids and heat maps alike. On a heat map W has the scale (1 - Y)^4 of a negative in it. A soft positive
-has g = |p - y|, and counts as one positive in ghat.
+The gate works the same way on anchors, grids and heat maps. On a heat map W includes the scale (1 - Y)^4 of a negative. A
+soft positive has g = |p - y| and counts as one positive in ghat.
 """
 
 from __future__ import annotations
@@ -35,13 +34,12 @@ class AdaptiveGradient(Weighting):
     Args:
         info: the map; its ``prior`` is where the running mean starts.
         kappa: kappa_0, strength of the gate for a fresh head; 0 switches it off.
-        tau: with kappa_0 = 1, the size of gradient that the closed gate never lets through.
+        tau: with kappa_0 = 1, the bound on the gradient of a fresh head.
         momentum: of the running mean of g, per optimiser step.
         threshold: h, the mean g at which the gate is fully open.
-        per_class: a running mean, and so a kappa, for every class; a class moves only in steps that have one
+        per_class: keep a running mean, and so a kappa, for every class; a class is updated only in steps that have one
             of its positives.
-        negatives: gate the negatives as well. Without them the link sees the weights of the links before it
-            and should be the last that changes positives.
+        negatives: gate the negatives as well. If False, put this link after every link that weighs positives.
     """
 
     def __init__(
@@ -120,7 +118,7 @@ class ScheduledGradient(Weighting):
 
 
 def check_gate(kappa: float, tau: float) -> None:
-    """Raises ValueError where the gate would not lie in (0, 1]."""
+    """Raise ValueError if the gate could leave (0, 1]."""
     if kappa < 0 or tau <= 0:
         raise ValueError(
             f"kappa is {kappa} and tau {tau}, but kappa must not be negative and tau must be positive."

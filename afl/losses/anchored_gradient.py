@@ -6,8 +6,8 @@ A form of Adaptive Focal Loss; like the others it is a *reconstruction*, because
 
 w is the weight that the links before it give to a positive, G = G_gamma(g) the size of its unweighted gradient,
 alpha_t apart. A positive that the model gets wrong has a large G and w~ tends to 1, which is focal loss; one that
-it gets right has a small G and w~ tends to w, which is class-balanced focal loss. w~ lies between the two for
-every G, so no class is pushed less than the weaker of both. w~ G rises with G, so the order of difficulty stays.
+it gets right has a small G and w~ tends to w, which is class-balanced focal loss. w~ is always between the
+two, so no class is pushed less than by the weaker of the two losses. w~ G rises with G, so the order of difficulty stays.
 
 The link has neither state nor schedule. kappa = 0 gives class-balanced focal loss, kappa = infinity focal loss.
 kappa = 1 is our default.

@@ -20,9 +20,9 @@ Normaliser: |P| in the paper. The detectors' normaliser is the mean of |P| over 
 it is the same; on several each ranks its own part of the batch, as in the official code.
 
 Differs from the official code, which loops over positives: sums of H are piecewise linear in the logits, so
-one pass collects the negatives between the 2 |P| bends, and a second one reads their gradients from a table.
-Time is in elements x log |P|, memory a gradient and an int32 of its size; all in double precision. A ranking
-says nothing about probabilities: scores stay near the prior, and the official detector keeps all that is
+one pass collects the negatives between the 2 |P| bends, and a second pass reads their gradients from a table.
+Time grows with elements x log |P|; memory is a gradient and an int32 of its size; sums are in double precision. A ranking
+does not constrain probabilities: scores stay near the prior, and the official detector keeps every detection
 above it (``score_threshold``).
 """
 
@@ -104,7 +104,7 @@ def _loss_and_gradient(
         _, z, mass = _candidates(logits[rows], plain[rows], bends[0])
         place = _collect(ahead, bends, z, mass)
         if differentiable:
-            # The search for it is what costs most, and the second pass needs it again.
+            # The search is the most expensive part, and the second pass needs its result.
             places.append(place)
     _collect(ahead, bends, rivals.logit, rivals.mass)
     same = torch.zeros_like(ahead)
@@ -150,9 +150,10 @@ def _candidates(logits: Tensor, plain: Tensor, lowest: Tensor) -> tuple[Tensor |
 
 
 def _collect(table: Tensor, bends: Tensor, z: Tensor, mass: Tensor) -> Tensor:
-    """Adds mass and mass times logit of elements to the (2, K + 1) table of what lies between K bends.
+    """Add mass and mass times logit of elements to the (2, K + 1) table of the intervals between K bends.
 
-    Returns where each of them lies, int32.
+    Returns:
+        The interval of each element, int32.
     """
     place = _place(bends, z)
     for row, values in zip(table, (mass, mass * z), strict=True):
@@ -183,5 +184,5 @@ def _step_table(strength: Tensor, bends: Tensor, order: Tensor, delta: float) ->
 
 
 def _steps_below(z: Tensor, place: Tensor, slope: Tensor, intercept: Tensor) -> Tensor:
-    """(K,) values of that sum at logits ``z`` (K,), which lie at ``place`` (K,) between the bends."""
+    """(K,) values of that sum at logits ``z`` (K,) in the intervals ``place`` (K,)."""
     return torch.addcmul(intercept.index_select(0, place), slope.index_select(0, place), z).clamp_(min=0.0)

@@ -3,19 +3,18 @@
     E_n = (1 - beta^n) / (1 - beta)        effective number of n instances, eq. 2
     w_c = 1 / E_{n_c}, normalised
 
-Cui et al. weight the samples of a classifier. A background location of a detector has no class, so a choice
-has to be made: here the weight multiplies the positive elements of a class, and negatives keep weight 1.
+Cui et al. weight the samples of a classifier. A background location of a detector has no class, so a choice is needed: here
+the weight multiplies the positive elements of a class, and negatives keep weight 1.
 
-Defaults: beta = 0.999, of the official scripts for ImageNet and iNaturalist. The cap of 5 is ours, because 1 / E_n
-spans three orders of magnitude on LVIS, and so is the normalisation: the most frequent class has weight 1 in
-``cbl`` and ``cbfl``; in ``afl`` and ``cbfl_instances`` the mean over instances is 1, as a search of its own
-settled (results/protocol.md).
+Defaults: beta = 0.999, from the official scripts for ImageNet and iNaturalist. The cap of 5 is ours, because 1 / E_n spans
+three orders of magnitude on LVIS. The normalisation is ours as well: in ``cbl`` and ``cbfl`` the most frequent class has
+weight 1; in ``afl`` and ``cbfl_instances`` the mean over instances is 1, which a search selected (results/protocol.md).
 
-Anchors, grids and heat maps alike: the positives of class c, or the peaks of its map. A map of objectness has one
-class and so weight 1.
+On anchors and grids the weight applies to the positives of class c, on heat maps to the peaks of its map. A map of
+objectness has one class and therefore weight 1.
 
-Differs from the official code: there the weight of a sample's class multiplies all C logits of that sample, takes
-the place of alpha_t, and weights sum to C (``normalize: classes``).
+Differs from the official code, where the weight of a sample's class multiplies all C logits of that sample, replaces
+alpha_t, and weights sum to C (``normalize: classes``).
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ def class_balanced_weights(
     """Weights of classes by their effective number of instances (Cui et al. 2019, eq. 2 and section 3).
 
     Args:
-        instances_per_class: (C,) training instances; a class without any weighs as if it had one.
-        beta: in [0, 1); 0 weighs all classes alike, towards 1 the weights tend to inverse frequency.
-        normalize: ``head``: the most frequent class weighs 1; ``instances``: the mean over instances is 1;
+        instances_per_class: (C,) training instances; a class without instances is weighted as if it had one.
+        beta: in [0, 1); 0 gives all classes the same weight, values near 1 approach inverse frequency.
+        normalize: ``head``: the most frequent class has weight 1; ``instances``: the mean over instances is 1;
             ``classes``: the mean over classes is 1, so the weights sum to C as in Cui et al.
         cap: largest weight, at least 1; a mean of 1 is kept under the cap. None: no cap.
 
@@ -51,7 +50,7 @@ def class_balanced_weights(
         (C,) float32 weights on the device of the counts.
 
     Raises:
-        ValueError: where an argument is out of its range.
+        ValueError: if an argument is out of its range.
     """
     counts = torch.as_tensor(instances_per_class).to(torch.float64)
     if counts.ndim != 1 or not counts.numel() or not bool(torch.isfinite(counts).all() & (counts >= 0).all()):
@@ -63,7 +62,7 @@ def class_balanced_weights(
     if cap is not None and cap < 1:
         raise ValueError(f"cap is {cap}, but a largest weight below 1 leaves no weight for any class.")
     n = counts.clamp(min=1)
-    # 1 - beta^n without the cancellation that eats digits for beta near 1.
+    # 1 - beta^n without the cancellation that loses digits for beta near 1.
     weight = (1 - beta) / -torch.expm1(n * torch.log(torch.tensor(beta, dtype=torch.float64)))
     limit = torch.inf if cap is None else cap
     if normalize == "head":
@@ -80,8 +79,8 @@ def class_balanced_weights(
 def _with_mean_one(weight: Tensor, mass: Tensor, limit: float) -> Tensor:
     """min(s weight, limit) with the factor s that makes its mean under ``mass`` equal to 1.
 
-    Cutting at the limit lowers the mean, raising the others to repair it may lift more of them over the
-    limit: each round fixes those at the limit, and there are at most as many rounds as classes.
+    Capping lowers the mean, and raising the other weights to repair it may lift more of them over the limit. Each round
+    fixes the weights at the limit, so there are at most as many rounds as classes.
     """
     capped = torch.zeros_like(weight, dtype=torch.bool)
     scaled = weight
@@ -112,8 +111,8 @@ class ClassWeights(Weighting):
     Args:
         info: the map; its ``instances_per_class`` are counted.
         beta, normalize, cap: see ``class_balanced_weights``.
-        fade_steps: over how many optimiser steps the weights fade in, as w_c^(t / fade_steps) for step t: the
-            deferred re-weighting of Cao et al. (NeurIPS 2019) without its jump. 0: in force from the start.
+        fade_steps: number of optimiser steps over which the weights fade in, as w_c^(t / fade_steps) for step t: the
+            deferred re-weighting of Cao et al. (NeurIPS 2019) without its jump. 0 applies them from the start.
     """
 
     def __init__(

@@ -2,8 +2,8 @@
 
     loss = (1 / N) sum over elements of W A alpha_t g^gamma BCE(z, y)
 
-where g = |p - y|, W is the product of the chain's weights and A its gate, both constants for the gradient.
-The empty chain is focal loss; the files of ``conf/loss`` are the other arms.
+where g = |p - y|, W is the product of the chain's weights and A its gate; both are detached. The empty chain is focal
+loss; the other arms are files of ``conf/loss``.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from afl.losses.weighting import ElementWeights, Weighting
 
 
 class ClassificationLoss(MapLoss):
-    """Sum of weighted element losses of one map over a normaliser that the caller chooses.
+    """Sum of the weighted element losses of one map, divided by the caller's normaliser.
 
     Args:
         info: the map the loss is for.
         chain: ordered names and factories of weightings, each called with ``info``. A factory that is None is
-            left out, so that a link of a configuration can be set to null.
+            skipped, so a configuration can set a link to null.
         gamma: focusing exponent, 0 is cross-entropy.
-        alpha: balance of positives and negatives; None: what the head is used to; negative: off.
+        alpha: balance of positives and negatives; None takes the head's usual one; negative switches it off.
     """
 
     def __init__(

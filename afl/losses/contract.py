@@ -52,7 +52,7 @@ class MapLoss(nn.Module, ABC):
         info: the map.
         uses_overlap: whether the detector must fill ``target.overlap``.
         seen: soft values (P,) of the last training batch's positives, and the weights of its positives and its gate,
-            for whoever records the gradients; None for a loss that has no such weights.
+            recorded by the gradient dynamics; None for a loss without such weights.
     """
 
     uses_overlap: bool = False

@@ -29,7 +29,7 @@ from afl.losses.gradient import (
 
 # Elements of a block on a CPU: its temporaries stay in the cache of a core.
 _BLOCK = 1 << 16
-# Plain negatives are computed apart where they outnumber the other elements by this.
+# Plain negatives are computed separately if they outnumber the other elements by this factor.
 _SPARSE = 8
 
 
@@ -119,8 +119,8 @@ def _block_terms(
     gamma: float,
     place: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Weighted losses and signed gradients of a block (n, C), gradients in ``place`` where that is free."""
-    # A CPU can look for what is not a plain negative, and then compute only that in full.
+    """Weighted losses and signed gradients of a block (n, C), gradients in ``place`` if it is given."""
+    # On a CPU it is cheap to find the few elements that are not plain negatives and compute only those in full.
     index = _indices_of_others(y) if z.device.type == "cpu" else None
     if index is None or _SPARSE * index.numel() > y.numel():
         return _terms(z, y, class_weights, strength, alpha, gamma)
@@ -134,7 +134,7 @@ def _block_terms(
 
 
 def _indices_of_others(y: Tensor) -> Tensor:
-    """(K,) flat indices of what is not 0 in targets (n, C); sums over rows first spare most of the search."""
+    """(K,) flat indices of the non-zero targets (n, C); summing rows first avoids most of the search."""
     rows = y.sum(1).nonzero().squeeze(1)
     position, label = y[rows].nonzero(as_tuple=True)
     return rows[position] * y.shape[1] + label

@@ -1,4 +1,4 @@
-"""The one collective that losses need."""
+"""The collective operation of the losses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """The sum of ``tensor`` over all ranks, in place; the tensor itself where nothing is distributed."""
+    """The sum of ``tensor`` over all ranks, in place; the unchanged tensor without torch.distributed."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor

@@ -1,4 +1,4 @@
-"""EFL: focal loss with a focus of each class's own.
+"""EFL: focal loss with a focusing exponent for each class.
 
 Li et al., Equalized Focal Loss for Dense Long-Tailed Object Detection, CVPR 2022.
 
@@ -6,17 +6,15 @@ Li et al., Equalized Focal Loss for Dense Long-Tailed Object Detection, CVPR 202
     gamma_j = gamma_b + s (1 - g_j)
     EFL     = alpha_t (gamma_j / gamma_b) (1 - p_t)^gamma_j (-ln p_t)    on positives and negatives of class j
 
-The larger exponent silences what a rare class already gets right, above all its many easy negatives; the
-factor in front gives the hard ones back what the exponent takes from them. Defaults of the official code: s
-= 8, gamma_b = 2, alpha = 0.25; before the first step g_j is 1, which is focal loss. gamma_b and alpha are
-the ``gamma`` and the ``alpha`` of the loss.
+The larger exponent mutes the elements that a rare class already gets right, mostly its many easy negatives. The factor in
+front restores the loss of its hard elements. Defaults of the official code: s = 8, gamma_b = 2, alpha = 0.25. Before the
+first step g_j is 1, which is focal loss. gamma_b and alpha are the ``gamma`` and the ``alpha`` of the loss.
 
-Anchor heads: as published. Heat maps: the same, negatives with their (1 - Y)^4, in the loss as in the sums.
+Anchor heads: as published. Heat maps: the same; the (1 - Y)^4 of negatives is part of the loss and of the sums.
 
-Differs from the official code: it collects the gradients of the last layer's outputs by a hook, after the
-division by the normaliser; here they are computed in closed form before it, so a step counts in proportion
-to its positives. Sums go over ranks once per optimiser step. The loss is computed from logits, not as ln
-p_t.
+Differs from the official code, which collects the gradients of the last layer's outputs by a hook after the division by the
+normaliser. Here they are computed in closed form before the division, so a step counts in proportion to its positives. Sums
+are reduced over ranks once per optimiser step. The loss is computed from logits, not as ln p_t.
 """
 
 from __future__ import annotations
@@ -36,12 +34,12 @@ from afl.losses.weighting import ElementWeights, Weighting
 class EqualizedFocus(Weighting):
     """Gives each class its focusing exponent, and its loss the factor gamma_j / gamma_b.
 
-    Put it behind the links whose weights its sums have to see; it sees its own. In training it costs a second
+    Put it after the links whose weights its sums must include; its own weights are included. In training it costs a second
     pass over the logits.
 
     Args:
         info: the map.
-        scale: s, the most that an exponent can grow, not negative.
+        scale: s, the largest increase of an exponent, not negative.
     """
 
     def __init__(self, info: MapInfo, *, scale: float = 8.0) -> None:

@@ -5,27 +5,23 @@
     w-_j = f(g_j)                       on negatives of class j
     w+_j = 1 + alpha (1 - f(g_j))       on its positives
 
-A class that is pushed down more than up has its negatives muted and its positives amplified, until the two
-balance at about mu. Defaults of the official code: gamma = 12, mu = 0.8, alpha = 4; before the first step
-g_j is 100, so that all weights are 1. The element loss is cross-entropy without alpha_t (``gamma: 0`` and
-``alpha: -1`` of the loss itself).
+If a class is pushed down more than up, its negatives are muted and its positives amplified until the two balance at about
+mu. Defaults of the official code: gamma = 12, mu = 0.8, alpha = 4. Before the first step g_j is 100, so all weights are 1.
+The element loss is cross-entropy without alpha_t (``gamma: 0`` and ``alpha: -1`` of the loss itself).
 
-Anchor heads: sums run over all locations, where the paper has the proposals of a second stage. With
-thousands of background locations to a positive, the ratios start near 0 and the negatives of *every* class
-are muted first: the weights do the work of foreground against background too. (The authors of the official
-code say that it does not serve one-stage detectors for that reason: tztztztztz/eqlv2, issue 1.) Heat maps: the
-same, negatives with their (1 - Y)^4.
+Anchor heads: sums run over all locations, where the paper has the proposals of a second stage. A positive has thousands of
+background locations, so the ratios start near 0 and the negatives of *every* class are muted first: the weights also
+balance foreground against background. (The authors of the official code say that it does not suit one-stage detectors for
+that reason: tztztztztz/eqlv2, issue 1.) Heat maps: the same, negatives with their (1 - Y)^4.
 
-Nothing is forgotten, so where a head starts decides what becomes of it: the gradients of the first step, whose
-weights are 1, stay in the sums for good. The head therefore starts at a probability of 0.001 (``prior``), as
-the official code's does with every sigmoid loss. At a heat map's usual 0.1 that one step has more gradient on
-the negatives of a rare class than there is on its positives until the end. CenterNet on LongTail Shapes, one
-seed: from 0.1, the negatives of the most muted class weighed 7e-5 in all 840 steps, and AP was 27.1 (rare
-classes 14.8; FL 40.4 and 24.4); from 0.001, in a later series of runs, it is 41.6 (25.0; FL 42.3 and 26.5).
+The sums never decay, so the head's starting probability matters: the gradients of the first step, whose weights are 1, stay
+in the sums. The head therefore starts at a probability of 0.001 (``prior``), as in the official code with every sigmoid
+loss. At a heat map's usual 0.1, that first step has more gradient on the negatives of a rare class than its positives get
+in the whole training (results/single_runs.md).
 
-Differs from the official code: sums go over ranks once per optimiser step, and need no torch.distributed;
-there is no extra channel for objectness; a soft positive weighs w- + y (w+ - w-), as that code's formula
-gives for a soft target, and its whole gradient counts as a positive one.
+Differs from the official code: sums are reduced over ranks once per optimiser step and do not need torch.distributed; there
+is no extra channel for objectness; a soft positive has the weight w- + y (w+ - w-), as that code's formula gives for a soft
+target, and its whole gradient counts as a positive one.
 """
 
 from __future__ import annotations
@@ -39,22 +35,22 @@ from afl.losses.gradient_ratio import GradientRatio
 from afl.losses.target import ClassificationTarget
 from afl.losses.weighting import ElementWeights, Weighting
 
-# Far beyond mu, so f is 1 for a class that nothing is known of.
+# Far above mu, so f is 1 for a class without gradients so far.
 _UNKNOWN = 100.0
 
 
 class EqualizationV2(Weighting):
     """Weighs the positives and the negatives of each class by its ratio of gradients so far.
 
-    Put it behind the links whose weights its sums have to see; it sees its own. In training it costs a second
+    Put it after the links whose weights its sums must include; its own weights are included. In training it costs a second
     pass over the logits.
 
     Args:
         info: the map.
         gamma: steepness of f, positive.
         mu: ratio at which f is 1/2.
-        alpha: most that a positive's weight can gain, not negative.
-        prior: probability that a fresh head should give to every element; None: what it is used to.
+        alpha: largest increase of a positive's weight, not negative.
+        prior: probability that a fresh head must give to every element; None keeps the detector's own.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a loss says of a map that it has no meaning on."""
+"""Errors of a loss that is not defined on a map."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from afl.losses.target import ClassificationTarget
 
 
 class UndefinedPair(ValueError):
-    """A loss and a map of a detector that do not go together, with the reason, in one line."""
+    """A loss that is not defined on a detector's map; the message gives the reason in one line."""
 
 
 def required_overlap(target: ClassificationTarget, method: str, name: str) -> Tensor:
     """(P,) IoU of the box decoded at every positive with its object.
 
     Raises:
-        UndefinedPair: where the head of the map ``name`` has no box at its positives.
+        UndefinedPair: if the head of the map ``name`` has no box at its positives.
     """
     if target.overlap is None:
         raise UndefinedPair(

@@ -1,8 +1,8 @@
-"""The family for dense targets, for use in anybody's training loop.
+"""The focal family for dense targets, for any training loop.
 
-Targets have the logits' shape and lie in [0, 1], as torchvision's ``sigmoid_focal_loss`` wants them;
-everything is fused: logits and targets are read once, the gradient is written once, and nothing else is kept
-for backward. The losses differentiate once; a second derivative is refused (torchvision's focal loss has one).
+Targets have the logits' shape and values in [0, 1], as in torchvision's ``sigmoid_focal_loss``. The operations are fused:
+logits and targets are read once, the gradient is written once, and nothing else is kept for backward. The losses
+differentiate once; a second derivative is refused (torchvision's focal loss has one).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def sigmoid_focal_loss(
 
     Raises:
         ValueError: if shapes differ or an argument is out of its range.
-        RuntimeError: if its gradient is differentiated; torchvision's has a second derivative, this one has not.
+        RuntimeError: if its gradient is differentiated; this loss has no second derivative, torchvision's has one.
     """
     return dense_loss(logits, targets, None, None, alpha, gamma, reduction)
 
@@ -76,14 +76,14 @@ def adaptive_focal_loss(
 ) -> Tensor:
     """Adaptive Focal Loss, a reconstruction: class-balanced focal loss times A = 1 / (1 + kappa u / tau).
 
-    u is the size of an element's weighted gradient without alpha_t. The gate A is detached, so the gradient
-    that comes out is alpha_t u / (1 + kappa u / tau), never more than alpha_t tau / kappa.
+    u is the size of an element's weighted gradient without alpha_t. The gate A is detached, so the resulting gradient is
+    alpha_t u / (1 + kappa u / tau), which is at most alpha_t tau / kappa.
 
     Args:
         logits, targets: (..., C).
         class_weights: (C,).
         kappa: strength of the gate, scalar or (C,); 0 gives class-balanced focal loss. ``AdaptiveFocalLoss``
-            lets it follow the training.
+            updates it during training.
         tau: with kappa 1, the bound of the gradient.
         alpha, gamma, reduction: see ``sigmoid_focal_loss``.
 
@@ -100,11 +100,11 @@ def adaptive_focal_loss(
 
 
 class AdaptiveFocalLoss(nn.Module):
-    """Adaptive Focal Loss that keeps kappa by itself, for a training loop that knows nothing of this project.
+    """Adaptive Focal Loss that updates kappa itself, for any training loop.
 
-    Every forward in training mode also moves the running mean of g over positives, after the loss was
-    computed with the old one; under torch.distributed that is one small all-reduce, so all ranks must call it
-    equally often. In evaluation mode nothing moves. The state is in buffers and so in ``state_dict``.
+    Every forward in training mode computes the loss with the current running mean of g over positives and then updates that
+    mean. Under torch.distributed the update is one small all-reduce, so all ranks must call it equally often. In evaluation
+    mode the mean stays. The state is in buffers and therefore in ``state_dict``.
 
         loss = AdaptiveFocalLoss(instances_per_class, reduction="sum")
         (loss(logits, targets) / targets.sum().clamp(min=1)).backward()
@@ -114,7 +114,7 @@ class AdaptiveFocalLoss(nn.Module):
         beta, normalize, cap: see ``class_balanced_weights``.
         kappa: strength of the gate for a fresh head, which falls to 0 as the positives are learnt.
         tau, alpha, gamma, reduction: see ``adaptive_focal_loss``.
-        prior: probability that the fresh head gives to every element, by its last bias.
+        prior: probability that the fresh head gives to every element, set by its last bias.
         momentum, threshold: see ``Maturity``.
     """
 

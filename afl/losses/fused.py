@@ -1,4 +1,4 @@
-"""What the fused operations share."""
+"""Code that the fused operations share: choice of the kernels, blocks, and the backward pass."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from torch import Tensor
 
 from afl.losses.gradient import computing_type
 
-# On an accelerator a block only bounds the memory beside logits and gradient.
+# On an accelerator a block only bounds the additional memory.
 _BLOCK_ON_ACCELERATOR = 1 << 24
 # The switch of the kernels: auto | on | off.
 SWITCH = "AFL_TRITON"
 
 
 def uses_triton(tensor: Tensor) -> bool:
-    """Whether a loss on these logits is computed by Triton's kernels, else by torch's operations in blocks.
+    """Whether Triton's kernels compute a loss on these logits; otherwise torch's operations do, in blocks.
 
-    The environment variable ``AFL_TRITON`` decides: ``auto`` (or unset) takes the kernels for tensors on a GPU
-    where triton is installed, ``off`` never, ``on`` always, on a CPU through Triton's interpreter, which
-    ``TRITON_INTERPRET=1`` switches on. Both give the same numbers; float64 never goes through the kernels, nor does what
-    lies on another device than a CPU or a GPU.
+    The environment variable ``AFL_TRITON`` decides. ``auto`` (or unset) uses the kernels for tensors on a GPU if triton is
+    installed, ``off`` never uses them, and ``on`` always uses them: on a CPU through Triton's interpreter, which
+    ``TRITON_INTERPRET=1`` switches on. Both ways give the same numbers. The kernels do not support float64 and devices
+    other than CPUs and GPUs.
 
     Raises:
-        RuntimeError: ``on`` cannot be had, or the variable has another value.
+        RuntimeError: if ``on`` is impossible here, or the variable has another value.
     """
     wanted = os.environ.get(SWITCH, "auto")
     if wanted not in ("auto", "on", "off"):
@@ -51,14 +51,14 @@ def _installed() -> bool:
 
 
 def no_autocast(device: torch.device) -> contextlib.AbstractContextManager:
-    """A context in which operations keep their types, on devices that know of autocast at all."""
+    """A context without autocast, on devices that have autocast."""
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
 
 
 def block_rows(columns: int, device: torch.device, elements_on_cpu: int) -> int:
-    """Rows of one block; on a CPU every thread gets ``elements_on_cpu``, whose buffers fit its cache."""
+    """Rows of one block; on a CPU a block has ``elements_on_cpu`` per thread, so that its buffers fit the cache."""
     elements = elements_on_cpu * torch.get_num_threads() if device.type == "cpu" else _BLOCK_ON_ACCELERATOR
     return max(1, elements // max(columns, 1))
 
@@ -66,8 +66,8 @@ def block_rows(columns: int, device: torch.device, elements_on_cpu: int) -> int:
 def gradient_type(dtype: torch.dtype) -> torch.dtype:
     """Type in which the gradient of logits of ``dtype`` waits for backward.
 
-    float16 logits keep it in float32: before a GradScaler's factor is applied, most of a mean's gradients lie below
-    float16's smallest number. bfloat16 has the range of float32 and keeps its own type.
+    For float16 logits it is float32: before a GradScaler's factor is applied, most gradients of a mean are below float16's
+    smallest number. bfloat16 has the range of float32 and keeps its own type.
     """
     return torch.float32 if dtype == torch.float16 else dtype
 
@@ -91,7 +91,9 @@ def gradient_of_logits(ctx: Any, upstream: Tensor) -> Tensor:
 
 
 def _times_upstream(ctx: Any, upstream: Tensor) -> Tensor:
-    """The usual scalar 1 costs nothing on a CPU, where reading it is free. On a GPU reading it would stall the queue, so a
+    """The saved gradient times ``upstream``.
+
+    The usual scalar 1 costs nothing on a CPU, where reading it is free. On a GPU reading it would stall the queue, so a
     kernel reads it and scales the buffer in place if necessary. The first backward hands that buffer out, so a second one
     through the same graph leaves it alone and allocates another.
     """
@@ -111,7 +113,7 @@ def _times_upstream(ctx: Any, upstream: Tensor) -> Tensor:
 
 
 class _WithoutSecondDerivative(torch.autograd.Function):
-    """Passes a gradient on, and says what is missing when somebody differentiates it."""
+    """Passes a gradient on; raises a clear error if it is differentiated."""
 
     @staticmethod
     def forward(ctx, gradient):

@@ -5,40 +5,28 @@ Li, Liu & Wang, Gradient Harmonized Single-stage Detector, AAAI 2019.
     g_i     = |p_i - y_i|                  size of cross-entropy's gradient
     GD(g)   = M R_b, b the bin of g        gradient density: R_b elements in it, of M equal bins of [0, 1]
     L_GHM-C = (1 / N) sum_i beta_i CE_i    beta_i = N / GD(g_i), N the number of elements
-    S_b    <- m S_b + (1 - m) R_b          running mean that stands for R_b
+    S_b    <- m S_b + (1 - m) R_b          running mean that replaces R_b
 
-so every bin has the same say, however many elements are in it: the crowd of easy negatives loses its
-weight, and so do outliers where they gather at g near 1. Defaults: M = 30 and m = 0.75 of the official COCO
-configuration. The element loss is cross-entropy without alpha (``gamma: 0``, ``alpha: -1``).
+Every bin has the same total weight, however many elements it holds. This lowers the weight of the many easy negatives, and
+of outliers where they gather at g near 1. Defaults: M = 30 and m = 0.75 of the official COCO configuration. The element
+loss is cross-entropy without alpha (``gamma: 0``, ``alpha: -1``).
 
-Normalisation. The official code puts the number n of bins that are not empty in the place of M, and N
-cancels: L = sum_i CE_i / (n S_b(i)), a mean over bins of mean losses, as large as the loss of one element.
-Here every loss is divided by its detector's normaliser, the mean over ranks of the number of positives, at
-least 1. The weight therefore has that number in it,
+Normalisation. The official code replaces M by the number n of non-empty bins, and N cancels: L = sum_i CE_i / (n S_b(i)), a
+mean over bins of mean losses, as large as the loss of one element. Here every loss is divided by its detector's normaliser,
+the mean over ranks of the number of positives, at least 1. The weight therefore contains that number,
 
     W_i = max(P, ranks) / (n S_b(i)),    P, R and S summed over ranks
 
-and what the division leaves is the official loss exactly, with one process as with many.
+and after the division the loss is exactly the official one, for any number of processes.
 
-Anchor heads: as published. A soft positive (ObjectBox's objectness) has g = |p - y|. Heat maps, on which
-nothing is published: g = 1 - p at peaks and g = p elsewhere; a negative under a Gaussian counts (1 - Y)^4
-in the histogram, as much as in the loss.
+Anchor heads: as published. A soft positive (ObjectBox's objectness) has g = |p - y|. Nothing is published on heat maps; here
+g = 1 - p at peaks and g = p elsewhere, and a negative under a Gaussian counts (1 - Y)^4 in the histogram, as in the loss.
 
-What to expect. One seed on LongTail Shapes gave an AP of 46.9 on RetinaNet, 45.1 on FCOS and 25.4 on
-ObjectBox, where FL has 57.7, 58.9 and 48.2. The gradient is that of the formula (it is tested against the
-official loop); what can be seen of the reason is this. All bins have the same say however empty they are, so
+On LongTail Shapes it stays far behind focal loss; results/single_runs.md has the figures and what they show of the reason.
 
-- the gradient does not fade as the elements are learnt: the sum of |dL/dz| fell from 316 to 50 on RetinaNet
-  with FL, and from 565 to 461 with GHM; on ObjectBox's objectness from 175 to 125, and from 393 to 359;
-- what keeps the background at a low score is a crowd in one bin, at the end 88 and 78 of 100 elements on
-  RetinaNet and FCOS, and has the say of the few elements of any other: detections of at least 0.3 that no
-  object is left for were 1,455 and 4,113 on these two with FL, 12,848 and 25,578 with GHM;
-- the density knows no classes. On ObjectBox, whose score is the product of two maps that both learn so, 408 of
-  648 objects of common classes were taken for frequent ones (FL: 196), and 569 of 1,008 rare ones (425).
-
-Differs from the official code: the running mean of a bin starts at its first count, where a buffer of zeros
-made the first weights up to four times too large. As there, a bin without elements keeps its mean. The
-official configuration also clips the norm of the gradient at 35, which is the trainer's business.
+Differs from the official code: the running mean of a bin starts at its first count, where a buffer of zeros made the first
+weights up to four times too large. As in the official code, an empty bin keeps its mean. The official configuration also
+clips the norm of the gradient at 35; here the trainer's ``clip_norm`` does that.
 """
 
 from __future__ import annotations
@@ -61,9 +49,9 @@ _CROSS_ENTROPY = ElementWeights(alpha=-1.0, gamma=0.0)
 class GradientHarmonizing(Weighting):
     """Weighs every element by the inverse density of its gradient's size.
 
-    The current batch counts, so the very first step is harmonised. It keeps one weight and one byte for each
-    element, reads the logits once more and, under torch.distributed, needs a small all-reduce in ``forward``,
-    which all ranks must call equally often.
+    The current batch counts, so the first step is already harmonised. It keeps one weight and one byte per element, reads
+    the logits once more and, under torch.distributed, needs a small all-reduce in ``forward``, which all ranks must call
+    equally often.
 
     Args:
         info: the map.
@@ -137,7 +125,7 @@ class GradientHarmonizing(Weighting):
         for block in negative_blocks(logits, target, _CROSS_ENTROPY, one):
             number = self._bin(block.g)
             index[block.start : block.stop] = number
-            # Exceptions, whose factor is 0, come out as -1, which no bin takes.
+            # Exceptions have factor 0 and become -1, which is outside all bins.
             counted = number.add_(1.0).mul_(block.factor).sub_(1.0)
             seen += torch.histc(counted, bins=self.bins, min=0, max=self.bins)
         scaled = scaled_negatives(logits, target, _CROSS_ENTROPY)

@@ -6,8 +6,8 @@ focusing exponent. For a hard target, with x = z where y = 0 and x = -z where y 
     g = sigmoid(x),    -ln(1 - g) = softplus(x),    v = g^gamma softplus(x)
 
 so one set of formulas serves both signs, and none of them loses digits at either end: nothing is clamped, and
-the gradient is right at any logit. Class weights, alpha and the heat map's scale of negatives are factors
-outside. Soft targets have a formula of their own, equal to this one at y = 0 and y = 1.
+the gradient is accurate at any logit. Class weights, alpha and the heat map's scale of negatives multiply
+v. Soft targets have a separate formula, equal to this one at y = 0 and y = 1.
 
 The functions take ``out`` so that the blocked pass over all negatives works in place.
 """
@@ -37,10 +37,10 @@ def negative_log(x: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def negative_log_block(x: Tensor, g: Tensor, out: Tensor) -> Tensor:
-    """``negative_log`` of a block whose g = sigmoid(x) is there, into ``out``; on a CPU in half the time where it can.
+    """``negative_log`` of a block with known g = sigmoid(x), into ``out``; twice as fast on a CPU for moderate x.
 
-    -ln(1 - g) from g itself keeps its digits as long as 1 - g is not small. Looking at the largest x is free on a CPU, and
-    nearly everywhere it is far below 1.
+    -ln(1 - g) computed from g keeps its digits as long as 1 - g is not small. Checking the largest x is free on a CPU, and
+    it is nearly always far below 1.
     """
     if x.device.type == "cpu" and x.numel() and bool(x.amax() <= MODERATE):
         return torch.log1p(torch.neg(g, out=out), out=out).neg_()
@@ -61,11 +61,11 @@ def modulation(g: Tensor, gamma: float | Tensor, out: Tensor | None = None) -> T
 def gradient_size(
     g: Tensor, factor: Tensor, loss: Tensor, gamma: float | Tensor, out: Tensor | None = None
 ) -> Tensor:
-    """|dv/dz| = G_gamma(g) = g^gamma [g + gamma (1 - g)(-ln(1 - g))], times whatever weight is in ``factor``.
+    """|dv/dz| = G_gamma(g) = g^gamma [g + gamma (1 - g)(-ln(1 - g))], times the weight in ``factor``.
 
     Args:
         g: size of the gradient of cross-entropy, any shape.
-        factor: w g^gamma for a weight w of one's own.
+        factor: w g^gamma for any weight w.
         loss: w v, that is ``factor`` times -ln(1 - g).
         gamma: a number or a tensor that broadcasts.
 
@@ -100,7 +100,7 @@ def gate_divisor(u: Tensor, strength: float | Tensor, out: Tensor | None = None)
 
 
 def gate_of_gated(gated: Tensor, strength: float | Tensor) -> Tensor:
-    """The same gate, from the size of gradient A u that it let through: A = 1 - strength A u."""
+    """The same gate, from the gated gradient's size A u: A = 1 - strength A u."""
     return (1.0 - strength * gated).clamp(0.0, 1.0)
 
 
@@ -121,7 +121,7 @@ def modulated_cross_entropy(
 
     Args:
         z, y: logits and targets in [0, 1], same shape.
-        base: what is raised to gamma, ``distance`` or ``mixture``: (p, 1 - p, y) to b and b' = db/dp.
+        base: the base of the power, ``distance`` or ``mixture``: (p, 1 - p, y) to b and b' = db/dp.
         gamma: a number or a tensor that broadcasts.
 
     Returns:
@@ -132,14 +132,14 @@ def modulated_cross_entropy(
     # (max(z, 0) - y z) + ln(1 + exp(-|z|)): small losses keep the digits that torch's BCE from logits loses.
     cross_entropy = z.clamp(min=0).addcmul_(z, y, value=-1).add_(negative_log(z.abs().neg_()))
     factor = modulation(b, gamma)
-    # b^(gamma - 1) diverges at b = 0 for gamma < 1, where what it multiplies is 0: a floor keeps that a 0.
+    # b^(gamma - 1) diverges at b = 0 for gamma < 1, but is multiplied by 0 there: a floor keeps the product 0.
     tail = modulation(b.clamp(min=torch.finfo(z.dtype).tiny), gamma - 1.0)
     tail *= b_slope * p * q * cross_entropy
     return factor * cross_entropy, torch.addcmul(tail * gamma, factor, _difference(p, q, y))
 
 
 def distance(p: Tensor, q: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """b = |p - y|: Quality Focal Loss (Li et al. 2020, eq. 3), what maps do with soft targets."""
+    """b = |p - y|: Quality Focal Loss (Li et al. 2020, eq. 3), used by maps with soft targets."""
     difference = _difference(p, q, y)
     return difference.abs(), difference.sign()
 

@@ -3,14 +3,14 @@
     P = running sum over positives of |gradient|,   N = the same over negatives, before any gate
     a = clip((ratio P / N)^power, minimum, 1)       factor of all negatives of the group
 
-A heat map of a fresh head has a million easy negatives whose gradients are tiny one by one and overwhelming
-together: the Adaptive Gradient Function bounds single gradients and cannot see that, this bounds their sum.
-As negatives are learnt N falls and a rises by itself, to 1 only where N <= ratio P at the end: without a
-``threshold`` this is a permanent balance. With one it fades as the model's positives are learnt,
+A heat map of a fresh head has a million easy negatives whose gradients are tiny but have a large sum. The Adaptive
+Gradient Function bounds single gradients; this link bounds their sum.
+As negatives are learnt, N falls and a rises. It reaches 1 only if N <= ratio P at the end, so without a
+``threshold`` the balance is permanent. With one it fades as the model's positives are learnt,
 
     1 - i (1 - a),    i = clip((ghat - threshold) / (ghat_0 - threshold), 0, 1), the model's immaturity
 
-so that what is left is the loss without it. Not published; the defaults are ours. Anchors, grids and heat maps
+and the loss ends without it. Not published; the defaults are ours. Anchors, grids and heat maps
 alike, a heat map's (1 - Y)^4 being in N.
 """
 
@@ -30,8 +30,8 @@ from afl.losses.weighting import ElementWeights, Weighting, positive_hardness
 class GradientBalance(Weighting):
     """Scales negatives so that their gradients together weigh at most ``ratio`` times the positives'.
 
-    Put it behind the links whose weights it has to see. The current batch counts, so the very first step is
-    balanced; a batch without positives changes nothing. In training it costs a second pass over the logits
+    Put it after the links whose weights it must include. The current batch counts, so the first step is already
+    balanced. A batch without positives changes nothing. In training it costs a second pass over the logits
     and, under torch.distributed, a small all-reduce in ``forward``, which all ranks must call equally often.
 
     Args:
@@ -39,9 +39,9 @@ class GradientBalance(Weighting):
         ratio: allowed mass of negatives for each unit of positives' mass.
         power: 1 balances in full, less in part.
         minimum: smallest factor.
-        decay: of the running sums, per optimiser step; 1 sums for ever, which rare classes need.
+        decay: of the running sums, per optimiser step; 1 never forgets, which rare classes need.
         per_class: one balance for every class instead of one for the map.
-        threshold: mean g over positives from which on nothing is balanced; None: balanced for good.
+        threshold: mean g over positives below which nothing is balanced; None keeps the balance for the whole training.
         momentum: of that mean, per optimiser step.
     """
 

@@ -1,4 +1,4 @@
-"""How much a class has been pushed up and down since training began."""
+"""Ratio of a class's positive to its negative gradients since training began."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class GradientRatio(nn.Module):
         g_j = sum of |dL/dz_j| over positives / sum of |dL/dz_j| over negatives
 
     Gradients are those of the weighted loss, before gate and normaliser; a heat map's (1 - Y)^4 is in them,
-    and a soft positive's gradient counts as a positive one. Nothing is forgotten.
+    and a soft positive's gradient counts as a positive one. The sums never decay.
 
     Args:
         num_classes: C.
@@ -43,6 +43,6 @@ class GradientRatio(nn.Module):
         self.pending += torch.stack(gradient_mass(logits, target, weights))
 
     def update(self) -> None:
-        """Adds what all ranks have observed since the last call."""
+        """Add the observations of all ranks since the last call."""
         self.running += all_reduce_sum(self.pending)
         self.pending.zero_()

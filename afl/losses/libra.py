@@ -1,35 +1,32 @@
 """IoU-balanced sampling of Libra R-CNN (Pang et al., CVPR 2019, 3.1): negatives of all degrees of overlap.
 
-Drawn at random, nearly all negatives are far from every object, while most hard ones overlap one. So the
-range of overlap is cut into K bins, and each gives the same number of negatives (eq. 2):
+Drawn at random, nearly all negatives are far from every object, while most hard ones overlap one. So the range of overlap is
+divided into K bins, and each contributes the same number of negatives (eq. 2):
 
     W = 1 with probability p_k = (N / K) / M_k, else 0
 
 where N negatives are wanted in an image that has M_k candidates in bin k.
 
-What bins with fewer candidates than N / K leave open is drawn evenly from the rest of the others, as in the
-official code. Positives always stay. Defaults: K = 3; N = 3 for each positive and at least 384, the official
-512 samples of an image with a quarter of positives; bins over IoU in [0, 0.4), up to where RetinaNet's
-negatives end. Pair it with cross-entropy: gamma 0, alpha off.
+If a bin has fewer candidates than N / K, the missing negatives are drawn evenly from the other bins, as in the official
+code. Positives are always kept. Defaults: K = 3; N = 3 for each positive and at least 384, the official 512 samples of an
+image with a quarter of positives; bins over IoU in [0, 0.4), the range of RetinaNet's negatives. Pair it with cross-entropy:
+gamma 0, alpha off.
 
-A sample is a location with all its classes, as it is a region with all its classes there. Anchors are binned
-by their largest IoU with any object. Grids have no IoU; the surrogate is the location's largest probability
-relative to the largest of the image's negatives, bins over [0, 1]: like the IoU it says how much a negative
-resembles an object, and high bins are sparse. Heat maps have none either; the surrogate is the height of the
-tallest Gaussian at the location, of whatever class, Y = 1 - negative_scale^(1/4): (0, 1/3], (1/3, 2/3],
-(2/3, 1), and the floor Y = 0 as one bin more. The scale keeps multiplying the loss of the class whose Gaussian
-it is, so of the high bins it is mostly the other classes' loss that arrives. At a peak, all classes stay.
+A sample is a location with all its classes, as in the paper a region with all its classes. Anchors are binned by their
+largest IoU with any object. Grids have no IoU; the substitute is the location's largest probability relative to the largest
+of the image's negatives, in bins over [0, 1]: like the IoU it measures how much a negative resembles an object, and high bins
+are sparse. Heat maps have no IoU either; the substitute is the height of the tallest Gaussian of any class at the location, Y
+= 1 - negative_scale^(1/4): (0, 1/3], (1/3, 2/3], (2/3, 1), and the floor Y = 0 as one more bin. The scale still multiplies the
+loss of the class whose Gaussian it is, so in the high bins it is mostly the loss of the other classes that remains. At a
+peak, all classes are kept.
 
-Elements of single classes are no samples in this sense. The wrong classes *on* an object have no Gaussian of
-their own: they would fall to the floor, of which one in fifty is drawn, and nothing would tell classes apart.
-Read so, CenterNet had an AP of 26.8 on LongTail Shapes (35.7 on frequent classes; FL 40.4 and 61.5); read as
-above, in a later series of runs, it has 38.2 (61.5; FL 42.3 and 62.3). One seed each.
+Single elements are not samples here. The wrong classes *on* an object have no Gaussian: as elements they would fall to the
+floor, where one in fifty is drawn, and the loss would hardly separate classes (results/single_runs.md).
 
-Differs from the official code: each negative is drawn by itself with p_k, so that N is met on average; the
-bins' upper end is a constant and not the largest overlap of the batch, positives included; the floor has a
-part in all steps and not from the second on; the divisor is the detector's normaliser. The numbers drawn
-depend on the optimiser step and the place in the image alone: no generator is used, a run resumes exactly,
-and two processes draw what one does.
+Differs from the official code: each negative is drawn independently with p_k, so N is met on average; the bins' upper end is
+a constant and not the largest overlap of the batch including positives; the floor takes part in all steps and not only from
+the second on; the divisor is the detector's normaliser. The draws depend only on the optimiser step and the position in the
+image: there is no generator, a run resumes exactly, and two processes draw the same as one.
 """
 
 from __future__ import annotations
@@ -60,7 +57,7 @@ class IouBalancedSampling(Weighting):
         ratio: negatives for each positive of the image.
         minimum: least number of negatives in an image.
         bins: K.
-        max_overlap: IoU at which negatives end; what lies above is in the last bin.
+        max_overlap: IoU at which negatives end; anchors above it fall into the last bin.
     """
 
     uses_overlap = True
@@ -114,14 +111,14 @@ class IouBalancedSampling(Weighting):
 
 
 def selection_probability(available: Tensor, wanted: Tensor) -> Tensor:
-    """Probability of each candidate to be drawn (Libra R-CNN, eq. 2, with what short bins leave open).
+    """Probability of each candidate to be drawn (Libra R-CNN, eq. 2, with the shares of short bins redistributed).
 
     Args:
         available: (B, K) float64, candidates in each bin of each image.
         wanted: (B,) negatives to draw in each image.
 
     Returns:
-        (B, K) float64 in [0, 1]; times ``available`` it sums to ``wanted``, or to all there are.
+        (B, K) float64 in [0, 1]; times ``available`` it sums to ``wanted``, or to the number of candidates if there are fewer.
     """
     wanted = wanted.to(available.dtype).unsqueeze(1)
     share = torch.minimum(available, wanted / available.shape[1])
@@ -132,7 +129,7 @@ def selection_probability(available: Tensor, wanted: Tensor) -> Tensor:
 
 
 def uniform(position: Tensor, step: Tensor) -> Tensor:
-    """A number in [0, 1) for each position, float32, as good as random and anew in every step.
+    """A pseudo-random number in [0, 1) for each position and step, float32.
 
     Args:
         position: int64 below 2^32, any shape.

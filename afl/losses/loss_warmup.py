@@ -1,7 +1,7 @@
-"""The control of every loss that is gentle at the start: the whole loss faded in, nothing else changed.
+"""Control for every loss that starts weak: the whole loss fades in, and nothing else changes.
 
-A gate that only shrinks everything early would do no more than this. With Adam a common factor on all gradients is
-nearly invisible after some steps; where the classification loss shares a network with other terms it is not.
+A gate that only shrinks all gradients early would have the same effect. With Adam a common factor on all gradients is nearly
+invisible after some steps, unless the classification loss shares the network with other terms.
 """
 
 from __future__ import annotations

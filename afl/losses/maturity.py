@@ -1,4 +1,4 @@
-"""How far a model has come, told by the mean size of the gradient over its positives."""
+"""How mature a model is, measured by the mean size of the gradient over its positives."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from afl.losses.distributed import all_reduce_sum
 
 
 class Maturity(nn.Module):
-    """Running mean ghat of g = |p - y| over positives, and how far that is from what a trained head has.
+    """Running mean ghat of g = |p - y| over positives, and its distance from a trained head's.
 
         immaturity = clip((ghat - threshold) / (ghat_0 - threshold), 0, 1)    1 for a fresh head
 
     Args:
         prior: probability that a fresh head gives to every element; ghat starts at ghat_0 = 1 - prior.
-        threshold: ghat from which on a model counts as mature.
+        threshold: ghat below which a model counts as mature.
         momentum: of the running mean, per ``update``.
-        groups: 1, or the number of classes for a mean of each; a group moves only by its own positives.
+        groups: 1, or the number of classes for one mean per class; only its own positives update a group.
     """
 
     def __init__(

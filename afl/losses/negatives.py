@@ -39,14 +39,13 @@ def negative_blocks(
 ) -> Iterator[NegativeBlock]:
     """All plain negatives of a map, block by block, in the computing type, W times ``scale`` (scalar).
 
-    Exceptions come out with a factor of exactly 0: the target's positives, its scaled negatives, ignored
+    Exceptions have a factor of exactly 0: the target's positives, its scaled negatives, ignored
     locations and unverified classes.
     """
     locations, classes = logits.shape
     rows = min(block_rows(classes, logits.device, BLOCK), max(locations, 1))
     dtype = computing_type(logits.dtype)
-    # One element more than a block, where exceptions that lie outside the block are written; every buffer begins with a line
-    # of the cache.
+    # One element more than a block, where exceptions outside the block are written. Every buffer starts on a cache line.
     length = -(-(rows * classes + 1) // _LINE) * _LINE
     buffers = torch.empty((4, length), dtype=dtype, device=logits.device)
     g, factor, loss, spare = (buffer[: rows * classes].view(rows, classes) for buffer in buffers)
@@ -79,16 +78,16 @@ def negative_blocks(
 
 
 class Eraser:
-    """Erases from one block after the other what the dense pass must not count: listed elements and ignored locations.
+    """Erases the elements that the dense pass must not count, block by block: listed elements and ignored locations.
 
     Args:
         target: of the map.
         locations: R.
         rows: locations of a block.
-        filler: what stands for nothing in the blocks.
+        filler: the value that erases an element.
     """
 
-    # Whether a CPU sorts the exceptions into blocks; on another device the bounds would have to be waited for.
+    # Whether a CPU sorts the exceptions into blocks; on other devices reading the bounds would wait for the device.
     on_host = True
 
     def __init__(self, target: ClassificationTarget, locations: int, rows: int, filler: float = 0.0) -> None:

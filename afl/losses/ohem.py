@@ -1,9 +1,9 @@
-"""Online hard example mining (Shrivastava et al., CVPR 2016, section 4): only the hardest samples are learnt.
+"""Online hard example mining (Shrivastava et al., CVPR 2016, section 4): only the hardest samples are trained on.
 
     W = 1 for the B samples of an image with the largest loss, 0 for all others
 
-The paper ranks regions, foreground and background together and with no ratio between them, by the loss that
-the current network has on them. Default: size = B = 128, the paper's mini-batch (its code takes 64 from each
+The paper ranks foreground and background regions together, without a ratio between them, by the current
+network's loss. Default: size = B = 128, the paper's mini-batch (its code takes 64 from each
 of two images). Pair it with cross-entropy: gamma 0, alpha off.
 
 Anchors and grids: a sample is a location, its loss the sum over classes of the losses of its elements; an

@@ -19,8 +19,8 @@ rank by: ``UndefinedPair``.
 
 Differs from the official code: the weight is on the positive element alone, where that code also weighs the
 negatives of the other classes at its location. As there, ranks and sums are those of one process's batch.
-PISA's other two parts are no classification losses of such a head: the reweighting of negatives is for
-two-stage detectors, and CARL is a loss of boxes.
+PISA's other two parts do not apply here: the reweighting of negatives is for two-stage detectors, and CARL is a
+box loss.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def hierarchical_local_rank(quality: Tensor, owner: Tensor, label: Tensor) -> Te
 
 
 def _place(group: Tensor, order: Tensor) -> Tensor:
-    """(P,) place of each entry in its ``group`` (P,), the permutation ``order`` telling who comes first."""
+    """(P,) rank of each entry within its ``group`` (P,), in the order of the permutation ``order``."""
     sorted_group, permutation = group[order].sort(stable=True)
     arranged = order[permutation]
     start = torch.searchsorted(sorted_group, sorted_group)

@@ -1,9 +1,9 @@
-"""The control of every class-weighted loss: all positives scaled alike, by the mean of the class weights.
+"""Control for class-weighted losses: one factor on all positives, the mean of the class weights.
 
-Class weights do two things: they shift weight between classes, and they change that of positives against
-negatives. This link does only the second, so a gain of class weights over focal loss means something only
-beside it. It is made for weights that give the most frequent class 1 (``cbl``, ``cbfl``). Weights with a mean of
-1 over instances, as ``afl`` has them, leave s = 1: their control is focal loss itself.
+Class weights have two effects: they shift weight between classes, and from negatives to positives. This link has only the
+second effect, so a gain of class weights has to be compared with it. It is the control for weights that give the most
+frequent class 1 (``cbl``, ``cbfl``). Weights with a mean of 1 over instances, as in ``afl``, give s = 1: their control is
+focal loss itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class PositiveScale(Weighting):
 
     Args:
         info: the map; its ``instances_per_class`` are counted.
-        beta, normalize, cap: of the class weights that this is the control of.
+        beta, normalize, cap: of the class weights to compare with.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """The fused sum of all elements' losses, with its gradient in closed form.
 
 Logits are read once and the gradient written once; nothing else of their size is kept. Almost every element
-is a plain negative, so one dense pass, in blocks that stay in the cache, treats all of them as such. The
-exceptions, which the target lists, are computed apart: the dense pass gives them weight 0, so that it leaves
-exact zeros there, and their values are added after it.
+is a plain negative, so one dense pass, in blocks that stay in the cache, treats all elements as such. The target lists
+the exceptions, which are computed separately: the dense pass gives them weight 0 and so writes exact zeros there,
+and their values are added afterwards.
 """
 
 from __future__ import annotations
@@ -111,17 +111,17 @@ def _dense_negatives(
     if weights.gate is not None:
         # The gate gets gradients that are scaled already: this times scale times u is kappa / tau times u.
         strength = torch.where(scale > 0, weights.gate / scale, 0.0)
-        # A number takes one operation less than a tensor, and a CPU gives it away for free.
+        # A number saves an operation, and reading it from a CPU tensor is free.
         strength = strength.item() if strength.ndim == 0 and strength.device.type == "cpu" else strength
     else:
         strength = 0.0
-    # An open gate divides by 1: once the model is mature it costs nothing where reading it is free.
+    # An open gate divides by 1: on a CPU, where reading it is free, it is skipped.
     gated = not (isinstance(strength, float) and strength == 0.0)
     if table.serves(logits, weights, strength):
         return table.dense_negatives(logits, target, weights, scale, strength, gradient)
     for block in negative_blocks(logits, target, weights, scale):
         rows = None if gradient is None else gradient[block.start : block.stop]
-        # Straight into the gradient where that has the computing type.
+        # Write into the gradient directly if it has the computing type.
         direct = rows is not None and rows.dtype == block.spare.dtype
         if not gated:
             total += block.loss.sum()
@@ -141,11 +141,11 @@ def _dense_negatives(
 
 @dataclass
 class Exceptions:
-    """Elements that the dense pass left out, one entry each, and what they add.
+    """The elements that the dense pass leaves out, one entry each, and their contributions.
 
     Attributes:
         index: (K,) flat indices, 0 where not valid.
-        valid: (K,) bool, false at padding and where something else takes precedence.
+        valid: (K,) bool, false at padding and where another entry takes precedence.
         loss: (K,) v.
         gradient: (K,) dv/dz, signed.
         weight: (K,) W A, weights times gate.
@@ -197,7 +197,7 @@ def gradient_mass(
 def scaled_negatives(
     logits: Tensor, target: ClassificationTarget, weights: ElementWeights
 ) -> Exceptions | None:
-    """Losses of the negatives with a scale of their own; None where there are none."""
+    """Losses of the scaled negatives; None if the target lists none."""
     if target.negative_index is None or not target.negative_index.numel():
         return None
     index = target.negative_index.clamp(min=0)
@@ -227,7 +227,7 @@ def scaled_negatives(
 
 
 def positives(z: Tensor, target: ClassificationTarget, weights: ElementWeights) -> Exceptions | None:
-    """Losses of the positives, hard or soft, from their logits ``z`` (P,); None where there are none."""
+    """Losses of the positives, hard or soft, from their logits ``z`` (P,); None if the target lists none."""
     if not target.positive.numel():
         return None
     label = target.positive_class

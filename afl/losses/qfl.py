@@ -2,17 +2,16 @@
 
     QFL = |y - p|^beta BCE(p, y)        y: IoU of the predicted box on positives, 0 on negatives
 
-The score learns how good its box is, and its focus is the distance from that. Defaults: beta = 2 of the
-paper (``gamma`` here), no alpha. It is what every map does with soft targets, so the only new thing is
-where y comes from, and a chain of weightings may follow.
+The score learns the quality of its box, and the focus is the distance from that quality. Defaults: beta = 2 of the paper
+(``gamma`` here), no alpha. Every map computes soft targets this way, so this loss only adds where y comes from, and a chain
+of weightings may follow.
 
-Anchor heads: y is the IoU of the box decoded at the positive, without gradient. ObjectBox's objectness has
-a soft target already, its SDIoU, and keeps it. Heat maps: a peak has the IoU of the box decoded there; what
-lies under the Gaussian stays a negative scaled by (1 - Y)^4. Heads without a box at their positives
-(CornerNet, ExtremeNet) have no y: ``UndefinedPair``.
+Anchor heads: y is the IoU of the box decoded at the positive, without gradient. ObjectBox's objectness already has a soft
+target, its SDIoU, and keeps it. Heat maps: a peak has the IoU of the box decoded there; elements under the Gaussian remain
+negatives scaled by (1 - Y)^4. Heads without a box at their positives (CornerNet, ExtremeNet) have no y: ``UndefinedPair``.
 
-Differs from the official code: nothing in the loss. The paper's detector also drops the centre-ness from
-its scores; the detectors here keep their own decoding.
+Differs from the official code: nothing in the loss. The paper's detector also drops the centre-ness from its scores; the
+detectors here keep their own decoding.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from afl.losses.weighting import Weighting
 
 
 class QualityFocalLoss(ClassificationLoss):
-    """The loss of a map whose positives should say the quality of their boxes.
+    """The loss of a map whose positives learn the quality of their boxes.
 
     Args:
         info: the map.

@@ -1,7 +1,7 @@
-"""What losses share that rank positives above negatives instead of judging each element by itself.
+"""Shared code of the losses that rank positives above negatives.
 
-Their value is no sum over elements, so they are no chain of weightings; but they read the same sparse target.
-Every element is a positive of some mass and a rival of some mass:
+Their value is not a sum over elements, so they cannot be a chain of weightings, but they read the same sparse target.
+Every element has a mass as a positive and a mass as a rival:
 
     positive            value (1 if hard)      and 1 - value as a rival
     plain negative      0                      1
@@ -28,7 +28,7 @@ _BLOCK = 1 << 16
 
 @dataclass(frozen=True)
 class Listed:
-    """K elements that are no plain negatives.
+    """K elements that are not plain negatives.
 
     Attributes:
         index: (K,) flat indices, 0 at padding.
@@ -52,7 +52,7 @@ def listed_positives(logits: Tensor, target: ClassificationTarget) -> Listed:
 
 
 def listed_rivals(logits: Tensor, target: ClassificationTarget, positives: Listed) -> Listed:
-    """Scaled negatives, and after them soft positives as the rivals that they are in part."""
+    """Scaled negatives, followed by soft positives with their mass as rivals."""
     parts = []
     near = scaled_negatives(logits, target, CROSS_ENTROPY) if logits.numel() else None
     if near is not None:
@@ -74,7 +74,7 @@ def listed_rivals(logits: Tensor, target: ClassificationTarget, positives: Liste
 def plain_negatives(target: ClassificationTarget) -> Tensor:
     """(R, C) bool: rivals of mass 1."""
     locations, classes = target.num_locations, target.num_classes
-    # One element more than the map has, for what padding writes.
+    # One element more than the map, where padding is written.
     plain = torch.ones(locations * classes + 1, dtype=torch.bool, device=target.image.device)
     matrix = plain[:-1].view(locations, classes)
     if target.verified is not None:
@@ -116,7 +116,7 @@ class _OwnGradient(torch.autograd.Function):
 
 
 def add_at(gradient: Tensor, elements: Listed, value: Tensor) -> None:
-    """Adds ``value`` (K,) at the elements; what stands at padding must be 0."""
+    """Add ``value`` (K,) at the elements; it must be 0 at padding."""
     if gradient.numel():
         gradient.view(-1).index_add_(0, elements.index, value.to(gradient.dtype))
 

@@ -1,8 +1,8 @@
-"""What the fused losses should compute: dense, slow, obvious, and by autograd.
+"""A dense, slow and obvious version of the fused losses, differentiated by autograd.
 
 Nothing here is shared with ``gradient``, ``primitive`` or ``dense``: targets are spelled out as matrices, the
 element loss is written down as in the papers, and every gradient, the one inside the gate included, comes
-from autograd. Tests compare the two, and a reader may start here. Use float64 logits.
+from autograd. Tests compare the two. Use float64 logits.
 """
 
 from __future__ import annotations

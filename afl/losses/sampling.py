@@ -1,9 +1,9 @@
-"""What the methods of hard sampling share: how hard a location or an element is, and who is the hardest.
+"""Shared code of hard sampling: the hardness of locations and elements, and the selection of the hardest.
 
-Hardness is the weighted loss W alpha_t v that the chain has made so far, without a gate. On anchors and grids
+Hardness is the weighted loss W alpha_t v of the chain so far, without a gate. On anchors and grids
 a *location* is the sample, as a region is in a two-stage detector; on heat maps it is the single *element*,
 because there one location belongs to the neighbourhoods of objects of several classes. The dense part is read
-block by block, choosing is one stable sort, and nothing waits for the device or loops over images.
+block by block, the selection is one stable sort, and no step waits for the device or loops over images.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def largest_negative_losses(logits: Tensor, target: ClassificationTarget, weight
 
 
 def negative_losses(logits: Tensor, target: ClassificationTarget, weights: ElementWeights) -> Tensor:
-    """(R, C) weighted losses of the negatives, exactly 0 at positives and wherever nothing is learnt.
+    """(R, C) weighted losses of the negatives, exactly 0 at positives and at elements that take no part.
 
     One tensor of the logits' size, for heat maps; free it before the gradient is computed.
     """
@@ -94,8 +94,8 @@ def hardest(hardness: Tensor, group: Tensor, quota: Tensor) -> Tensor:
 def hardest_elements(losses: Tensor, target: ClassificationTarget, quota: Tensor, most: int) -> Tensor:
     """Which elements are among the ``quota`` hardest of their image.
 
-    Elements among the k hardest lie at locations among the k with the hardest worst element, so only those
-    locations' elements are sorted.
+    The k hardest elements are all at the k locations with the hardest worst element, so only the elements of those
+    locations are sorted.
 
     Args:
         losses: (R, C) from ``negative_losses``; an element without loss is never chosen.
@@ -110,7 +110,7 @@ def hardest_elements(losses: Tensor, target: ClassificationTarget, quota: Tensor
     worst = losses[row.clamp(min=0)]
     worst = torch.where((worst > 0) & (row >= 0).unsqueeze(1), worst, -torch.inf)
     image = target.image[row.clamp(min=0)].repeat_interleave(classes)
-    # One row more than the map has, for what padding writes.
+    # One row more than the map, where padding is written.
     mask = torch.zeros((locations + 1, classes), dtype=torch.bool, device=losses.device)
     mask[torch.where(row >= 0, row, locations)] = hardest(worst.flatten(), image, quota).view(-1, classes)
     return mask[:locations]
@@ -162,13 +162,13 @@ def negatives_wanted(target: ClassificationTarget, ratio: float, minimum: int) -
 
 
 def check_ratio(ratio: float, minimum: int) -> None:
-    """Raises ValueError where no number of negatives follows."""
+    """Raise ValueError if ``ratio`` or ``minimum`` is negative."""
     if ratio < 0 or minimum < 0:
         raise ValueError(f"ratio is {ratio} and minimum {minimum}, but neither must be negative.")
 
 
 def on_host(tensor: Tensor) -> bool:
-    """Whether one may look at values without making a device stop."""
+    """Whether values can be read without waiting for a device."""
     return tensor.device.type == "cpu"
 
 

@@ -1,24 +1,22 @@
 """Sampling-Free (Chen et al., Is Heuristic Sampling Necessary in Training Deep Object Detectors?, 2019).
 
-All samples are learnt alike, with plain cross-entropy, and only the *size* of the classification gradient is
-taken care of, in three ways that have no parameter:
+All samples are trained on with plain cross-entropy. Only the *size* of the classification gradient is controlled, in three
+ways without parameters:
 
-- optimal bias initialisation: a head that gives every element the probability pi has the cross-entropy
-  -N_+ ln(pi) - N_- ln(1 - pi), least at pi = N_+ / (N_+ + N_-), counted on the data before training;
-- guided loss scaling: CE is multiplied by w = L_loc / L_cls, detached, so that it is worth as much as the box
-  terms: its value is theirs, its gradient w (p - y) / N;
-- adaptive threshold: detections are kept from a score of pi C upwards, the share of locations that are
-  positive.
+- optimal bias initialisation: a head that gives every element the probability pi has the cross-entropy -N_+ ln(pi) - N_-
+  ln(1 - pi), which is least at pi = N_+ / (N_+ + N_-), counted on the data before training;
+- guided loss scaling: CE is multiplied by w = L_loc / L_cls, detached, so its value equals that of the box terms and its
+  gradient is w (p - y) / N;
+- adaptive threshold: detections are kept from a score of pi C upwards, the share of locations that are positive.
 
-Anchors and grids: as in the paper. Heat maps: a negative counts by its scale (1 - Y)^4, which is its share in
-the cross-entropy that pi minimises; a soft positive (objectness) counts by its value as positive, by the rest
-as negative. L_loc is what the detector says the box terms of this map are worth; without it (None) w is 1.
-Without objects in the batch L_loc is 0 and nothing is learnt, as in the official code.
+Anchors and grids: as in the paper. Heat maps: a negative counts by its scale (1 - Y)^4, its share in the cross-entropy that
+pi minimises; a soft positive (objectness) counts by its value as positive and by the rest as negative. L_loc is the
+detector's sum of the box terms of this map; without it (None) w is 1. A batch without objects has L_loc = 0 and no gradient,
+as in the official code.
 
-Differs from the official code: the bias is counted on part of the training set instead of a whole epoch; the
-ratio w is that of the sums over all processes instead of each one's own; the divisor is the detector's
-normaliser (it cancels in w L_cls anyhow). The authors' later rewrite, with frozen ratios and learnt
-uncertainties, is another method.
+Differs from the official code: the bias is counted on part of the training set instead of a whole epoch; the ratio w is that
+of the sums over all processes instead of one per process; the divisor is the detector's normaliser (it cancels in w L_cls).
+The authors' later rewrite, with frozen ratios and learnt uncertainties, is a different method.
 """
 
 from __future__ import annotations
@@ -95,12 +93,12 @@ class SamplingFree(ClassificationLoss):
         both = torch.stack([localization.detach().to(loss), loss.detach()])
         if self.training:
             both = all_reduce_sum(both)
-        # A classifier that is right to the last digit leaves nothing to scale.
+        # A perfect classifier has a loss of 0.
         self._guide = both[0] / both[1].clamp(min=1e-12)
         return loss * self._guide
 
     def statistics(self) -> dict[str, float | Tensor]:
-        """Beside those of the chain: the prior and the last w."""
+        """The chain's statistics, the prior and the last w."""
         guide = {} if self._guide is None else {"guide": self._guide}
         return super().statistics() | {"prior": self.prior} | guide
 
@@ -130,7 +128,7 @@ class ElementCounter(MapLoss):
         return logits.new_zeros((), dtype=torch.float32)
 
     def per_image(self) -> tuple[float, float]:
-        """Positives and elements per image, over all processes: what ``prior_from_data`` takes."""
+        """Positives and elements per image, over all processes: the arguments of ``prior_from_data``."""
         positives, elements, images = all_reduce_sum(self.counted.clone()).tolist()
         return positives / max(images, 1.0), elements / max(images, 1.0)
 

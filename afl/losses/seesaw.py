@@ -19,10 +19,9 @@ paper's objectness branch. Defaults of the official code: p = 0.8, q = 2, eps = 
 own focal loss, because the paper leaves most of the background to a first stage, which a dense head does
 not have; ``gamma: 0`` and ``alpha: -1`` give cross-entropy.
 
-Anchor heads: at positive locations. ObjectBox's class map has no other locations. Heat maps: at peaks, each
-the sample of its object; the pixels around it stand for no object and keep weight 1, so little changes
-there. Where two objects share a pixel, the larger weight holds. Undefined on a map with one class, where
-nothing competes: ``UndefinedPair``.
+Anchor heads: at positive locations. ObjectBox's class map has no other locations. Heat maps: at peaks, one sample per
+object; the pixels around a peak belong to no object and keep weight 1, so the effect is small. If two objects share a
+pixel, the larger weight applies. Not defined on a map with one class: ``UndefinedPair``.
 
 Differs from the official code: sigmoid in the place of softmax, and p_j in that of sigma_j; N is summed
 over ranks, and does not count the current step.
@@ -48,16 +47,15 @@ _BLOCK = 1 << 16
 
 
 class Seesaw(Weighting):
-    """Weighs, where an object of one class is, the negatives of the other classes.
+    """Weights the negatives of the other classes at the locations of an object.
 
-    It keeps one weight for each element of the map.
+    It keeps one weight per element of the map.
 
     Args:
         info: the map.
         p, q: exponents of mitigation and compensation, not negative; 0 switches one off.
         eps: smallest probability of the right class that compensation divides by.
-        single_class: what becomes of a map with one class: ``error``, or ``plain``, which leaves it to the
-            other links.
+        single_class: treatment of a map with one class: ``error``, or ``plain``, which applies only the other links.
     """
 
     def __init__(
@@ -93,7 +91,7 @@ class Seesaw(Weighting):
         locations, classes = logits.shape
         if classes == 1 or not target.positive.numel():
             return weights
-        # One row more than locations: where padding writes.
+        # One row more than the map, where padding is written.
         row = torch.where(target.is_positive, target.positive_location, locations)
         element = torch.ones(
             (locations + 1, classes), dtype=computing_type(logits.dtype), device=logits.device

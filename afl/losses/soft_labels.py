@@ -1,4 +1,4 @@
-"""Targets that say how well a positive is localised instead of only that it is one."""
+"""Soft targets: the quality of a positive's localisation instead of 1."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from afl.losses.target import ClassificationTarget
 
 
 def positive_quality(target: ClassificationTarget, method: str, name: str) -> Tensor:
-    """(P,) in [0, 1]: the head's own soft target if it has one, else the IoU of the box at each positive.
+    """(P,) in [0, 1]: the head's own soft target if it has one, otherwise the IoU of the box at each positive.
 
     Raises:
-        UndefinedPair: where the map ``name`` has neither.
+        UndefinedPair: if the map ``name`` has neither.
     """
     return required_overlap(target, method, name).clamp(0, 1) if target.value is None else target.value

@@ -1,8 +1,8 @@
-"""Plain negatives of 16-bit logits on a CPU, from a table.
+"""Plain negatives of 16-bit logits on a CPU, by table lookup.
 
-A 16-bit number has 65,536 values, and where no weight depends on the element, loss and gradient of a plain negative
-depend on nothing but its logit. They are computed once for every value there is, in float32 and with the gate, and then
-looked up: a third of the time that computing them for every element takes, and with or without the gate the same.
+A 16-bit number has 65,536 values. If no weight depends on the element, the loss and the gradient of a plain negative depend
+only on its logit. They are computed once for every value, in float32 and including the gate, and then looked up. A lookup
+takes about half the time of the computation, with or without the gate.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BLOCK = 1 << 17
 
 
 def serves(logits: Tensor, weights: ElementWeights, strength: float | Tensor) -> bool:
-    """Whether the plain negatives of this map can be looked up, and are enough to be worth a table."""
+    """Whether the plain negatives of this map can be looked up, and there are enough of them."""
     return (
         logits.device.type == "cpu"
         and logits.dtype in (torch.bfloat16, torch.float16)
@@ -48,12 +48,12 @@ def dense_negatives(
     """Sum over the plain negatives of scale A v, a float64 scalar; fills ``gradient`` (R, C) unless it is None.
 
     Args:
-        scale: scalar, what every element is multiplied by.
-        strength: of the gate, for gradients that are scaled already.
+        scale: scalar factor of every element.
+        strength: of the gate, for scaled gradients.
     """
     locations, classes = logits.shape
     rows = min(block_rows(classes, logits.device, BLOCK), locations)
-    # One entry behind the block, where exceptions that lie outside it are written.
+    # One entry after the block, where exceptions outside the block are written.
     buffer = torch.empty(rows * classes + 1, dtype=torch.int32)
     found = torch.empty(rows * classes)
     losses, slopes = _tables(logits.dtype, weights.gamma, scale, strength)

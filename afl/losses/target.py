@@ -1,12 +1,12 @@
-"""What a classification map should say: the sparse target of one map of logits.
+"""The sparse target of one classification map.
 
 A *map* is a tensor of logits (R, C): R locations (anchors, grid cells or heat-map pixels, of all images of
 the batch one after the other) times C classes.  Almost every element of it is a plain negative, so a target
 lists only the exceptions: the positives, the negatives whose loss is scaled down, the ignored locations and
-the classes nobody checked.  No tensor of shape (R, C) is ever built.
+the unverified classes.  No tensor of shape (R, C) is ever built.
 
 An *element* is one (location, class) pair; its flat index is ``location * C + class``.  Lists of elements may
-be padded with ``PADDING``, so that their length is known without asking the device.
+be padded with ``PADDING``, so that their length is known without waiting for the device.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class ClassificationTarget:
         value: (P,) float in [0, 1], soft target of each positive; None means 1 everywhere.
         ignored: (R,) bool, locations that take no part in the loss (a positive there still counts: a
             detector never lists one); None means none.
-        negative_index: (K,) int64, flat indices of negatives with a scale of their own, unique;
+        negative_index: (K,) int64, flat indices of negatives whose loss is scaled, unique;
             ``PADDING`` entries are skipped. Where a positive and a scaled negative meet, the positive wins.
         negative_scale: (K,) float in [0, 1], factor of those negatives' loss, (1 - Y)^4 on heat maps.
         verified: (B, C) bool, classes whose presence or absence was checked in an image (LVIS federated
             annotation); negatives of other classes take no part. None means all were checked.
         overlap: (P,) float in [0, 1], IoU of the box decoded at a positive with its ground truth, detached;
             None where the head has no box there. For losses with soft labels or ranks by localisation.
-        object: (P,) int64, which ground-truth box (position in the flattened (B, M) list) a positive stands
-            for; None where it was not asked for.
+        object: (P,) int64, which ground-truth box (position in the flattened (B, M) list) a positive belongs
+            to; None if it was not requested.
         location_overlap: (R,) float, largest IoU of an anchor with any ground truth; None for heads without
             anchors.
     """

@@ -1,19 +1,18 @@
-"""Class-balanced weights that come into force as the first classes are learnt.
+"""Class-balanced weights that take effect as the first classes are learnt.
 
 A form of Adaptive Focal Loss; like the others it is a *reconstruction*, because the paper's formula is not public.
 
     w_c^lambda,   lambda = 1 - mean of i_c over the most mature quarter of the classes
     i_c = clip((ghat_c - h) / (ghat_0 - h), 0, 1)      immaturity of class c, ghat_c: running mean of g over its positives
 
-A fresh head has i_c = 1 for every class, so lambda = 0: focal loss. Once the most mature quarter of the classes is on
-average more right than wrong, lambda = 1: class-balanced focal loss. The frequent classes mature first, so the tail gains
-weight when the features that it shares with them exist, and not when the tail itself is learnt, which may never happen:
-one mean over all positives or all classes can stay high for the whole training. It is deferred re-weighting (Cao et al.,
-NeurIPS 2019) without a schedule.
+A fresh head has i_c = 1 for every class, so lambda = 0: focal loss. Once the mean g of each class in the most mature quarter
+is below h, lambda = 1: class-balanced focal loss. The frequent classes usually mature first, so the tail gains weight once
+the shared features exist, and does not have to be learnt before. A mean over all positives or all classes can stay high for
+the whole training. This is deferred re-weighting (Cao et al., NeurIPS 2019) without a schedule.
 
-The quarter is taken of the classes with training instances, rounded up. Defaults: a momentum of 0.99 and h = 1/2, both
-ours. Weights are those of ``class_weights``, on positives alone. Anchors, grids and heat maps alike; a map with one class has
-weight 1 whatever lambda is.
+The quarter is taken of the classes with training instances, rounded up. The defaults, a momentum of 0.99 and h = 1/2, are
+ours. The weights are those of ``class_weights`` and apply to positives only. Anchors, grids and heat maps are treated alike.
+A map with one class has weight 1 for every lambda.
 """
 
 from __future__ import annotations

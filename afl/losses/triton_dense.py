@@ -1,4 +1,4 @@
-"""The fused element loss for dense targets on a GPU: what ``dense`` does in blocks, in one kernel."""
+"""The fused element loss for dense targets on a GPU: the computation of ``dense``, in one kernel."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The equations of ``gradient`` for one element on a GPU, in float32; the fused kernels are built from them.
 
 The notation is that of ``gradient``. Everything follows from e = exp(-|x|), so nothing cancels at either end. ln(1 + e) is a
-polynomial, because a GPU's own logarithm loses the digits of a small e and a quotient costs as much as the rest. On an NVIDIA
+polynomial, because a GPU's own logarithm loses the digits of a small e and a division is expensive. On an NVIDIA
 GPU, reciprocals and exponentials are single instructions, right to a unit or two in the last place.
 """
 
@@ -15,7 +15,7 @@ import triton.language as tl
 
 # How the kernels raise g to gamma: 0 and 2 are a constant and a product.
 GAMMA_ZERO, GAMMA_TWO, GAMMA_ANY = (tl.constexpr(kind) for kind in range(3))
-# Whether NVIDIA's instructions are at hand; Triton's interpreter has none.
+# Whether NVIDIA's instructions are available; Triton's interpreter does not have them.
 _NVIDIA = tl.constexpr(torch.version.cuda is not None and os.environ.get("TRITON_INTERPRET", "0") != "1")
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -51,7 +51,7 @@ def _exp_of_negative(x):
 
 @triton.jit
 def _log1p(e):
-    """ln(1 + e) for e in [0, 1]: e times the best polynomial of degree 9, whose relative error is 5e-9."""
+    """ln(1 + e) for e in [0, 1]: e times a minimax polynomial of degree 9 with a relative error of 5e-9."""
     series = 0.019851453602313995 - 0.0032440043304326305 * e
     series = -0.05695951730012894 + e * series
     series = 0.10603653639554977 + e * series
@@ -78,14 +78,14 @@ def hard_terms(x, gamma, KIND: tl.constexpr):
     elif KIND == GAMMA_ZERO:
         factor = tl.full(x.shape, 1.0, tl.float32)
     else:
-        # ln g = -softplus(-x) is at hand.
+        # ln g = -softplus(-x).
         factor = tl.exp(gamma * (tl.minimum(x, 0.0) - log1p))
     return g, q, factor, cross_entropy
 
 
 @triton.jit
 def _power(b, gamma, KIND: tl.constexpr):
-    """b^gamma for b >= 0 of any origin."""
+    """b^gamma for b >= 0."""
     if KIND == GAMMA_TWO:
         result = b * b
     elif KIND == GAMMA_ZERO:
@@ -113,7 +113,7 @@ def soft_terms(z, y, gamma, KIND: tl.constexpr, MIXTURE: tl.constexpr):
         b = tl.abs(difference)
         slope = tl.where(difference > 0, 1.0, tl.where(difference < 0, -1.0, 0.0))
     factor = _power(b, gamma, KIND)
-    # b^(gamma - 1) diverges at b = 0 for gamma < 1, where what it multiplies is 0.
+    # b^(gamma - 1) diverges at b = 0 for gamma < 1, but is multiplied by 0 there.
     if KIND == GAMMA_TWO:
         tail = 2.0 * b
     elif KIND == GAMMA_ZERO:

@@ -70,7 +70,7 @@ def _launch(
     blocks = [triton.cdiv(elements, dense), triton.cdiv(positives, sparse), triton.cdiv(scaled, sparse)]
     partial = torch.zeros(blocks[0] if mass else sum(blocks), device=device)
     marked = torch.zeros(triton.cdiv(elements, 32), dtype=torch.int32, device=device)
-    # Scaled negatives that are no positives.
+    # Which scaled negatives are not positives.
     free = torch.empty(max(scaled, 1), dtype=torch.uint8, device=device)
     common = {
         "logits": logits,
@@ -143,7 +143,7 @@ def _launch(
 
 
 def _gamma(gamma: float | Tensor, classes: int) -> dict:
-    """A focusing exponent as the kernels want it."""
+    """The kernels' arguments for a focusing exponent."""
     if isinstance(gamma, Tensor):
         of_class = gamma.expand(classes).contiguous()
         return {"gamma": 0.0, "gamma_of_class": of_class, "KIND": GAMMA_ANY.value}
@@ -164,7 +164,7 @@ def _bytes(mask: Tensor | None) -> Tensor | None:
 
 @triton.jit(do_not_specialize=["count"])
 def _mark_listed(marked, index, free, count, BLOCK: tl.constexpr):
-    """Set the bits of listed elements; ``free`` says of each whether its bit was 0 before."""
+    """Set the bits of listed elements; ``free`` receives whether each bit was 0 before."""
     entry = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     element = tl.load(index + entry, mask=entry < count, other=-1)
     valid = element >= 0
@@ -337,13 +337,13 @@ def _plain_negatives(
     MASS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    # A map may have more than 2^31 elements: where a block starts takes 64 bits, what is inside it 32.
+    # A map may have more than 2^31 elements: the start of a block takes 64 bits, positions inside it take 32.
     start = tl.program_id(0).to(tl.int64) * BLOCK
     first_row = start // C
     inside = tl.arange(0, BLOCK)
     place = (start - first_row * C).to(tl.int32) + inside
     row, label = place // C, place % C
-    # The last block alone needs a mask: all others access memory by whole vectors.
+    # Only the last block needs a mask; all others access memory by whole vectors.
     if start + BLOCK <= elements:
         z = tl.load(logits + start + inside)
         word = tl.load(marked + start // 32 + inside // 32)
@@ -370,7 +370,7 @@ def _plain_negatives(
     if gate is not None:
         opened = _gate_of(gate, size, label, GATE_OF_CLASS, counted)
         loss, size = loss * opened, size * opened
-    # A weight of 0 does not make a 0 of what is not finite.
+    # Selecting instead of multiplying by 0, so that a non-finite value stays out.
     scale = balance / tl.load(normalizer).to(tl.float32)
     size = tl.where(counted, size * scale, 0.0)
     if gradient is not None:

@@ -1,4 +1,4 @@
-"""What launching the fused kernels takes, and the one kernel that backward needs."""
+"""Launch parameters of the fused kernels, and the kernel of the backward pass."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 
 # Threads of a program on a GPU: 8 warps of 32, 16 elements each.
 WARPS = 8
-# Elements of a program, a multiple of the 32 in a word of a bitmap; the interpreter takes its time for a
-# program, whatever its size.
+# Elements of a program, a multiple of the 32 in a word of a bitmap. The interpreter's time per program
+# hardly depends on its size.
 _BLOCK, _BLOCK_INTERPRETED = 4096, 1 << 16
 
 
@@ -27,8 +27,8 @@ def block_size() -> int:
 
 
 def stored_type(dtype: torch.dtype) -> torch.dtype:
-    """Type in which kernels write gradients of logits of ``dtype``: the interpreter cuts to bfloat16 where a GPU
-    rounds, so there torch rounds afterwards."""
+    """Type in which kernels write gradients of logits of ``dtype``: the interpreter truncates to bfloat16 where a GPU
+    rounds, so torch rounds afterwards."""
     return torch.float32 if interpreted() else dtype
 
 
@@ -38,17 +38,17 @@ def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager:
 
 
 def scale_gradient(gradient: Tensor, upstream: Tensor) -> None:
-    """Multiply by a scalar of the device in place; by the usual 1 without touching the memory."""
+    """Multiply in place by a scalar on the device; a factor of 1 does not touch the memory."""
     if not gradient.numel():
         return
-    # The buffer itself, but for the interpreter's.
+    # The buffer itself, except under the interpreter.
     written = gradient.to(stored_type(gradient.dtype))
     with on_device_of(written):
         _scale[(triton.cdiv(written.numel(), block_size()),)](
             written, upstream.contiguous(), written.numel(), BLOCK=block_size(), num_warps=WARPS
         )
     if written is not gradient:
-        # Past autograd's eyes, as a kernel writes: a second backward through the same graph is accounted for.
+        # Hidden from autograd, like a kernel's write; a second backward through the same graph is handled.
         gradient.data.copy_(written)
 
 

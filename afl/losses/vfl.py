@@ -3,18 +3,16 @@
     VFL(p, q) = q BCE(p, q)                    q > 0: IoU of the predicted box on positives
                 alpha p^gamma (-ln(1 - p))     q = 0: negatives
 
-Unlike in focal loss, positives are not focused but weighed by their quality, so those localised well teach
-most. Defaults: alpha = 0.75, gamma = 2 of the paper. alpha is the weight of negatives, not focal loss's
-balance.
+Unlike in focal loss, positives are not focused but weighted by their quality, so well-localised positives dominate.
+Defaults: alpha = 0.75, gamma = 2 of the paper. alpha is the weight of negatives, not focal loss's balance.
 
-Anchor heads: q is the IoU of the box decoded at the positive, without gradient; where that box misses its
-object (q = 0) the element is a negative, as in the official code. ObjectBox's objectness has a soft target
-already, its SDIoU, and keeps it. Heat maps: a peak has the IoU of the box decoded there; with q = 0 it
-takes no part, for as a negative it would weigh (1 - Y)^4 = 0. Heads without a box at their positives
-(CornerNet, ExtremeNet) have no q: ``UndefinedPair``.
+Anchor heads: q is the IoU of the box decoded at the positive, without gradient; if that box misses its object (q = 0), the
+element is a negative, as in the official code. ObjectBox's objectness already has a soft target, its SDIoU, and keeps it.
+Heat maps: a peak has the IoU of the box decoded there; with q = 0 it takes no part, because as a negative it would have the
+weight (1 - Y)^4 = 0. Heads without a box at their positives (CornerNet, ExtremeNet) have no q: ``UndefinedPair``.
 
-The focus is on negatives alone, which no chain of weightings can say, so this is a loss of its own, without
-a chain: positives with an exponent of 0 and the weight q.
+Only negatives are focused, which a chain of weightings cannot express, so this loss has no chain: positives have an exponent
+of 0 and the weight q.
 
 Differs from the official code: nothing in the loss; the detectors here keep their own decoding.
 """
@@ -35,7 +33,7 @@ from afl.losses.weighting import ElementWeights
 
 
 class VarifocalLoss(MapLoss):
-    """The loss of a map whose positives should say the quality of their boxes, weighed by it.
+    """The loss of a map whose positives learn the quality of their boxes, weighted by it.
 
     Args:
         info: the map.
@@ -65,9 +63,9 @@ class VarifocalLoss(MapLoss):
         """
         quality = positive_quality(target, "vfl", self.info.name)
         good = target.is_positive & (quality > 0)
-        # 0 beforehand, because padding may hold anything and would reach the gradient.
+        # 0 first, because the values at padding are arbitrary and would reach the gradient.
         q = torch.where(good, quality, 0.0).to(computing_type(logits.dtype))
-        # The list keeps what is no negative, with weight 0.
+        # On heat maps, positives with q = 0 stay in the list, so that they are not negatives.
         listed = torch.where(good, target.positive, PADDING) if self.info.dense_positives else target.positive
         return weighted_loss(
             logits,

@@ -1,4 +1,4 @@
-"""What a chain of weightings passes on: the weights of all elements of a map, never as a dense tensor."""
+"""The weights of all elements of a map, as a chain of weightings passes them on; never one dense tensor."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from afl.losses.target import ClassificationTarget
 
 @dataclass(frozen=True)
 class ElementWeights:
-    """The element loss and the product W of the weights so far; None stands for 1 everywhere.
+    """The element loss and the product W of the weights so far; None means 1 everywhere.
 
-    A positive element weighs ``positive``, a negative one the product of ``negative_class``,
-    ``negative_location`` and ``negative_element``; the target's own ``negative_scale`` comes on top. All
-    tensors are detached.
+    The weight of a positive element is ``positive``. That of a negative element is the product of ``negative_class``,
+    ``negative_location`` and ``negative_element``, times the target's ``negative_scale``. All tensors are detached.
 
     Attributes:
         alpha: balance of positives and negatives, negative switches it off.
         gamma: focusing exponent, one number or (C,).
-        positive_gamma: that of the positives where it is another, one number; None: ``gamma``.
+        positive_gamma: exponent of the positives, one number; None takes ``gamma``.
         positive: (P,) weights of the target's positives, in its order.
         negative_class: (C,) weights of negatives.
         negative_location: (R,) weights of negatives.
-        negative_element: (R, C) weights of negatives, for methods that need every single one.
+        negative_element: (R, C) weights of single negatives.
         gate: kappa / tau of the Adaptive Gradient Function, scalar or (C,); None: no gate. The gate sees the
-            whole W, whatever its place in the chain, and so bounds the gradient that is finally used.
+            whole W, whatever its place in the chain, so it bounds the final gradient.
     """
 
     alpha: float
