@@ -78,6 +78,36 @@ def instantiate(config: DictConfig, **arguments: Any) -> Any:
         raise error from None
 
 
+def bound(config: DictConfig) -> Any:
+    """The constructor of an optimiser or a schedule with its numbers bound; an argument that is null is left out.
+
+    Optimisers share one set of names in the config, as schedules do, so that one can replace another completely.
+    """
+    given = {
+        name: value
+        for name, value in OmegaConf.to_container(config, resolve=True).items()
+        if value is not None
+    }
+    return instantiate(OmegaConf.create(given))
+
+
+def check_preset(config: DictConfig) -> None:
+    """Refuse an experiment with another detector or data set than it is made for.
+
+    Raises:
+        ConfigError: with the choices that go together.
+    """
+    if config.preset is None:
+        return
+    made_for = " ".join(f"{part}={config.preset[part]}" for part in ("detector", "dataset"))
+    chosen = " ".join(f"{part}={config.cell[part]}" for part in ("detector", "dataset"))
+    if chosen != made_for:
+        raise ConfigError(
+            f"the experiment is the protocol of {made_for}, not of {chosen}; leave one of them out, or write {chosen} regime=published "
+            "without the experiment"
+        )
+
+
 def build_detector(config: DictConfig, classes: ClassCounts) -> nn.Module:
     """Backbone and detector with its classification losses."""
     backbone = instantiate(config.backbone)
@@ -128,5 +158,5 @@ def build_schedule(config: DictConfig, *, num_images: int, total_steps: int) -> 
     warmup = Duration.parse(config.schedule.warmup).in_steps(
         images_per_epoch=num_images, batch_size=config.trainer.batch_size, total_steps=total_steps
     )
-    schedule = instantiate(config.schedule.factory)(total_steps=total_steps)
+    schedule = bound(config.schedule.factory)(total_steps=total_steps)
     return warmed_up(schedule, min(warmup, total_steps // 10), config.schedule.warmup_start)

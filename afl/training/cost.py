@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from afl.tracking import environment
-from afl.training.build import build_detector, instantiate, loop_options
+from afl.training.build import bound, build_detector, loop_options
 from afl.training.distributed import World
 from afl.training.gradient_dynamics import GradientDynamics
 from afl.training.interruption import Interruption
@@ -102,7 +102,7 @@ def checkpoint_bytes(config: DictConfig, num_classes: int) -> int:
     detector = skeleton(config, num_classes)
     trained = sum(p.numel() for p in detector.parameters() if p.requires_grad)
     kept = sum(value.numel() for value in detector.state_dict().values())
-    moments = 2 if "betas" in config.optimizer.factory else 1
+    moments = 2 if config.optimizer.factory.betas is not None else 1
     return 4 * (kept * (2 if config.trainer.ema else 1) + trained * moments)
 
 
@@ -132,9 +132,7 @@ def measure_throughput(
     detector.to(
         device, memory_format=torch.channels_last if options.channels_last else torch.contiguous_format
     )
-    optimizer = build_optimizer(
-        instantiate(config.optimizer.factory), detector, config.optimizer.weight_decay
-    )
+    optimizer = build_optimizer(bound(config.optimizer.factory), detector, config.optimizer.weight_decay)
     times: dict[int, float] = {}
 
     def log(step: int, figures: dict[str, float]) -> None:

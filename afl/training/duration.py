@@ -1,4 +1,4 @@
-"""Durations in any unit: ``600steps``, ``12epochs``, ``20000images`` or ``25percent``."""
+"""Durations in any unit, or a sum of them: ``600steps``, ``12epochs``, ``20000images``, ``25percent``, ``600steps+12epochs``."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ _SYNONYMS = {"step": "steps", "epoch": "epochs", "image": "images", "%": "percen
 
 @dataclass(frozen=True)
 class Duration:
-    """An amount and one of ``UNITS``."""
+    """An amount and one of ``UNITS``, and what is added to it."""
 
     amount: float
     unit: str
+    more: Duration | None = None
 
     @classmethod
     def parse(cls, text: str | int) -> Duration:
-        """Read ``"12epochs"``, ``"1.5 epochs"``, ``"600steps"`` ...; a bare number has no unit and is refused.
+        """Read ``"12epochs"``, ``"1.5 epochs"``, ``"600steps+12epochs"`` ...; a bare number has no unit and is refused.
 
         Raises:
             ValueError: naming the text and the units that exist.
         """
-        found = _PATTERN.fullmatch(str(text))
+        first, plus, rest = str(text).partition("+")
+        found = _PATTERN.fullmatch(first)
         unit = _SYNONYMS.get(found[2], found[2]) if found else None
         if unit not in UNITS:
             raise ValueError(
                 f"{text!r} is not a duration; write a number and one of {', '.join(UNITS)}: 600steps"
             )
-        return cls(float(found[1]), unit)
+        return cls(float(found[1]), unit, cls.parse(rest) if plus else None)
 
     def in_steps(self, *, images_per_epoch: int, batch_size: int, total_steps: int | None = None) -> int:
         """Whole optimiser steps, rounded to the nearest, at least 1 for a positive amount.
@@ -52,4 +54,8 @@ class Duration:
             )
         else:
             steps = self.amount / 100 * total_steps
+        if self.more is not None:
+            steps += self.more.in_steps(
+                images_per_epoch=images_per_epoch, batch_size=batch_size, total_steps=total_steps
+            )
         return max(1, round(steps)) if self.amount > 0 else 0

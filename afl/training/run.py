@@ -42,7 +42,7 @@ from afl.tracking import (
     write_record,
     write_text,
 )
-from afl.training.build import build_detector, build_schedule, instantiate, loop_options
+from afl.training.build import bound, build_detector, build_schedule, check_preset, instantiate, loop_options
 from afl.training.checkpoint import LAST, CheckpointError, load_latest, set_aside
 from afl.training.compiled import compiled_forward, wants_compiled
 from afl.training.data import (
@@ -108,6 +108,7 @@ def run_cell(
     world = join_world(config.trainer.device)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
+    check_preset(config)
     data = read_data(config)
     plain = OmegaConf.to_container(config, resolve=True)
     key = cell_key(config, data)
@@ -297,9 +298,7 @@ def _train_and_evaluate(
     detector.to(world.device, memory_format=layout)
     if saved is None:
         initialise_priors(detector, batches, world, channels_last=options.channels_last)
-    optimizer = build_optimizer(
-        instantiate(config.optimizer.factory), detector, config.optimizer.weight_decay
-    )
+    optimizer = build_optimizer(bound(config.optimizer.factory), detector, config.optimizer.weight_decay)
     average = moving_average(detector, config.trainer.ema) if config.trainer.ema else None
     state = restore(saved, detector, optimizer, average) if saved else LoopState()
     if saved and world.is_main:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from afl.training.build import build_detector, instantiate
+from afl.training.build import bound, build_detector
 from afl.training.compose import compose_cell
 from afl.training.data import read_data, training_batches
 from afl.training.distributed import World
@@ -76,7 +76,7 @@ def one_step(config, data, settings: set[str]) -> Callable[[], list[float]]:
     last = "channels_last" in settings
     detector = build_detector(config, data.classes)
     detector.to(memory_format=torch.channels_last if last else torch.contiguous_format).train()
-    factory = instantiate(config.optimizer.factory)
+    factory = bound(config.optimizer.factory)
     if "plain_optimizer" in settings:
         optimizer = factory(parameter_groups(detector, config.optimizer.weight_decay))
     else:

@@ -17,7 +17,7 @@ from datasets import DataError, read_voc
 from scripts.prepare_data import main
 
 SMALL = [
-    "detector=fcos", "loss=afl", "backbone=tiny", "trainer=cpu", "schedule=one_cycle", "initial_weights=null", "logger=none",
+    "detector=fcos", "loss=afl", "backbone=tiny", "regime=short", "initial_weights=null", "logger=none",
     "trainer.max_duration=2steps", "trainer.batch_size=2", "trainer.eval_batch_size=2", "trainer.pictures=1",
     "trainer.device=cpu", "trainer.progress=none", "dataset.train_transform.dense.short_sides=[96]",
     "dataset.eval_transform.dense.short_side=96",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from afl.training.build import build_detector, instantiate
+from afl.training.build import bound, build_detector
 from afl.training.compose import CONF, compose_cell
 from afl.training.loop import normalise
 from afl.training.optimizer import build_optimizer
@@ -61,7 +61,7 @@ def one_step(detector_name: str, loss: str) -> list[str]:
     config = compose_cell(detector=detector_name, loss=loss, overrides=["dataset=shapes_coco"])
     counts = torch.arange(1.0, 31.0)
     detector = build_detector(config, ClassCounts(3 * counts, counts)).to(DEVICE)
-    optimizer = build_optimizer(instantiate(config.optimizer.factory), detector, 1e-4)
+    optimizer = build_optimizer(bound(config.optimizer.factory), detector, 1e-4)
     batch, objects = 2, 5
     targets = Targets(
         boxes=torch.empty(batch, objects, 4, device=DEVICE),
