@@ -1,0 +1,102 @@
+"""Which group of the config owns which setting, against the files themselves, and which one wins, against values stated here."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+
+from afl.training.build import ConfigError, bound, check_preset
+from afl.training.compose import CONF, compose_cell
+
+OWNED = {
+    "regime": {"trainer", "optimizer", "schedule", "initial_weights", "per_detector"},
+    "backbone": {"backbone", "pyramid"},
+    "detector": {"detector", "family", "needs_extreme_points", "in_regime"},
+}
+REGIME = ("trainer", "optimizer", "schedule", "initial_weights")
+
+
+def members(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hydra():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def cell(*overrides: str, detector: str = "retinanet"):
+    return compose_cell(detector=detector, loss="fl", overrides=list(overrides))
+
+
+@pytest.mark.parametrize("group", list(OWNED))
+def test_a_group_sets_only_what_it_owns(group):
+    for member in members(group):
+        content = OmegaConf.load(CONF / group / f"{member}.yaml")
+        assert set(content) - {"defaults"} <= OWNED[group], member
+
+
+def test_no_default_is_optional_or_found_by_an_interpolated_name():
+    for path in CONF.rglob("*.yaml"):
+        for default in OmegaConf.to_container(OmegaConf.load(path), resolve=False).get("defaults", []):
+            assert "optional" not in str(default) and "${" not in str(default), path
+
+
+def test_detector_backbone_and_data_set_leave_every_regime_as_it_is():
+    """Each regime is composed once with each group's members; the parts of all combinations are then merged and resolved."""
+    datasets = {
+        name: OmegaConf.to_container(cell(f"dataset={name}", "regime=short"), resolve=False)
+        for name in members("dataset")
+    }
+    backbones = {
+        name: OmegaConf.to_container(cell(f"backbone={name}"), resolve=False) for name in members("backbone")
+    }
+    detectors = {
+        name: OmegaConf.to_container(cell(detector=name), resolve=False) for name in members("detector")
+    }
+    regimes = {
+        name: OmegaConf.to_container(cell(f"regime={name}"), resolve=False) for name in members("regime")
+    }
+    short = {part: regimes["short"][part] for part in REGIME}
+    for other in (*datasets.values(), *backbones.values(), *detectors.values()):
+        assert {part: other[part] for part in REGIME} == short
+    # The backbone reaches the detector alone and the regime is the same for all backbones: pairs cover the combinations.
+    pairs = [(regime, "tiny") for regime in regimes] + [("short", backbone) for backbone in backbones]
+    for (regime, backbone), detector in itertools.product(pairs, detectors):
+        merged = OmegaConf.create(
+            {
+                **{part: regimes[regime][part] for part in (*REGIME, "per_detector")},
+                **{part: detectors[detector][part] for part in ("detector", "in_regime", "family")},
+                "pyramid": backbones[backbone]["pyramid"],
+                "dataset": {"max_detections": 100},
+            }
+        )
+        plain = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+        assert plain["optimizer"]["factory"]["lr"] > 0
+        bound(merged.optimizer.factory)
+        bound(merged.schedule.factory)
+
+
+def test_the_command_line_wins_and_a_named_optimiser_replaces_the_regime_s():
+    plain = OmegaConf.to_container(cell("optimizer=sgd", "trainer.batch_size=3"), resolve=True)
+    assert bound(OmegaConf.create(plain["optimizer"]["factory"])).keywords == {"lr": 0.01, "momentum": 0.9}
+    assert (plain["optimizer"]["weight_decay"], plain["trainer"]["batch_size"]) == (1e-4, 3)
+    chosen = cell("dataset=coco", "optimizer.factory.lr=0.3", "schedule.factory.milestones=[0.5]")
+    assert (chosen.optimizer.factory.lr, list(chosen.schedule.factory.milestones)) == (0.3, [0.5])
+
+
+def test_a_backbone_does_not_change_how_a_data_set_is_trained():
+    tiny = cell("dataset=coco", "backbone=tiny")
+    assert (tiny.optimizer.factory._target_, tiny.optimizer.factory.lr) == ("torch.optim.SGD", 0.01)
+    assert (tiny.optimizer.weight_decay, tiny.initial_weights) == (1e-4, None)
+    assert cell("dataset=custom", "backbone=tiny").initial_weights is None
+
+
+def test_an_experiment_with_another_data_set_is_refused():
+    check_preset(cell("experiment=coco/cornernet", detector="cornernet"))
+    with pytest.raises(ConfigError, match="dataset=coco, not of detector=cornernet dataset=shapes_lvis"):
+        check_preset(cell("experiment=coco/cornernet", "dataset=shapes", detector="cornernet"))
