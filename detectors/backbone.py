@@ -7,6 +7,7 @@ tells the channels of every stride in ``channels``.
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,14 @@ class ResNetBackbone(nn.Module):
             raise ValueError(f"backbone.name is {name!r}; known are {', '.join(RESNETS)}")
         norm = FrozenBatchNorm if frozen_batch_norm else nn.BatchNorm2d
         weights = resnet.__dict__[f"ResNet{name[6:]}_Weights"].DEFAULT if pretrained else None
-        body = getattr(resnet, name)(weights=weights, norm_layer=norm)
+        try:
+            body = getattr(resnet, name)(weights=weights, norm_layer=norm)
+        except URLError as error:
+            raise ValueError(
+                f"the ImageNet weights of backbone={name} cannot be downloaded ({error.reason}); put {weights.url} into "
+                f"{torch.hub.get_dir()}/checkpoints, or choose backbone=lite0, whose weights are in a package, or "
+                "backbone.pretrained=false backbone.frozen_batch_norm=false backbone.frozen_stages=0"
+            ) from None
         self.stem = nn.Sequential(body.conv1, body.bn1, body.relu, body.maxpool)
         self.stages = nn.ModuleList([body.layer1, body.layer2, body.layer3, body.layer4])
         width = 64 if name in ("resnet18", "resnet34") else 256

@@ -1,5 +1,7 @@
 """The pyramid against torchvision's, the tower's norms, the backbones' shapes."""
 
+from urllib.error import URLError
+
 import pytest
 import torch
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
@@ -144,3 +146,14 @@ def test_frozen_statistics_do_not_turn_half_precision_into_float32():
     # Maps are saved in half precision; of float32 there are factors of channels alone.
     assert (torch.bfloat16, 32) in saved
     assert {side for dtype, side in saved if dtype == torch.float32} == {1}
+
+
+def test_imagenet_weights_that_cannot_be_downloaded_are_named_with_what_to_do(monkeypatch):
+    def offline(*_, **__):
+        raise URLError("no network")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    with pytest.raises(
+        ValueError, match="backbone=resnet18 cannot be downloaded .no network.*choose backbone=lite0"
+    ):
+        ResNetBackbone(name="resnet18", pretrained=True, frozen_batch_norm=True)
