@@ -1,4 +1,4 @@
-"""Starting a Hydra command so that a typo gets one clear line instead of a stack trace."""
+"""The arguments of every command, read before anything heavy is imported: help, options, overrides, nearest names."""
 
 from __future__ import annotations
 
@@ -7,48 +7,164 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import hydra
-from hydra import compose
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+from afl.config import CONF, ConfigError, hydra_override, unknown_setting
+
+HELP = ("-h", "--help", "help")
+# Hydra's own flags; with `True`, the next argument belongs to the flag.
+FLAGS = {
+    "-m": False, "--multirun": False, "-r": False, "--run": False, "--resolve": False, "--hydra-help": False,
+    "--version": False, "-c": True, "--cfg": True, "-p": True, "--package": True, "-i": False, "--info": False,
+    "-sc": False, "--shell-completion": False, "-cp": True, "--config-path": True, "-cn": True, "--config-name": True,
+    "-cd": True, "--config-dir": True, "--experimental-rerun": True,
+}  # fmt: skip
+KINDS = {bool: "true or false", list: "a list such as [one,two]", int: "a whole number", float: "a number"}
 
 
 def run_hydra(task: Callable[[DictConfig], None], config_name: str = "config") -> None:
     """Run ``task`` with the config composed from the command line.
 
-    A group member that does not exist is refused before Hydra starts, with the nearest one that does; for a key that does
-    not exist the nearest key is named after Hydra's own message.
+    ``--help`` prints the docstring of the task's module and the config groups. A mistake in the arguments ends the program with
+    one line before Hydra starts.
     """
-    problem = unknown_choice(sys.argv[1:])
-    if problem:
-        sys.exit(problem)
-    entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)
+    arguments = sys.argv[1:]
+    if any(argument in HELP for argument in arguments):
+        print(f"{sys.modules[task.__module__].__doc__.strip()}\n\n{groups_help(config_name)}")
+        return
     try:
-        entry()
-    except SystemExit as stop:
-        hint = unknown_key(sys.argv[1:], config_name) if stop.code not in (0, None) else None
-        if hint:
-            print(hint, file=sys.stderr)
-        raise
+        sys.argv[1:] = checked(arguments, config_name)
+    except ConfigError as error:
+        sys.exit(str(error))
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
 
 
-def unknown_choice(arguments: list[str]) -> str | None:
+def compose_config(arguments: Sequence[str], config_name: str = "config") -> DictConfig:
+    """The config of a command that takes the same overrides as ``scripts.train``.
+
+    Raises:
+        ConfigError: a mistake in the arguments, in one line.
+    """
+    overrides = checked(arguments, config_name)
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose(config_name, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(str(error).splitlines()[0]) from None
+
+
+def checked(arguments: Sequence[str], config_name: str) -> list[str]:
+    """The arguments as Hydra reads them in the sense of the user.
+
+    Raises:
+        ConfigError: an argument is not of the form ``NAME=VALUE``, names a group member or a setting that does not exist, or has a
+            value of another kind than the setting's.
+    """
+    problem = misplaced(arguments) or unknown_choice(arguments)
+    if problem:
+        raise ConfigError(problem)
+    arguments = _without_empty_choices(arguments, config_name)
+    sweep = "-m" in arguments or "--multirun" in arguments
+    choices = [argument for argument in arguments if _is_choice(argument)]
+    base = _base(choices, config_name)
+    if base is None:  # Hydra says why
+        return list(arguments)
+    found = []
+    for argument in arguments:
+        key = _key(argument)
+        if key is None or _is_choice(argument):
+            found.append(argument)
+            continue
+        if not argument.startswith("+") and not (sweep and any("," in choice for choice in choices)):
+            problem = unknown_setting(key, base)
+            if problem:
+                raise ConfigError(problem)
+        found.append(hydra_override(argument, base, sweep=sweep))
+    return found
+
+
+def _without_empty_choices(arguments: Sequence[str], config_name: str) -> list[str]:
+    """The arguments without ``experiment=null`` and its like, which name the default and which Hydra does not read."""
+    defaults = _group_defaults(config_name)
+    kept = []
+    for argument in arguments:
+        group, _, member = argument.partition("=")
+        if group not in defaults or member != "null":
+            kept.append(argument)
+        elif defaults[group] is not None:
+            raise ConfigError(f"There is no {group} 'null'. There are: {', '.join(members(group))}")
+    return kept
+
+
+def _group_defaults(config_name: str) -> dict[str, str | None]:
+    """The member that a config chooses of each group; None for none."""
+    entries = yaml.safe_load((CONF / f"{config_name}.yaml").read_text(encoding="utf-8"))["defaults"]
+    named = {group: member for entry in entries if isinstance(entry, dict) for group, member in entry.items()}
+    return {group: member for group, member in named.items() if " " not in group and (CONF / group).is_dir()}
+
+
+def _base(choices: Sequence[str], config_name: str) -> DictConfig | None:
+    """The config of the chosen group members, the first of each sweep, before any setting is changed."""
+    first = [choice.split(",")[0] for choice in choices if not choice.lstrip("+").startswith("hydra")]
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose(config_name, overrides=first)
+    except (HydraException, OmegaConfBaseException):
+        return None
+
+
+def _key(argument: str) -> str | None:
+    found = re.match(r"\+{0,2}([A-Za-z_][\w./@:-]*)=", argument)
+    return found[1] if found else None
+
+
+def _is_choice(argument: str) -> bool:
+    """Whether an argument chooses the member of a config group."""
+    key = _key(argument)
+    group = key.split("@")[0] if key else ""
+    return bool(group) and (group.startswith(("hydra/", "hydra.")) or (CONF / group).is_dir())
+
+
+def misplaced(arguments: Sequence[str]) -> str | None:
+    """One line about the first argument that is neither ``NAME=VALUE`` nor a flag of Hydra, or None."""
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        flag = argument.split("=")[0]
+        if flag in FLAGS:
+            if FLAGS[flag] and "=" not in argument:
+                rest[:1] = []
+        elif argument.startswith("-") or "=" not in argument and not argument.startswith("~"):
+            return not_assigned(argument, rest)
+    return None
+
+
+def not_assigned(argument: str, following: Sequence[str]) -> str:
+    """One line about an argument that is not ``NAME=VALUE``, with the form that is meant."""
+    name, equals, value = argument.lstrip("-").partition("=")
+    if not equals:
+        value = following[0] if following and "=" not in following[0] and following[0][:1] != "-" else "VALUE"
+    return f"{argument!r} is not of the form NAME=VALUE; write {name}={value}"
+
+
+def unknown_choice(arguments: Sequence[str]) -> str | None:
     """One line about the first ``group=member`` whose member does not exist, or None."""
     for argument in arguments:
-        found = re.fullmatch(r"\+?([a-z_/]+)=([\w,/]+)", argument)
+        found = re.fullmatch(r"\+?([a-z_/]+)=([\w,/.-]+)", argument)
         # Hydra's own groups have members in its plugins as well.
         if not found or found[1].startswith("hydra/") or not (CONF / found[1]).is_dir():
             continue
-        folder = CONF / found[1]
-        known = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+        known = members(found[1])
         for member in found[2].split(","):
             if member not in known and member != "null":
                 near = difflib.get_close_matches(member, known, n=1, cutoff=0.4)
@@ -57,52 +173,45 @@ def unknown_choice(arguments: list[str]) -> str | None:
     return None
 
 
-def unknown_key(arguments: list[str], config_name: str) -> str | None:
-    """One line about the first ``a.b=value`` whose key does not exist in the config, or None."""
-    keys = [found[1] for a in arguments if (found := re.match(r"([\w.]+)=", a))]
-    groups = [
-        a for a in arguments if "=" in a and (CONF / a.lstrip("+").split("=")[0]).is_dir() and "," not in a
-    ]
-    try:
-        GlobalHydra.instance().clear()
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose(config_name, overrides=groups)
-    except Exception:  # the hint is a courtesy: Hydra has already said what is wrong
-        return None
-    known = list(_keys(OmegaConf.to_container(config, resolve=False)))
-    for key in keys:
-        if key in known or (CONF / key).is_dir() or key.startswith("hydra"):
-            continue
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        if near:
-            return f"There is no {key}. Did you mean {near[0]}?"
-    return None
+def members(group: str) -> list[str]:
+    """The members of a config group."""
+    folder = CONF / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
-def _keys(config: dict, prefix: str = "") -> list[str]:
-    found = []
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        found.append(name)
-        if isinstance(value, dict):
-            found += _keys(value, f"{name}.")
-    return found
+def groups_help(config_name: str) -> str:
+    """The groups of a config and their members, one group a line."""
+    lines = [
+        textwrap.fill(
+            f"{group}=" + " | ".join(members(group)),
+            width=112, initial_indent="    ", subsequent_indent=" " * 8, break_on_hyphens=False,
+        )
+        for group in _group_defaults(config_name)
+    ]  # fmt: skip
+    return "\n".join(
+        [
+            "Groups:", *lines, "",
+            "Every value of the config can be set as NAME=VALUE; --cfg job prints all of them, -m runs a sweep over values",
+            "separated by commas.",
+        ]
+    )  # fmt: skip
 
 
-def options_of(arguments: list[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """``name=value`` arguments over ``defaults``, as plain values.
+def options_of(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """``NAME=VALUE`` arguments over ``defaults``, as plain values.
 
-    A value must be of its default's kind: true or false, a whole number, a number, a list. What has a text or None for default may be
-    anything; a text stays as it was typed, whatever it looks like.
+    A value must be of its default's kind: true or false, a whole number, a number, a list. A default that is one of these types
+    itself stands for "not given" (None). Where the default is text or None, the value is the text as it was typed; an empty
+    one where the default is None is None. A leading ``~`` means the home folder.
 
     Raises:
         ValueError: an argument is not of that form, names something that is not among the defaults, or is of another kind.
     """
-    options = dict(defaults)
-    for argument in arguments:
+    options = {name: None if isinstance(default, type) else default for name, default in defaults.items()}
+    for i, argument in enumerate(arguments):
         name, equals, text = argument.partition("=")
-        if not equals:
-            raise ValueError(f"{argument!r} is not of the form NAME=VALUE")
+        if not equals or argument.startswith("-"):
+            raise ValueError(not_assigned(argument, arguments[i + 1 :]))
         if name not in defaults:
             near = difflib.get_close_matches(name, defaults, n=1, cutoff=0.4)
             meant = f" Did you mean {near[0]}?" if near else ""
@@ -111,35 +220,62 @@ def options_of(arguments: list[str], defaults: Mapping[str, Any]) -> dict[str, A
     return options
 
 
+def own_options(arguments: Sequence[str], defaults: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The options of a command that also takes overrides: (options, the arguments that are overrides)."""
+    own = [argument for argument in arguments if argument.partition("=")[0] in defaults]
+    return options_of(own, defaults), [argument for argument in arguments if argument not in own]
+
+
 def _value(name: str, text: str, default: Any) -> Any:
-    if isinstance(default, str):
-        return text
+    kind = default if isinstance(default, type) else type(default)
+    if kind not in KINDS:
+        return os.path.expanduser(text) if text or default is not None else None
     try:
-        (value,) = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"])).values()
-    except (YAMLError, OmegaConfBaseException):  # no YAML, such as *.jpg
-        value = text
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if default is None:
-        return text if number else value
-    if isinstance(default, bool):
-        kind, fits = "true or false", isinstance(value, bool)
-    elif isinstance(default, list):
-        kind, fits = "a list such as [one,two]", isinstance(value, list)
-    elif isinstance(default, int):
-        kind, fits = "a whole number", number and isinstance(value, int)
-    else:
-        kind, fits = "a number", number
-    if not fits:
-        raise ValueError(f"{name} is {text!r}; it is {kind}")
-    return value
+        return {bool: _truth, list: _list, int: int, float: float}[kind](text)
+    except ValueError:
+        raise ValueError(f"{name} is {text!r}; it is {KINDS[kind]}") from None
 
 
-def asks_for_help(arguments: list[str], document: str) -> bool:
-    """Whether somebody asks what a command can do; ``document``, which says it, is then printed."""
-    asked = any(argument in ("-h", "--help", "help") for argument in arguments)
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError
+    return text.lower() == "true"
+
+
+def _list(text: str) -> list:
+    if not text.startswith("["):
+        raise ValueError
+    try:
+        return OverridesParser.create().parse_override(f"value={text}").value()
+    except HydraException:
+        raise ValueError from None
+
+
+def run_command(main: Callable[[list[str]], Any]) -> None:
+    """Run a command that reads its own arguments. Its exit code is what ``main`` returns, if that is a number; an expected error
+    ends it with one line: bad values, files that cannot be used, and the errors that this project defines."""
+    try:
+        code = main(sys.argv[1:])
+    except Exception as error:
+        if not isinstance(error, OSError | ValueError) and not type(error).__module__.startswith("afl."):
+            raise
+        sys.exit(str(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def asks_for_help(arguments: Sequence[str], document: str) -> bool:
+    """Whether ``arguments`` ask for help; ``document`` is then printed."""
+    asked = any(argument in HELP for argument in arguments)
     if asked:
         print(document.strip())
     return asked
+
+
+def printable(text: object) -> str:
+    """Text from a data set or a file for a terminal: control characters are escaped."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(text)
+    )
 
 
 def quiet_libraries() -> None:

@@ -2,56 +2,75 @@
 
     python -m scripts.evaluate run=outputs/shapes_lvis-centernet-fl-s0-1a2b3c4d
     python -m scripts.evaluate run=... checkpoint=weights.pt trainer.evaluator=fast
+    python -m scripts.evaluate run=... dataset.root=/data/moved
 
-``run`` is a run directory. Everything else on the command line changes its config for this evaluation. Figures are printed
-and written to ``evaluation.json`` in the run directory; the record stays as it is.
+Options:
+    run=FOLDER         the run directory
+    checkpoint=FILE    weights to use instead of the run's last ones
+
+Other arguments change the run's config for this evaluation, for example:
+    dataset.root=FOLDER              where the data set is now
+    dataset.policy=skip              leave out records with defects
+    dataset.max_detections=300       boxes an image may have
+    detector.score_threshold=0.01    least score of a box
+    trainer.evaluator=fast           the fast evaluator
+    trainer.test_time.flip=true      add a mirrored view of every image
+    trainer.eval_batch_size=8        images in a pass
+    trainer.device=cpu               auto, cpu or cuda
+
+A change gives what it gives at training: settings that take their value from the changed one follow. Figures are written to
+evaluation.json in the run directory and printed. The run's record does not change.
 """
 
 from __future__ import annotations
 
-import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-from omegaconf import OmegaConf
-from rich.console import Console
-from rich.table import Table
+from afl.config import read_config
+from scripts.entry import asks_for_help, own_options, printable, quiet_libraries, run_command
 
-from afl.tracking import write_json
-from afl.training import ConfigError
-from afl.training.checkpoint import CheckpointError
-from afl.training.distributed import leave_world
-from afl.training.load import load_run
-from afl.training.run import evaluate_run
-from datasets import DataError
-from scripts.entry import asks_for_help, quiet_libraries
+DEFAULTS = {"run": None, "checkpoint": None}
 
 
 def main(arguments: list[str]) -> None:
-    """Evaluate ``run=FOLDER`` and print its figures."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    """Evaluate ``run=FOLDER``, write its figures and print them."""
     if asks_for_help(arguments, __doc__):
         return
+    options, overrides = own_options(arguments, DEFAULTS)
+    if not options["run"]:
+        raise ValueError("which run? python -m scripts.evaluate run=outputs/NAME")
+    folder, checkpoint = Path(options["run"]), options["checkpoint"]
+    read_config(folder, overrides)  # mistakes in the arguments end the command before it loads torch
+
+    import logging
+
+    from afl.tracking import write_json
+    from afl.training.distributed import leave_world
+    from afl.training.load import load_run
+    from afl.training.run import evaluate_run
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     quiet_libraries()
-    given = OmegaConf.from_dotlist([a.lstrip("+") for a in arguments])
-    if "run" not in given:
-        sys.exit("which run? python -m scripts.evaluate run=outputs/NAME")
-    folder, checkpoint = Path(given.pop("run")), given.pop("checkpoint", None)
-    run = load_run(folder, given, Path(checkpoint) if checkpoint else None)
+    run = load_run(folder, overrides, Path(checkpoint) if checkpoint else None)
     metrics = evaluate_run(run, folder, "evaluation_detections.json")
     if metrics:
+        head = {"checkpoint": str(run.checkpoint), "step": run.step, "overrides": overrides}
+        write_json(folder / "evaluation.json", {**head, **metrics})
         groups = dict(zip(run.data.statistics.names, run.data.statistics.groups, strict=True))
         show(metrics, groups, str(run.checkpoint))
-        write_json(
-            folder / "evaluation.json", {"checkpoint": str(run.checkpoint), "step": run.step, **metrics}
-        )
     leave_world()
 
 
-def show(metrics: dict, groups: dict[str, str], title: str) -> None:
-    """Print overall figures and AP by class."""
+def show(metrics: Mapping, groups: Mapping[str, str], title: str) -> None:
+    """Print overall figures and AP by class. Names are printed as they are: none of them is markup."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     console = Console()
-    overall = Table(title=title, title_justify="left")
+    overall = Table(title=Text(printable(title)), title_justify="left")
     for name in metrics:
         if name != "per_class":
             overall.add_column(name, justify="right")
@@ -61,7 +80,7 @@ def show(metrics: dict, groups: dict[str, str], title: str) -> None:
     for name, value in sorted(
         metrics["per_class"].items(), key=lambda item: -1 if item[1] is None else item[1]
     ):
-        classes.add_row(name, groups[name], _percent(value))
+        classes.add_row(Text(printable(name)), groups[name], _percent(value))
     console.print(classes)
 
 
@@ -70,7 +89,4 @@ def _percent(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (CheckpointError, ConfigError, DataError, ValueError) as problem:
-        sys.exit(str(problem))
+    run_command(main)

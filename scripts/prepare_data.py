@@ -37,8 +37,6 @@ import functools
 import sys
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -58,7 +56,7 @@ from datasets.prepare_ccp import prepare_ccp
 from datasets.prepare_chula import prepare_chula
 from datasets.prepare_foda import prepare_foda
 from datasets.releases import PUBLISHED
-from scripts.entry import CONF, asks_for_help, unknown_choice, unknown_key
+from scripts.entry import asks_for_help, compose_config
 from scripts.transfer_progress import transfer_progress
 
 DEFECTS_FOUND, UNREADABLE, INTERRUPTED = 1, 2, 130
@@ -82,9 +80,8 @@ def main(arguments: list[str]) -> int:
         return commands[arguments[0]](arguments[1:])
     except ValueError as error:  # DataError and ConfigError among them
         print(f"error: {error}", file=sys.stderr)
-    except (HydraException, OmegaConfBaseException) as error:
-        hint = unknown_key(arguments[1:], "config")
-        print(f"error: {hint or str(error).splitlines()[0]}", file=sys.stderr)
+    except OmegaConfBaseException as error:
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -189,11 +186,7 @@ def _truth(given: dict[str, str], key: str, default: bool) -> bool:
 
 def _dataset(overrides: list[str]) -> DictConfig:
     """The resolved `dataset` part of the configuration."""
-    problem = unknown_choice(overrides)
-    if problem:
-        raise DataError(problem)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        dataset = compose("config", overrides).dataset
+    dataset = compose_config(overrides).dataset
     OmegaConf.set_struct(dataset, False)
     return dataset
 

@@ -1,60 +1,71 @@
-"""Look again at the batch that stopped a run.
+"""Run the batch that stopped a run through its detector again.
 
     python -m scripts.replay file=outputs/NAME/non_finite_step120.pt
     python -m scripts.replay file=... trainer.precision=fp32
 
-``file`` is what a run saves when its loss or its gradient is not finite. The detector is built from the run's config, the
-saved weights are put in, and the saved batch goes through it: every output, every term of the loss and every gradient is
-said to be finite or not. Everything else on the command line changes the config for this look.
+Options:
+    file=FILE    the batch, which a run saves when its loss or its gradient is not finite
+
+Other arguments change the run's config for this pass, for example:
+    trainer.precision=fp32    arithmetic of the network: bf16 or fp32
+    loss.gamma=1.5            a value of the loss
+    dataset.root=FOLDER       where the data set is now
+
+The detector is built from the run's config and gets the weights in the file. The command prints which outputs, terms of the loss
+and gradients are finite.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from omegaconf import OmegaConf
-from rich.console import Console
-from rich.table import Table
+from afl.config import read_config
+from scripts.entry import asks_for_help, own_options, printable, quiet_libraries, run_command
 
-from afl.training import ConfigError
-from afl.training.build import PRECISIONS
-from afl.training.checkpoint import CheckpointError
-from afl.training.load import build_run
-from afl.training.replay import Replay, replay
-from datasets import DataError
-from scripts.entry import quiet_libraries
+if TYPE_CHECKING:
+    from afl.training.replay import Replay
 
 
 def main(arguments: list[str]) -> None:
     """Replay ``file=...`` and print what is finite and what is not."""
+    if asks_for_help(arguments, __doc__):
+        return
+    options, overrides = own_options(arguments, {"file": None})
+    if not options["file"]:
+        raise ValueError("which file? python -m scripts.replay file=outputs/NAME/non_finite_stepN.pt")
+    path = Path(options["file"])
+    read_config(path.parent, overrides)  # mistakes in the arguments end the command before it loads torch
+
+    from afl.training.build import PRECISIONS
+    from afl.training.load import build_run
+    from afl.training.replay import replay
+
     quiet_libraries()
-    given = OmegaConf.from_dotlist([a.lstrip("+") for a in arguments])
-    if "file" not in given:
-        sys.exit("which file? python -m scripts.replay file=outputs/NAME/non_finite_stepN.pt")
-    path = Path(given.pop("file"))
-    config, _, detector = build_run(path.parent, given)
+    config, _, detector = build_run(path.parent, overrides)
     show(replay(detector, path, PRECISIONS[config.trainer.precision]), str(path))
 
 
 def show(found: Replay, title: str) -> None:
-    """Print the step, its images, and one line for each tensor."""
+    """Print the step, its images, and one line for each tensor. Names are printed as they are: none of them is markup."""
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     console = Console() if sys.stdout.isatty() else Console(width=150)
-    console.print(f"step {found.step}, images {found.image_ids}", highlight=False)
-    table = Table("what", "name", "value", "not finite", title=title, title_justify="left")
-    for what, tensors in (("output", found.outputs), ("term", found.losses), ("gradient", found.gradients)):
+    console.print(f"step {found.step}, images {found.image_ids}", highlight=False, markup=False)
+    table = Table("kind", "name", "value", "not finite", title=Text(printable(title)), title_justify="left")
+    for kind, tensors in (("output", found.outputs), ("term", found.losses), ("gradient", found.gradients)):
         for name, tensor in tensors.items():
             bad = int((~torch.isfinite(tensor)).sum())
-            if what == "gradient" and not bad:
+            if kind == "gradient" and not bad:
                 continue
             value = f"{float(tensor):g}" if tensor.ndim == 0 else f"largest {float(tensor.abs().max()):g}"
-            table.add_row(what, name, value, f"{bad} of {tensor.numel()}" if bad else "")
+            table.add_row(kind, Text(printable(name)), value, f"{bad} of {tensor.numel()}" if bad else "")
     console.print(table)
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (CheckpointError, ConfigError, DataError, ValueError) as problem:
-        sys.exit(str(problem))
+    run_command(main)

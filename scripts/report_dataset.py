@@ -6,16 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from afl.reporting.report.dataset import Split, dataset_page
 from afl.tracking import Picture, write_text
 from afl.training.data import RunData, read_data
 from datasets import AnnotationIndex, read_image
-from scripts.entry import CONF, options_of, unknown_choice, unknown_key
+from scripts.entry import compose_config, own_options
 from scripts.run_material import require_images
 
 DEFAULTS = {"output": None, "images": 12}
@@ -28,9 +24,8 @@ def write_dataset_page(arguments: list[str]) -> Path:
         DataError: the data set is not here, or damaged.
         ValueError: an argument that neither this command nor Hydra knows.
     """
-    own = [a for a in arguments if a.split("=")[0] in DEFAULTS]
-    options = options_of(own, DEFAULTS)
-    config = composed([a for a in arguments if a not in own])
+    options, overrides = own_options(arguments, DEFAULTS)
+    config = compose_config(overrides)
     data = read_data(config)
     name = config.dataset.name
     page = dataset_page(
@@ -54,22 +49,6 @@ def write_dataset_page(arguments: list[str]) -> Path:
     )
     print(f"written: {path} (open it in any browser)")
     return path
-
-
-def composed(overrides: list[str]) -> DictConfig:
-    """The whole configuration; what Hydra has to say against it in one line.
-
-    Raises:
-        ValueError: a group, member or key that does not exist.
-    """
-    problem = unknown_choice(overrides)
-    if problem:
-        raise ValueError(problem)
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("config", overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(unknown_key(overrides, "config") or str(error).splitlines()[0]) from None
 
 
 def split_of(name: str, index: AnnotationIndex) -> Split:

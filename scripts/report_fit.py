@@ -9,8 +9,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from afl.reporting.fit import rows_of, to_markdown
 from afl.tracking import FINISHED, write_json
 from afl.training.checkpoint import LAST
@@ -57,7 +55,7 @@ def write_fit(arguments: list[str]) -> None:
 
 def on_training_images(folder: Path) -> dict[str, Any]:
     """The figures of a run's own evaluation, taken on its training images: as they are, without augmentation."""
-    run = load_run(folder, OmegaConf.create({"trainer": {"pictures": 0}}))
+    run = load_run(folder, ["trainer.pictures=0"])
     with tempfile.TemporaryDirectory() as scratch:
         metrics = evaluate_run(run, Path(scratch), on_training_images=True)
     return {name: value for name, value in metrics.items() if name != "per_class"}

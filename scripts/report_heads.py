@@ -11,7 +11,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 
 from afl.tracking import Picture, write_bytes
 from afl.training.data import evaluation_batches
@@ -22,6 +21,9 @@ from afl.training.loop import normalise
 from afl.training.pictures import draw_maps
 from datasets.images import read_image
 from detectors.views import score_maps
+from scripts.entry import own_options
+
+DEFAULTS = {"run": None, "image": int, "results": None}
 
 
 @torch.no_grad()
@@ -31,15 +33,11 @@ def draw_heads(arguments: list[str]) -> Path:
     Raises:
         ValueError: no run is named, it is not one, or its validation split has no such image.
     """
-    given = OmegaConf.from_dotlist(arguments)
-    if not given.get("run"):
+    options, overrides = own_options(arguments, DEFAULTS)
+    if not options["run"]:
         raise ValueError("which run? python -m scripts.report heads run=outputs/NAME")
-    folder, image_id, results = (
-        Path(str(given.pop("run"))),
-        given.pop("image", None),
-        given.pop("results", None),
-    )
-    run = load_run(folder, given)
+    folder, image_id, results = Path(options["run"]), options["image"], options["results"]
+    run = load_run(folder, overrides)
     numbers = run.data.val.image_ids.tolist()
     number = numbers[0] if image_id is None else image_id
     if number not in numbers:

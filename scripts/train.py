@@ -1,38 +1,53 @@
-"""Train and evaluate one cell, or with ``-m`` many of them.
+"""Train and evaluate one run, or with -m many of them.
 
     python -m scripts.train detector=fcos loss=afl dataset=shapes seed=0
     python -m scripts.train -m detector=centernet,retinanet loss=fl,afl seed=0,1,2
     torchrun --nproc-per-node 8 -m scripts.train detector=retinanet dataset=coco
 
-The same command again resumes an unfinished run and returns at once on a finished one.  SIGTERM, SIGUSR1 and SIGUSR2 save a
-checkpoint and end the command with exit code 75; Ctrl-C does so with 130, and at once when it is pressed again.
+The same command again resumes an unfinished run and returns immediately if the run is finished. SIGTERM, SIGUSR1 and SIGUSR2
+save a checkpoint and end the command with exit code 75. Ctrl-C does the same with exit code 130; a second Ctrl-C ends the
+command immediately.
+
+Settings people use most:
+    detector=fcos                   the detector
+    loss=afl                        the classification loss
+    dataset=shapes                  the data set; dataset=custom reads your own
+    dataset.root=FOLDER             where the data set is
+    backbone=resnet50               the backbone
+    seed=0                          the seed of everything random
+    trainer.max_duration=12epochs   length: steps, epochs or images
+    trainer.batch_size=16           images in a step
+    trainer.device=auto             auto (CUDA if there is one), cpu or cuda
+    paths.output=outputs            the folder of run directories
+    logger=none                     do not log to W&B
+
+Quote a value with special characters for the shell: 'dataset.root=/data/birds (1)'.
 """
 
 from __future__ import annotations
 
 import sys
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from afl.training import run_cell
-from afl.training.checkpoint import CheckpointError
-from afl.training.distributed import ProcessLost, leave_world
-from afl.training.guard import NonFiniteLoss
-from afl.training.interruption import Interruption
 from scripts.entry import quiet_libraries, run_hydra
 
-STOPPED = 130  # what a shell makes of Ctrl-C
-
-
-class CellFailed(CompactHydraException):
-    """A cell of a sweep failed, for a reason that has been said; Hydra ends the sweep with it, in one line too."""
+STOPPED = 130  # the exit code of a shell's command after Ctrl-C
 
 
 def main(config: DictConfig) -> None:
-    """Run the cell that ``config`` describes; what goes wrong is said in one line, and in full in its record."""
+    """Run the cell that ``config`` describes. A failure is one line; the record has all of it."""
+    # torch and the rest of the project take seconds: they are imported after the arguments have been checked.
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import CompactHydraException
+    from hydra.types import RunMode
+
+    from afl.training import run_cell
+    from afl.training.checkpoint import CheckpointError
+    from afl.training.distributed import ProcessLost, leave_world
+    from afl.training.guard import NonFiniteLoss
+    from afl.training.interruption import Interruption
+
     quiet_libraries()
     try:
         with Interruption() as interruption:
@@ -42,7 +57,8 @@ def main(config: DictConfig) -> None:
         message = f"{cell.dataset}-{cell.detector}-{cell.loss}-s{config.seed} failed: {error}"
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             print(message, flush=True)
-            raise CellFailed(message) from None  # the sweep goes on and ends with an error
+            # The other runs of the sweep go on. Hydra ends the sweep with this error, in one line.
+            raise CompactHydraException(message) from None
         sys.exit(message)
     leave_world()
 

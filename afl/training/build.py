@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pkgutil
 import re
+from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import hydra
@@ -12,67 +14,107 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from afl.config import ConfigError
 from afl.training.duration import Duration
 from afl.training.loop import LoopOptions
 from afl.training.schedule import Schedule, warmed_up
 from detectors.contract import ClassCounts
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": None}
-# What a config, which may be somebody else's and come inside a checkpoint, can call: constructors of these packages, and
-# functions that read a data set, make a generated one or a schedule. Nothing that writes what and where the config says.
-OWN_PACKAGES = ("afl.losses.", "datasets.", "detectors.", "torch.optim.")
-OWN_OTHERS = re.compile(
-    r"afl\.tracking\.wandb\.\w+Tracker|afl\.training\.schedule\.\w+_schedule|datasets\.\w+\.(read|generate)_\w+"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one part of a config may call.
+
+    Attributes:
+        place: pattern of the part's dotted name.
+        name: pattern of the full name of the callable at its definition.
+        base: class that it must derive from; ``type`` for any class, None for a function.
+    """
+
+    place: str
+    name: str
+    base: type | None
+
+    def allows(self, found: Any) -> bool:
+        """Whether the part may call ``found``."""
+        name = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', None)}"
+        if not re.fullmatch(self.name, name):
+            return False
+        if self.base is None:
+            return isinstance(found, FunctionType)
+        return isinstance(found, type) and (self.base is type or issubclass(found, self.base))
+
+
+# A config may be foreign and come inside a checkpoint. Each part of it calls callables of its own kind alone: only the data set's
+# parts read or generate data, only the logger's part makes a tracker.
+PARTS = (
+    Part(r"loss", r"afl\.losses\.[\w.]+", nn.Module),
+    Part(r"detector|backbone", r"detectors\.[\w.]+", nn.Module),
+    Part(r"dataset\.(train|eval)_transform", r"datasets\.(transforms|color)\.\w+", type),
+    Part(r"dataset\.(train|val)", r"datasets\.\w+\.(read|generate)_\w+", None),
+    Part(r"dataset\.folder", r"datasets\.\w+\.generate_\w+", None),
+    Part(r"optimizer", r"torch\.optim\.\w+\.\w+", torch.optim.Optimizer),
+    Part(r"schedule", r"afl\.training\.schedule\.\w+_schedule", None),
+    Part(r"logger", r"afl\.tracking\.wandb\.\w+Tracker", type),
 )
 
 
-class ConfigError(ValueError):
-    """A config that cannot be run, with what would fix it."""
+def check_targets(config: Any, place: str = "") -> None:
+    """Refuse every ``_target_`` that its part of the config may not call: a config is data, not code.
 
+    Args:
+        config: the whole config or a part of it; ``place``: the dotted name of the part, empty for the whole.
 
-def check_targets(config: Any, path: str = "") -> None:
-    """Refuse every ``_target_`` that is no part of a run as ``OWN_PACKAGES`` says: a config is data, not code."""
+    Raises:
+        ConfigError: the place and the name of the callable.
+    """
     if OmegaConf.is_dict(config) or isinstance(config, dict):
         target = config.get("_target_")
-        if target is not None and not _is_own(str(target), path):
+        if target is not None and not _may_call(str(target), place):
             raise ConfigError(
-                f"{path}._target_ is {target!r}; only classes of {', '.join(OWN_PACKAGES)} trackers, schedules and readers of "
-                "this project may be called"
+                f"{place}._target_ is {target!r}; this part of a config cannot call it. Losses come from afl.losses, detectors and "
+                "backbones from detectors, transforms and readers from datasets, optimisers from torch.optim"
             )
         for key in config:
-            if not OmegaConf.is_missing(config, key):
-                check_targets(config[key], f"{path}.{key}" if path else str(key))
-    elif OmegaConf.is_list(config):
+            if isinstance(config, dict) or not OmegaConf.is_missing(config, key):
+                check_targets(config[key], f"{place}.{key}" if place else str(key))
+    elif OmegaConf.is_list(config) or isinstance(config, list):
         for i in range(len(config)):
-            check_targets(config[i], f"{path}[{i}]")
+            check_targets(config[i], f"{place}[{i}]")
 
 
-def _is_own(target: str, path: str) -> bool:
-    """Whether a dotted name is of something that a config may call; what own modules import has such a name too."""
-    if not target.startswith(("afl.", "datasets.", "detectors.", "torch.optim.")):
+def _may_call(target: str, place: str) -> bool:
+    parts = [part for part in PARTS if re.fullmatch(rf"({part.place})([.\[].*)?", place)]
+    if not parts or not target.startswith(("afl.", "datasets.", "detectors.", "torch.optim.")):
         return False
     try:
         found = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{path}._target_ is {target!r}, which does not exist ({error})") from error
-    name = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', None)}"
-    return (isinstance(found, type) and name.startswith(OWN_PACKAGES)) or bool(OWN_OTHERS.fullmatch(name))
+        raise ConfigError(f"{place}._target_ is {target!r}, which does not exist ({error})") from error
+    return any(part.allows(found) for part in parts)
 
 
 def instantiate(config: DictConfig, **arguments: Any) -> Any:
-    """Call the constructor a config names; lists and dicts arrive as plain Python.
+    """Call the constructor that a part of a config names; lists and dicts arrive as plain Python.
 
-    ``arguments`` are handed over as they are: merged into the config, dataclasses and tensors would be converted.
+    Args:
+        config: a part inside its whole config (``config.loss``): its place decides what it may call.
+        arguments: passed on as they are. Merged into the config, dataclasses and tensors would be converted.
+
+    Raises:
+        ConfigError: the part may not call this.
     """
-    check_targets(config)
-    # On its own: Hydra would resolve, for good, what other parts of the whole config refer to.
+    check_targets(config, config._get_full_key(None))
+    # A copy: Hydra would permanently resolve the references of the whole config.
     config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     try:
         if not arguments:
             return hydra.utils.instantiate(config, _convert_="all")
         return hydra.utils.instantiate(config, _convert_="all", _partial_=True)(**arguments)
     except InstantiationException as error:
-        # What the constructor had to say, without the wrapping of a wrapping.
+        # The constructor's own error, without Hydra's around it.
         while isinstance(error, InstantiationException) and error.__cause__ is not None:
             error = error.__cause__
         raise error from None

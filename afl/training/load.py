@@ -1,19 +1,20 @@
-"""A trained detector back from its run directory."""
+"""A trained detector from its run directory."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+import torch
+from omegaconf import DictConfig
 from torch import nn
 
-from afl.training.build import ConfigError, build_detector
-from afl.training.checkpoint import LAST, evaluated_weights, load_checkpoint
+from afl.config import ConfigError, check_values, read_config
+from afl.training.build import build_detector
+from afl.training.checkpoint import LAST, CheckpointError, evaluated_weights, load_checkpoint
 from afl.training.data import RunData, read_data
-
-CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True)
@@ -27,40 +28,91 @@ class LoadedRun:
     step: int
 
 
-def load_run(folder: Path, changes: DictConfig, checkpoint: Path | None = None) -> LoadedRun:
-    """Rebuild what ``folder`` was trained as, on the CPU.
+def load_run(folder: Path, overrides: Sequence[str] = (), checkpoint: Path | None = None) -> LoadedRun:
+    """Rebuild the detector and the data of ``folder``, on the CPU.
 
     Args:
-        changes: values that replace those of the run's config, by existing keys.
-        checkpoint: other weights than the run's last ones.
+        overrides: changes to the run's config, ``NAME=VALUE`` as on the command line.
+        checkpoint: weights to use instead of the run's last ones.
 
     Raises:
-        ConfigError: not a run directory, or a change to a key that does not exist.
-        CheckpointError: the weights cannot be read.
+        ConfigError: not a run directory, a change that cannot be made, or a data set of other classes than the weights'.
+        CheckpointError: the weights cannot be read, or belong to another detector.
     """
-    config, data, detector = build_run(folder, changes)
+    config, data, detector = build_run(folder, overrides)
     path = checkpoint or folder / "checkpoints" / LAST
     state = load_checkpoint(path)
-    detector.load_state_dict(evaluated_weights(state))
-    return LoadedRun(config, data, detector.eval(), path, state["step"])
+    _check_classes(state, data, path)
+    step = load_weights(detector, state, path)
+    return LoadedRun(config, data, detector.eval(), path, step)
 
 
-def build_run(folder: Path, changes: DictConfig) -> tuple[DictConfig, RunData, nn.Module]:
+def build_run(folder: Path, overrides: Sequence[str] = ()) -> tuple[DictConfig, RunData, nn.Module]:
     """The config, the data and the detector, with fresh weights, of the run in ``folder``.
 
     Args:
-        changes: values that replace those of the run's config, by existing keys.
+        overrides: changes to the run's config, ``NAME=VALUE`` as on the command line.
 
     Raises:
-        ConfigError: not a run directory, or a change to a key that does not exist.
+        ConfigError: not a run directory, or a change that cannot be made.
     """
-    if not (folder / CONFIG).exists():
-        raise ConfigError(f"{folder} has no {CONFIG}: it is not a run directory of scripts.train")
-    config = OmegaConf.load(folder / CONFIG)
-    OmegaConf.set_struct(config, True)
-    try:
-        config = OmegaConf.merge(config, changes)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"the config of {folder} has no such key: {str(error).splitlines()[0]}") from None
+    config = read_config(folder, overrides)
+    check_values(config)
     data = read_data(config)
     return config, data, build_detector(config, data.classes)
+
+
+def load_weights(detector: nn.Module, state: dict[str, Any], path: Path) -> int:
+    """Put the evaluated weights of a checkpoint into ``detector``; returns the step they are from.
+
+    Args:
+        state: as :func:`~afl.training.checkpoint.load_checkpoint` returns it; ``path``: its file, for messages.
+
+    Raises:
+        CheckpointError: the weights are missing, of another detector, or not finite.
+    """
+    try:
+        weights, step = evaluated_weights(state), int(state["step"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} has no complete state of a run ({type(error).__name__}: {error})"
+        ) from None
+    own = detector.state_dict()
+    if not isinstance(weights, dict) or not all(
+        isinstance(value, torch.Tensor) for value in weights.values()
+    ):
+        raise CheckpointError(f"{path}: 'model' does not hold tensors by name")
+    for name in sorted(own.keys() | weights.keys(), key=str):
+        if name not in weights:
+            raise CheckpointError(
+                f"{path} has no weight {name!r}: it is of another detector than its config describes"
+            )
+        if name not in own:
+            raise CheckpointError(f"{path} has a weight {name!r}, which the detector of its config lacks")
+        if weights[name].shape != own[name].shape:
+            raise CheckpointError(
+                f"{path}: {name} has shape {tuple(weights[name].shape)}, the detector needs {tuple(own[name].shape)}"
+            )
+        if weights[name].is_floating_point() and not torch.isfinite(weights[name]).all():
+            bad = int((~torch.isfinite(weights[name])).sum())
+            raise CheckpointError(f"{path}: {bad} of {weights[name].numel()} values of {name} are not finite")
+    detector.load_state_dict(weights)
+    return step
+
+
+def _check_classes(state: dict[str, Any], data: RunData, path: Path) -> None:
+    """Raises ConfigError where the data set does not have the classes that the weights were trained on, in their order."""
+    trained, present = list((state.get("about") or {}).get("names") or []), list(data.statistics.names)
+    if not trained or trained == present:
+        return
+    missing = [name for name in trained if name not in present]
+    other = [name for name in present if name not in trained]
+    difference = "; ".join(
+        f"{what} {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+        for what, names in (("it lacks", missing), ("only it has", other))
+        if names
+    )
+    raise ConfigError(
+        f"{', '.join(data.val.sources)}: the classes are not those that {path} was trained on: "
+        f"{difference or 'they are in another order'}"
+    )

@@ -19,6 +19,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from afl.config import check_values, save_config
 from afl.tracking import (
     FAILED,
     FINISHED,
@@ -68,7 +69,7 @@ from afl.training.evaluation import TestTime, detect
 from afl.training.gradient_dynamics import GradientDynamics
 from afl.training.initial_weights import identity, start_from
 from afl.training.interruption import Interruption
-from afl.training.load import CONFIG, LoadedRun
+from afl.training.load import LoadedRun
 from afl.training.lock import RunBusy, run_lock
 from afl.training.loop import LoopOptions, LoopState, moving_average, restore, train
 from afl.training.optimizer import build_optimizer
@@ -105,6 +106,7 @@ def run_cell(
     Returns:
         The run's record; None where another process is at it.
     """
+    check_values(config)
     world = join_world(config.trainer.device)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
@@ -229,7 +231,8 @@ def _run(
     tracker: Tracker = NullTracker()
     try:
         if world.is_main:
-            write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(plain)))
+            for name, text in save_config(config).items():
+                write_text(folder / name, text)
             tracker = instantiate(config.logger)(
                 directory=folder,
                 name=key.slug,

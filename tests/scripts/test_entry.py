@@ -1,10 +1,22 @@
 """Typos on the command line get the nearest name."""
 
+import os
 import re
 
 import pytest
 
-from scripts.entry import asks_for_help, options_of, unknown_choice, unknown_key
+from afl.config import ConfigError
+from scripts.entry import (
+    asks_for_help,
+    checked,
+    groups_help,
+    members,
+    misplaced,
+    options_of,
+    own_options,
+    printable,
+    unknown_choice,
+)
 
 
 def test_unknown_group_member_suggests_the_nearest():
@@ -30,11 +42,56 @@ def test_launchers_of_plugins_and_of_the_project_pass():
     assert unknown_choice(["-m", "hydra/launcher=slurm"]) is None
 
 
-def test_unknown_key_suggests_the_nearest():
-    assert "trainer.max_duration" in unknown_key(
-        ["dataset=shapes", "trainer.max_durations=3epochs"], "config"
-    )
-    assert unknown_key(["trainer.max_duration=3epochs"], "config") is None
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["dataset=shapes", "trainer.max_durations=3epochs"], "Did you mean trainer.max_duration?"),
+        (["batch_size=3"], "Did you mean trainer.batch_size?"),
+        (["trainer.batch_size=abc"], "trainer.batch_size is 'abc'; it needs a number"),
+        (["-m", "seed=0,x"], "seed is '0,x'; it needs a number"),
+        (["--detector", "centernet"], "write detector=centernet"),
+        (["--detector=centernet"], "write detector=centernet"),
+        (["loss=fl", "--seed", "3"], "write seed=3"),
+        (["-m", "detector"], "write detector=VALUE"),
+        (["detector=fcoss"], "Did you mean detector=fcos?"),
+        (["detector=fcos", "detector.fcos=1"], "There is no detector.fcos"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, words):
+    with pytest.raises(ConfigError) as error:
+        checked(arguments, "config")
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_hydras_own_forms_pass():
+    for arguments in (
+        ["--cfg", "job", "--resolve"],
+        ["-m", "seed=0,1", "loss=fl,afl", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+        ["+dataset.extra=1", "~dataset.remedy", "--info"],
+        ["-m", "detector=fcos,centernet", "detector.peak_kernel=3"],
+    ):
+        assert misplaced(arguments) is None and checked(arguments, "config") == arguments
+
+
+def test_no_member_is_the_default_of_a_group_or_is_refused():
+    assert checked(["experiment=null", "seed=1"], "config") == ["seed=1"]
+    with pytest.raises(ConfigError, match="There is no logger 'null'. There are: none, wandb"):
+        checked(["logger=null"], "config")
+
+
+def test_the_help_lists_every_group_and_member():
+    text = groups_help("config")
+    for group in ("detector", "loss", "dataset", "backbone", "experiment"):
+        assert f"    {group}=" in text and all(member in text for member in members(group))
+
+
+def test_options_and_overrides_of_one_command_are_told_apart():
+    options, overrides = own_options(["run=2024", "dataset.root=x", "+seed=1"], {"run": None, "file": None})
+    assert options == {"run": "2024", "file": None} and overrides == ["dataset.root=x", "+seed=1"]
+
+
+def test_control_characters_are_not_sent_to_a_terminal():
+    assert printable("bolt [m6] \x1b[31m猫\n") == "bolt [m6] \\x1b[31m猫\\n"
 
 
 DEFAULTS = {
@@ -43,9 +100,13 @@ DEFAULTS = {
     "score": 0.3,
     "images": 4,
     "pictures": True,
-    "scales": None,
+    "scales": list,
+    "flip": bool,
+    "image": int,
     "losses": ["afl"],
 }
+NOT_GIVEN = {name: None if isinstance(default, type) else default for name, default in DEFAULTS.items()}
+HOME = os.path.expanduser("~")
 
 
 @pytest.mark.parametrize(
@@ -65,10 +126,21 @@ DEFAULTS = {
         ("run=photos [1", "photos [1"),
         ("run=${HOME}", "${HOME}"),
         ("run=", None),
+        ("run=2024", "2024"),
+        ("run=set #2", "set #2"),
+        ("run=a: b", "a: b"),
+        ("run=null", "null"),
+        ("run=no", "no"),
+        ("run=true", "true"),
+        ("run=[a]", "[a]"),
+        ("run=~/birds", f"{HOME}/birds"),
+        ("output=~", HOME),
+        ("flip=true", True),
+        ("image=7", 7),
     ],
 )
 def test_a_value_is_read_as_the_kind_of_its_default(argument, value):
-    assert options_of([argument], DEFAULTS) == DEFAULTS | {argument.partition("=")[0]: value}
+    assert options_of([argument], DEFAULTS) == NOT_GIVEN | {argument.partition("=")[0]: value}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +155,11 @@ def test_a_value_is_read_as_the_kind_of_its_default(argument, value):
         ("score=high", "score is 'high'; it is a number"),
         ("score=", "it is a number"),
         ("scor=1", "no option 'scor'. Did you mean score?"),
-        ("--score", "not of the form NAME=VALUE"),
+        ("--score", "not of the form NAME=VALUE; write score=VALUE"),
+        ("--score=0.5", "write score=0.5"),
+        ("flip=maybe", "flip is 'maybe'; it is true or false"),
+        ("scales=2", "scales is '2'; it is a list"),
+        ("image=1.5", "it is a whole number"),
     ],
 )
 def test_a_wrong_option_is_answered_in_one_line(argument, words):

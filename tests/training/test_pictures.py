@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
 from afl.tracking import Picture
 from afl.training.load import load_run
@@ -83,5 +82,5 @@ def test_the_heads_of_every_detector_can_be_looked_at(small_cell, detector, tmp_
     # One image is all that is read, whichever it is, and without `results` the picture stays with its run.
     with pytest.raises(ValueError, match="no image 12345; one of them is"):
         draw_heads([f"run={folder}", "image=12345"])
-    last = load_run(Path(folder), OmegaConf.create()).data.val.image_ids[-1]
+    last = load_run(Path(folder)).data.val.image_ids[-1]
     assert draw_heads([f"run={folder}", f"image={last}"]) == Path(folder) / "heads.jpg"

@@ -4,7 +4,6 @@ import ast
 import json
 import multiprocessing
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -242,16 +241,6 @@ def test_reading_data_leaves_the_config_as_it_was(small_cell):
     before = OmegaConf.to_yaml(config)
     read_data(config)
     assert OmegaConf.to_yaml(config) == before and "${dataset.seed}" in before
-
-
-def test_every_target_of_the_configs_may_be_called():
-    targets = {
-        target
-        for path in CONF.rglob("*.yaml")
-        for target in re.findall(r"_target_: *['\"]?([\w.]+)", path.read_text())
-    }
-    assert len(targets) > 40
-    check_targets(OmegaConf.create({"all": [{"_target_": target} for target in sorted(targets)]}))
 
 
 def test_a_foreign_target_on_the_command_line_is_one_line(tmp_path):

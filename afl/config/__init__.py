@@ -1,0 +1,29 @@
+"""Configs as text: the command line's dialect, the config that a run directory keeps, and checks of values.
+
+Imports neither torch nor a data set, so that a command can answer a typo before it loads them.
+"""
+
+from afl.config.overrides import (
+    CONF,
+    ConfigError,
+    apply_overrides,
+    hydra_override,
+    quoted,
+    unknown_setting,
+)
+from afl.config.saved import CONFIG, UNRESOLVED, read_config, save_config
+from afl.config.values import check_values
+
+__all__ = [
+    "CONF",
+    "CONFIG",
+    "UNRESOLVED",
+    "ConfigError",
+    "apply_overrides",
+    "check_values",
+    "hydra_override",
+    "quoted",
+    "read_config",
+    "save_config",
+    "unknown_setting",
+]

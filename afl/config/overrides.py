@@ -1,0 +1,223 @@
+"""Overrides ``NAME=VALUE`` in one dialect for every command.
+
+A value follows Hydra's grammar, with one rule in front of it: a setting that holds text takes the text as it was typed, with
+every character that Hydra's grammar has a use for (spaces, brackets, ``= ( ) , # ' & ; ! ~``, letters outside ASCII, numbers).
+A leading ``~`` means the home folder. A value of another kind than the setting's is refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+# A setting whose default is this word may also be switched on or off.
+AUTO = "auto"
+_ASSIGNMENT = re.compile(r"(\+{0,2})([A-Za-z_][\w./@:-]*)=(.*)", re.DOTALL)
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run, with what would fix it."""
+
+
+def quoted(value: Any) -> str:
+    """A value, or a list or dict of values, as the right side of an override that means exactly this value.
+
+    Use it wherever overrides are put together: ``f"paths.output={quoted(folder)}"``.
+    """
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict | DictConfig):
+        return "{" + ",".join(f"{key}:{quoted(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple | ListConfig):
+        return "[" + ",".join(map(quoted, value)) + "]"
+    if isinstance(value, int | float):
+        return str(value)
+    text = str(value)
+    plain = re.fullmatch(r"[\w./:-]+", text, re.ASCII) and _parse("key", text)
+    return text if plain and plain.value() == text else QuotedString(text, Quote.single).with_quotes()
+
+
+def hydra_override(argument: str, config: DictConfig, *, sweep: bool = False) -> str:
+    """An argument of the command line as Hydra reads it in the sense of the user.
+
+    Args:
+        argument: ``NAME=VALUE``, ``+NAME=VALUE`` or another form of Hydra's, which comes back as it is.
+        config: the config before the change, which tells what kind of value ``NAME`` holds.
+        sweep: a comma separates the values of a sweep.
+
+    Raises:
+        ConfigError: the value is of another kind than the setting's, or cannot be read.
+    """
+    found = _ASSIGNMENT.fullmatch(argument)
+    if found is None:
+        return argument
+    sign, key, text = found.groups()
+    default = _default(config, key)
+    parsed = _parse(key, text)
+    if isinstance(default, str):
+        value = _text(text, parsed, default, sweep)
+    elif parsed is not None:
+        if sweep or not parsed.is_sweep_override():
+            _check_kind(key, text, parsed, default)
+            value = _at_home(text, parsed)
+        elif isinstance(parsed._value, ChoiceSweep) and default is None:
+            value = quoted(os.path.expanduser(text))
+        else:
+            raise ConfigError(_wrong_kind(key, text, default))
+    elif default is None and not text.lstrip().startswith(("[", "{")):
+        value = quoted(os.path.expanduser(text))
+    else:
+        raise ConfigError(_unreadable(key, text, default))
+    return f"{sign}{key}={value}"
+
+
+def apply_overrides(config: DictConfig, arguments: Sequence[str]) -> None:
+    """Change existing settings of ``config``, in place and in order.
+
+    Raises:
+        ConfigError: an argument is not of the form ``NAME=VALUE``, the setting does not exist or is a group, or the value is of
+            another kind than the setting's.
+    """
+    OmegaConf.set_struct(config, True)
+    for argument in arguments:
+        found = _ASSIGNMENT.fullmatch(argument)
+        if found is None:
+            raise ConfigError(f"{argument!r} is not of the form NAME=VALUE")
+        key = found[2]
+        unknown = unknown_setting(key, config)
+        if unknown:
+            raise ConfigError(unknown)
+        (parsed,) = OverridesParser.create().parse_overrides([hydra_override(argument.lstrip("+"), config)])
+        try:
+            OmegaConf.update(config, key, parsed.value(), merge=True)
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{key} cannot be set: {str(error).splitlines()[0]}") from None
+
+
+def unknown_setting(key: str, config: DictConfig) -> str | None:
+    """One line with the nearest name where ``config`` has no setting ``key``; None where it has one."""
+    parent, _, name = key.rpartition(".")
+    try:
+        node = OmegaConf.select(config, parent) if parent else config
+    except OmegaConfBaseException:
+        node = None
+    if isinstance(node, DictConfig) and name in node.keys():  # noqa: SIM118  `in node` is false for a missing value
+        return None
+    if isinstance(node, ListConfig) and name.isdigit() and int(name) < len(node):
+        return None
+    known = list(_keys(OmegaConf.to_container(config, resolve=False)))
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if not near:  # the right name in the wrong place
+        near = [one for one in known if one.rpartition(".")[2] == name][:1]
+    return f"There is no {key}." + (f" Did you mean {near[0]}?" if near else "")
+
+
+def _keys(config: dict, prefix: str = "") -> list[str]:
+    found = []
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        found.append(name)
+        if isinstance(value, dict):
+            found += _keys(value, f"{name}.")
+    return found
+
+
+def _default(config: DictConfig, key: str) -> Any:
+    """The value of a setting; None where it has none, or where only a command can resolve it."""
+    try:
+        return OmegaConf.select(config, key)
+    except OmegaConfBaseException:
+        return None
+
+
+def _parse(key: str, text: str) -> Override | None:
+    try:
+        return OverridesParser.create().parse_override(f"{key}={text}")
+    except HydraException:
+        return None
+
+
+def _text(text: str, parsed: Override | None, default: str, sweep: bool) -> str:
+    """The value of a setting that holds text."""
+    if parsed is not None:
+        if sweep and parsed.is_sweep_override():
+            return text
+        value = parsed.value()
+        if value is None or isinstance(value, str) or (isinstance(value, bool) and default == AUTO):
+            return _at_home(text, parsed)
+    return quoted(os.path.expanduser(text))
+
+
+def _at_home(text: str, parsed: Override) -> str:
+    """The value as it is, or with the home folder in place of a leading ``~``."""
+    value = None if parsed.is_sweep_override() else parsed.value()
+    if isinstance(value, str) and value.startswith("~"):
+        return quoted(os.path.expanduser(value))
+    return text
+
+
+def _check_kind(key: str, text: str, parsed: Override, default: Any) -> None:
+    if parsed.is_sweep_override():
+        if not isinstance(parsed._value, ChoiceSweep):
+            return  # a range or an interval, of numbers
+        values = [one.text if isinstance(one, QuotedString) else one for one in parsed._value.list]
+    else:
+        values = [parsed.value()]
+    for value in values:
+        if value is None or (isinstance(value, str) and "${" in value):
+            continue
+        if isinstance(default, bool):
+            fits = isinstance(value, bool) or value == AUTO
+        elif isinstance(default, int | float):
+            fits = isinstance(value, int | float) and not isinstance(value, bool)
+        elif isinstance(default, ListConfig):
+            fits = isinstance(value, list)
+        elif isinstance(default, DictConfig):
+            fits = isinstance(value, dict)
+        else:
+            fits = True
+        if not fits:
+            raise ConfigError(_wrong_kind(key, text, default))
+
+
+def _wrong_kind(key: str, text: str, default: Any) -> str:
+    if isinstance(default, DictConfig):
+        first = next((name for name in default if name != "_target_"), "NAME")
+        return f"{key}={text}: {key} is a group of settings; set one of them, for example {key}.{first}=..."
+    if isinstance(default, ListConfig):
+        shown = quoted(list(OmegaConf.to_container(default))[:3]) if default else "[one,two]"
+        return f"{key} is {text!r}; it needs a list such as {shown}"
+    if isinstance(default, bool):
+        return f"{key} is {text!r}; it needs true or false"
+    if isinstance(default, int | float):
+        return f"{key} is {text!r}; it needs a number such as {default}"
+    return f"{key}={text} names several values; for one text write {shlex.quote(f'{key}={_double(text)}')}, for a sweep add -m"
+
+
+def _unreadable(key: str, text: str, default: Any) -> str:
+    if isinstance(default, ListConfig | DictConfig) or text.lstrip().startswith(("[", "{")):
+        kind = "dict" if text.lstrip().startswith("{") else "list"
+        form = '{name:"text"}' if kind == "dict" else '["text","text"]'
+        return (
+            f"{key}={text} cannot be read as a {kind}; put every text with special characters in quotes: "
+            f"{shlex.quote(f'{key}={form}')}"
+        )
+    return _wrong_kind(key, text, default)
+
+
+def _double(text: str) -> str:
+    return QuotedString(text, Quote.double).with_quotes()

@@ -1,0 +1,99 @@
+"""Changes to a saved config against the same changes on the command line of the training."""
+
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+
+from afl.config import CONF, CONFIG, UNRESOLVED, ConfigError, read_config, save_config
+from afl.config.saved import references
+from scripts.entry import compose_config
+
+TRAINED = ["dataset=custom", "detector=fcos", "backbone=tiny", "dataset.root=/data/good"]
+
+
+def composed(*overrides: str):
+    config = compose_config([*TRAINED, *overrides])
+    config.cell = {"detector": "fcos", "loss": "fl", "dataset": "${dataset.name}"}
+    return config
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, text in save_config(composed()).items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def plain(config):
+    return OmegaConf.to_container(config, resolve=True)
+
+
+SOURCES = sorted(
+    {name for name in references(CONF).values() if OmegaConf.select(composed(), name) is not None}
+)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["dataset.root=/data/else (1)", "dataset.policy=skip", "dataset.max_detections=300", "trainer.batch_size=2",
+     "dataset.train.annotations=/x.json", "pyramid.channels=48", "detector.max_detections=7"],
+)  # fmt: skip
+def test_a_change_gives_what_it_gives_at_training(folder, override):
+    assert plain(read_config(folder, [override])) == plain(composed(override)) != plain(read_config(folder))
+
+
+def test_every_setting_that_others_follow_reaches_them_or_is_refused_in_an_old_run(folder):
+    """Walks all references of conf/: no change of a source can be lost."""
+    assert len(SOURCES) > 8
+    for key in SOURCES:
+        value = OmegaConf.select(composed(), key)
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            continue
+        override = f"{key}=/elsewhere" if isinstance(value, str) else f"{key}={value + 1}"
+        if key == "dataset.name":
+            override = "dataset.name=other"
+        assert plain(read_config(folder, [override])) == plain(composed(override)), key
+    (folder / UNRESOLVED).unlink()
+    for key in ("dataset.root", "dataset.policy", "dataset.max_detections", "pyramid.channels", "pyramid"):
+        with pytest.raises(
+            ConfigError, match=rf"^{folder} was trained by an older version.*: {key} alone"
+        ) as error:
+            read_config(folder, [f"{key}=3"])
+        assert "\n" not in str(error.value)
+    changed = read_config(folder, ["dataset.val.annotations=/v.json", "trainer.batch_size=2"])
+    assert changed.dataset.val.annotations == "/v.json" and changed.trainer.batch_size == 2
+
+
+def test_an_old_run_names_the_settings_to_change(folder):
+    (folder / UNRESOLVED).unlink()
+    with pytest.raises(ConfigError) as error:
+        read_config(folder, ["dataset.root=/data/else"])
+    for name in ("train.annotations", "train.image_root", "val.annotations", "val.image_root"):
+        assert f"dataset.{name}=..." in str(error.value)
+
+
+def test_nothing_outside_the_config_is_looked_up(folder, monkeypatch):
+    monkeypatch.setenv("SECRET", "hunter2")
+    config = composed()
+    config.dataset.remedy = "${oc.env:SECRET}"
+    texts = save_config(config)
+    assert "oc.env" not in texts[UNRESOLVED] and "hunter2" in texts[UNRESOLVED]
+    text = (folder / UNRESOLVED).read_text().replace("policy: error", "policy: ${oc.env:SECRET}")
+    (folder / UNRESOLVED).write_text(text)
+    with pytest.raises(ConfigError, match="a saved config refers to its own settings only"):
+        read_config(folder)
+
+
+def test_an_edited_or_damaged_file_is_one_line(folder):
+    text = (folder / CONFIG).read_text()
+    (folder / CONFIG).write_text(text.replace("/data/good", "/data/moved"))
+    with pytest.raises(ConfigError, match="one of them was edited"):
+        read_config(folder)
+    (folder / CONFIG).write_text("a: [1")
+    with pytest.raises(ConfigError, match="config.yaml is damaged") as error:
+        read_config(folder)
+    assert "\n" not in str(error.value)
+    (folder / CONFIG).unlink()
+    with pytest.raises(ConfigError, match="not a run directory"):
+        read_config(folder)

@@ -1,0 +1,54 @@
+"""Values that no run can work with, by setting."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from afl.config import ConfigError, check_values, unknown_setting
+from afl.config.values import RULES
+from scripts.entry import compose_config
+
+BASE = compose_config(["detector=fcos", "backbone=tiny"])
+BASE.cell = {"dataset": "shapes"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("seed", 1.5, "seed is 1.5; it needs a whole number from 0 to 4294967295"),
+        ("seed", "../../x", "seed is '../../x'; it needs a whole number"),
+        ("seed", -1, "whole number from 0"),
+        ("seed", 2**32, "whole number from 0"),
+        ("seed", True, "whole number"),
+        ("trainer.accumulate", 0, "trainer.accumulate is 0; it needs a whole number of at least 1"),
+        ("trainer.threads", -3, "whole number of at least 1 or null"),
+        ("trainer.clip_norm", -1, "a number above 0 or null"),
+        ("trainer.clip_norm", float("nan"), "a number above 0 or null"),
+        ("trainer.batch_size", None, "trainer.batch_size is null; it needs a whole number"),
+        ("trainer.batch_size", "abc", "whole number"),
+        ("trainer.batch_size", 2.5, "whole number"),
+        ("trainer.num_workers", -1, "whole number of at least 0"),
+        ("trainer.max_duration", 60, "a duration such as 600steps"),
+        ("trainer.checkpoint_every", "often", "a duration such as"),
+        ("trainer.ema", 2, "a number above 0 and at most 1 or null"),
+        ("trainer.compile", 1, "true or false or auto"),
+        ("trainer.progress", "loud", "auto or bar or lines or none"),
+        ("dataset.policy", "maybe", "error or skip"),
+        ("dataset.name", None, "dataset.name is null"),
+        ("dataset.root", None, "dataset.root is null; it needs a folder"),
+        ("paths.output", 3, "a folder"),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_named_with_what_is_accepted(key, value, words):
+    config = BASE.copy()
+    check_values(config)
+    OmegaConf.update(config, key, value)
+    with pytest.raises(ConfigError) as error:
+        check_values(config)
+    assert words in str(error.value) and str(error.value).startswith(key) and "\n" not in str(error.value)
+
+
+def test_the_rules_name_settings_that_exist():
+    config = compose_config(["detector=fcos", "dataset=custom"])
+    config.cell = {"dataset": "custom"}
+    for key in RULES:
+        assert unknown_setting(key, config) is None, key
