@@ -119,5 +119,6 @@ def test_a_part_outside_of_its_config_calls_nothing():
     with pytest.raises(ConfigError):
         instantiate(OmegaConf.create({"_target_": "afl.losses.ClassificationLoss"}))
     assert isinstance(
-        instantiate(OmegaConf.create({"backbone": {"_target_": "detectors.TinyBackbone"}}).backbone), torch.nn.Module
+        instantiate(OmegaConf.create({"backbone": {"_target_": "detectors.TinyBackbone"}}).backbone),
+        torch.nn.Module,
     )
