@@ -110,13 +110,26 @@ class EpochPlan:
         return epoch, int(self.order(epoch)[offset])
 
 
-def repeat_factors(index: AnnotationIndex, threshold: float = 0.001) -> np.ndarray:
-    """Repeat factor of each image (N,): the largest max(1, sqrt(threshold / f_c)) over its classes c, f_c
-    being the part of the images that show class c (Gupta et al. 2019, LVIS, section 5.2)."""
+def repeat_factors(
+    index: AnnotationIndex, threshold: float = 0.001, *, count_instances: bool = False
+) -> np.ndarray:
+    """Repeat factor of each image (N,): the largest max(1, sqrt(threshold / f_c)) over its classes c.
+
+    Args:
+        index: the training split; crowd regions and difficult objects do not count.
+        threshold: classes with a smaller frequency f_c are repeated.
+        count_instances: False: f_c is the share of images that show class c (Gupta et al. 2019, LVIS, section 5.2).
+            True: f_c is the geometric mean of that share and the share of all instances that belong to class c
+            (instance-aware repeat factor sampling, Yaman et al. 2023).
+    """
     kept = ~(index.crowd | index.difficult)
     image_numbers = np.repeat(np.arange(len(index)), np.diff(index.offsets))[kept]
-    pairs = np.unique(np.stack([image_numbers, index.labels[kept]]), axis=1)
+    labels = index.labels[kept]
+    pairs = np.unique(np.stack([image_numbers, labels]), axis=1)
     share = np.bincount(pairs[1], minlength=index.num_classes) / len(index)
+    if count_instances:
+        instances = np.bincount(labels, minlength=index.num_classes)
+        share = np.sqrt(share * instances / max(len(labels), 1))
     factor_of_class = np.sqrt(np.maximum(1.0, threshold / np.maximum(share, 1e-12)))
     factors = np.ones(len(index))
     np.maximum.at(factors, pairs[0], factor_of_class[pairs[1]])

@@ -131,7 +131,9 @@ def training_batches(config: DictConfig, data: RunData, world: World, start_step
         seed=config.seed,
         rank=world.rank,
         world_size=world.size,
-        repeat_factors=repeat_factors(data.train, dataset.repeat_threshold)
+        repeat_factors=repeat_factors(
+            data.train, dataset.repeat_threshold, count_instances=dataset.repeat_by_instances
+        )
         if dataset.repeat_threshold
         else None,
     )

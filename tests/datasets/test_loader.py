@@ -88,6 +88,22 @@ def test_repeat_factors_equal_the_formula_of_lvis(shapes_folder):
     assert factors.min() == 1 and factors.max() > 3
 
 
+def test_instance_aware_factors_equal_their_formula(shapes_folder):
+    index = read_shapes(shapes_folder, split="train", annotation_format="lvis")
+    threshold = 0.05
+    factors = repeat_factors(index, threshold, count_instances=True)
+    labels = [index.labels[index.annotations(i)].tolist() for i in range(len(index))]
+    everything = [label for own in labels for label in own]
+    for i in range(0, len(index), 7):
+        expected = 1.0
+        for c in labels[i]:
+            images = sum(c in own for own in labels) / len(labels)
+            instances = everything.count(c) / len(everything)
+            expected = max(expected, (threshold / (images * instances) ** 0.5) ** 0.5)
+        assert factors[i] == pytest.approx(expected)
+    assert (factors != repeat_factors(index, threshold)).any()
+
+
 def test_images_are_repeated_as_often_as_their_factor_says():
     factors = np.array([1.0, 1.25, 2.5, 3.0])
     plan = EpochPlan(4, 3, seed=0, repeat_factors=factors)
