@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 
 import torch
 from torch import Tensor
 
+from afl.losses.fused import uses_triton
 from afl.losses.gradient import alpha_balance, computing_type
 from afl.losses.negatives import negative_blocks
 from afl.losses.primitive import positives, scaled_negatives
@@ -27,9 +29,12 @@ CROSS_ENTROPY = ElementWeights(alpha=-1.0, gamma=0.0)
 def location_losses(logits: Tensor, target: ClassificationTarget, weights: ElementWeights) -> Tensor:
     """(R,) sum over classes of the weighted losses at each location; -inf where it is ignored."""
     weights = replace(weights, gate=None)
-    total = _per_location(logits, target)
-    for start, stop, loss in _plain_losses(logits, target, weights):
-        total[start:stop] = loss.sum(1)
+    if uses_triton(logits):
+        total, _ = import_module("afl.losses.triton_rows").losses_of_locations(logits, target, weights)
+    else:
+        total = _per_location(logits, target)
+        for start, stop, loss in _plain_losses(logits, target, weights):
+            total[start:stop] = loss.sum(1)
     hits = positives(positive_logits(logits, target), target, weights)
     for exceptions in (hits, scaled_negatives(logits, target, weights)):
         if exceptions is not None and total.numel():
@@ -42,9 +47,12 @@ def location_losses(logits: Tensor, target: ClassificationTarget, weights: Eleme
 def largest_negative_losses(logits: Tensor, target: ClassificationTarget, weights: ElementWeights) -> Tensor:
     """(R,) largest weighted loss of a negative element at each location; -inf where it is ignored."""
     weights = replace(weights, gate=None)
-    largest = _per_location(logits, target)
-    for start, stop, loss in _plain_losses(logits, target, weights):
-        largest[start:stop] = loss.amax(1)
+    if uses_triton(logits):
+        _, largest = import_module("afl.losses.triton_rows").losses_of_locations(logits, target, weights)
+    else:
+        largest = _per_location(logits, target)
+        for start, stop, loss in _plain_losses(logits, target, weights):
+            largest[start:stop] = loss.amax(1)
     scaled = scaled_negatives(logits, target, weights)
     if scaled is not None and largest.numel():
         loss = torch.where(scaled.valid, scaled.weight * scaled.alpha * scaled.loss, 0.0)

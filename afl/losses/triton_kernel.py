@@ -69,9 +69,6 @@ def _launch(
     scaled = 0 if target.negative_index is None else target.negative_index.numel()
     blocks = [triton.cdiv(elements, dense), triton.cdiv(positives, sparse), triton.cdiv(scaled, sparse)]
     partial = torch.zeros(blocks[0] if mass else sum(blocks), device=device)
-    marked = torch.zeros(triton.cdiv(elements, 32), dtype=torch.int32, device=device)
-    # Which scaled negatives are not positives.
-    free = torch.empty(max(scaled, 1), dtype=torch.uint8, device=device)
     common = {
         "logits": logits,
         "gradient": gradient,
@@ -80,30 +77,9 @@ def _launch(
         "normalizer": normalizer,
         "C": classes,
     }
-    ignored = _bytes(target.ignored)
-    where = {
-        "verified": _bytes(target.verified),
-        "image": None if target.verified is None else target.image.contiguous(),
-        **_gamma(weights.gamma, classes),
-        "negative_class": _contiguous(weights.negative_class),
-        "negative_location": _contiguous(weights.negative_location),
-        "negative_element": _contiguous(weights.negative_element),
-        "balance": float(alpha_balance(0.0, weights.alpha)),
-    }
+    where = negative_weights(target, weights)
     with on_device_of(logits):
-        if positives:
-            _mark_listed[(blocks[1],)](
-                marked, target.positive.contiguous(), None, count=positives, BLOCK=sparse
-            )
-        if scaled:
-            negative_index = target.negative_index.contiguous()
-            _mark_listed[(blocks[2],)](marked, negative_index, free, count=scaled, BLOCK=sparse)
-        if ignored is not None:
-            words = triton.next_power_of_2(classes // 32 + 2)
-            rows = triton.cdiv(dense, words) if interpreted() else max(_BLOCK_OF_LIST // words, 1)
-            _mark_ignored[(triton.cdiv(len(ignored), rows),)](
-                marked, ignored, count=len(ignored), C=classes, ROWS=triton.next_power_of_2(rows), WORDS=words
-            )
+        marked, free = mark(target, elements, device)
         _plain_negatives[(blocks[0],)](
             partial=partial,
             marked=marked,
@@ -130,16 +106,49 @@ def _launch(
         if scaled and not mass:
             _scaled_negatives[(blocks[2],)](
                 partial=partial[blocks[0] + blocks[1] :],
-                index=negative_index,
+                index=target.negative_index.contiguous(),
                 free=free,
                 scale=target.negative_scale.contiguous(),
-                ignored=ignored,
+                ignored=_bytes(target.ignored),
                 count=scaled,
                 BLOCK=sparse,
                 **common,
                 **where,
             )
     return partial
+
+
+def mark(target: ClassificationTarget, elements: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The bitmap of everything that is not a plain negative, and (K,) uint8, which scaled negatives are not positives."""
+    marked = torch.zeros(triton.cdiv(elements, 32), dtype=torch.int32, device=device)
+    classes, block = target.num_classes, block_size() if interpreted() else _BLOCK_OF_LIST
+    scaled = 0 if target.negative_index is None else target.negative_index.numel()
+    free = torch.empty(max(scaled, 1), dtype=torch.uint8, device=device)
+    for index, into in ((target.positive, None), (target.negative_index, free)):
+        if index is not None and index.numel():
+            programs = triton.cdiv(index.numel(), block)
+            _mark_listed[(programs,)](marked, index.contiguous(), into, count=index.numel(), BLOCK=block)
+    if target.ignored is not None:
+        words = triton.next_power_of_2(classes // 32 + 2)
+        rows = triton.next_power_of_2(max(block // words, 1))
+        programs = triton.cdiv(len(target.ignored), rows)
+        _mark_ignored[(programs,)](
+            marked, _bytes(target.ignored), count=len(target.ignored), C=classes, ROWS=rows, WORDS=words
+        )
+    return marked, free
+
+
+def negative_weights(target: ClassificationTarget, weights: ElementWeights) -> dict:
+    """The kernels' arguments for the weights of negatives."""
+    return {
+        "verified": _bytes(target.verified),
+        "image": None if target.verified is None else target.image.contiguous(),
+        **_gamma(weights.gamma, target.num_classes),
+        "negative_class": _contiguous(weights.negative_class),
+        "negative_location": _contiguous(weights.negative_location),
+        "negative_element": _contiguous(weights.negative_element),
+        "balance": float(alpha_balance(0.0, weights.alpha)),
+    }
 
 
 def _gamma(gamma: float | Tensor, classes: int) -> dict:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from afl.losses import PADDING, ClassificationTarget, ElementWeights, VarifocalLoss, dense, reference
 from afl.losses.fused import uses_triton
 from afl.losses.primitive import gradient_mass, weighted_loss
+from afl.losses.sampling import largest_negative_losses, location_losses
 from tests.losses.cases import (
     loss_and_gradient,
     make_info,
@@ -251,18 +252,18 @@ def test_kernels_on_a_cpu_ask_for_the_interpreter():
 BUILD = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from afl.losses import triton_dense, triton_kernel, triton_launch
+from afl.losses import triton_dense, triton_kernel, triton_launch, triton_rows
 
 POINTERS = dict(
     logits="*bf16", gradient="*bf16", marked="*i32", normalizer="*fp32", partial="*fp32", gate="*fp32", ignored="*u8",
     verified="*u8", image="*i64", negative_class="*fp32", negative_location="*fp32", negative_element="*u8",
-    gamma_of_class="*fp32", index="*i64", value="*fp32", weight="*fp32", scale="*fp32", upstream="*fp32",
+    gamma_of_class="*fp32", index="*i64", value="*fp32", weight="*fp32", scale="*fp32", upstream="*fp32", sums="*fp32", largest="*fp32",
     targets="*fp32", losses="*fp32", class_weights="*fp32", strength="*fp32", free="*u8",
 )
-NUMBERS = dict(gamma="fp32", balance="fp32", alpha="fp32", elements="i64", count="i32")
+NUMBERS = dict(gamma="fp32", balance="fp32", alpha="fp32", elements="i64", count="i32", locations="i32")
 CHOSEN = dict(
     GATE_OF_CLASS=True, STRENGTH_OF_CLASS=True, ALPHA=True, MASS=False, C=1203, KIND=2, BLOCK=1024, gamma_of_class=None,
-    ROWS=8, WORDS=64,
+    ROWS=8, WORDS=64, COLUMNS=128,
 )
 for kernel, own in (
     (triton_kernel._mark_listed, {}),
@@ -272,6 +273,7 @@ for kernel, own in (
     (triton_kernel._plain_negatives, {}),
     (triton_dense._elements, {"scale": "fp32"}),
     (triton_launch._scale, {}),
+    (triton_rows._by_location, {}),
 ):
     known = POINTERS | NUMBERS | own
     names = kernel.arg_names
@@ -291,7 +293,7 @@ def test_kernels_compile_for_a_gpu_without_one(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.stdout.count("built") == 7, done.stderr[-2000:]
+    assert done.stdout.count("built") == 8, done.stderr[-2000:]
 
 
 def test_padding_alone_is_no_positive():
@@ -332,3 +334,21 @@ def test_logarithm_and_sigmoid_of_an_element_are_right_everywhere():
     torch.testing.assert_close(loss.double(), expected[::50].sum(1), rtol=1e-6, atol=0)
     (gradient,) = torch.autograd.grad(weighted_loss(low, target, weights, torch.ones(())), low)
     torch.testing.assert_close(gradient.double(), torch.sigmoid(double), rtol=DIGITS, atol=0)
+
+
+@pytest.mark.parametrize("classes", [1, 5, 33, 300])
+@pytest.mark.parametrize("gamma", [0.0, 2.0, "class"])
+def test_losses_of_locations_equal_torch_s_pass(monkeypatch, classes, gamma):
+    target = random_target(
+        classes, locations=40, classes=classes, positives=9, ignored=True, verified=True, scaled=20
+    )
+    weights = on_device(random_weights(classes, target, gamma=gamma, negatives=True))
+    if gamma == "class":
+        weights = replace(weights, gamma=weights.gamma.float())
+    logits = random_logits(classes, target).detach().float().to(DEVICE)
+    target = on_device(target)
+    found = location_losses(logits, target, weights), largest_negative_losses(logits, target, weights)
+    monkeypatch.setenv("AFL_TRITON", "off")
+    expected = location_losses(logits, target, weights), largest_negative_losses(logits, target, weights)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=DIGITS, atol=1e-6)

@@ -61,9 +61,9 @@ def test_the_wheel_holds_the_losses_alone_and_asks_for_torch_alone(wheel):
     code = {name for name in names if ".dist-info/" not in name}
     own = {f"afl/losses/{path.name}" for path in (ROOT / "afl" / "losses").glob("*.py")}
     assert code == own | {"afl/losses/py.typed"}
-    assert [re.match(r"[\w-]+", line)[0] for line in fields.get_all("Requires-Dist") if "extra ==" not in line] == [
-        "torch"
-    ]
+    assert [
+        re.match(r"[\w-]+", line)[0] for line in fields.get_all("Requires-Dist") if "extra ==" not in line
+    ] == ["torch"]
 
 
 def test_the_losses_import_nothing_but_torch():
