@@ -73,6 +73,7 @@ def table_spec(spec: DictConfig, seeds: list[int]) -> TableSpec:
         metrics=list(spec.metrics),
         baseline=spec.baseline,
         title=spec.title,
+        variants=OmegaConf.to_container(spec.variants) if spec.get("variants") else {},
     )
 
 
@@ -80,7 +81,8 @@ def portable(record: Record) -> Record:
     """The record with its folders as they are by default: where data and runs lay on one machine tells another nothing."""
     config = record.config
     usual = _usual_folders(record.dataset)
-    folders = {config["paths"][name]: folder for name, folder in usual["paths"].items()}
+    paths = config.get("paths", {})  # which a record of several folds lacks
+    folders = {paths[name]: folder for name, folder in usual["paths"].items() if name in paths}
     folders[config["dataset"]["root"]] = usual["root"]
     longest_first = sorted(folders.items(), key=lambda pair: -len(pair[0]))
     return replace(record, config=_moved(config, longest_first))

@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from afl.reporting import ServerError, Table, agreement, build_table, connect, load_records, server_records
+from afl.reporting.records import unit_name
 from afl.tables.cells import cells_of
 from afl.tables.plan import plan
 from afl.tables.sweep import headline, run
@@ -72,7 +73,7 @@ def _run(config: DictConfig) -> None:
         seeds = sorted({*seeds, *(record.seed for record in kept)})
         _refuse_smaller(config, seeds, kept)
         for record in records:
-            write_record(_kept_folder(config) / f"{_file_name(record)}.json", portable(record))
+            write_record(_kept_folder(config) / f"{_file_name(record, config.table)}.json", portable(record))
         table = build_table(_kept_records(config), table_spec(config.table, seeds))
         _write(table, Path(config.results) / name)
         console.print(table.to_rich())
@@ -153,8 +154,12 @@ def _kept_records(config: DictConfig) -> list[Record]:
     return load_records(sorted(_kept_folder(config).glob("*.json")))
 
 
-def _file_name(record: Record) -> str:
-    return f"{record.dataset}-{record.detector}-{record.loss.replace('/', '_')}-s{record.seed}"
+def _file_name(record: Record, table: DictConfig) -> str:
+    names = (table.get("variants") or {}).get(record.dataset) or {}
+    unit = unit_name({name: record.config["dataset"][name] for name in names}, record.seed)
+    return (
+        f"{record.dataset}-{record.detector}-{record.loss.replace('/', '_')}-{unit if names else f's{unit}'}"
+    )
 
 
 def _refuse_smaller(config: DictConfig, seeds: list[int], kept: list[Record]) -> None:
@@ -165,7 +170,7 @@ def _refuse_smaller(config: DictConfig, seeds: list[int], kept: list[Record]) ->
     """
     table = config.table
     dropped = [
-        _file_name(record)
+        _file_name(record, table)
         for record in kept
         if record.detector not in table.detectors
         or record.loss not in table.losses

@@ -89,10 +89,12 @@ def _noise(losses: Mapping[str, Mapping[Any, float]]) -> float | None:
 def other_protocol(own: Table, kept: Table) -> list[str]:
     """``name: value here, value there`` for each entry of the protocol in which the two tables differ."""
 
+    rows = {cell[:3] for cell, record in own.cells.items() if record is not None}
+
     def entries(table: Table) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
         for cell, record in table.cells.items():
-            if record is not None and own.cells.get(cell[:3] + (own.spec.seeds[0],)) is not None:
+            if record is not None and cell[:3] in rows:
                 for name, value in record.protocol.items():
                     found.setdefault(name, set()).add(str(value))
         return found

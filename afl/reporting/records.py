@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +12,9 @@ from afl.tracking.record import FINISHED, Record, read_record
 
 log = logging.getLogger(__name__)
 
-CellName = tuple[str, str, str, int]
+Unit = int | str
+"""What a cell is repeated over: its seed, or a variant of its data set with its seed, ``split0-s1``."""
+CellName = tuple[str, str, str, Unit]
 
 
 def load_records(source: str | Path | Iterable[str | Path]) -> list[Record]:
@@ -43,17 +45,41 @@ def load_records(source: str | Path | Iterable[str | Path]) -> list[Record]:
     return records
 
 
-def cell_of(record: Record) -> CellName:
-    """(dataset, detector, loss, seed)."""
-    return record.dataset, record.detector, record.loss, record.seed
+def unit_name(variant: Mapping[str, object], seed: int) -> Unit:
+    """``split0-s1`` for the variant {"split": 0} and seed 1; the seed alone where a data set has no variants."""
+    return "-".join([*(f"{name}{value}" for name, value in variant.items()), f"s{seed}"]) if variant else seed
 
 
-def one_per_cell(records: Iterable[Record], keys: Sequence[str] | None) -> dict[CellName, Record]:
+def cell_of(record: Record, variants: Iterable[str] = ()) -> CellName:
+    """(dataset, detector, loss, unit).
+
+    Args:
+        variants: settings of the data set that make a unit of their own, such as ``split``.
+
+    Raises:
+        ValueError: the record's data set has no such setting.
+    """
+    settings = record.config.get("dataset", {})
+    for name in variants:
+        if name not in settings:
+            raise ValueError(
+                f"the record {record.key} has no dataset.{name}, which its table repeats cells over"
+            )
+    unit = unit_name({name: settings[name] for name in variants}, record.seed)
+    return record.dataset, record.detector, record.loss, unit
+
+
+def one_per_cell(
+    records: Iterable[Record],
+    keys: Sequence[str] | None,
+    variants: Mapping[str, Iterable[str]] | None = None,
+) -> dict[CellName, Record]:
     """The record of each cell; a finished one counts before failed ones.
 
     Args:
         records: in any order.
         keys: run keys that belong to the table; None: all.
+        variants: names of the settings that make a unit, by data set; None: seeds alone.
 
     Raises:
         ValueError: a cell has finished runs of different configurations.
@@ -61,7 +87,7 @@ def one_per_cell(records: Iterable[Record], keys: Sequence[str] | None) -> dict[
     candidates: dict[CellName, list[Record]] = defaultdict(list)
     for record in records:
         if keys is None or record.key in keys:
-            candidates[cell_of(record)].append(record)
+            candidates[cell_of(record, (variants or {}).get(record.dataset, ()))].append(record)
     chosen = {}
     for cell, found in sorted(candidates.items()):
         finished = [record for record in found if record.status == FINISHED]
@@ -78,5 +104,6 @@ def one_per_cell(records: Iterable[Record], keys: Sequence[str] | None) -> dict[
 
 
 def cell_name(cell: CellName) -> str:
-    """``dataset/detector/loss/sSEED``."""
-    return "/".join([*cell[:3], f"s{cell[3]}"])
+    """``dataset/detector/loss/sSEED``, or the unit in the place of the seed."""
+    unit = cell[3]
+    return "/".join([*cell[:3], unit if isinstance(unit, str) else f"s{unit}"])

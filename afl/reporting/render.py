@@ -184,7 +184,7 @@ def _rich_frame(kind: type, title: str, columns: Sequence[str]) -> Any:
 
 
 def _wall_time(table: Table, dataset: str, detector: str, loss: str) -> str:
-    records = [table.cells[dataset, detector, loss, seed] for seed in table.spec.seeds]
+    records = [table.cells[dataset, detector, loss, unit] for unit in table.spec.units(dataset)]
     seconds = [record.seconds for record in records if record is not None and record.seconds is not None]
     return " ".join(f"{value:.0f}" for value in seconds) if seconds else ABSENT
 

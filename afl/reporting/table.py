@@ -3,6 +3,7 @@ baseline."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 
 from afl.reporting import render
 from afl.reporting.intervals import Estimate, estimate, paired_difference
-from afl.reporting.records import CellName, cell_name, one_per_cell
+from afl.reporting.records import CellName, Unit, cell_name, one_per_cell, unit_name
 from afl.tracking.record import FINISHED, Record
 
 AVERAGE = "average"
@@ -31,6 +32,8 @@ class TableSpec:
         baseline: loss to which differences are taken.
         title: first sentence of the caption.
         keys: run keys that belong to the table, where a folder holds other runs of the same cells; None: all.
+        variants: for a data set with several draws or splits, its settings and their values, such as
+            ``{"ccp": {"split": [0, 1]}}``; a cell is then folded over all variants with all seeds.
     """
 
     name: str
@@ -42,6 +45,15 @@ class TableSpec:
     baseline: str = "fl"
     title: str = ""
     keys: Sequence[str] | None = None
+    variants: Mapping[str, Mapping[str, Sequence[object]]] = field(default_factory=dict)
+
+    def units(self, dataset: str) -> list[Unit]:
+        """What the cells of a data set are folded over: seeds, or (variant, seed) pairs, seed after seed."""
+        settings = self.variants.get(dataset, {})
+        variants = [
+            dict(zip(settings, values, strict=True)) for values in itertools.product(*settings.values())
+        ]
+        return [unit_name(variant, seed) for seed in self.seeds for variant in variants]
 
     def __post_init__(self) -> None:
         for what in ("detectors", "losses", "datasets", "seeds", "metrics"):
@@ -106,7 +118,7 @@ class Table:
     blocks: list[Block]
     cells: dict[CellName, Record | None] = field(repr=False)
 
-    def values(self, dataset: str, metric: str) -> dict[str, dict[str, dict[int, float]]]:
+    def values(self, dataset: str, metric: str) -> dict[str, dict[str, dict[Unit, float]]]:
         """The metric, in [0, 1], by row of its block, loss and seed; only what finished runs have."""
         return _values(self.cells, self.spec, dataset, metric)
 
@@ -141,15 +153,15 @@ def build_table(records: Iterable[Record], spec: TableSpec) -> Table:
     Raises:
         ValueError: a cell has finished runs of several configurations, or no record knows one of the metrics.
     """
-    found = one_per_cell(records, spec.keys)
+    found = one_per_cell(records, spec.keys, spec.variants)
     cells: dict[CellName, Record | None] = {
         cell: found.get(cell)
         for cell in (
-            (dataset, detector, loss, seed)
+            (dataset, detector, loss, unit)
             for dataset in spec.datasets
             for detector in spec.detectors
             for loss in spec.losses
-            for seed in spec.seeds
+            for unit in spec.units(dataset)
         )
     }
     used = {cell: record for cell, record in cells.items() if record is not None}
@@ -174,7 +186,7 @@ def _block(cells: Mapping[CellName, Record | None], spec: TableSpec, dataset: st
         detector: {
             loss: Counter(
                 "missing" if run is None else run.status
-                for run in (cells[dataset, detector, loss, seed] for seed in spec.seeds)
+                for run in (cells[dataset, detector, loss, unit] for unit in spec.units(dataset))
             )
             for loss in spec.losses
         }
@@ -182,7 +194,7 @@ def _block(cells: Mapping[CellName, Record | None], spec: TableSpec, dataset: st
     }
     if AVERAGE in values:
         counts[AVERAGE] = {
-            loss: Counter(finished=len(runs), missing=len(spec.seeds) - len(runs))
+            loss: Counter(finished=len(runs), missing=len(spec.units(dataset)) - len(runs))
             for loss, runs in values[AVERAGE].items()
         }
     return Block(
@@ -194,13 +206,13 @@ def _block(cells: Mapping[CellName, Record | None], spec: TableSpec, dataset: st
 
 def _values(
     cells: Mapping[CellName, Record | None], spec: TableSpec, dataset: str, metric: str
-) -> dict[str, dict[str, dict[int, float]]]:
+) -> dict[str, dict[str, dict[Unit, float]]]:
     """The metric by row, loss and seed, where there is one; the average only over seeds that every detector has."""
-    values: dict[str, dict[str, dict[int, float]]] = {}
+    values: dict[str, dict[str, dict[Unit, float]]] = {}
     for detector in spec.detectors:
         values[detector] = {}
         for loss in spec.losses:
-            runs = {seed: cells[dataset, detector, loss, seed] for seed in spec.seeds}
+            runs = {unit: cells[dataset, detector, loss, unit] for unit in spec.units(dataset)}
             values[detector][loss] = {
                 seed: run.metrics[metric]
                 for seed, run in runs.items()
@@ -218,7 +230,7 @@ def _values(
 
 
 def _row(
-    values: Mapping[str, Mapping[int, float]], counts: Mapping[str, Counter], spec: TableSpec
+    values: Mapping[str, Mapping[Unit, float]], counts: Mapping[str, Counter], spec: TableSpec
 ) -> dict[str, Entry]:
     differences = {
         loss: paired_difference(values[loss], values[spec.baseline])
@@ -259,7 +271,17 @@ def _best(
 def _caption(spec: TableSpec, finished: Mapping[CellName, Record]) -> str:
     sentences = [spec.title.rstrip(".")] if spec.title else []
     seeds = ", ".join(str(seed) for seed in spec.seeds)
-    if len(spec.seeds) > 1:
+    if spec.variants:
+        numbers = ", ".join(
+            f"{dataset} {len(spec.units(dataset))} ({_variants(spec.variants.get(dataset, {}))}seeds {seeds})"
+            for dataset in spec.datasets
+        )
+        sentences.append(
+            f"Metrics x 100: mean over units, a unit being a variant of the data set with a seed, with 95 % t-interval; in brackets "
+            f"the paired difference to {spec.baseline} by unit. Units: {numbers}. Bold: best loss of a detector, its difference's "
+            "interval clear of zero"
+        )
+    elif len(spec.seeds) > 1:
         sentences.append(
             f"Metrics x 100: mean over seeds {seeds} with 95 % t-interval; in brackets the paired difference "
             f"to {spec.baseline} by seed. Bold: best loss of a detector, its difference's interval clear of zero"
@@ -274,6 +296,10 @@ def _caption(spec: TableSpec, finished: Mapping[CellName, Record]) -> str:
     if any("afl" in loss for loss in spec.losses):
         sentences.append("AFL here is a reconstruction: the paper's formula is not public")
     return ". ".join(sentences) + "."
+
+
+def _variants(settings: Mapping[str, Sequence[object]]) -> str:
+    return "".join(f"{name} {', '.join(map(str, values))} x " for name, values in settings.items())
 
 
 def _protocol(records: Iterable[Record]) -> list[str]:

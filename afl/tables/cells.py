@@ -22,10 +22,19 @@ Name = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a table: its name for people, and its run directory."""
+    """One run of a table.
+
+    Attributes:
+        name: for people.
+        folder: its run directory.
+        unit: name of the cell that the run belongs to; the runs of several folds share it.
+        fold: the half of a two-fold data set that trains; None for other data sets.
+    """
 
     name: str
     folder: Path
+    unit: str = ""
+    fold: str | None = None
 
     def record(self) -> Record | None:
         """Its record as it is now; None where there is none yet, or a damaged one, which the run replaces."""
@@ -120,22 +129,54 @@ class DataSets:
         return self._read[source]
 
 
-def cell_of(config: DictConfig, composed: DictConfig, data: RunData) -> Cell:
+def settings_of(table: DictConfig, dataset: str) -> list[tuple[dict[str, object], str | None]]:
+    """The (variant, fold) pairs of a data set: ``variants`` and ``folds`` of the table's file, each by data set."""
+    variants = (table.get("variants") or {}).get(dataset) or {}
+    folds = (table.get("folds") or {}).get(dataset) or [None]
+    combinations = [
+        dict(zip(variants, values, strict=True)) for values in itertools.product(*variants.values())
+    ]
+    return list(itertools.product(combinations, folds))
+
+
+def cell_of(
+    config: DictConfig, composed: DictConfig, data: RunData, variant: dict[str, object], fold: str | None
+) -> Cell:
     """The run of a composed config, in the table's folder of runs."""
     key = cell_key(composed, data)
-    return Cell(key.slug, Path(config.paths.output) / key.name)
+    words = [f"{name}{value}" for name, value in variant.items()]
+    unit = "-".join([key.slug, *words])
+    return Cell(
+        "-".join([unit, *([f"fold_{fold}"] if fold else [])]),
+        Path(config.paths.output) / key.name,
+        unit,
+        fold,
+    )
+
+
+def runs_of(config: DictConfig, cell: DictConfig, seed: int, datasets: DataSets) -> list[Cell]:
+    """All runs of a composed config with one seed: one for each variant and fold of its data set.
+
+    Raises:
+        DataError: a variant is not there.
+    """
+    found = []
+    for variant, fold in settings_of(config.table, cell.cell.dataset):
+        own = copy.deepcopy(cell)
+        own.seed = seed
+        for name, value in {**variant, **({"fold": fold} if fold else {})}.items():
+            own.dataset[name] = value
+        found.append(cell_of(config, own, datasets.of(own), variant, fold))
+    return found
 
 
 def cells_of(config: DictConfig, seeds: Sequence[int]) -> list[Cell]:
-    """All cells of the table, seed after seed.
+    """All runs of the table, seed after seed.
 
     Raises:
         DataError: a data set is not there.
     """
     composed, datasets = compose_cells(config), DataSets()
-    found = []
-    for seed in seeds:
-        for cell in composed.values():
-            cell.seed = seed
-            found.append(cell_of(config, cell, datasets.of(cell)))
-    return found
+    return [
+        run for seed in seeds for cell in composed.values() for run in runs_of(config, cell, seed, datasets)
+    ]

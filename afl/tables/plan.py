@@ -23,7 +23,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from afl.reporting import load_records
-from afl.tables.cells import DataSets, Name, cell_of, compose_cells, compose_rows
+from afl.tables.cells import DataSets, Name, compose_cells, compose_rows, runs_of, settings_of
 from afl.tracking import FINISHED, Record, environment
 from afl.training import ConfigError
 from afl.training.compose import compose_cell
@@ -292,6 +292,7 @@ def _row(
 ) -> Row:
     _, dataset, detector = names[0]
     counts = _counts(composed[names[0]], datasets)
+    repeats = len(settings_of(config.table, dataset))
     hours_each, hours_left, done, sources = [], 0.0, 0, []
     for name in names:
         cell = composed[name]
@@ -303,15 +304,15 @@ def _row(
         views = len(cell.trainer.test_time.scales) * (2 if cell.trainer.test_time.flip else 1)
         evaluation = speed.eval_seconds or views * counts.val_images / (3 * speed.images_per_second)
         hours = (steps * cell.trainer.batch_size / speed.images_per_second + evaluation) / 3600
-        finished = sum(_is_finished(config, cell, seed, datasets) for seed in seeds)
+        finished = sum(_finished(config, cell, seed, datasets) for seed in seeds)
         hours_each.append(hours)
-        hours_left += hours * (len(seeds) - finished)
+        hours_left += hours * (len(seeds) * repeats - finished)
         done += finished
     cell = composed[names[0]]
     detections = counts.val_images * cell.dataset.max_detections * DETECTION_BYTES
     return Row(
         name=detector if len(config.table.datasets) == 1 else f"{dataset} {detector}",
-        runs=len(names) * len(seeds),
+        runs=len(names) * len(seeds) * repeats,
         done=done,
         hours_each=statistics.fmean(hours_each),
         hours_left=hours_left,
@@ -350,12 +351,9 @@ def _counts(cell: DictConfig, datasets: DataSets | None) -> _Counts:
     return _Counts(published.train_images, published.val_images, published.classes)
 
 
-def _is_finished(config: DictConfig, cell: DictConfig, seed: int, datasets: DataSets | None) -> bool:
-    """Whether the cell's run is there; the name of a run without its data is not known."""
-    if datasets is None:
-        return False
-    cell.seed = seed
-    return cell_of(config, cell, datasets.of(cell)).is_finished
+def _finished(config: DictConfig, cell: DictConfig, seed: int, datasets: DataSets | None) -> int:
+    """How many runs of the cell are finished; without its data the name of a run is unknown."""
+    return 0 if datasets is None else sum(run.is_finished for run in runs_of(config, cell, seed, datasets))
 
 
 def _pretraining(config: DictConfig, cells: Sequence[DictConfig], speeds: Speeds) -> Row:

@@ -16,31 +16,46 @@ from afl.tables.cells import Cell, cells_of, quoted
 from afl.tables.plan import FEATURES, Plan, plan
 from afl.tracking import FINISHED, Record
 from afl.tracking.record import DamagedRecord, read_record
+from afl.training.folds import fold_record
 
 POLL_SECONDS = 1.0
 LINES_OF_LOG = 8
 
 
-def sweep(config: DictConfig, seeds: Sequence[int], log_path: Path) -> subprocess.Popen:
-    """Start ``scripts.train -m`` over the table's cells; its output goes to ``log_path``."""
+def sweep(
+    config: DictConfig, seeds: Sequence[int], log_path: Path, datasets: Sequence[str] | None = None
+) -> subprocess.Popen:
+    """Start ``scripts.train -m`` over the table's cells, or over those of some ``datasets``; its output goes to ``log_path``."""
     table = config.table
+    datasets = datasets or list(table.datasets)
     rows = f"detector={_list(table.detectors)}"
     if table.experiments:  # which bring detector and data set
         rows = "experiment=" + _list(f"{table.experiments}/{detector}" for detector in table.detectors)
     paths = [f"paths.{name}={quoted(config.paths[name])}" for name in ("data", "cache", "output")]
     command = [
         sys.executable, "-m", "scripts.train", "-m", *config.launch,
-        f"seed={_list(seeds)}", f"loss={_list(table.losses)}", f"dataset={_list(table.datasets)}", rows,
-        *variants(table), *paths, "trainer.progress=none", *table.overrides, *config.overrides,
+        f"seed={_list(seeds)}", f"loss={_list(table.losses)}", f"dataset={_list(datasets)}", rows,
+        *variants(table, datasets[0]), *paths, "trainer.progress=none", *table.overrides, *config.overrides,
     ]  # fmt: skip
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with open(log_path, "a", encoding="utf-8") as file:
         return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
 
 
-def variants(table: DictConfig) -> list[str]:
-    """Overrides that sweep over the variants of the table's data sets: ``dataset.fold=a,b``."""
-    return [f"dataset.{name}={_list(values)}" for name, values in (table.get("variants") or {}).items()]
+def variants(table: DictConfig, dataset: str) -> list[str]:
+    """Overrides that sweep over the variants and folds of a data set: ``dataset.split=0,1``, ``dataset.fold=a,b``."""
+    swept = dict((table.get("variants") or {}).get(dataset) or {})
+    folds = (table.get("folds") or {}).get(dataset)
+    return [
+        f"dataset.{name}={_list(values)}"
+        for name, values in {**swept, **({"fold": folds} if folds else {})}.items()
+    ]
+
+
+def sweeps_of(table: DictConfig) -> list[list[str]]:
+    """The data sets of each sweep: all in one, or one by one where they have variants of their own."""
+    together = list(table.datasets)
+    return [[name] for name in together] if table.get("variants") or table.get("folds") else [together]
 
 
 def run(config: DictConfig, seeds: Sequence[int], console: Console) -> list[Record]:
@@ -61,7 +76,8 @@ def run(config: DictConfig, seeds: Sequence[int], console: Console) -> list[Reco
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     before = {cell.name: cell.record() for cell in missing}
     features = FeatureRuns(Path(config.paths.output))
-    process, waiting = sweep(config, seeds, log_path), list(missing)
+    first, *later = sweeps_of(config.table)
+    process, waiting = sweep(config, seeds, log_path, first), list(missing)
     try:
         while waiting:
             running = process.poll() is None
@@ -75,8 +91,10 @@ def run(config: DictConfig, seeds: Sequence[int], console: Console) -> list[Reco
                     place = f"[{len(cells) - len(waiting)}/{len(cells)}]"
                     line = f"{place} {cell.name}: {result(record, config.table.metrics)}; {clock.left()}"
                     console.print(line, highlight=False, markup=False, soft_wrap=True)
-            if not running:
+            if not running and not later:
                 break
+            if not running:
+                process = sweep(config, seeds, log_path, later.pop(0))
             time.sleep(POLL_SECONDS)
         process.wait()
     except KeyboardInterrupt:
@@ -93,8 +111,19 @@ def run(config: DictConfig, seeds: Sequence[int], console: Console) -> list[Reco
 
 
 def records_of(cells: Iterable[Cell]) -> list[Record]:
-    """The records of the cells that have one."""
-    return [record for cell in cells if (record := cell.record()) is not None]
+    """One record for each cell that has one; the finished runs of all folds of a cell become one record of both."""
+    units: dict[str, list[Cell]] = {}
+    for cell in cells:
+        units.setdefault(cell.unit, []).append(cell)
+    records = []
+    for runs in units.values():
+        if runs[0].fold is not None and all(run.is_finished for run in runs):
+            records.append(fold_record([run.folder for run in runs]))
+            continue
+        # Of a fold that has not finished there is no figure to show: its failure is, or the cell is missing.
+        found = [record for run in runs if (record := run.record()) is not None]
+        records += [record for record in found if runs[0].fold is None or record.status != FINISHED][:1]
+    return records
 
 
 def result(record: Record, metrics: Sequence[str]) -> str:

@@ -1,0 +1,104 @@
+"""Tables over draws, splits and folds of data sets, on made-up records: units, intervals and holes by hand."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+from omegaconf import OmegaConf
+
+from afl.reporting import TableSpec, build_table, t_quantile
+from afl.tables import sweep as sweeping
+from afl.tables.cells import Cell, settings_of
+from afl.tracking import FAILED, FINISHED, Record, write_record
+
+
+def record(dataset: str, loss: str, seed: int, ap: float, status: str = FINISHED, **settings) -> Record:
+    key = "-".join(
+        [dataset, "fcos", loss, f"s{seed}", *(f"{name}{value}" for name, value in settings.items())]
+    )
+    return Record(
+        key=key, status=status, dataset=dataset, detector="fcos", loss=loss, seed=seed, config={"dataset": settings},
+        metrics={"AP": ap},
+    )  # fmt: skip
+
+
+SPEC = TableSpec(
+    name="photos", detectors=["fcos"], losses=["fl", "afl"], datasets=["ccp", "foda", "bccd"], seeds=[0, 1], metrics=["AP"],
+    variants={"ccp": {"split": [0, 1]}, "foda": {"draw": [0, 1]}},
+)  # fmt: skip
+
+
+def test_every_variant_with_every_seed_is_a_unit():
+    assert SPEC.units("ccp") == ["split0-s0", "split1-s0", "split0-s1", "split1-s1"]
+    assert SPEC.units("foda")[0] == "draw0-s0" and SPEC.units("bccd") == [0, 1]
+
+
+def test_an_interval_is_over_the_units_and_differences_are_within_a_unit():
+    figures = {(0, 0): (0.10, 0.13), (1, 0): (0.30, 0.32), (0, 1): (0.12, 0.16), (1, 1): (0.28, 0.31)}
+    records = [
+        record("ccp", loss, seed, pair[k], split=split)
+        for (split, seed), pair in figures.items()
+        for k, loss in enumerate(("fl", "afl"))
+    ]
+    records += [record("bccd", "fl", 0, 0.5)]
+    table = build_table(reversed(records), SPEC)
+    entry = next(block for block in table.blocks if block.dataset == "ccp").rows["fcos"]["afl"]
+    assert (entry.value.n, entry.finished, entry.missing) == (4, 4, 0)
+    differences = [0.03, 0.02, 0.04, 0.03]
+    spread = math.sqrt(sum((d - 0.03) ** 2 for d in differences) / 3)
+    assert entry.difference.mean == pytest.approx(0.03)
+    assert entry.difference.half == pytest.approx(t_quantile(3) * spread / 2)
+    other = next(block for block in table.blocks if block.dataset == "bccd").rows["fcos"]["fl"]
+    assert (other.finished, other.missing) == (1, 1)
+    assert (
+        "ccp 4 (split 0, 1 x seeds 0, 1), foda 4 (draw 0, 1 x seeds 0, 1), bccd 2 (seeds 0, 1)"
+        in table.caption
+    )
+    assert "ccp,fcos,afl,split1-s1,finished,0.31" in table.to_csv()
+    assert "bccd/fcos/afl/s1" in " ".join(table.notes) or "and" in " ".join(table.notes)
+
+
+def test_a_record_without_the_variant_is_refused():
+    with pytest.raises(ValueError, match="ccp-fcos-fl-s0 has no dataset.split"):
+        build_table([record("ccp", "fl", 0, 0.1)], SPEC)
+
+
+TABLE = OmegaConf.create(
+    {
+        "datasets": ["ccp", "foda"],
+        "variants": {"ccp": {"split": [0, 1]}, "foda": {"draw": [0, 1]}},
+        "folds": {"ccp": ["a", "b"]},
+    }
+)
+
+
+def test_a_two_fold_data_set_is_trained_once_for_each_split_and_fold():
+    assert settings_of(TABLE, "ccp") == [
+        ({"split": 0}, "a"), ({"split": 0}, "b"), ({"split": 1}, "a"), ({"split": 1}, "b"),
+    ]  # fmt: skip
+    assert settings_of(TABLE, "foda") == [({"draw": 0}, None), ({"draw": 1}, None)]
+    assert settings_of(OmegaConf.create({"datasets": ["shapes"]}), "shapes") == [({}, None)]
+    assert sweeping.sweeps_of(TABLE) == [["ccp"], ["foda"]]
+    assert sweeping.variants(TABLE, "ccp") == ["dataset.split=0,1", "dataset.fold=a,b"]
+    assert sweeping.variants(TABLE, "foda") == ["dataset.draw=0,1"]
+
+
+def test_the_folds_of_a_cell_become_one_record_once_both_are_finished(tmp_path, monkeypatch):
+    def cell(unit: str, fold: str | None, **status) -> Cell:
+        folder = tmp_path / f"{unit}-{fold}"
+        if status:
+            write_record(folder / "record.json", record("ccp", "fl", 0, 0.1, **status))
+        return Cell(folder.name, folder, unit, fold)
+
+    joined = SimpleNamespace(key="both")
+    calls = []
+    monkeypatch.setattr(sweeping, "fold_record", lambda folders: calls.append(folders) or joined)
+    whole = [cell("whole", "a", status=FINISHED), cell("whole", "b", status=FINISHED)]
+    half = [cell("half", "a", status=FINISHED), cell("half", "b")]
+    failed = [cell("failed", "a", status=FINISHED), cell("failed", "b", status=FAILED)]
+    plain = [cell("plain", None, status=FINISHED)]
+    found = sweeping.records_of([*half, *whole, *failed, *plain])
+    assert [one.key if one is joined else one.status for one in found] == ["both", FAILED, FINISHED]
+    assert calls == [[run.folder for run in whole]]
