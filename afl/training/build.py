@@ -108,7 +108,10 @@ def instantiate(config: DictConfig, **arguments: Any) -> Any:
     """
     check_targets(config, config._get_full_key(None))
     # A copy: Hydra would permanently resolve the references of the whole config.
-    config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    return _call(OmegaConf.to_container(config, resolve=True), arguments)
+
+
+def _call(config: dict[str, Any], arguments: dict[str, Any]) -> Any:
     try:
         if not arguments:
             return hydra.utils.instantiate(config, _convert_="all")
@@ -125,12 +128,9 @@ def bound(config: DictConfig) -> Any:
 
     Optimisers share one set of names in the config, as schedules do, so that one can replace another completely.
     """
-    given = {
-        name: value
-        for name, value in OmegaConf.to_container(config, resolve=True).items()
-        if value is not None
-    }
-    return instantiate(OmegaConf.create(given))
+    check_targets(config, config._get_full_key(None))
+    values = OmegaConf.to_container(config, resolve=True)
+    return _call({name: value for name, value in values.items() if value is not None}, {})
 
 
 def check_preset(config: DictConfig) -> None:

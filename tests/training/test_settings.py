@@ -83,7 +83,7 @@ def test_detector_backbone_and_data_set_leave_every_regime_as_it_is():
 
 def test_the_command_line_wins_and_a_named_optimiser_replaces_the_regime_s():
     plain = OmegaConf.to_container(cell("optimizer=sgd", "trainer.batch_size=3"), resolve=True)
-    assert bound(OmegaConf.create(plain["optimizer"]["factory"])).keywords == {"lr": 0.01, "momentum": 0.9}
+    assert bound(OmegaConf.create(plain).optimizer.factory).keywords == {"lr": 0.01, "momentum": 0.9}
     assert (plain["optimizer"]["weight_decay"], plain["trainer"]["batch_size"]) == (1e-4, 3)
     chosen = cell("dataset=coco", "optimizer.factory.lr=0.3", "schedule.factory.milestones=[0.5]")
     assert (chosen.optimizer.factory.lr, list(chosen.schedule.factory.milestones)) == (0.3, [0.5])
