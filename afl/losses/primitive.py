@@ -171,7 +171,9 @@ def gradient_mass(
     """
     ungated = replace(weights, gate=None)
     sums = torch.zeros((2, target.num_classes if by_class else 1), dtype=torch.float64, device=logits.device)
-    if not by_class and uses_triton(logits):
+    if uses_triton(logits) and by_class:
+        sums[1] += import_module("afl.losses.triton_rows").masses_of_classes(logits, target, ungated)
+    elif uses_triton(logits):
         sums[1] += import_module("afl.losses.triton_kernel").negative_mass(logits, target, ungated)
     else:
         alpha = alpha_balance(0.0, weights.alpha)

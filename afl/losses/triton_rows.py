@@ -1,4 +1,4 @@
-"""Losses of the plain negatives at every location, on a GPU: the logits are read once and only (R,) values are written."""
+"""Sums over the plain negatives of every location or every class, on a GPU: the logits are read once and no map is written."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from afl.losses.weighting import ElementWeights
 
 # Elements that a program reads at once, and the most of them in one row.
 _TILE, _COLUMNS = 2048, 256
+# Programs that share the locations of a sum over all of them.
+_PROGRAMS = 1024
 
 
 def losses_of_locations(
@@ -48,6 +50,81 @@ def losses_of_locations(
     return sums, largest
 
 
+def masses_of_classes(logits: Tensor, target: ClassificationTarget, weights: ElementWeights) -> Tensor:
+    """Sum over locations of W alpha_t |dv/dz|, plain negatives only and without the gate: (C,) float64.
+
+    Args:
+        logits: (R, C); target, weights: of the map.
+    """
+    locations, classes = logits.shape
+    if not logits.numel():
+        return torch.zeros(classes, dtype=torch.float64, device=logits.device)
+    logits = logits.detach().contiguous()
+    columns = min(triton.next_power_of_2(classes), _COLUMNS)
+    rows = triton.next_power_of_2(max((block_size() if interpreted() else _TILE) // columns, 1))
+    # A power of two, because the kernel is compiled for every number of steps.
+    steps = triton.next_power_of_2(triton.cdiv(locations, rows * _PROGRAMS))
+    programs = triton.cdiv(locations, rows * steps)
+    partial = torch.zeros(programs, classes, device=logits.device)
+    with on_device_of(logits):
+        marked, _ = mark(target, logits.numel(), logits.device)
+        _by_class[(programs, triton.cdiv(classes, columns))](
+            logits,
+            marked,
+            partial,
+            locations=locations,
+            C=classes,
+            STEPS=steps,
+            ROWS=rows,
+            COLUMNS=columns,
+            **negative_weights(target, weights),
+        )
+    return partial.sum(0, dtype=torch.float64)
+
+
+@triton.jit
+def _plain_terms(
+    logits,
+    marked,
+    gamma,
+    gamma_of_class,
+    verified,
+    image,
+    negative_class,
+    negative_location,
+    negative_element,
+    balance,
+    locations,
+    row,
+    label,
+    C: tl.constexpr,
+    KIND: tl.constexpr,
+):
+    """Weighted losses and sizes of gradients of a tile, rows (ROWS,) by labels (1, COLUMNS); 0 at exceptions."""
+    real = row < locations
+    element = row[:, None] * C + label
+    valid = real[:, None] & (label < C)
+    word = tl.load(marked + element // 32, mask=valid, other=-1)
+    counted = ((word >> (element % 32).to(tl.int32)) & 1) == 0
+    if verified is not None:
+        own = tl.load(image + row, mask=real, other=0)[:, None]
+        counted = counted & (tl.load(verified + own * C + label, mask=counted, other=0) != 0)
+    z = tl.load(logits + element, mask=valid, other=0.0).to(tl.float32)
+    if gamma_of_class is not None:
+        gamma = tl.load(gamma_of_class + label, mask=label < C, other=1.0).to(tl.float32)
+    g, q, factor, cross_entropy = hard_terms(z, gamma, KIND)
+    factor = factor * balance
+    if negative_class is not None:
+        factor = factor * tl.load(negative_class + label, mask=label < C, other=0.0).to(tl.float32)
+    if negative_location is not None:
+        factor = factor * tl.load(negative_location + row, mask=real, other=0.0).to(tl.float32)[:, None]
+    if negative_element is not None:
+        factor = factor * tl.load(negative_element + element, mask=valid, other=0.0).to(tl.float32)
+    loss = factor * cross_entropy
+    size = g * factor + q * gamma * loss
+    return tl.where(counted, loss, 0.0), tl.where(counted, size, 0.0)
+
+
 @triton.jit(do_not_specialize=["locations"])
 def _by_location(
     logits,
@@ -69,30 +146,51 @@ def _by_location(
     COLUMNS: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    real = row < locations
     total = tl.zeros((ROWS,), tl.float32)
     most = tl.zeros((ROWS,), tl.float32)
     for first in range(0, C, COLUMNS):
         label = first + tl.arange(0, COLUMNS)[None, :]
-        element = row[:, None] * C + label
-        valid = real[:, None] & (label < C)
-        word = tl.load(marked + element // 32, mask=valid, other=-1)
-        counted = ((word >> (element % 32).to(tl.int32)) & 1) == 0
-        if verified is not None:
-            own = tl.load(image + row, mask=real, other=0)[:, None]
-            counted = counted & (tl.load(verified + own * C + label, mask=counted, other=0) != 0)
-        z = tl.load(logits + element, mask=valid, other=0.0).to(tl.float32)
-        if gamma_of_class is not None:
-            gamma = tl.load(gamma_of_class + label, mask=label < C, other=1.0).to(tl.float32)
-        _, _, factor, cross_entropy = hard_terms(z, gamma, KIND)
-        if negative_class is not None:
-            factor = factor * tl.load(negative_class + label, mask=label < C, other=0.0).to(tl.float32)
-        if negative_location is not None:
-            factor = factor * tl.load(negative_location + row, mask=real, other=0.0).to(tl.float32)[:, None]
-        if negative_element is not None:
-            factor = factor * tl.load(negative_element + element, mask=valid, other=0.0).to(tl.float32)
-        loss = tl.where(counted, factor * cross_entropy * balance, 0.0)
+        # fmt: off
+        loss, _ = _plain_terms(
+            logits, marked, gamma, gamma_of_class, verified, image, negative_class, negative_location,
+            negative_element, balance, locations, row, label, C, KIND,
+        )
+        # fmt: on
         total += tl.sum(loss, 1)
         most = tl.maximum(most, tl.max(loss, 1))
-    tl.store(sums + row, total, mask=real)
-    tl.store(largest + row, most, mask=real)
+    tl.store(sums + row, total, mask=row < locations)
+    tl.store(largest + row, most, mask=row < locations)
+
+
+@triton.jit(do_not_specialize=["locations"])
+def _by_class(
+    logits,
+    marked,
+    partial,
+    gamma,
+    gamma_of_class,
+    verified,
+    image,
+    negative_class,
+    negative_location,
+    negative_element,
+    balance,
+    locations,
+    C: tl.constexpr,
+    STEPS: tl.constexpr,
+    KIND: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    label = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    total = tl.zeros((1, COLUMNS), tl.float32)
+    for step in range(STEPS):
+        row = (tl.program_id(0).to(tl.int64) * STEPS + step) * ROWS + tl.arange(0, ROWS)
+        # fmt: off
+        _, size = _plain_terms(
+            logits, marked, gamma, gamma_of_class, verified, image, negative_class, negative_location,
+            negative_element, balance, locations, row, label, C, KIND,
+        )
+        # fmt: on
+        total += tl.sum(size, 0)[None, :]
+    tl.store(partial + tl.program_id(0) * C + label, total, mask=label < C)

@@ -263,7 +263,7 @@ POINTERS = dict(
 NUMBERS = dict(gamma="fp32", balance="fp32", alpha="fp32", elements="i64", count="i32", locations="i32")
 CHOSEN = dict(
     GATE_OF_CLASS=True, STRENGTH_OF_CLASS=True, ALPHA=True, MASS=False, C=1203, KIND=2, BLOCK=1024, gamma_of_class=None,
-    ROWS=8, WORDS=64, COLUMNS=128,
+    ROWS=8, WORDS=64, COLUMNS=128, STEPS=4,
 )
 for kernel, own in (
     (triton_kernel._mark_listed, {}),
@@ -274,6 +274,7 @@ for kernel, own in (
     (triton_dense._elements, {"scale": "fp32"}),
     (triton_launch._scale, {}),
     (triton_rows._by_location, {}),
+    (triton_rows._by_class, {}),
 ):
     known = POINTERS | NUMBERS | own
     names = kernel.arg_names
@@ -293,7 +294,7 @@ def test_kernels_compile_for_a_gpu_without_one(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.stdout.count("built") == 8, done.stderr[-2000:]
+    assert done.stdout.count("built") == 9, done.stderr[-2000:]
 
 
 def test_padding_alone_is_no_positive():
@@ -351,4 +352,21 @@ def test_losses_of_locations_equal_torch_s_pass(monkeypatch, classes, gamma):
     monkeypatch.setenv("AFL_TRITON", "off")
     expected = location_losses(logits, target, weights), largest_negative_losses(logits, target, weights)
     for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=DIGITS, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [1, 5, 33, 300])
+@pytest.mark.parametrize("programs", [1, 3, 1024])
+def test_masses_of_classes_equal_torch_s_pass(monkeypatch, classes, programs):
+    monkeypatch.setattr("afl.losses.triton_rows._PROGRAMS", programs)
+    monkeypatch.setattr("afl.losses.triton_launch._BLOCK_INTERPRETED", 1024)
+    target = random_target(
+        classes, locations=40, classes=classes, positives=9, ignored=True, verified=True, scaled=20
+    )
+    weights = on_device(random_weights(classes, target, negatives=True))
+    logits = random_logits(classes, target).detach().float().to(DEVICE)
+    target = on_device(target)
+    found = gradient_mass(logits, target, weights)
+    monkeypatch.setenv("AFL_TRITON", "off")
+    for ours, theirs in zip(found, gradient_mass(logits, target, weights), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=DIGITS, atol=1e-6)
