@@ -1,40 +1,44 @@
-"""A trained detector on images of one's own, from its checkpoint alone.
+"""A trained detector on your own images, from its checkpoint alone.
 
     from afl.predict import load_predictor
 
     predictor = load_predictor("outputs/NAME")      # or the path of a checkpoint, wherever it was copied to
     found = predictor("street.jpg")                 # boxes (n, 4) xyxy in pixels, scores (n,), labels (n,)
 
-``predictor.names[label]`` is a class's name. A list of images gives a list. Images are resized as the run's evaluation
-resizes them, and boxes come back in the pixels of the image that was given.
+``predictor.names[label]`` is the name of a class. A list of images gives a list. Images are resized as in the run's evaluation;
+boxes are in pixels of the given image. Detections with a score of at least 0.3 are returned; ``predictor(image, score=0)``
+returns all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from afl.training.build import PRECISIONS, build_detector, instantiate
-from afl.training.checkpoint import LAST, CheckpointError, evaluated_weights, load_checkpoint
+from afl.training.build import PRECISIONS, build_detector, check_targets, instantiate
+from afl.training.checkpoint import LAST, CheckpointError, load_checkpoint, reason
 from afl.training.distributed import choose_device
 from afl.training.evaluation import TestTime, detect
+from afl.training.load import load_weights
 from afl.training.prior import adapt_threshold
 from datasets import Sample, collate, read_image_file
 from detectors.contract import ClassCounts, Detections
 
 Image = str | Path | np.ndarray
+SCORE = 0.3  # least score of a detection, here and in scripts.predict
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A detector with what it takes to use it.
+    """A detector and everything that its use needs.
 
     Attributes:
         detector: in evaluation mode, on its device.
@@ -58,16 +62,19 @@ class Predictor:
     batch_size: int
 
     @overload
-    def __call__(self, images: Image) -> Detections: ...
+    def __call__(self, images: Image, *, score: float = SCORE) -> Detections: ...
 
     @overload
-    def __call__(self, images: Sequence[Image]) -> list[Detections]: ...
+    def __call__(self, images: Sequence[Image], *, score: float = SCORE) -> list[Detections]: ...
 
-    def __call__(self, images: Image | Sequence[Image]) -> Detections | list[Detections]:
+    def __call__(
+        self, images: Image | Sequence[Image], *, score: float = SCORE
+    ) -> Detections | list[Detections]:
         """Detections of one image, or of each of several, by falling score.
 
         Args:
-            images: paths of image files, turned as their EXIF orientation says, or (H, W, 3) uint8 RGB arrays.
+            images: paths of image files, turned according to their EXIF orientation, or (H, W, 3) uint8 RGB arrays.
+            score: least score of a detection, from 0 (all of them) to 1.
 
         Returns:
             Boxes (n, 4) float32 xyxy in pixels of the image, cut at its border, scores (n,) and labels (n,) int64 in
@@ -75,14 +82,16 @@ class Predictor:
 
         Raises:
             DataError: a file is missing, damaged or no image.
-            ValueError: an array is not (H, W, 3) uint8.
+            ValueError: an array is not (H, W, 3) uint8, or the score is not between 0 and 1.
         """
         if isinstance(images, str | Path | np.ndarray):
-            return next(self.stream([images]))
-        return list(self.stream(images))
+            return next(self.stream([images], score=score))
+        return list(self.stream(images, score=score))
 
-    def stream(self, images: Iterable[Image]) -> Iterator[Detections]:
+    def stream(self, images: Iterable[Image], *, score: float = SCORE) -> Iterator[Detections]:
         """The same one by one, for any number of images: no more than a batch of them is held in memory."""
+        if not 0 <= score <= 1:
+            raise ValueError(f"score is {score!r}; it is a number from 0 to 1")
         transform = instantiate(self.config.dataset.eval_transform[self.config.family])
         trainer = self.config.trainer
         rng = np.random.default_rng(0)  # transforms of evaluation draw nothing from it
@@ -96,7 +105,13 @@ class Predictor:
             channels_last=trainer.channels_last,
             test_time=self.test_time,
         ):
-            yield from found
+            yield from (above(one, score) for one in found)
+
+
+def above(found: Detections, score: float) -> Detections:
+    """The detections with at least the given score."""
+    kept = found.scores >= score
+    return Detections(boxes=found.boxes[kept], scores=found.scores[kept], labels=found.labels[kept])
 
 
 def load_predictor(
@@ -120,20 +135,33 @@ def load_predictor(
     chosen = choose_device(device)
     path = checkpoint_of(run)
     state = load_checkpoint(path)
-    about = state.get("about")
-    if about is None:
-        raise CheckpointError(
-            f"{path} does not tell its config and classes: it was written before checkpoints did; "
-            "train the run again, or evaluate it where its data set is with scripts.evaluate"
-        )
+    about = described(state, path)
     config = OmegaConf.create(about["config"])
-    if "pretrained" in config.backbone:
-        config.backbone.pretrained = False  # the checkpoint has all weights: nothing is to be downloaded
-    counts = (torch.tensor(about[name], dtype=torch.float32) for name in ("instances", "images"))
-    detector = build_detector(config, ClassCounts(*counts))
-    detector.load_state_dict(evaluated_weights(state))
+    try:
+        if "pretrained" in config.backbone:
+            config.backbone.pretrained = False  # the checkpoint has all weights: nothing needs a download
+        check_targets(config.dataset.eval_transform, "dataset.eval_transform")
+        counts = (torch.tensor(about[name], dtype=torch.float32) for name in ("instances", "images"))
+        detector = build_detector(config, ClassCounts(*counts))
+        views = test_time or TestTime(**OmegaConf.to_container(config.trainer.test_time))
+        layout = torch.channels_last if config.trainer.channels_last else torch.contiguous_format
+        precision, family = config.trainer.precision, config.family
+        known = precision in PRECISIONS and family in config.dataset.eval_transform
+    except (
+        OmegaConfBaseException,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:
+        raise CheckpointError(f"{path}: its config builds no detector ({reason(error)})") from error
+    if not known:
+        raise CheckpointError(
+            f"{path}: its config has the precision {precision!r} and the inputs {family!r}, which are unknown"
+        )
+    step = load_weights(detector, state, path)
     adapt_threshold(detector)
-    layout = torch.channels_last if config.trainer.channels_last else torch.contiguous_format
     return Predictor(
         detector=detector.eval().to(chosen, memory_format=layout),
         config=config,
@@ -141,11 +169,51 @@ def load_predictor(
         category_ids=tuple(about["category_ids"]),
         groups=tuple(about["groups"]),
         checkpoint=path,
-        step=state["step"],
+        step=step,
         device=chosen,
-        test_time=test_time or TestTime(**OmegaConf.to_container(config.trainer.test_time)),
+        test_time=views,
         batch_size=batch_size,
     )
+
+
+def described(state: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """What a checkpoint says about its detector: config, classes and their counts.
+
+    Raises:
+        CheckpointError: it says nothing, its lists do not belong together, or its config refers to something outside of it.
+    """
+    about = state.get("about")
+    if about is None:
+        raise CheckpointError(
+            f"{path} does not hold its config and classes: it was written before checkpoints did; "
+            "train the run again, or evaluate it where its data set is with scripts.evaluate"
+        )
+    lists = ("names", "category_ids", "groups", "instances", "images")
+    if not isinstance(about, dict) or not isinstance(about.get("config"), dict):
+        raise CheckpointError(f"{path} is damaged: 'about' has no config")
+    lengths = {
+        name: len(about[name]) if isinstance(about.get(name), list | tuple) else None for name in lists
+    }
+    if len(set(lengths.values())) != 1 or not lengths["names"]:
+        said = ", ".join(f"{length or 'no'} {name}" for name, length in lengths.items())
+        raise CheckpointError(f"{path} is damaged: it has {said}; each class needs one of each")
+    found = _reference(about["config"], "config")
+    if found:
+        raise CheckpointError(
+            f"{path}: {found} refers to something else; a checkpoint's config holds values only"
+        )
+    return about
+
+
+def _reference(value: Any, name: str) -> str | None:
+    """The name of the first text in a config that would be looked up elsewhere, such as ``${oc.env:HOME}``."""
+    if isinstance(value, dict):
+        pairs = value.items()
+    elif isinstance(value, list | tuple):
+        pairs = enumerate(value)
+    else:
+        return name if isinstance(value, str) and "${" in value else None
+    return next((found for key, one in pairs if (found := _reference(one, f"{name}.{key}"))), None)
 
 
 def checkpoint_of(run: str | Path) -> Path:

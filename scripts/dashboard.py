@@ -1,10 +1,15 @@
-"""Arrange a W&B project: panels that compare arms by frequency group, as ``conf/dashboards/NAME.yaml`` says.
+"""Add a view to a W&B project: panels that compare losses by frequency group.
 
-    python -m scripts.dashboard entity=ME project=afl [dashboard=arms]
+    python -m scripts.dashboard entity=ME project=afl
 
-Needs a login (``wandb login``) and the package wandb-workspaces, which nothing else here uses:
-``.venv/bin/python -m pip install wandb-workspaces``. Saves a new view and prints its address; runs stay as they are. The view is
-built and checked without a server; how a server shows it is not tested here.
+Options:
+    entity=ME         the W&B user or team
+    project=afl       the W&B project
+    dashboard=arms    the file conf/dashboards/NAME.yaml that describes the view
+
+Needs a login (wandb login) and the package wandb-workspaces, which no other command uses:
+.venv/bin/python -m pip install wandb-workspaces. Saves a new view and prints its address; runs do not change. The tests build and
+check the view without a server; they do not see how a server shows it.
 """
 
 from __future__ import annotations
@@ -15,23 +20,21 @@ from typing import Any
 
 import yaml
 
-from scripts.entry import CONF, asks_for_help
+from scripts.entry import CONF, asks_for_help, options_of, run_command
 
 MISSING = "wandb-workspaces is not installed: .venv/bin/python -m pip install wandb-workspaces"
-OPTIONS = ("entity", "project", "dashboard")
 
 
 def main(arguments: list[str]) -> None:
     """Save the view that the arguments ask for."""
     if asks_for_help(arguments, __doc__):
         return
-    given = dict(argument.partition("=")[::2] for argument in arguments)
-    unknown = [name for name in given if name not in OPTIONS]
-    if unknown or not given.get("entity") or not given.get("project"):
-        sys.exit("python -m scripts.dashboard entity=ME project=afl [dashboard=arms]")
-    spec = read_spec(given.get("dashboard", "arms"))
+    options = options_of(arguments, {"entity": None, "project": None, "dashboard": "arms"})
+    if not options["entity"] or not options["project"]:
+        sys.exit("which project? python -m scripts.dashboard entity=ME project=afl [dashboard=arms]")
+    spec = read_spec(options["dashboard"])
     try:
-        view = workspace(spec, entity=given["entity"], project=given["project"])
+        view = workspace(spec, entity=options["entity"], project=options["project"])
         view.save()
     except ImportError:
         sys.exit(MISSING)
@@ -101,4 +104,4 @@ def _chart(name: str, title: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_command(main)

@@ -4,6 +4,7 @@
     python -m scripts.export run=last.pt output=fcos.onnx size=[512,512]
 
 Options:
+    run=FOLDER|FILE  a run directory or a checkpoint
     output=FILE      default: the checkpoint's path with the suffix .onnx
     size=[H,W]       a fixed image size, multiples of 32; default: any
     check=false      do not run the file with onnxruntime afterwards
@@ -14,19 +15,15 @@ the extra packages onnx, onnxscript and onnxruntime.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from afl.export import ExportError, check_onnx, export_onnx
-from afl.predict import load_predictor
-from afl.training.checkpoint import CheckpointError
-from scripts.entry import asks_for_help, options_of, quiet_libraries
+from scripts.entry import asks_for_help, options_of, quiet_libraries, run_command
 
-DEFAULTS = {"run": None, "output": None, "size": None, "check": True}
+DEFAULTS = {"run": None, "output": None, "size": list, "check": True}
 
 
 def main(arguments: list[str]) -> Path | None:
-    """Write the file, compare, and say both; returns its path, or None where only help was wanted."""
+    """Write the file, compare it with PyTorch and print both results; returns its path, or None after help."""
     if asks_for_help(arguments, __doc__):
         return None
     quiet_libraries()
@@ -34,9 +31,13 @@ def main(arguments: list[str]) -> Path | None:
     if options["run"] is None:
         raise ValueError("which run? python -m scripts.export run=outputs/NAME")
     size = options["size"]
-    if size is not None and not (isinstance(size, list) and all(isinstance(side, int) for side in size)):
+    if size is not None and not all(isinstance(side, int) for side in size):
         raise ValueError(f"size is {size!r}; it is height and width such as [512,512]")
-    predictor = load_predictor(str(options["run"]), device="cpu")
+
+    from afl.export import check_onnx, export_onnx
+    from afl.predict import load_predictor
+
+    predictor = load_predictor(options["run"], device="cpu")
     path = Path(options["output"] or predictor.checkpoint.with_suffix(".onnx"))
     names = export_onnx(predictor, path, size)
     shape = "any multiples of 32" if size is None else f"{size[0]} x {size[1]}"
@@ -51,7 +52,4 @@ def main(arguments: list[str]) -> Path | None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (CheckpointError, ExportError, OSError, ValueError) as problem:
-        sys.exit(str(problem))
+    run_command(main)

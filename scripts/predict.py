@@ -1,22 +1,24 @@
-"""Detect on images of one's own with a trained run.
+"""Detect on your own images with a trained run.
 
-    python -m scripts.predict run=outputs/NAME images=photos               # a folder, and the folders in it
+    python -m scripts.predict run=outputs/NAME images=photos               # a folder and its subfolders
     python -m scripts.predict run=last.pt images=street.jpg output=found   # a checkpoint alone is enough
 
-Writes to ``output`` (by default ``predictions``) every image with its boxes, under its own name as PNG or JPEG, and
-``detections.json`` in MS COCO's format: ``images``, ``categories`` with the training set's ids, and ``annotations`` with a
-``score``, boxes as [x, y, width, height] in pixels of the upright image. ``images`` stays as it is: pictures that an earlier
-call left in ``output`` are not looked at, and an ``output`` that would write over the images is refused.
-
 Options:
-    score=0.3                  least score of a box, in pictures and JSON; 0 keeps everything
-    flip=true                  look at a mirrored view of every image too
-    scales=[0.75,1.0,1.25]     look at every image in these sizes; boxes of all views are merged
-    device=auto                auto (CUDA where there is one), cpu, cuda, cuda:1
-    batch=8                    images per pass
-    pictures=false             only the JSON
+    run=FOLDER|FILE            a run directory or a checkpoint
+    images=FOLDER|FILE         the images
+    output=predictions         the folder for the results
+    score=0.3                  least score of a box, in pictures and JSON; 0 keeps all boxes
+    flip=true                  use a mirrored view of every image too
+    scales=[0.75,1.0,1.25]     use every image in these sizes and merge the boxes of all views
+    device=auto                auto (CUDA if there is one), cpu, cuda, cuda:1
+    batch=8                    images in a pass
+    pictures=false             write the JSON only
 
-A file in a folder that is damaged is named and left out; the exit code is then 1.
+The output folder gets every image with its boxes, under its own name as PNG or JPEG, and detections.json in MS COCO's format:
+images, categories with the training set's ids, and annotations with a score and boxes as [x, y, width, height] in pixels of the
+upright image. The command never writes over the images, and skips pictures that an earlier call left in the output folder.
+
+The command names a damaged file in a folder, leaves it out, and ends with exit code 1.
 """
 
 from __future__ import annotations
@@ -25,20 +27,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import cv2
-import numpy as np
-from rich.console import Console
-from rich.progress import track
+from scripts.entry import asks_for_help, options_of, quiet_libraries, run_command
 
-from afl.predict import Predictor, load_predictor
-from afl.tracking import write_bytes, write_json
-from afl.training.checkpoint import CheckpointError
-from afl.training.evaluation import TestTime
-from afl.training.pictures import draw_found
-from datasets import DataError, read_image_file
-from detectors.contract import Detections
-from scripts.entry import asks_for_help, options_of, quiet_libraries
+if TYPE_CHECKING:
+    import numpy as np
+
+    from afl.predict import Predictor
+    from detectors.contract import Detections
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 DEFAULTS = {
@@ -46,8 +43,8 @@ DEFAULTS = {
     "images": None,
     "output": "predictions",
     "score": 0.3,
-    "flip": None,
-    "scales": None,
+    "flip": bool,
+    "scales": list,
     "device": "auto",
     "batch": 8,
     "pictures": True,
@@ -56,7 +53,7 @@ DEFAULTS = {
 
 @dataclass
 class Pictures:
-    """Image files one by one, remembering which could not be read."""
+    """Image files one by one; keeps those that were read and a line about each that was not."""
 
     files: list[Path]
     read: list[Path] = field(default_factory=list)
@@ -64,6 +61,8 @@ class Pictures:
     waiting: list[np.ndarray] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[np.ndarray]:
+        from datasets import DataError, read_image_file
+
         for path in self.files:
             try:
                 pixels = read_image_file(path)
@@ -87,24 +86,34 @@ def main(arguments: list[str]) -> int:
     score, output = options["score"], Path(options["output"])
     if not 0 <= score <= 1:
         raise ValueError(f"score is {score!r}; it is a number from 0 to 1")
-    files, root = image_files(Path(str(options["images"])), without=output)
+    test_time = _views(options)
+    files, root = image_files(Path(options["images"]), without=output)
     if options["pictures"] and output.resolve() == root.resolve():
         raise ValueError(
             f"output={output} is the images' own folder, and would be written over; name another one"
         )
+    # torch and the rest of the project take seconds: they are imported after the arguments have been checked.
+    import cv2
+    from rich.console import Console
+    from rich.progress import track
+
+    from afl.predict import load_predictor
+    from afl.tracking import write_bytes, write_json
+    from afl.training.evaluation import TestTime
+    from afl.training.pictures import draw_found
+
     predictor = load_predictor(
-        str(options["run"]),
+        options["run"],
         device=options["device"],
-        test_time=_test_time(options),
+        test_time=None if test_time is None else TestTime(**test_time),
         batch_size=options["batch"],
     )
     pictures = Pictures(files)
     document = {"images": [], "annotations": [], "categories": _categories(predictor)}
-    stream, console = predictor.stream(pictures), Console(stderr=True)
+    stream, console = predictor.stream(pictures, score=score), Console(stderr=True)
     quiet = not console.is_terminal
     for found in track(stream, total=len(files), console=console, transient=True, disable=quiet):
         path, pixels = pictures.read[len(document["images"])], pictures.waiting.pop(0)
-        found = above(found, score)
         name = path.relative_to(root)
         _describe(document, name, pixels, found, predictor)
         if options["pictures"]:
@@ -134,24 +143,18 @@ def image_files(place: Path, without: Path | None = None) -> tuple[list[Path], P
         without: a folder inside ``place`` that is passed over.
 
     Raises:
-        DataError: nothing is there, or a folder has no image files.
+        FileNotFoundError: there is no such file or folder, or a folder has no image files.
     """
     if place.is_file():
         return [place], place.parent
     if not place.is_dir():
-        raise DataError(f"images={place}: there is no such file or folder")
+        raise FileNotFoundError(f"images={place}: there is no such file or folder")
     files = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if without is not None and without.resolve() != place.resolve():
         files = [path for path in files if not path.resolve().is_relative_to(without.resolve())]
     if not files:
-        raise DataError(f"images={place}: the folder has no image ({', '.join(SUFFIXES)})")
+        raise FileNotFoundError(f"images={place}: the folder has no image ({', '.join(SUFFIXES)})")
     return files, place
-
-
-def above(found: Detections, score: float) -> Detections:
-    """The detections with at least the given score."""
-    kept = found.scores >= score
-    return Detections(boxes=found.boxes[kept], scores=found.scores[kept], labels=found.labels[kept])
 
 
 def _describe(
@@ -187,21 +190,15 @@ def _categories(predictor: Predictor) -> list[dict]:
     ]
 
 
-def _test_time(options: dict) -> TestTime | None:
-    """Views of every image; None, those of the run's own evaluation, where the command line says nothing of them."""
-    given = {name: options[name] for name in ("flip", "scales") if options[name] is not None}
-    if not given:
+def _views(options: dict) -> dict | None:
+    """Views of every image as arguments of TestTime; None, those of the run's evaluation, where no option asks for views."""
+    if options["flip"] is None and options["scales"] is None:
         return None
-    flip, scales = given.get("flip", False), given.get("scales", [1.0])
-    if not isinstance(flip, bool):
-        raise ValueError(f"flip is {flip!r}; it is true or false")
-    if not isinstance(scales, list) or not all(isinstance(scale, int | float) for scale in scales):
+    scales = [1.0] if options["scales"] is None else options["scales"]
+    if not all(isinstance(scale, int | float) and not isinstance(scale, bool) for scale in scales):
         raise ValueError(f"scales is {scales!r}; it is a list of numbers such as [0.75,1.0,1.25]")
-    return TestTime(flip=flip, scales=tuple(scales))
+    return {"flip": bool(options["flip"]), "scales": tuple(scales)}
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (CheckpointError, OSError, ValueError) as problem:
-        sys.exit(str(problem))
+    run_command(main)

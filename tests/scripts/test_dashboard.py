@@ -70,10 +70,10 @@ def test_the_view_passes_the_package_that_saves_it():
 def test_what_is_missing_is_one_line(monkeypatch, capsys):
     for arguments, message in (
         ([], "entity=ME"),
-        (["entity=me", "project=afl", "dashbord=arms"], "entity=ME"),
+        (["entity=me", "project=afl", "dashbord=arms"], "Did you mean dashboard?"),
         (["entity=me", "project=afl", "dashboard=arm"], "there are: arms"),
     ):
-        with pytest.raises(SystemExit, match=re.escape(message)):
+        with pytest.raises((SystemExit, ValueError), match=re.escape(message)):
             main(arguments)
     with monkeypatch.context() as patch:
         for name in ("wandb_workspaces", "wandb_workspaces.reports.v2", "wandb_workspaces.workspaces"):

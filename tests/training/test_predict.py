@@ -13,14 +13,14 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 
-from afl.predict import load_predictor
+from afl.predict import SCORE, load_predictor
 from afl.training import run_cell
 from afl.training.checkpoint import CheckpointError, load_checkpoint
 from afl.training.compose import compose_cell
 from afl.training.data import read_data
 from afl.training.evaluation import TestTime
-from datasets import DataError, read_image
-from scripts.predict import main
+from datasets import read_image
+from scripts.predict import DEFAULTS, main
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def as_rows(found, image_id: int, category_ids) -> np.ndarray:
 def test_three_lines_of_python_find_what_the_runs_evaluation_found(run):
     directory, alone, val, detections = run
     predictor = load_predictor(alone, batch_size=4)
-    found = predictor([val.image_path(i) for i in range(len(val))])
+    found = predictor([val.image_path(i) for i in range(len(val))], score=0)
     rows = [as_rows(one, int(val.image_ids[i]), predictor.category_ids) for i, one in enumerate(found)]
     expected = np.array([[d["image_id"], d["category_id"], *d["bbox"], d["score"]] for d in detections])
     assert len(expected) > 50
@@ -67,7 +67,9 @@ def test_three_lines_of_python_find_what_the_runs_evaluation_found(run):
     order = lambda a: a[np.lexsort((a[:, 2].round(2), -a[:, 6].round(5), a[:, 0]))]  # noqa: E731
     np.testing.assert_allclose(order(ours), order(expected), atol=2e-3)
     assert predictor.names == tuple(val.category_names) and predictor.step == 4
-    assert torch.equal(predictor(read_image(val, 0)).boxes, predictor(val.image_path(0)).boxes)
+    assert torch.equal(
+        predictor(read_image(val, 0), score=0).boxes, predictor(val.image_path(0), score=0).boxes
+    )
 
 
 def test_the_command_writes_pictures_and_a_file_that_pycocotools_reads(run, tmp_path, capsys):
@@ -86,7 +88,7 @@ def test_the_command_writes_pictures_and_a_file_that_pycocotools_reads(run, tmp_
     ]  # fmt: skip
     assert [image["height"] for image in truth.dataset["images"]] == [96, 136]
     predictor = load_predictor(directory)
-    found = predictor(photos / "more" / "tall.png")
+    found = predictor(photos / "more" / "tall.png", score=0)
     kept = found.scores >= 0.016
     written = truth.loadAnns(truth.getAnnIds(imgIds=[2]))
     assert 0 < len(written) == int(kept.sum())
@@ -108,15 +110,15 @@ def test_exif_orientation_turns_the_image_as_people_see_it(run, tmp_path):
     exif[0x0112] = 6  # stored lying on its side: to be turned clockwise
     image.save(tmp_path / "turned.png", exif=exif)
     predictor = load_predictor(alone)
-    upright = predictor(np.rot90(pixels, -1))
-    assert torch.equal(predictor(tmp_path / "turned.png").boxes, upright.boxes)
+    upright = predictor(np.rot90(pixels, -1), score=0)
+    assert torch.equal(predictor(tmp_path / "turned.png", score=0).boxes, upright.boxes)
 
 
 def test_mirrored_views_of_a_mirrored_image_are_the_same_views(run):
     _, alone, val, _ = run
     predictor = load_predictor(alone, test_time=TestTime(flip=True))
     pixels = read_image(val, 0)
-    there, back = predictor(pixels), predictor(pixels[:, ::-1])
+    there, back = predictor(pixels, score=0), predictor(pixels[:, ::-1], score=0)
     width = pixels.shape[1]
     mirrored = torch.stack([width - back.boxes[:, 2], back.boxes[:, 0] * 0, width - back.boxes[:, 0]], 1)
     assert len(there.scores) == len(back.scores)
@@ -155,8 +157,8 @@ def test_bad_input_is_answered_in_one_line(run, tmp_path, capsys):
     empty = tmp_path / "empty"
     empty.mkdir()
     to = f"output={tmp_path}/out"
-    refused([f"run={alone}", f"images={empty}", to], DataError, "empty: the folder has no image")
-    refused([f"run={alone}", f"images={tmp_path}/gone.png", to], DataError, "no such file or folder")
+    refused([f"run={alone}", f"images={empty}", to], FileNotFoundError, "empty: the folder has no image")
+    refused([f"run={alone}", f"images={tmp_path}/gone.png", to], FileNotFoundError, "no such file or folder")
     refused([f"run={empty}", f"images={val.image_path(0)}", to], CheckpointError, "not a run directory")
     refused(
         [f"run={val.image_path(0)}", f"images={val.image_path(0)}", to], CheckpointError, "cannot be read"
@@ -175,13 +177,91 @@ def test_bad_input_is_answered_in_one_line(run, tmp_path, capsys):
     refused([f"run={alone}", f"images={val.image_path(0)}", "scor=1"], ValueError, "Did you mean score")
     refused([f"run={alone}", f"images={val.image_path(0)}", "score=2"], ValueError, "from 0 to 1")
     refused([f"run={alone}", f"images={val.image_path(0)}", "flip=maybe", to], ValueError, "flip is 'maybe'")
-    refused([f"run={alone}", f"images={val.image_path(0)}", "scales=2", to], ValueError, "a list of numbers")
+    refused([f"run={alone}", f"images={val.image_path(0)}", "scales=2", to], ValueError, "a list such as")
     refused([f"run={alone}", f"images={val.image_path(0)}", "batch=many", to], ValueError, "a whole number")
     refused([f"run={alone}", f"images={val.image_path(0)}", "batch=0", to], ValueError, "batch_size is 0")
     refused([f"run={alone}", f"images={val.image_path(0)}", "device=warp", to], ValueError, "device")
     with pytest.raises(ValueError, match="uint8 RGB"):
         load_predictor(alone)(np.zeros((4, 4), np.uint8))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_score_is_the_commands_default(run):
+    _, alone, val, _ = run
+    predictor = load_predictor(alone)
+    everything = predictor(val.image_path(0), score=0)
+    assert DEFAULTS["score"] == SCORE and everything.scores.min() < 0.016 < everything.scores.max()
+    kept = predictor(val.image_path(0), score=0.016)
+    assert len(kept.scores) == int((everything.scores >= 0.016).sum()) > 0
+    assert len(predictor(val.image_path(0)).scores) == int((everything.scores >= 0.3).sum())
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        predictor(val.image_path(0), score=2)
+
+
+def _no_model(state):
+    del state["model"], state["average"]
+
+
+def _wrong_shape(state):
+    name = next(iter(state["average"]))
+    name = next(name for name in state["average"] if name.endswith("weight"))
+    state["average"][name] = torch.zeros(3)
+
+
+def _foreign_weight(state):
+    state["average"]["module.extra"] = torch.zeros(3)
+
+
+def _missing_weight(state):
+    del state["average"][next(name for name in state["average"] if name.endswith("weight"))]
+
+
+def _not_finite(state):
+    for value in state["average"].values():
+        if value.is_floating_point():
+            value.fill_(float("nan"))
+
+
+def _few_names(state):
+    state["about"]["names"] = state["about"]["names"][:2]
+
+
+def _environment(state):
+    state["about"]["config"]["loss"]["_target_"] = "${oc.env:HOME}"
+
+
+def _generator(state):
+    state["about"]["config"]["loss"] = {"_target_": "datasets.generate_shapes", "root": "made", "seed": 0}
+
+
+def _tracker_in_transform(state):
+    state["about"]["config"]["dataset"]["eval_transform"]["dense"] = {"_target_": "afl.tracking.WandbTracker"}
+
+
+def _no_config(state):
+    state["about"]["config"] = 3
+
+
+def _empty_config(state):
+    state["about"]["config"] = {}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(_no_model, ""), (_wrong_shape, "has shape"), (_foreign_weight, "extra"), (_missing_weight, "weight"),
+     (_not_finite, "not finite"), (_few_names, "2 names"), (_environment, "config.loss._target_ refers to something else"),
+     (_generator, "cannot call it"), (_tracker_in_transform, "cannot call it"), (_no_config, ""), (_empty_config, "")],
+)  # fmt: skip
+def test_a_malformed_or_foreign_checkpoint_is_one_line_and_starts_nothing(
+    run, tmp_path, monkeypatch, change, words
+):
+    _, alone, val, _ = run
+    state = load_checkpoint(alone)
+    change(state)
+    torch.save(state, tmp_path / "other.pt")
+    monkeypatch.chdir(tmp_path)
+    refused([f"run={tmp_path}/other.pt", f"images={val.image_path(0)}", "output=out"], CheckpointError, words)
+    assert [path.name for path in tmp_path.iterdir()] == ["other.pt"]
 
 
 def test_a_damaged_file_is_named_and_the_others_are_done(run, tmp_path, capsys):
