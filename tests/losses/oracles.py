@@ -1,7 +1,7 @@
-"""A second, obvious computation of every loss: dense, in double precision, with loops and autograd, from the papers.
+"""A second, obvious implementation of every loss: dense, in double precision, with loops and autograd, from the papers.
 
-Nothing here is shared with the losses but the meaning of a sparse target. An oracle is called once for each step
-and keeps its own state, so what it gives in the second step depends on the first, as in a training.
+It shares only the meaning of a sparse target with the losses. An oracle is called once per step and keeps its state,
+so its second step depends on the first, as in training.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Step = Callable[[Tensor, ClassificationTarget, float, float], tuple[Tensor, Tens
 
 
 def dense(logits: Tensor, target: ClassificationTarget) -> tuple[Tensor, Tensor]:
-    """(R, C) what every element should say, and how much it counts."""
+    """(R, C) targets and (R, C) weights of all elements."""
     return dense_target(target, ElementWeights(alpha=-1.0, gamma=0.0), logits)
 
 
@@ -199,7 +199,7 @@ class Mined:
 
 
 class Drawn:
-    """Cross-entropy of positives and of what IoU-balanced sampling draws; whom it draws has tests of its own."""
+    """Cross-entropy of positives and of the negatives that IoU-balanced sampling draws; test_libra.py tests the draw."""
 
     def __init__(self, info: MapInfo) -> None:
         self.sampling = IouBalancedSampling(info, minimum=6)
@@ -243,7 +243,7 @@ class PrimeSamples:
 
 
 class ByGradients:
-    """EQLv2 and EFL: what a class weighs follows the sums of its gradients so far, by autograd."""
+    """EQLv2 and EFL: a class's weight follows the sums of its gradients so far, computed by autograd."""
 
     def __init__(self, info: MapInfo, *, focal: bool) -> None:
         self.focal, self.alpha = focal, info.alpha if focal else -1.0
@@ -267,7 +267,7 @@ class ByGradients:
 
 
 class Seesaw:
-    """Focal loss, the classes beside an object's own weighing S / (1 - p + S p)."""
+    """Focal loss in which the other classes at an object have the weight S / (1 - p + S p)."""
 
     def __init__(self, info: MapInfo) -> None:
         self.alpha, self.counts = info.alpha, [0.0] * info.num_classes

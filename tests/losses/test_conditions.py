@@ -112,7 +112,7 @@ def test_condition_3_gate_and_balance_are_constants_for_autograd():
     weights = ElementWeights(alpha=loss.alpha, gamma=loss.gamma)
     for link in build(weights={}, balance={}).chain.values():
         weights = link(logits.detach(), target, weights)
-    # Had gate or balance a gradient of their own, this would not be gate times the ungated gradient.
+    # If gate or balance had a gradient, this would not equal the gate times the ungated gradient.
     _, ungated = loss_and_gradient(weighted_loss(logits, target, weights, ONE), logits)
     torch.testing.assert_close(gated, ungated / (1 + ungated.abs()))
 

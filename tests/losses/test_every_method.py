@@ -1,4 +1,4 @@
-"""Every file of conf/loss against a second, obvious computation of its own; alone, on nothing, resumed, in two processes."""
+"""Every file of conf/loss against a second, obvious implementation; on empty input, resumed, and in two processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COUNTS = [1400.0, 567.0, 87.0, 12.0, 0.0]
 HEAD, INSTANCES = (0.999, "head", 5.0), (0.999, "instances", 5.0)
 GATE, BALANCE = (1.0, 0.5, False), (0.99, False, None)
 AFL = {"weights": INSTANCES, "gate": GATE}
-# What each arm says it computes, numbers included, by the name of its file.
+# The stated computation of each arm, with its numbers, by the name of its file.
 ARMS: dict[str, Callable[[MapInfo], Step]] = {
     "bce": partial(Family, gamma=0.0, alpha=-1.0),
     "fl": Family,
@@ -88,7 +88,7 @@ SMALLER = {
     "ssd": "loss.chain.ssd.minimum=4",
     "libra": "loss.chain.libra.minimum=6",
 }
-# They rank boxes or elements of one process's part of the batch.
+# They rank boxes or elements within one process's part of the batch.
 RANKED_APART = ("pisa", "ap_loss")
 BOX = 0.8
 
@@ -114,7 +114,7 @@ def build(arm: str, *, dense_positives: bool = True) -> tuple[nn.Module, MapInfo
 
 
 def make_target(seed: int, *, dense_positives: bool, positives: int = 12, **options) -> ClassificationTarget:
-    """With IoU and object of every positive; heat maps have neighbourhoods, and classes that nobody checked."""
+    """With IoU and object of every positive; heat maps have neighbourhoods and unverified classes."""
     scaled = {} if dense_positives else {"scaled": 30, "verified": True}
     target = random_target(seed, positives=positives, **({"scaled": 0, "ignored": True} | scaled | options))
     if target.verified is not None:
@@ -218,7 +218,7 @@ def test_a_loss_that_is_saved_and_loaded_goes_on_as_if_it_had_not_been(arm, tmp_
     for seed in range(3):
         train(kept, seed)
         kept.update()
-    train(kept, 3)  # half a step: what is pending is saved too
+    train(kept, 3)  # half a step: pending sums are saved too
     torch.save(kept.state_dict(), tmp_path / "loss.pt")
     loaded.load_state_dict(torch.load(tmp_path / "loss.pt", weights_only=True))
     for seed in (4, 5):

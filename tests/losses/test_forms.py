@@ -1,4 +1,4 @@
-"""The forms of Adaptive Focal Loss beside the gate: their equations in plain numbers, and their limits."""
+"""The other forms of Adaptive Focal Loss: their equations in plain numbers, and their limits."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_anchored_limits_are_class_balanced_and_plain_focal_loss():
     equal(build(weights=WEIGHTS, anchor=partial(AnchoredGradient, kappa=0.0)), weighted)
     equal(build(anchor=AnchoredGradient), build())
     equal(build(weights=WEIGHTS, anchor=partial(AnchoredGradient, kappa=1e12)), build(), rtol=1e-4)
-    # Easy positives have no gradient to speak of, so they keep the class weight.
+    # Easy positives have nearly no gradient, so they keep the class weight.
     anchored = build(weights=WEIGHTS, anchor=AnchoredGradient)
     assert factor(anchored, 6.0) == pytest.approx(5.0, rel=1e-3)
     assert factor(anchored, -20.0) == pytest.approx(5 * 2 / 6, rel=1e-4)
@@ -113,7 +113,7 @@ def test_power_follows_the_most_mature_quarter_of_the_classes_with_instances():
     assert link.quarter == 2
     link.maturity.ghat.copy_(torch.tensor([0.9, 0.6, 0.9, 0.7, 0.9, 0.9]))
     assert link.power.item() == pytest.approx(1 - (0.25 + 0.5) / 2)
-    # What the others do changes nothing until they are among the best.
+    # The other classes do not matter until they are among the most mature.
     link.maturity.ghat[0] = 0.8
     assert link.power.item() == pytest.approx(1 - (0.25 + 0.5) / 2)
     link.maturity.ghat[2] = 0.2

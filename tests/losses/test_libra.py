@@ -37,7 +37,7 @@ def assert_shares(actual, expected, steps=400):
 
 @pytest.mark.parametrize("available", [[50, 20, 9], [200, 3, 0], [2, 40, 5], [4, 3, 2], [0, 0, 60]])
 def test_probabilities_equal_the_official_procedure_played_many_times(available):
-    """Each bin gives up to a third of 18, what is missing is drawn from all that are left."""
+    """Each bin contributes up to a third of 18; the rest is drawn from all remaining candidates."""
     dice, trials, counts = random.Random(0), 3000, [0, 0, 0]
     candidates = [(k, i) for k, number in enumerate(available) for i in range(number)]
     for _ in range(trials):
@@ -58,7 +58,7 @@ def test_probabilities_equal_the_official_procedure_played_many_times(available)
 
 
 def probability_by_loop(bins_of_candidates, wanted, bins):
-    """{candidate: probability} from bins by candidate: equal parts, the rest evenly over what is left."""
+    """{candidate: probability} from bins by candidate: equal parts, the rest evenly over the remaining candidates."""
     members = [[c for c, b in bins_of_candidates.items() if b == k] for k in range(bins)]
     share = [min(len(m), wanted / bins) for m in members]
     left = sum(len(m) for m in members) - sum(share)
@@ -180,7 +180,7 @@ def test_loss_is_cross_entropy_of_positives_and_drawn_negatives(scaled):
 
 @pytest.mark.parametrize("dense_positives", [True, False])
 def test_each_half_of_a_batch_draws_what_the_whole_batch_draws(dense_positives):
-    """So two processes sample what one does, with no word between them."""
+    """So two processes sample the same as one, without communication."""
     target = random_target(4, positives=0, scaled=0)
     whole = link(dense_positives=dense_positives)(torch.zeros(60, 5), target, FREE)
     half = replace(target, image=target.image[:30], num_images=1)

@@ -15,7 +15,7 @@ from afl.losses import AdaptiveFocalLoss, sigmoid_focal_loss
 COUNTS = torch.tensor([500.0, 3.0])
 
 
-# ---- what the README shows: ten lines ------------------------------------------------------------------------------
+# ---- the README's ten lines ------------------------------------------------------------------------------
 
 
 class AdaptiveHead(retinanet.RetinaNetClassificationHead):

@@ -72,7 +72,7 @@ def test_the_losses_of_maps_do_the_same(name, soft, dtype):
     low, exact = z.clone().requires_grad_(), z.double().requires_grad_()
     for logits in (low, exact):
         (loss(logits, target, torch.tensor(7.0)) * 777.7).backward()
-    # Soft positives are written twice, as what they are in part.
+    # Soft positives are added twice, as positives and as rivals.
     twice = 2 if soft else 1
     torch.testing.assert_close(
         low.grad.double(),
@@ -135,7 +135,7 @@ def test_a_second_derivative_is_refused_with_its_reason(own):
         loss = sigmoid_focal_loss(logits, torch.zeros_like(logits), reduction="sum")
     else:
         loss = ClassificationLoss(make_info([9.0] * 5))(logits, replace(target), torch.tensor(7.0))
-    # A graph of the gradient does no harm until somebody differentiates it.
+    # Building a graph of the gradient is allowed; differentiating it is not.
     (gradient,) = torch.autograd.grad(3.0 * loss, logits, create_graph=True)
     assert gradient.isfinite().all() and gradient.abs().sum() > 0
     with pytest.raises(RuntimeError, match="no second derivative.*torchvision"):

@@ -1,4 +1,4 @@
-"""PISA against the published two-step ranking in loops, and against what a rank means."""
+"""PISA against the published two-step ranking in loops, and against the definition of a rank."""
 
 from __future__ import annotations
 

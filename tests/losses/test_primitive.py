@@ -1,4 +1,4 @@
-"""The fused sum against the dense reference by autograd, against finite differences, and in what it keeps."""
+"""The fused sum against the dense reference by autograd and against finite differences, and the memory it keeps."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_soft_value_of_one_equals_hard_positive():
 
 
 def test_heat_map_with_zero_one_targets_equals_label_path():
-    """Scale 1 on a list of negatives is what a map without a list says."""
+    """A list of negatives with scale 1 equals no list."""
     labels = random_target(9, scaled=0)
     negatives = torch.arange(labels.num_locations * labels.num_classes)
     heat = replace(labels, negative_index=negatives, negative_scale=torch.ones(len(negatives)))

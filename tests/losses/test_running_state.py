@@ -1,4 +1,4 @@
-"""The running state of the links: what moves it, that it is saved, and that two processes equal one."""
+"""The running state of the links: its updates, saving, and the equality of two processes and one."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_state_survives_saving_and_loading(per_class, tmp_path):
     for _ in range(3):
         first(logits, target, torch.tensor(1.0))
         first.update()
-    first(logits, target, torch.tensor(1.0))  # half a step: what is pending is saved too
+    first(logits, target, torch.tensor(1.0))  # half a step: pending sums are saved too
     torch.save(first.state_dict(), tmp_path / "loss.pt")
     second = build(per_class)
     assert second(logits, target, torch.tensor(1.0)) != first(logits, target, torch.tensor(1.0))

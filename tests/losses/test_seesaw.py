@@ -1,4 +1,4 @@
-"""Seesaw loss against cross-entropy on logits shifted by ln S, in loops, and against what S means."""
+"""Seesaw loss against cross-entropy on logits shifted by ln S, in loops, and against the definition of S."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for every method of soft sampling: its file of conf/loss, extreme and empty input, its state."""
+"""Properties of every method of soft sampling: its file of conf/loss, extreme and empty input, its state."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_state_survives_saving_and_loading(method, tmp_path):
     for _ in range(3):
         first(logits, target, ONE)
         first.update()
-    first(2 * logits, target, ONE)  # half a step: what is pending is saved too
+    first(2 * logits, target, ONE)  # half a step: pending sums are saved too
     torch.save(first.state_dict(), tmp_path / "loss.pt")
     assert second.eval()(3 * logits, target, ONE) != first.eval()(3 * logits, target, ONE)
     second.load_state_dict(torch.load(tmp_path / "loss.pt", weights_only=True))

@@ -30,7 +30,7 @@ def mined_by_loop(logits, target, *, by_location, ratio=3.0, minimum=4):
         positives = sum(int(listed[r].sum()) for r in rows)
         quota = max(int(ratio * positives), minimum)
         if by_location:
-            # A location is as hard as its most probable class that somebody checked.
+            # A location is as hard as its most probable verified class.
             def hardness(r, image=image):
                 z = logits[r].detach()
                 return (z if target.verified is None else z[target.verified[image]]).max().item()
