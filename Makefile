@@ -1,4 +1,4 @@
-# Everything a newcomer needs. `make help` lists it; every target sets up what it needs by itself.
+# Every task of the project. `make help` lists them; each target sets up what it needs.
 PYTHON ?= python3
 SEEDS ?= 0
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python -m
 RUN_TABLE = $(RUN) scripts.table action=run seeds=[$(SEEDS)] jobs=$(JOBS) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test lint reproduce-table reproduce-table-sampling reproduce-table-ablation reproduce-table-prior reproduce-table-trashcan reproduce-table-bccd reproduce-table-data-seeds reproduce-table-short reproduce-table-closed reproduce-table-scratch reproduce-table-trashcan-frames report figures data-coco data-lvis data-voc clean test-faults benchmark
+.PHONY: help setup lock test lint demo reproduce-table reproduce-table-sampling reproduce-table-ablation reproduce-table-prior reproduce-table-trashcan reproduce-table-photos reproduce-table-bccd reproduce-table-data-seeds reproduce-table-short reproduce-table-closed reproduce-table-scratch reproduce-table-trashcan-frames report figures data-coco data-lvis data-voc clean test-faults benchmark
 
 help:  ## this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-32s %s\n", $$1, $$2}'
@@ -26,10 +26,14 @@ test: setup  ## all tests (under 10 minutes on two cores)
 test-faults: setup  ## kills, full disks, races, dead processes, damaged inputs (under 30 minutes on two cores)
 	@$(RUN) pytest -m faults
 
-lint: setup  ## style and common mistakes
+lint: setup  ## style, common mistakes, types
 	@$(RUN) ruff check . && $(RUN) ruff format --check .
 
-reproduce-table: setup  ## run the missing cells of the embedded benchmark, then print its table beside the committed one (SEEDS=0,1,2)
+demo: setup  ## two detectors, FL and AFL: their figures beside the committed ones, and a picture (a few minutes)
+	@$(RUN) scripts.table action=run table=scratch jobs=$(JOBS) $(ARGS)
+	@$(RUN) scripts.report gallery loss=afl output=outputs/tables/scratch/found.jpg
+
+reproduce-table: setup  ## run the missing cells of the embedded benchmark, then print their table beside the committed one (SEEDS=0,1,2)
 	@$(RUN_TABLE) table=shapes
 
 reproduce-table-sampling: setup  ## the same with every remedy for class imbalance, on three detectors
@@ -60,6 +64,9 @@ reproduce-table-trashcan: setup  ## a real long tail, small enough for a CPU (AR
 reproduce-table-trashcan-frames: setup  ## its photos split by frame instead of by video (ARGS="paths.data=FOLDER")
 	@$(RUN_TABLE) table=trashcan_frames
 
+reproduce-table-photos: setup  ## photographs from ImageNet features, real long tails (ARGS="paths.data=FOLDER")
+	@$(RUN_TABLE) table=photos
+
 reproduce-table-bccd: setup  ## a nearly balanced real set, where nothing should be lost (ARGS="paths.data=FOLDER")
 	@$(RUN_TABLE) table=bccd
 
@@ -72,7 +79,7 @@ plan-table-%: setup  ## runs, hours and disk that a table needs, and what is don
 table-%: setup  ## rebuild results/NAME (shapes, sampling, ablation, coco, ...) from its records, without training
 	@$(RUN) scripts.table table=$(subst -,_,$*) publish=true $(ARGS)
 
-report: setup  ## everything that is known of the tables in one page, outputs/report.html
+report: setup  ## all tables and figures in one page, outputs/report.html
 	@$(RUN) scripts.report html
 
 benchmark: setup  ## losses, steps, evaluation, input, decoding against others on this machine (ARGS="loss" for one)

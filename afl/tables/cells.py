@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import itertools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from afl.config import quoted
 from afl.tracking import FINISHED, DamagedRecord, Record, read_record
 from afl.training.compose import compose_cell
 from afl.training.data import RunData, read_data
@@ -48,14 +48,6 @@ class Cell:
     def is_finished(self) -> bool:
         record = self.record()
         return record is not None and record.status == FINISHED
-
-
-def quoted(value: object) -> str:
-    """A text as one value of Hydra's grammar, whatever letters it has."""
-    text = str(value)
-    return (
-        text if re.fullmatch(r"[\w./-]+", text, re.ASCII) else '"' + re.sub(r'(\\*)"', r'\1\1\\"', text) + '"'
-    )
 
 
 def preset(config: DictConfig, detector: str) -> list[str]:

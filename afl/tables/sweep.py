@@ -12,7 +12,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from afl.tables.cells import Cell, cells_of, quoted
+from afl.config import quoted
+from afl.tables.cells import Cell, cells_of
 from afl.tables.plan import FEATURES, Plan, plan
 from afl.tracking import FINISHED, Record
 from afl.tracking.record import DamagedRecord, read_record
