@@ -1,4 +1,4 @@
-"""Validation images with what is there and what was found, for people."""
+"""Validation images with their objects and the detections, for people."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from afl.tracking import Picture
+from afl.training.lettering import legible, size_of, write
 from detectors.contract import Detections
 
 TRUTH_COLOR, FOUND_COLOR, TEXT_COLOR = (60, 200, 60), (250, 120, 30), (255, 255, 255)
@@ -35,17 +36,17 @@ def draw_picture(picture: Picture, names: Sequence[str], score_threshold: float 
     scale = SIDE / max(picture.pixels.shape[:2])
     truth, found = _canvas(picture.pixels, scale), _canvas(picture.pixels, scale)
     for box, label in zip(picture.boxes, picture.labels, strict=True):
-        _draw(truth, box * scale, names[int(label)], TRUTH_COLOR)
+        _draw(truth, box * scale, legible(names[int(label)], int(label)), TRUTH_COLOR)
     scores, labels = picture.found_scores, picture.found_labels
     for i in np.argsort(scores, kind="stable"):
         if scores[i] >= score_threshold:
-            name = names[int(labels[i])]
+            name = legible(names[int(labels[i])], int(labels[i]))
             _draw(found, picture.found_boxes[i] * scale, f"{name} {float(scores[i]):.2f}", FOUND_COLOR)
     return np.concatenate([truth, found], 1)
 
 
 def draw_found(pixels: np.ndarray, found: Detections, names: Sequence[str]) -> np.ndarray:
-    """All detections over their image, each class in a colour of its own, the best on top.
+    """All detections over their image, one colour for each class, the best on top.
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
@@ -59,7 +60,8 @@ def draw_found(pixels: np.ndarray, found: Detections, names: Sequence[str]) -> n
     thickness = max(2, round(max(canvas.shape[:2]) / 500))
     for box, score, label in reversed(list(zip(found.boxes, found.scores, found.labels, strict=True))):
         color = CLASS_COLORS[int(label) % len(CLASS_COLORS)]
-        _draw(canvas, box.numpy() * factor, f"{names[int(label)]} {float(score):.2f}", color, thickness)
+        name = legible(names[int(label)], int(label))
+        _draw(canvas, box.numpy() * factor, f"{name} {float(score):.2f}", color, thickness)
     return canvas
 
 
@@ -109,7 +111,7 @@ def draw_maps(
 def _titled(tile: np.ndarray, title: str) -> np.ndarray:
     """The tile with a strip of text below it."""
     strip = np.zeros((18, tile.shape[1], 3), np.uint8)
-    cv2.putText(strip, title, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, TEXT_COLOR, 1, cv2.LINE_AA)
+    write(strip, title, (4, 2), 12, TEXT_COLOR)
     return np.concatenate([tile, strip])
 
 
@@ -126,10 +128,9 @@ def _draw(
     """A box with its text on a filled strip at its upper side; letters grow with the line."""
     x1, y1, x2, y2 = (int(round(float(v))) for v in box)
     cv2.rectangle(canvas, (x1, y1), (x2, y2), color, thickness, cv2.LINE_AA)
-    size, weight = 0.16 + 0.16 * thickness, 1 + thickness // 4
-    (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, weight)
-    x, y = max(0, min(x1, canvas.shape[1] - width)), max(y1, height + base)
-    cv2.rectangle(canvas, (x, y - height - base), (x + width, y), color, cv2.FILLED)
+    size = 5 + 5 * thickness
+    width, height = size_of(text, size)
+    x, y = max(0, min(x1, canvas.shape[1] - width)), max(y1, height)
+    cv2.rectangle(canvas, (x, y - height), (x + width, y), color, cv2.FILLED)
     ink = TEXT_COLOR if np.dot(color, (0.299, 0.587, 0.114)) < 150 else (0, 0, 0)
-    place = (x, y - base + 1)
-    cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, ink, weight, cv2.LINE_AA)
+    write(canvas, text, (x, y - height), size, ink)

@@ -5,10 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from afl.tracking import Picture
+from afl.training import lettering
 from afl.training.load import load_run
-from afl.training.pictures import FOUND_COLOR, SIDE, TRUTH_COLOR, contact_sheet, draw_maps, draw_picture
+from afl.training.pictures import (
+    FOUND_COLOR,
+    SIDE,
+    TRUTH_COLOR,
+    contact_sheet,
+    draw_found,
+    draw_maps,
+    draw_picture,
+)
+from detectors.contract import Detections
 
 
 def picture(height: int = 48, width: int = 96) -> Picture:
@@ -84,3 +95,37 @@ def test_the_heads_of_every_detector_can_be_looked_at(small_cell, detector, tmp_
         draw_heads([f"run={folder}", "image=12345"])
     last = load_run(Path(folder)).data.val.image_ids[-1]
     assert draw_heads([f"run={folder}", f"image={last}"]) == Path(folder) / "heads.jpg"
+
+
+def drawn(name: str) -> np.ndarray:
+    found = Detections(
+        boxes=torch.tensor([[40.0, 60.0, 300.0, 300.0]]),
+        scores=torch.tensor([0.87]),
+        labels=torch.tensor([1]),
+    )
+    return draw_found(np.full((600, 600, 3), 128, np.uint8), found, ["x", name])
+
+
+def test_letters_outside_ascii_are_drawn_as_themselves():
+    pictures = [drawn(name) for name in ("vögel", "vogel", "птица", "???")]
+    for i, one in enumerate(pictures):
+        assert all((one != other).any() for other in pictures[:i])
+    # The dots of the umlaut are the only difference between the first two: above the letter, inside of the strip.
+    rows, _ = np.nonzero((pictures[0] != pictures[1]).any(-1))
+    assert 0 < len(rows) < 60 and rows.max() - rows.min() <= 4
+
+
+def test_a_class_whose_letters_no_font_has_gets_its_number(monkeypatch):
+    monkeypatch.setattr(lettering, "findSystemFonts", list)
+    lettering._font_file.cache_clear()
+    assert lettering.legible("猫", 7) == "7" and lettering.legible("cat", 7) == "cat"
+    assert lettering.legible(" ", 7) == "7" and lettering.legible("a\nb", 7) == "7"
+    np.testing.assert_array_equal(drawn("猫"), drawn("1"))
+    lettering._font_file.cache_clear()
+
+
+def test_text_is_cut_off_at_the_border_of_the_canvas():
+    for corner in ((-5, -5), (15, 5), (-500, 0), (0, 500)):
+        canvas = np.zeros((20, 30, 3), np.uint8)
+        lettering.write(canvas, "word", corner, 12, (255, 0, 0))
+        assert canvas[..., 1:].max() == 0 and (canvas.max() > 0) == (abs(corner[0]) + abs(corner[1]) < 100)
