@@ -1,0 +1,59 @@
+"""The evaluate command on a short run: changes against the config of a training with the same changes, class names as they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import scripts.evaluate as command
+from afl.config import ConfigError
+from afl.training import run_cell
+from afl.training.data import read_data
+from afl.training.load import load_run
+
+
+def test_changes_reach_what_follows_them_and_figures_are_kept_before_they_are_shown(
+    small_cell, monkeypatch, capsys
+):
+    config = small_cell("fcos", "fl", "trainer.max_duration=1steps")
+    folder = Path(config.paths.output) / run_cell(config).key
+    run = load_run(folder, ["dataset.max_detections=7", "dataset.seed=5"])
+    config.dataset.max_detections, config.dataset.seed = 7, 5
+    assert run.detector.max_detections == 7
+    assert run.data.fingerprint == read_data(config).fingerprint != load_run(folder).data.fingerprint
+
+    def broken(*arguments):
+        raise RuntimeError("the terminal is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "show", broken)
+        with pytest.raises(RuntimeError, match="the terminal is gone"):
+            command.main([f"run={folder}", "dataset.max_detections=7"])
+    written = json.loads((folder / "evaluation.json").read_text())
+    assert written["overrides"] == ["dataset.max_detections=7"] and len(written["per_class"]) == 30
+    command.main([f"run={folder}"])
+    assert json.loads((folder / "evaluation.json").read_text())["overrides"] == []
+    # Weights of other classes are refused, also where their number is the same.
+    renamed = run.data.val.category_names
+    monkeypatch.setattr(
+        "afl.training.load.evaluated_weights",
+        lambda state: pytest.fail("read before the classes were compared"),
+    )
+    monkeypatch.setattr(
+        "afl.training.load.load_checkpoint", lambda path: {"about": {"names": [*renamed[1:], "other"]}}
+    )
+    with pytest.raises(ConfigError, match="it lacks other; only it has"):
+        load_run(folder)
+
+
+def test_class_names_are_no_markup(capsys):
+    names = ["bolt [m6]", "[/old] nut", "\x1b[31mred", "猫"]
+    command.show(
+        {"AP": 0.5, "per_class": dict.fromkeys(names, 0.5)}, dict.fromkeys(names, "r"), "weights [a].pt"
+    )
+    printed = capsys.readouterr().out
+    assert all(
+        name in printed for name in ("bolt [m6]", "[/old] nut", "\\x1b[31mred", "猫", "[a].pt")
+    )
