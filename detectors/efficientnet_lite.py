@@ -90,6 +90,9 @@ class EfficientNetLiteBackbone(nn.Module):
         WeightsError: the package is not installed, or its file has another checksum.
     """
 
+    pixel_factor: Tensor
+    pixel_offset: Tensor
+
     def __init__(
         self, *, name: str, pretrained: bool, frozen_batch_norm: bool, frozen_stages: int = 0
     ) -> None:

@@ -92,6 +92,8 @@ class ScheduledGradient(Weighting):
     """The same gate, opened by a schedule: kappa = kappa_0 max(0, 1 - t / fade_steps)^2 after t optimiser
     steps."""
 
+    steps: Tensor
+
     def __init__(self, info: MapInfo, *, fade_steps: int, kappa: float = 1.0, tau: float = 1.0) -> None:
         super().__init__()
         check_gate(kappa, tau)

@@ -115,6 +115,9 @@ class ClassWeights(Weighting):
             deferred re-weighting of Cao et al. (NeurIPS 2019) without its jump. 0 applies them from the start.
     """
 
+    weight: Tensor
+    steps: Tensor
+
     def __init__(
         self,
         info: MapInfo,

@@ -118,6 +118,8 @@ class AdaptiveFocalLoss(nn.Module):
         momentum, threshold: see ``Maturity``.
     """
 
+    class_weights: Tensor
+
     def __init__(
         self,
         instances_per_class: Tensor,

@@ -59,6 +59,10 @@ class GradientHarmonizing(Weighting):
         momentum: m in [0, 1) of the running histogram, per optimiser step.
     """
 
+    running: Tensor
+    pending: Tensor
+    passes: Tensor
+
     def __init__(self, info: MapInfo, *, bins: int = 30, momentum: float = 0.75) -> None:
         super().__init__()
         if not 1 <= bins <= 256:

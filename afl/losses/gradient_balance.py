@@ -45,6 +45,9 @@ class GradientBalance(Weighting):
         momentum: of that mean, per optimiser step.
     """
 
+    running: Tensor
+    pending: Tensor
+
     def __init__(
         self,
         info: MapInfo,

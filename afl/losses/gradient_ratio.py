@@ -24,6 +24,9 @@ class GradientRatio(nn.Module):
         initial: the ratio of a class that has had no negative gradient yet.
     """
 
+    running: Tensor
+    pending: Tensor
+
     def __init__(self, num_classes: int, initial: float) -> None:
         super().__init__()
         self.initial = initial

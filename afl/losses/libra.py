@@ -60,6 +60,8 @@ class IouBalancedSampling(Weighting):
         max_overlap: IoU at which negatives end; anchors above it fall into the last bin.
     """
 
+    steps: Tensor
+
     uses_overlap = True
 
     def __init__(

@@ -23,6 +23,8 @@ class LossWarmUp(Weighting):
         start: weight at the first step.
     """
 
+    steps: Tensor
+
     def __init__(self, info: MapInfo, *, steps: int, start: float = 0.1) -> None:
         super().__init__()
         if steps <= 0 or not 0 <= start <= 1:

@@ -20,6 +20,9 @@ class Maturity(nn.Module):
         groups: 1, or the number of classes for one mean per class; only its own positives update a group.
     """
 
+    ghat: Tensor
+    pending: Tensor
+
     def __init__(
         self, *, prior: float, threshold: float = 0.5, momentum: float = 0.99, groups: int = 1
     ) -> None:

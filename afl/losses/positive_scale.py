@@ -25,6 +25,8 @@ class PositiveScale(Weighting):
         beta, normalize, cap: of the class weights to compare with.
     """
 
+    scale: Tensor
+
     def __init__(
         self,
         info: MapInfo,

@@ -44,6 +44,9 @@ class RelativeCap(Weighting):
         threshold: h, the mean g at which the cap is gone.
     """
 
+    size: Tensor
+    pending: Tensor
+
     def __init__(
         self, info: MapInfo, *, rho: float = 1.0, momentum: float = 0.99, threshold: float = 0.5
     ) -> None:

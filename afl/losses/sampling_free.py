@@ -46,6 +46,8 @@ class SamplingFree(ClassificationLoss):
         chain: see ``ClassificationLoss``; the method has none.
     """
 
+    prior: Tensor
+
     def __init__(
         self, info: MapInfo, *, chain: Mapping[str, Callable[[MapInfo], Weighting]] | None = None
     ) -> None:
@@ -112,6 +114,8 @@ class ElementCounter(MapLoss):
     Attributes:
         counted: (3,) float64 buffer: mass of positives, mass of all elements that take part, images.
     """
+
+    counted: Tensor
 
     def __init__(self, info: MapInfo) -> None:
         super().__init__(info)

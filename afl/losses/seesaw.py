@@ -58,6 +58,9 @@ class Seesaw(Weighting):
         single_class: treatment of a map with one class: ``error``, or ``plain``, which applies only the other links.
     """
 
+    count: Tensor
+    pending: Tensor
+
     def __init__(
         self,
         info: MapInfo,

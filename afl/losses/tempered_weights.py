@@ -36,6 +36,8 @@ class TemperedClassWeights(Weighting):
         threshold: h, the mean g at which a class is mature.
     """
 
+    weight: Tensor
+
     def __init__(
         self,
         info: MapInfo,
