@@ -27,7 +27,7 @@ test-faults: setup  ## kills, full disks, races, dead processes, damaged inputs 
 	@$(RUN) pytest -m faults
 
 lint: setup  ## style, common mistakes, types
-	@$(RUN) ruff check . && $(RUN) ruff format --check .
+	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
 
 demo: setup  ## two detectors, FL and AFL: their figures beside the committed ones, and a picture (a few minutes)
 	@$(RUN) scripts.table action=run table=scratch jobs=$(JOBS) $(ARGS)

@@ -167,7 +167,7 @@ class EfficientNetLiteBackbone(nn.Module):
         self.stem.load(state, "_conv_stem", "_bn0")
         number = 0
         for blocks in self.stages:
-            for block in blocks:
+            for block in blocks.children():
                 place = f"_blocks.{number}."
                 if block.expand is not None:
                     block.expand.load(state, f"{place}_expand_conv", f"{place}_bn0")

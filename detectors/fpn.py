@@ -69,10 +69,10 @@ class FeaturePyramid(nn.Module):
                 levels[stride] = self.output[str(stride)](x)
         top = self.lateral_strides[-1]
         x = features[top] if self.extra_from == "backbone" else levels.get(top)
-        for i, (stride, conv) in enumerate(self.extra.items()):
+        for i, (name, conv) in enumerate(self.extra.items()):
             # P6 is a plain convolution of its source; every later level has a ReLU before it (RetinaNet, 4).
             x = _halved(x if i == 0 else F.relu(x), conv)
-            levels[int(stride)] = x
+            levels[int(name)] = x
         return [levels[stride] for stride in self.strides]
 
 

@@ -143,7 +143,7 @@ def _candidates(logits: Tensor, plain: Tensor, lowest: Tensor) -> tuple[Tensor |
     On a CPU, where looking is free, they alone; elsewhere all elements, the others with mass 0.
     """
     z = logits.double()
-    index = slice(None)
+    index: Tensor | slice = slice(None)
     if on_host(logits):
         index = ((z >= lowest) & plain).view(-1).nonzero().squeeze(1)
     return index, z.reshape(-1)[index], plain.reshape(-1)[index].double()

@@ -84,7 +84,7 @@ class ClassificationLoss(MapLoss):
         return self.info.prior if prior is None else prior
 
     def _head_prior(self) -> float | None:
-        wanted = (link.head_prior for link in self.chain.values())
+        wanted: list[float | None] = [link.head_prior for link in self.chain.values()]
         return next((prior for prior in wanted if prior is not None), None)
 
     def update(self) -> None:

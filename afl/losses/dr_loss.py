@@ -154,8 +154,8 @@ def _loss_and_gradient(
         slope *= 1.0 + (p - low[image].to(dtype).unsqueeze(1)) / negative_lambda
         gradient[rows] = slope.mul_(p).mul_(torch.sigmoid(-z)).mul_(plain[rows])
     pull_up = torch.where(has_positive, -push / positive[0], 0.0)
-    parts = ((positives, pull_up, high, -positive_lambda), (rivals, pull_down, low, negative_lambda))
-    for elements, pull, mean, temperature in parts:
+    sides = ((positives, pull_up, high, -positive_lambda), (rivals, pull_down, low, negative_lambda))
+    for elements, pull, mean, temperature in sides:
         p, image = torch.sigmoid(elements.logit), elements.image
         slope = elements.mass * pull[image] * _tilt(p, temperature) * (1.0 + (p - mean[image]) / temperature)
         add_at(gradient, elements, slope * p * torch.sigmoid(-elements.logit))

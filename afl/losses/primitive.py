@@ -108,11 +108,12 @@ def _dense_negatives(
 ) -> Tensor:
     """Sum over the plain negatives of scale W A v, a float64 scalar; fills ``gradient`` unless it is None."""
     total = torch.zeros((), dtype=torch.float64, device=logits.device)
+    strength: float | Tensor
     if weights.gate is not None:
         # The gate gets gradients that are scaled already: this times scale times u is kappa / tau times u.
-        strength = torch.where(scale > 0, weights.gate / scale, 0.0)
+        gate = torch.where(scale > 0, weights.gate / scale, 0.0)
         # A number saves an operation, and reading it from a CPU tensor is free.
-        strength = strength.item() if strength.ndim == 0 and strength.device.type == "cpu" else strength
+        strength = gate.item() if gate.ndim == 0 and gate.device.type == "cpu" else gate
     else:
         strength = 0.0
     # An open gate divides by 1: on a CPU, where reading it is free, it is skipped.

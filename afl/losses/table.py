@@ -56,6 +56,7 @@ def dense_negatives(
     # One entry after the block, where exceptions outside the block are written.
     buffer = torch.empty(rows * classes + 1, dtype=torch.int32)
     found = torch.empty(rows * classes)
+    slopes: Tensor | None
     losses, slopes = _tables(logits.dtype, weights.gamma, scale, strength)
     slopes = None if gradient is None else slopes.to(gradient.dtype)
     eraser = Eraser(target, locations, rows, filler=_VALUES)
@@ -97,4 +98,5 @@ def _terms(dtype: torch.dtype, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
     z = torch.arange(_VALUES, dtype=torch.int32).to(torch.int16).view(dtype).float()
     g = torch.sigmoid(z)
     terms = g, modulation(g, gamma), torch.where(z <= MODERATE, -torch.log1p(-g), negative_log(z))
-    return tuple(torch.cat([term, term.new_zeros(1)]) for term in terms)
+    first, second, third = (torch.cat([term, term.new_zeros(1)]) for term in terms)
+    return first, second, third

@@ -60,7 +60,7 @@ def loss_and_gradient(
                 BLOCK=block,
                 num_warps=WARPS,
             )
-    loss = losses if each else partial.sum(dtype=torch.float64).to(torch.float32)
+    loss = losses if losses is not None else partial.sum(dtype=torch.float64).to(torch.float32)
     return loss, None if gradient is None else gradient.to(gradient_type(logits.dtype))
 
 

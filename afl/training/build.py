@@ -118,9 +118,10 @@ def _call(config: dict[str, Any], arguments: dict[str, Any]) -> Any:
         return hydra.utils.instantiate(config, _convert_="all", _partial_=True)(**arguments)
     except InstantiationException as error:
         # The constructor's own error, without Hydra's around it.
-        while isinstance(error, InstantiationException) and error.__cause__ is not None:
-            error = error.__cause__
-        raise error from None
+        cause: BaseException = error
+        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise cause from None
 
 
 def bound(config: DictConfig) -> Any:

@@ -76,7 +76,7 @@ class FiniteGuard:
         self.tripped = torch.zeros((), device=device)
         if self._late:
             # What GradScaler uses: a fused optimiser moves nothing where this is 1.
-            optimizer.found_inf = self.tripped
+            optimizer.found_inf = self.tripped  # type: ignore[attr-defined]
 
     def check(self, value: Tensor, what: str, suspects: Suspects) -> None:
         """Have a scalar looked at, now or later.

@@ -74,6 +74,8 @@ class Batch(Protocol):
     ignored: Tensor
     sizes: Tensor
     image_ids: Tensor
+    original_sizes: Tensor
+    matrices: Tensor
     extreme_points: Tensor | None
     verified: Tensor | None
 
@@ -90,7 +92,8 @@ def normalise(images: Tensor, channels_last: bool) -> Tensor:
 @cache
 def _pixel_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (1, 3, 1, 1); made once, because the host waits for a copy to a device."""
-    return tuple(torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
+    return mean, std
 
 
 def targets_of(batch: Batch) -> Targets:

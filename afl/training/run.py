@@ -446,7 +446,7 @@ def evaluate_detector(
             evaluator.merge(parts)
             for part in parts:
                 part.unlink()
-    metrics = {"per_class": {}}
+    metrics: dict[str, Any] = {"per_class": {}}
     if world.is_main:
         write_bytes(folder / detections, evaluator.detections_json())
         metrics = evaluator.evaluate()
