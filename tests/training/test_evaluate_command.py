@@ -54,6 +54,4 @@ def test_class_names_are_no_markup(capsys):
         {"AP": 0.5, "per_class": dict.fromkeys(names, 0.5)}, dict.fromkeys(names, "r"), "weights [a].pt"
     )
     printed = capsys.readouterr().out
-    assert all(
-        name in printed for name in ("bolt [m6]", "[/old] nut", "\\x1b[31mred", "猫", "[a].pt")
-    )
+    assert all(name in printed for name in ("bolt [m6]", "[/old] nut", "\\x1b[31mred", "猫", "[a].pt"))
