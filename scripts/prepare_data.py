@@ -56,8 +56,8 @@ from datasets.prepare_ccp import prepare_ccp
 from datasets.prepare_chula import prepare_chula
 from datasets.prepare_foda import prepare_foda
 from datasets.releases import PUBLISHED
+from datasets.transfer_progress import transfer_progress
 from scripts.entry import asks_for_help, compose_config
-from scripts.transfer_progress import transfer_progress
 
 DEFECTS_FOUND, UNREADABLE, INTERRUPTED = 1, 2, 130
 CONVERSIONS = {"ccp": prepare_ccp, "chula": prepare_chula, "foda": prepare_foda}

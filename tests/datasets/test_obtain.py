@@ -24,9 +24,9 @@ from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from datasets import download as transfer
 from datasets import obtain as obtaining
-from datasets import read_coco, read_lvis, read_voc
+from datasets import read_coco, read_lvis, read_voc, transfer_progress
 from datasets.releases import VOC
-from scripts import prepare_data, transfer_progress
+from scripts import prepare_data
 from scripts.prepare_data import main
 from tests.datasets.file_server import FileServer, running
 
