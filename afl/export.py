@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from afl.predict import Predictor
 from afl.tracking import write_bytes
-from afl.training.loop import normalise
+from afl.training.inputs import normalise
 from detectors.corner_pooling import WALKS, CornerPooling, pool_by_doubling
 
 DIVISOR = 32

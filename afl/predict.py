@@ -25,8 +25,8 @@ from torch import nn
 
 from afl.training.build import PRECISIONS, build_detector, check_targets, instantiate
 from afl.training.checkpoint import LAST, CheckpointError, load_checkpoint, reason
+from afl.training.detect import TestTime, detect
 from afl.training.distributed import choose_device
-from afl.training.evaluation import TestTime, detect
 from afl.training.load import load_weights
 from afl.training.prior import adapt_threshold
 from datasets import Sample, collate, read_image_file

@@ -48,8 +48,8 @@ def main(arguments: list[str]) -> None:
 
     from afl.tracking import write_json
     from afl.training.distributed import leave_world
+    from afl.training.evaluation import evaluate_run
     from afl.training.load import load_run
-    from afl.training.run import evaluate_run
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     quiet_libraries()

@@ -99,7 +99,7 @@ def main(arguments: list[str]) -> int:
 
     from afl.predict import load_predictor
     from afl.tracking import write_bytes, write_json
-    from afl.training.evaluation import TestTime
+    from afl.training.detect import TestTime
     from afl.training.pictures import draw_found
 
     predictor = load_predictor(

@@ -12,8 +12,8 @@ from typing import Any
 from afl.reporting.fit import rows_of, to_markdown
 from afl.tracking import FINISHED, write_json
 from afl.training.checkpoint import LAST
+from afl.training.evaluation import evaluate_run
 from afl.training.load import load_run
-from afl.training.run import evaluate_run
 from scripts.entry import options_of
 from scripts.kept import kept_table
 

@@ -14,10 +14,10 @@ import torch
 
 from afl.tracking import Picture, write_bytes
 from afl.training.data import evaluation_batches
+from afl.training.detect import to_original
 from afl.training.distributed import World
-from afl.training.evaluation import to_original
+from afl.training.inputs import normalise
 from afl.training.load import load_run
-from afl.training.loop import normalise
 from afl.training.pictures import draw_maps
 from datasets.images import read_image
 from detectors.views import score_maps

@@ -12,7 +12,7 @@ from afl.reporting.records import cell_of
 from afl.reporting.report import Gallery, Material, report
 from afl.reporting.report.material import in_order
 from afl.tracking import FINISHED, Record, read_metrics, write_text
-from afl.training.run import CURVES, RECORD
+from afl.training.run_identity import CURVES, RECORD
 from datasets import DataError
 from scripts.entry import CONF, options_of
 from scripts.kept import table_spec

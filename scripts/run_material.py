@@ -13,7 +13,8 @@ from afl.reporting import load_records
 from afl.reporting.report import Gallery
 from afl.tracking import FINISHED, Picture, Record, read_record
 from afl.training.data import RunData, read_data
-from afl.training.run import DETECTIONS, RECORD
+from afl.training.evaluation import DETECTIONS
+from afl.training.run_identity import RECORD
 from datasets import read_image
 
 

@@ -1,11 +1,12 @@
 """What all evaluators share: collecting detections, image by image, on one rank or on many.
 
 ``reset()``, then ``process(image_ids, detections)`` per batch, then ``evaluate() -> dict``. With several
-ranks each one saves its ``state()``, and rank 0 calls ``merge(paths)`` before ``evaluate()``.
+ranks each one calls ``save(path)``, and rank 0 calls ``merge(paths)`` before ``evaluate()``.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import zipfile
@@ -20,6 +21,7 @@ from afl.evaluation.confusion import confusion_counts, precision_by_group
 from afl.evaluation.detections import DetectionArrays
 from afl.evaluation.ground_truth import GroundTruth
 from afl.evaluation.groups import group_means
+from datasets.files import arrays_as_bytes, read_checked, write_checked
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +129,7 @@ class Evaluator(ABC):
         return DetectionArrays(self._images[0], self._labels[0], self._boxes[0], self._scores[0])
 
     def state(self) -> dict[str, np.ndarray]:
-        """This rank's detections as arrays, for ``np.savez``; ``merge`` reads them back."""
+        """This rank's detections as arrays."""
         found = self.detections()
         return {
             "processed": np.array(sorted(self._processed), np.int32),
@@ -137,8 +139,12 @@ class Evaluator(ABC):
             "scores": found.scores,
         }
 
+    def save(self, path: str | Path) -> None:
+        """Write this rank's detections with a checksum, for ``merge``."""
+        write_checked(path, arrays_as_bytes(self.state()))
+
     def merge(self, paths: Iterable[str | Path]) -> None:
-        """Replace the detections by those of the ``.npz`` files that the ranks saved.
+        """Replace the detections by those of the files that the ranks saved.
 
         A sampler that fills up its last batch gives some images to two ranks: the first file's detections
         count.
@@ -269,9 +275,7 @@ def _array(values: object) -> np.ndarray:
 
 def _read_state(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(read_checked(path)), allow_pickle=False) as file:
             return {name: file[name] for name in ("processed", "image", "label", "boxes", "scores")}
     except (zipfile.BadZipFile, KeyError, EOFError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a whole file of detections ({error}); evaluate that rank again"
-        ) from error
+        raise ValueError(f"{path} cannot be read ({error}); evaluate again") from error

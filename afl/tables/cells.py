@@ -14,7 +14,7 @@ from afl.config import quoted
 from afl.tracking import FINISHED, DamagedRecord, Record, read_record
 from afl.training.compose import compose_cell
 from afl.training.data import RunData, read_data
-from afl.training.run import cell_key
+from afl.training.run_identity import cell_key
 
 Name = tuple[str, str, str]
 """(loss, data set, detector)"""
@@ -37,10 +37,11 @@ class Cell:
     fold: str | None = None
 
     def record(self) -> Record | None:
-        """Its record as it is now; None where there is none yet, or a damaged one, which the run replaces."""
+        """Its current record; None if it has none, or only one that the run replaces: damaged, or of another run."""
         path = self.folder / "record.json"
         try:
-            return read_record(path) if path.exists() else None
+            record = read_record(path) if path.exists() else None
+            return record if record is not None and record.key == self.folder.name else None
         except (DamagedRecord, FileNotFoundError):  # the run may be moving it out of the way just now
             return None
 

@@ -15,7 +15,7 @@ from afl.tracking.record import (
     write_record,
 )
 from afl.tracking.record_summary import RECORD, record_of_summary, summary_of_record
-from afl.tracking.run_key import RunKey, run_key
+from afl.tracking.run_key import RunKey, differing, run_key
 from afl.tracking.wandb import Chart, NullTracker, Picture, Tracker, WandbTracker
 from datasets.files import (
     remove_leftovers,
@@ -42,6 +42,7 @@ __all__ = [
     "RunKey",
     "Tracker",
     "WandbTracker",
+    "differing",
     "environment",
     "git_state",
     "mass_curves",

@@ -1,7 +1,7 @@
-"""The name of a run: what decides its result, and nothing else.
+"""The name of a run, from everything that decides its result and from nothing else.
 
-The same configuration gives the same key on every machine and at any time, so that the same command finds the
-run it started before.
+The same configuration gives the same key on every machine and at any time, so that the same command finds the run that it
+started before.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# Left out of the digest: where things are, what is shown, and how fast it goes, but not what comes out. How a
-# data set is read from its folder is among them, since the fingerprint of what was read takes part.
+# Left out of the digest: settings of folders, display and speed, which do not change the result. The way in which a data set
+# is read from its folder is left out too, because the fingerprint of its content takes part.
 EXCLUDED = (
     "paths",
     "logger",
@@ -22,6 +22,7 @@ EXCLUDED = (
     "in_regime",
     "per_detector",
     "preset",
+    "strict_code",
     "dataset.cache_images",
     "dataset.folder",
     "dataset.images",
@@ -63,9 +64,9 @@ def run_key(config: Mapping[str, Any], data: str = "") -> RunKey:
     Args:
         config: plain dictionary without interpolations. ``dataset``, ``detector`` and ``loss`` are names, or
             dictionaries with a ``name``; ``seed`` is a number. The order of keys does not matter, nor whether
-            a whole number is written 1 or 1.0. What ``EXCLUDED`` lists takes no part.
-        data: fingerprint of the data set's content, in place of the paths that are left out; without it, data
-            sets of one name are one.
+            a whole number is written 1 or 1.0. The keys in ``EXCLUDED`` take no part.
+        data: fingerprint of the data set's content, in place of the paths that are left out; without it, data sets of one
+            name count as equal.
 
     Raises:
         ValueError: one of the four is missing.
@@ -73,17 +74,30 @@ def run_key(config: Mapping[str, Any], data: str = "") -> RunKey:
     """
     names = [_name(config, key) for key in ("dataset", "detector", "loss")]
     if config.get("seed") is None:
-        raise ValueError("the configuration has no seed, which a run is named by; set seed=0")
+        raise ValueError("the configuration has no seed, and the name of a run needs one; set seed=0")
     slug = "-".join([*map(_plain, names), f"s{config['seed']}"])
     content = json.dumps([_canonical(config, ""), data], sort_keys=True)
     return RunKey(slug=slug, digest=hashlib.sha256(content.encode()).hexdigest()[:8])
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Dotted names of the keys in which two resolved configurations differ, without those in ``EXCLUDED``."""
+    return list(_differing(_canonical(one, ""), _canonical(other, ""), ""))
+
+
+def _differing(one: Any, other: Any, path: str) -> Iterator[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted(one.keys() | other.keys()):
+            yield from _differing(one.get(key), other.get(key), f"{path}.{key}" if path else key)
+    elif one != other:
+        yield path
 
 
 def _name(config: Mapping[str, Any], key: str) -> str:
     value = config.get(key)
     name = value.get("name") if isinstance(value, Mapping) else value
     if not isinstance(name, str) or not name:
-        raise ValueError(f"the configuration has no {key}.name, which a run is named by")
+        raise ValueError(f"the configuration has no {key}.name, and the name of a run needs one")
     return name
 
 

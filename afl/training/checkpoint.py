@@ -1,11 +1,12 @@
-"""Checkpoints: written whole or not at all, checked when read, the one before kept.
+"""Checkpoints: written whole or not at all, verified when they are read, with the previous one kept.
 
 A checkpoint is a plain ``torch.save`` file (a zip archive whose members carry checksums), so ``torch.load`` reads it
-anywhere; the weights stand under ``model``.
+anywhere; it has the weights under ``model``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import struct
@@ -13,7 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -23,8 +24,7 @@ from afl.tracking import sync_folder
 LAST, PREVIOUS, DAMAGED = "last.pt", "previous.pt", "damaged.pt"
 FORMAT = "afl-checkpoint-1"
 
-
-# What zipfile and ``torch.load`` raise at files that were damaged anywhere, or are something else.
+# Errors of zipfile and ``torch.load`` for files that are damaged anywhere, or are of another kind.
 UNREADABLE = (
     AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError, OverflowError, RuntimeError,
     TypeError, ValueError, pickle.PickleError, struct.error, zipfile.BadZipFile, zlib.error,
@@ -32,36 +32,58 @@ UNREADABLE = (
 
 
 class CheckpointError(RuntimeError):
-    """A file that is not a checkpoint of this project, or is damaged."""
+    """A file that is not a checkpoint of this project, is damaged, or does not fit."""
 
 
 def reason(error: BaseException) -> str:
     """Why a file could not be read, in one line."""
     if isinstance(error, pickle.UnpicklingError):
-        # torch advises to read it as code.
-        return "it holds something else than tensors and plain values, or is damaged"
+        # torch's own message advises to read it as code.
+        return "it holds other objects than tensors and plain values, or is damaged"
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def save_checkpoint(folder: Path, state: dict[str, Any]) -> Path:
-    """Write ``state`` to ``folder/last.pt``; what was there becomes ``previous.pt``.
+class _Target:
+    """A file for ``torch.save``, which replaces an error of writing by one of its own that hides the reason."""
 
-    The bytes go to a temporary name first, are flushed to the disk and then renamed: a kill or a full disk at any moment
-    leaves the last good checkpoint in place.
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> Path:
+    """Write ``state`` to ``folder/last.pt``; the file that had this name becomes ``previous.pt``.
+
+    The bytes are written under a temporary name, flushed to the disk and then renamed: after a kill or a full disk at any
+    moment the last good checkpoint is still there.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; the temporary file is removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     last, temporary = folder / LAST, folder / f".{LAST}.tmp"
+    target: _Target | None = None
     try:
         with open(temporary, "wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
+            target = _Target(file)
+            torch.save({"format": FORMAT, **state}, target)
             file.flush()
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"could not write the checkpoint {last}: {error}; the last good one is kept") from error
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        cause = target.error if target is not None and target.error is not None else error
+        raise OSError(f"could not write the checkpoint {last}: {cause}; the last good one is kept") from error
     if last.exists():
         os.replace(last, folder / PREVIOUS)
     os.replace(temporary, last)
@@ -69,18 +91,28 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> Path:
     return last
 
 
+def read_archive(path: Path) -> Any:
+    """Read a ``torch.save`` file of tensors and plain values to the CPU, verifying the checksum of every member first.
+
+    Raises:
+        CheckpointError: a checksum does not match.
+        Exception: one of ``UNREADABLE``.
+    """
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise CheckpointError(f"{path} is damaged: the checksum of {damaged} does not match")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read one checkpoint to the CPU, verifying the checksum of every member first.
+    """Read one checkpoint to the CPU.
 
     Raises:
         CheckpointError: the file is missing, truncated, damaged, or was not written by :func:`save_checkpoint`.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise CheckpointError(f"{path} is damaged: the checksum of {damaged} does not fit")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_archive(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
     except CheckpointError:
@@ -88,28 +120,28 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except UNREADABLE as error:
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason(error)}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"{path} was not written by this project (no format {FORMAT!r} in it)")
+        raise CheckpointError(f"{path} was not written by this project (it has no format {FORMAT!r})")
     return state
 
 
 def evaluated_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights of a checkpoint that its run was evaluated with: the moving average where it kept one."""
+    """The weights that the run of a checkpoint was evaluated with: the moving average if it kept one."""
     if state["average"] is None:
         return state["model"]
     return {k.removeprefix("module."): v for k, v in state["average"].items() if k.startswith("module.")}
 
 
 def load_latest(folder: Path, run_digest: str) -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest good checkpoint of this very run.
+    """The newest good checkpoint of a run.
 
     Args:
         run_digest: digest of the run's config; a checkpoint of another config is not continued.
 
     Returns:
-        The state (None where nothing was saved yet), and a line about every file that was passed over for it.
+        The state (None if nothing was saved yet), and a line about every newer file that cannot be used.
 
     Raises:
-        CheckpointError: there are files, and none of them can be used.
+        CheckpointError: there are checkpoints, and none of them can be used.
     """
     passed_over = []
     for path in (folder / LAST, folder / PREVIOUS):
@@ -132,5 +164,5 @@ def load_latest(folder: Path, run_digest: str) -> tuple[dict[str, Any] | None, l
 
 
 def set_aside(folder: Path) -> Path:
-    """Rename a ``last.pt`` that was passed over, lest the next one to be saved push it over the good ``previous.pt``."""
+    """Rename a ``last.pt`` that cannot be used; otherwise the next checkpoint would move it over the good ``previous.pt``."""
     return (folder / LAST).rename(folder / DAMAGED)

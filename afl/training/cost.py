@@ -1,4 +1,4 @@
-"""What a run takes before it is started: arithmetic, images per second, bytes of a checkpoint.
+"""The cost of a run before it is started: arithmetic, images per second, bytes of a checkpoint.
 
 Arithmetic and bytes are counted on PyTorch's ``meta`` device, without weights or data. Speed is that of the real loop
 (``loop.train``) on random images and boxes of the run's size.
@@ -23,10 +23,9 @@ from afl.tracking import environment
 from afl.training.build import bound, build_detector, loop_options
 from afl.training.distributed import World
 from afl.training.gradient_dynamics import GradientDynamics
-from afl.training.interruption import Interruption
-from afl.training.loop import LoopState, train
+from afl.training.learner import Learner
+from afl.training.loop import Observer, Training, train
 from afl.training.optimizer import build_optimizer
-from afl.training.progress import ProgressReport
 from datasets.batch import Batch
 from detectors.contract import ClassCounts
 
@@ -37,14 +36,14 @@ OBJECTS = 7  # in each random image, as in MS COCO
 
 @dataclass(frozen=True)
 class Throughput:
-    """Training speed as it was measured.
+    """Measured training speed.
 
     Attributes:
         images_per_second: over the timed steps.
         batch_size: images of a step.
-        steps: that were timed.
+        steps: number of timed steps.
         size: (height, width) of the images.
-        device: what it ran on.
+        device: name of the processor or GPU.
     """
 
     images_per_second: float
@@ -55,8 +54,8 @@ class Throughput:
 
 
 def training_size(config: DictConfig) -> tuple[int, int]:
-    """(height, width) of a training batch in pixels: what the transform of the detector's family makes of a 4 : 3 image at
-    its largest, padded to a multiple of 32."""
+    """(height, width) of a training batch in pixels: the largest output of the transform of the detector's family for a
+    4 : 3 image, padded to a multiple of 32."""
     transform = config.dataset.train_transform[config.family]
     if "size" in transform:
         height = width = transform.size
@@ -69,7 +68,7 @@ def training_size(config: DictConfig) -> tuple[int, int]:
 
 
 def without_download(config: DictConfig) -> DictConfig:
-    """The same cell with random weights in place of downloaded ones: as much work, nothing fetched."""
+    """The same run with random weights instead of downloaded ones: the same work without a download."""
     config = copy.deepcopy(config)
     if config.backbone.get("pretrained"):
         with open_dict(config):
@@ -78,8 +77,8 @@ def without_download(config: DictConfig) -> DictConfig:
 
 
 def skeleton(config: DictConfig, num_classes: int) -> nn.Module:
-    """The cell's network on the ``meta`` device: shapes without numbers. Its loss is focal loss, which looks at no number
-    when it is built."""
+    """The run's network on the ``meta`` device, which has shapes without numbers. Its loss is focal loss, whose constructor
+    reads no numbers."""
     config = without_download(config)
     with open_dict(config):
         config.loss = {"_target_": "afl.losses.ClassificationLoss", "_partial_": True, "chain": {}}
@@ -98,7 +97,7 @@ def forward_macs(config: DictConfig, num_classes: int) -> int:
 
 
 def checkpoint_bytes(config: DictConfig, num_classes: int) -> int:
-    """Size of a checkpoint: weights, the optimiser's state, and averaged weights where there are any, in float32."""
+    """Size of a checkpoint: weights, the optimiser's state, and averaged weights if the run keeps them, in float32."""
     detector = skeleton(config, num_classes)
     trained = sum(p.numel() for p in detector.parameters() if p.requires_grad)
     kept = sum(value.numel() for value in detector.state_dict().values())
@@ -109,12 +108,12 @@ def checkpoint_bytes(config: DictConfig, num_classes: int) -> int:
 def measure_throughput(
     config: DictConfig, num_classes: int, *, batch_size: int | None = None, steps: int = 8
 ) -> Throughput:
-    """Time the training loop on random data: ``steps`` steps after as many that are not timed.
+    """Time the training loop on random data: ``steps`` steps, after as many that are not timed.
 
     Args:
-        config: of the cell; nothing is downloaded and nothing stays on the disk.
+        config: of the run; nothing is downloaded, and nothing stays on the disk.
         num_classes: of its data set.
-        batch_size: images of a step, None for the cell's own.
+        batch_size: images of a step, None for the run's own.
     """
     config = without_download(config)
     with open_dict(config):
@@ -133,30 +132,21 @@ def measure_throughput(
         device, memory_format=torch.channels_last if options.channels_last else torch.contiguous_format
     )
     optimizer = build_optimizer(bound(config.optimizer.factory), detector, config.optimizer.weight_decay)
-    times: dict[int, float] = {}
-
-    def log(step: int, figures: dict[str, float]) -> None:
-        times[step] = time.perf_counter()
-
+    times = _Times()
     with tempfile.TemporaryDirectory() as folder:
         train(
-            detector=detector,
-            batches=random_batches(config, num_classes),
-            optimizer=optimizer,
-            schedule=lambda step: 1e-6,  # weights that stay where they are stay finite
-            options=options,
-            world=World(rank=0, size=1, device=device),
-            state=LoopState(),
-            run_digest="",
-            about={},
-            folder=Path(folder),
-            dynamics=GradientDynamics({}, ["f"] * num_classes),
-            log=log,
-            progress=ProgressReport(title="", total_steps=2 * steps, start_step=0, mode="none"),
-            evaluate=lambda step: None,
-            interruption=Interruption(),
+            Training(
+                learner=Learner(detector, optimizer),
+                batches=random_batches(config, num_classes),
+                schedule=lambda step: 1e-6,  # with so small a learning rate the weights stay finite
+                options=options,
+                world=World(rank=0, size=1, device=device),
+                folder=Path(folder),
+                dynamics=GradientDynamics({}, ["f"] * num_classes),
+                observer=times,
+            )
         )
-    seconds = times[2 * steps] - times[steps]
+    seconds = times.at[2 * steps] - times.at[steps]
     return Throughput(
         images_per_second=steps * options.batch_size / seconds,
         batch_size=options.batch_size,
@@ -166,8 +156,18 @@ def measure_throughput(
     )
 
 
+class _Times(Observer):
+    """When which step was logged."""
+
+    def __init__(self) -> None:
+        self.at: dict[int, float] = {}
+
+    def logged(self, step: int, figures: dict[str, float]) -> None:
+        self.at[step] = time.perf_counter()
+
+
 def random_batches(config: DictConfig, num_classes: int) -> Iterator[Batch]:
-    """One batch of noise with boxes of all sizes, again and again."""
+    """The same batch of noise with boxes of all sizes, endlessly."""
     generator = torch.Generator().manual_seed(0)
     height, width = training_size(config)
     count = config.trainer.batch_size // config.trainer.accumulate

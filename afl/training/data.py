@@ -1,4 +1,4 @@
-"""The data of a run: two splits, what is known of their classes, loaders and an evaluator."""
+"""The data of a run: two splits, statistics of their classes, loaders and an evaluator."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class RunData:
 
     @property
     def fingerprint(self) -> str:
-        """Identity of what was read, whatever folder it was read from."""
+        """Digest of the content of both splits; it does not depend on their folder."""
         return f"{self.train.content_hash[:16]}-{self.val.content_hash[:16]}"
 
 
@@ -66,7 +66,7 @@ def read_data(config: DictConfig) -> RunData:
 
 
 def about(config: Mapping[str, Any], data: RunData) -> dict[str, Any]:
-    """What a checkpoint tells of its detector, so that the weights can be used where the data set is not.
+    """What a checkpoint tells about its detector, so that the weights can be used without the data set.
 
     Args:
         config: the run's resolved configuration as plain dictionaries.
@@ -88,8 +88,7 @@ def about(config: Mapping[str, Any], data: RunData) -> dict[str, Any]:
 def learnable_images(
     index: AnnotationIndex, *, images: int, smallest_side: float, image_size: int
 ) -> AnnotationIndex:
-    """The first images in which everything can be learnt: objects, no crowd or difficult ones, none too
-    small.
+    """The first images in which everything can be learnt: they have objects, none of them crowd, difficult or too small.
 
     Args:
         images: how many.
@@ -97,7 +96,7 @@ def learnable_images(
             ``image_size``.
 
     Raises:
-        ConfigError: there are not so many.
+        ConfigError: there are fewer.
     """
     chosen = []
     for i in range(len(index)):
@@ -109,13 +108,13 @@ def learnable_images(
         if len(chosen) == images:
             return index.select(chosen)
     raise ConfigError(
-        f"only {len(chosen)} images have nothing but objects of at least {smallest_side:g} pixels at a long side of "
+        f"only {len(chosen)} images have objects, all of them at least {smallest_side:g} pixels at a long side of "
         f"{image_size}; {images} are needed: lower subset.images or subset.smallest_side"
     )
 
 
 def training_batches(config: DictConfig, data: RunData, world: World, start_step: int):
-    """Endless batches from ``start_step`` on; each optimiser step takes ``trainer.accumulate`` of them."""
+    """Endless batches, beginning with those of ``start_step``; each optimiser step takes ``trainer.accumulate`` of them."""
     trainer, dataset = config.trainer, config.dataset
     samples = DetectionDataset(
         data.train,
@@ -147,15 +146,19 @@ def training_batches(config: DictConfig, data: RunData, world: World, start_step
     )
 
 
-def evaluation_batches(config: DictConfig, data: RunData, world: World):
-    """Batches over this process's part of the validation images."""
-    samples = DetectionDataset(
+def evaluation_samples(config: DictConfig, data: RunData) -> DetectionDataset:
+    """The validation images as the detector sees them."""
+    return DetectionDataset(
         data.val,
         instantiate(config.dataset.eval_transform[config.family]),
         cache_images=config.dataset.cache_images,
     )
+
+
+def evaluation_batches(config: DictConfig, data: RunData, world: World):
+    """Batches over this process's part of the validation images."""
     return make_eval_loader(
-        samples,
+        evaluation_samples(config, data),
         config.trainer.eval_batch_size,
         rank=world.rank,
         world_size=world.size,
@@ -165,7 +168,7 @@ def evaluation_batches(config: DictConfig, data: RunData, world: World):
 
 
 def build_evaluator(config: DictConfig, data: RunData) -> Evaluator:
-    """The data set's official metric, by class and by frequency group of the training split."""
+    """The data set's official metric, over all classes, by class, and by frequency group of the training split."""
     metric, truth = config.dataset.metric, data.val.coco_dict()
     groups, limit = list(data.statistics.groups), config.dataset.max_detections
     if metric == "coco":

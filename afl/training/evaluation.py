@@ -1,136 +1,144 @@
-"""Running a detector over a data set, back to the pixels of the original images."""
+"""Evaluation of a run's detector: detections of its validation images, their file, and the data set's metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torchvision.ops import batched_nms
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
-from afl.training.loop import Batch, normalise
-from datasets import boxes_in_file
-from detectors.contract import Detections
+from afl.tracking import Picture
+from afl.training.build import loop_options
+from afl.training.data import RunData, build_evaluator, evaluation_batches, evaluation_samples
+from afl.training.detect import TestTime, detect
+from afl.training.diagnostics import write_diagnostics
+from afl.training.distributed import World, barrier, join_world, share_buffers
+from afl.training.interruption import Interruption
+from afl.training.load import LoadedRun
+from afl.training.loop import LoopOptions
+from afl.training.prior import adapt_threshold
+from datasets.files import write_bytes
+from datasets.images import read_image
 
-DIVISOR = 32  # sides of network inputs
+DETECTIONS = "detections.json"
 
 
 @dataclass(frozen=True)
-class TestTime:
-    """Test-time augmentation, the same for every detector: more views of an image, their boxes merged by NMS.
+class Evaluation:
+    """Evaluates a detector on the validation images of ``data``.
 
     Attributes:
-        flip: add a mirrored view of every view.
-        scales: sizes of the views relative to the network input.
-        nms_iou: overlap from which the lower of two boxes of a class, from different views, is dropped.
+        config: of the run.
+        folder: where the file ``detections`` is written, and the diagnostics beside it.
+        test_time: views of every image, from the config.
     """
 
-    __test__ = False  # not a test class, whatever its name says to pytest
-
-    flip: bool = False
-    scales: tuple[float, ...] = (1.0,)
-    nms_iou: float = 0.6
+    config: DictConfig
+    data: RunData
+    world: World
+    folder: Path
+    options: LoopOptions
+    detections: str = DETECTIONS
+    test_time: TestTime = field(init=False)
 
     def __post_init__(self) -> None:
-        if not self.scales or any(scale <= 0 for scale in self.scales):
-            raise ValueError(f"trainer.test_time.scales is {list(self.scales)}; positive numbers are needed")
+        test_time = TestTime(**OmegaConf.to_container(self.config.trainer.test_time))
+        object.__setattr__(self, "test_time", test_time)
 
-    @property
-    def views(self) -> list[tuple[float, bool]]:
-        """(scale, mirrored) of each view."""
-        return [
-            (scale, mirrored)
-            for scale in self.scales
-            for mirrored in ((False, True) if self.flip else (False,))
-        ]
+    def check(self) -> None:
+        """Raise what would otherwise stop the run after its training: ground truth that the evaluator refuses, or a first
+        image that cannot be read or resized."""
+        build_evaluator(self.config, self.data)
+        if len(self.data.val):
+            evaluation_samples(self.config, self.data)[0, 0]
+
+    def __call__(
+        self, detector: nn.Module, interruption: Interruption | None = None
+    ) -> tuple[dict[str, Any], list[Picture]]:
+        """Detect, write the file, and measure.
+
+        Every process detects in its part of the images and writes its detections to a file. The first process evaluates
+        all of them.
+
+        Args:
+            interruption: obeyed between images; None to finish in any case.
+
+        Returns:
+            The evaluator's figures (only ``per_class``, empty, on other processes than the first), and the first images
+            with their boxes.
+        """
+        adapt_threshold(detector)
+        share_buffers(detector, self.world)
+        evaluator = build_evaluator(self.config, self.data)
+        number = {int(image_id): i for i, image_id in enumerate(self.data.val.image_ids)}
+        pictures: list[Picture] = []
+        found = detect(
+            detector,
+            evaluation_batches(self.config, self.data, self.world),
+            device=self.world.device,
+            autocast=self.options.autocast,
+            channels_last=self.options.channels_last,
+            test_time=self.test_time,
+        )
+        for batch, boxes in found:
+            if interruption is not None and self.world.size == 1:
+                interruption.leave_if_asked(self.world)
+            image_ids = batch.image_ids.tolist()
+            evaluator.process(image_ids, boxes)
+            for image_id, one in zip(image_ids, boxes, strict=True):
+                if self.world.is_main and len(pictures) < self.config.trainer.pictures:
+                    pictures.append(self._picture(number[image_id], image_id, one))
+        if self.world.size > 1:
+            # Once, not per batch: processes do not have the same number of batches.
+            if interruption is not None:
+                interruption.leave_if_asked(self.world)
+            parts = [self.folder / f"detections-{rank}.npz" for rank in range(self.world.size)]
+            evaluator.save(parts[self.world.rank])
+            barrier(self.world)
+            if self.world.is_main:
+                evaluator.merge(parts)
+                for part in parts:
+                    part.unlink()
+        metrics: dict[str, Any] = {"per_class": {}}
+        if self.world.is_main:
+            write_bytes(self.folder / self.detections, evaluator.detections_json())
+            metrics = evaluator.evaluate()
+            write_diagnostics(self.folder / self.detections.replace("detections", "diagnostics"), evaluator)
+        barrier(self.world)
+        return metrics, pictures
+
+    def _picture(self, i: int, image_id: int, found) -> Picture:
+        val = self.data.val
+        chosen = val.annotations(i)
+        return Picture(
+            name=str(image_id),
+            pixels=read_image(val, i),
+            boxes=val.boxes[chosen],
+            labels=val.labels[chosen],
+            found_boxes=found.boxes.numpy(),
+            found_scores=found.scores.float().numpy(),
+            found_labels=found.labels.numpy(),
+        )
 
 
-def to_original(detections: Detections, matrix: Tensor, size: Tensor) -> Detections:
-    """From network-input pixels to those of the image's file, on the CPU.
+def evaluate_run(
+    run: LoadedRun, folder: Path, detections: str = DETECTIONS, *, on_training_images: bool = False
+) -> dict[str, Any]:
+    """Evaluate a trained run again, on the device of its config and in all processes that torchrun started. The caller
+    calls ``leave_world`` at the end.
 
     Args:
-        matrix: (2, 3) affine map from file to network-input pixels; size: (2,) height and width of the file's image.
+        folder: where the file ``detections`` is written.
+        on_training_images: evaluate on these, without augmentation, instead of the validation images.
+
+    Returns:
+        The evaluator's figures; empty on other processes than the first.
     """
-    boxes = boxes_in_file(detections.boxes.cpu(), matrix, size)
-    return Detections(boxes=boxes, scores=detections.scores.cpu(), labels=detections.labels.cpu())
-
-
-def look(
-    detector: nn.Module,
-    images: Tensor,
-    sizes: Tensor,
-    *,
-    scale: float,
-    mirrored: bool,
-    autocast: torch.dtype | None,
-) -> list[Detections]:
-    """Detections of one view, back in the pixels of ``images`` (B, 3, H, W), whose contents have ``sizes`` (B, 2)."""
-    height, width = images.shape[-2:]
-    if scale != 1.0:
-        new = [max(DIVISOR, round(side * scale / DIVISOR) * DIVISOR) for side in (height, width)]
-        images = F.interpolate(images, size=new, mode="bilinear", antialias=True, align_corners=False)
-    images = images.flip(-1) if mirrored else images
-    new_height, new_width = images.shape[-2:]
-    stretch = torch.tensor([new_height / height, new_width / width], device=sizes.device)
-    # Mirrored, the padding stands on the left: the content's border is no longer at its size.
-    content = (
-        torch.tensor([new_height, new_width], device=sizes.device).expand_as(sizes)
-        if mirrored
-        else sizes * stretch
-    )
-    with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
-        outputs = detector(images)
-    found = []
-    for one in detector.decode(outputs, content):
-        boxes = one.boxes
-        if mirrored:
-            boxes = torch.stack(
-                [new_width - boxes[:, 2], boxes[:, 1], new_width - boxes[:, 0], boxes[:, 3]], 1
-            )
-        found.append(Detections(boxes / stretch.flip(0).repeat(2), one.scores, one.labels))
-    return found
-
-
-def merge(views: list[Detections], nms_iou: float, limit: int) -> Detections:
-    """Detections of several views of one image: per-class NMS over all of them, the best ``limit``."""
-    boxes, scores, labels = (
-        torch.cat([getattr(view, name) for view in views]) for name in ("boxes", "scores", "labels")
-    )
-    keep = batched_nms(boxes, scores, labels, nms_iou)[:limit]
-    return Detections(boxes[keep], scores[keep], labels[keep])
-
-
-@torch.no_grad()
-def detect(
-    detector: nn.Module,
-    batches: Iterable[Batch],
-    *,
-    device: torch.device,
-    autocast: torch.dtype | None,
-    channels_last: bool,
-    test_time: TestTime,
-) -> Iterator[tuple[Batch, list[Detections]]]:
-    """Yield each batch with the detections of its images, in original pixels on the CPU."""
-    detector.eval()
-    for batch in batches:
-        images = normalise(batch.images.to(device, non_blocking=True), channels_last)
-        sizes = batch.sizes.to(device)
-        views = [
-            look(detector, images, sizes, scale=scale, mirrored=mirrored, autocast=autocast)
-            for scale, mirrored in test_time.views
-        ]
-        found = views[0]
-        if len(views) > 1:
-            found = [
-                merge(list(of_one), test_time.nms_iou, detector.max_detections)
-                for of_one in zip(*views, strict=True)
-            ]
-        yield (
-            batch,
-            [
-                to_original(detections, matrix.cpu(), size.cpu())
-                for detections, matrix, size in zip(found, batch.matrices, batch.original_sizes, strict=True)
-            ],
-        )
+    world = join_world(run.config.trainer.device)
+    run.detector.to(world.device)
+    options = loop_options(run.config, num_images=len(run.data.train), world_size=world.size)
+    data = replace(run.data, val=run.data.train) if on_training_images else run.data
+    metrics, _ = Evaluation(run.config, data, world, folder, options, detections)(run.detector)
+    return metrics if world.is_main else {}

@@ -93,6 +93,11 @@ class Interruption:
         received = {*self._pending, self._received} - {None}
         return max(map(SIGNALS.index, received), default=-1)
 
+    def leave_if_asked(self, world: World) -> None:
+        """``obey`` where nothing needs to be saved; a collective call, as ``asked`` is."""
+        if self.asked(world):
+            self.obey("nothing is lost; the same command continues from the last checkpoint")
+
     def obey(self, what: str) -> None:
         """End the process, unless an earlier handler of the signal decides otherwise.
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import logging
 import os
 import re
@@ -13,8 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+from datasets.files import NoLocks, try_lock
+
+LOCK = ".lock"
 PAUSE_SECONDS = 0.5
-# Loader processes notice within five seconds that the one that started them is dead.
+# Loader processes notice within five seconds that the process that started them has died.
 ORPHANS_SECONDS = 30.0
 log = logging.getLogger(__name__)
 
@@ -25,38 +26,79 @@ class RunBusy(RuntimeError):
 
 @contextlib.contextmanager
 def run_lock(folder: Path, *, wait: bool, while_waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the run directory for this process.
+    """Hold the run directory for this process. The folder is created, and removed at the end if nothing is in it.
 
-    The lock belongs to the process, not to a file's existence: when its owner dies, however it dies, the lock is gone,
-    so there are no stale ones.  Only the owner's loader processes may outlive it by seconds; they are waited for.  Where
-    the file system keeps no locks, a warning says so and the run goes on without one.
+    The system releases the lock when its process ends, however it ends, so no lock is ever stale. Only loader processes may
+    outlive their process by seconds; this function waits for them. On a file system without locks a warning is logged, and
+    the run proceeds without a lock.
 
     Args:
         wait: wait for the other process instead of leaving.
         while_waiting: called twice a second meanwhile.
 
     Raises:
-        RunBusy: another process holds it and ``wait`` is false.
+        RunBusy: another process holds the lock and ``wait`` is false.
         OSError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+", encoding="utf-8") as file:
-        said = False
-        given_up = time.monotonic() + ORPHANS_SECONDS
-        while not _taken(file, folder):
+    told = False
+    deadline = time.monotonic() + ORPHANS_SECONDS
+    while True:
+        file, taken = _opened(folder)
+        with file:
+            if taken:
+                file.truncate(0)
+                file.write(_name(os.getpid()))
+                file.flush()
+                try:
+                    yield
+                finally:
+                    _remove_if_empty(folder)
+                return
             file.seek(0)
             owner = file.read().strip() or "another process"
-            if not wait and not (_is_dead(owner) and time.monotonic() < given_up):
-                raise RunBusy(f"{folder.name} is being run by {owner}; nothing was done here")
-            if not said:
-                log.info("%s is being run by %s; waiting for it", folder.name, owner)
-                said = True
-            while_waiting()
-            time.sleep(PAUSE_SECONDS)
-        file.truncate(0)
-        file.write(_name(os.getpid()))
-        file.flush()
-        yield
+        if not wait and not (_is_dead(owner) and time.monotonic() < deadline):
+            raise RunBusy(f"{folder.name} is being run by {owner}; nothing was done here")
+        if not told:
+            log.info("%s is being run by %s; waiting for it", folder.name, owner)
+            told = True
+        while_waiting()
+        time.sleep(PAUSE_SECONDS)
+
+
+def _opened(folder: Path) -> tuple[TextIO, bool]:
+    """The open lock file of ``folder``, and whether this process holds its lock now."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            file = open(folder / LOCK, "a+", encoding="utf-8")
+        except FileNotFoundError:  # another process has just removed the empty folder
+            continue
+        try:
+            if not try_lock(file.fileno()):
+                return file, False
+            # The process that held it before may have removed the file; then another one takes its place.
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(folder / LOCK)):
+                return file, True
+            file.close()
+        except NoLocks as error:
+            log.warning(
+                "the file system of %s does not support locks (%s): make sure that only one process works on a run",
+                folder,
+                error,
+            )
+            return file, True
+        except FileNotFoundError:
+            file.close()
+        except BaseException:
+            file.close()
+            raise
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        if os.listdir(folder) == [LOCK]:
+            (folder / LOCK).unlink()
+            folder.rmdir()
 
 
 def _name(process: int) -> str:
@@ -64,7 +106,7 @@ def _name(process: int) -> str:
 
 
 def _is_dead(owner: str) -> bool:
-    """Whether a process of this machine is known to have ended; of other machines nothing is known."""
+    """Whether a process of this machine is known to have ended; nothing is known about other machines."""
     found = re.match(r"process (\d+) on ", owner)
     if not found or owner != _name(int(found[1])):
         return False
@@ -72,23 +114,6 @@ def _is_dead(owner: str) -> bool:
         os.kill(int(found[1]), 0)
     except ProcessLookupError:
         return True
-    except OSError:  # somebody else's
+    except OSError:  # a process of another user
         return False
     return False
-
-
-def _taken(file: TextIO, folder: Path) -> bool:
-    try:
-        # Not a waiting call: that would go on through every signal.
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
-            raise
-        log.warning(
-            "the file system of %s keeps no locks (%s): see to it that only one process works on a run",
-            folder,
-            error,
-        )
-    return True

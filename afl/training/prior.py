@@ -12,7 +12,7 @@ from torch import nn
 
 from afl.losses import ElementCounter
 from afl.training.distributed import World
-from afl.training.loop import Batch, normalise, targets_of
+from afl.training.inputs import Batch, normalise, targets_of
 from detectors.heads import prior_bias
 
 BATCHES = 20

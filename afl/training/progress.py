@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal, plain lines elsewhere, nothing on other ranks."""
+"""Progress of a run for people: a bar on a terminal, plain lines elsewhere, nothing on other processes than the first."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ import sys
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 MODES = ("auto", "bar", "lines", "none")
 
 
 class ProgressReport:
-    """Shows step, loss, images per second and time left.
+    """Shows step, loss, images per second, time elapsed and time left.
 
     Args:
         title: name of the run.
         total_steps: length of the run in optimiser steps; start_step: where it begins.
         mode: one of ``MODES``; ``auto`` is a bar on a terminal and lines elsewhere.
+
+    Raises:
+        ValueError: another mode.
     """
 
     def __init__(self, *, title: str, total_steps: int, start_step: int, mode: str) -> None:
         if mode not in MODES:
-            raise ValueError(f"trainer.progress is {mode!r}; known are {', '.join(MODES)}")
+            raise ValueError(f"trainer.progress is {mode!r}; it is one of {', '.join(MODES)}")
         if mode == "auto":
             mode = "bar" if sys.stderr.isatty() else "lines"
         self.title, self.total, self.mode = title, total_steps, mode
@@ -30,37 +33,49 @@ class ProgressReport:
         self._bar: Progress | None = None
         if mode == "bar":
             self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=20),
                 TextColumn("{task.completed}/{task.total}"),
-                TextColumn("{task.fields[state]}"),
+                TextColumn("{task.fields[figures]}"),
+                TimeElapsedColumn(),
+                TextColumn("elapsed,"),
                 TimeRemainingColumn(),
+                TextColumn("left"),
                 console=Console(stderr=True),
             )
-            self._task = self._bar.add_task(title, total=total_steps, completed=start_step, state="")
+            self._task = self._bar.add_task(title, total=total_steps, completed=start_step, figures="")
             self._bar.start()
 
-    def update(self, step: int, loss: float, images_per_second: float) -> None:
-        """Report that ``step`` steps are done."""
+    def advance(self, step: int) -> None:
+        """``step`` steps are done."""
         if self._bar is not None:
-            state = f"loss {loss:.3f}  {images_per_second:.0f} images/s"
-            self._bar.update(self._task, completed=step, state=state)
+            if not self._bar.live.is_started:
+                self._bar.start()
+            self._bar.update(self._task, completed=step)
+
+    def show(self, step: int, loss: float, images_per_second: float) -> None:
+        """Figures after ``step`` steps."""
+        figures = f"loss {loss:.3f}  {images_per_second:.0f} images/s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, figures=figures)
         elif self.mode == "lines":
-            done = max(step - self._start_step, 1)
-            left = (time.perf_counter() - self._started) / done * (self.total - step)
+            elapsed = time.perf_counter() - self._started
+            left = elapsed / max(step - self._start_step, 1) * (self.total - step)
             print(
-                f"{self.title}  step {step}/{self.total}  loss {loss:.3f}  {images_per_second:.0f} images/s  "
-                f"{_clock(left)} left",
+                f"{self.title}  step {step}/{self.total}  {figures}  {clock(elapsed)} elapsed, {clock(left)} left",
                 flush=True,
             )
 
-    def close(self) -> None:
-        """Leave the terminal as it was."""
+    def pause(self) -> None:
+        """End the line of the bar, so that a message can follow; ``advance`` shows the bar again."""
         if self._bar is not None:
             self._bar.stop()
 
+    close = pause
 
-def _clock(seconds: float) -> str:
+
+def clock(seconds: float) -> str:
+    """``4:05`` or ``1:04:05``."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,4 +1,4 @@
-"""The batch that stopped a run, once more through the detector."""
+"""The batch that stopped a run, passed through the detector again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from afl.training.checkpoint import UNREADABLE, CheckpointError, reason
+from afl.training.checkpoint import UNREADABLE, CheckpointError, read_archive, reason
 from detectors.contract import Targets, weighted_sum
 
 PARTS = ("step", "images", "image_ids", "targets", "model")
@@ -16,14 +16,14 @@ PARTS = ("step", "images", "image_ids", "targets", "model")
 
 @dataclass(frozen=True)
 class Replay:
-    """What a saved batch gives.
+    """Results of a saved batch.
 
     Attributes:
         step: optimiser step, counted from 0.
         image_ids: ids of the data set.
         outputs: the detector's maps by name.
         losses: the terms by name, and ``total``, their weighted sum.
-        gradients: of the weighted sum, by parameter.
+        gradients: of the weighted sum, by name of the parameter.
     """
 
     step: int
@@ -42,10 +42,10 @@ def replay(detector: nn.Module, path: Path, autocast: torch.dtype | None) -> Rep
         autocast: dtype of the network's arithmetic, None for float32.
 
     Raises:
-        CheckpointError: not such a file, or one of another detector.
+        CheckpointError: the file is not a saved batch, is damaged, or belongs to another detector.
     """
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = read_archive(path)
         step, images, image_ids, targets, model = (saved[name] for name in PARTS)
         detector.load_state_dict(model)
         targets, ids = Targets(**targets), [int(image_id) for image_id in image_ids]

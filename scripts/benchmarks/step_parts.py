@@ -22,7 +22,7 @@ from afl.training.build import bound, build_detector
 from afl.training.compose import compose_cell
 from afl.training.data import read_data, training_batches
 from afl.training.distributed import World
-from afl.training.loop import normalise, targets_of
+from afl.training.inputs import normalise, targets_of
 from afl.training.optimizer import build_optimizer, parameter_groups
 from detectors.contract import weighted_sum
 

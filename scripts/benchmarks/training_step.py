@@ -21,7 +21,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from afl.training.build import build_detector
 from afl.training.compiled import compiled_forward
 from afl.training.compose import compose_cell
-from afl.training.loop import normalise
+from afl.training.inputs import normalise
 from afl.training.optimizer import build_optimizer
 from detectors.contract import ClassCounts, Targets, weighted_sum
 from scripts.benchmarks.harness import Row, peak_bytes, take_turns

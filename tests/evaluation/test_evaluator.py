@@ -107,7 +107,7 @@ def test_files_of_two_ranks_equal_one_process(random_set, feed, tmp_path, kind):
         mine = [result for result in results if result["image_id"] in part]
         feed(evaluator, ground_truth | {"images": list(part.values())}, mine)
         paths.append(tmp_path / f"rank{rank}.npz")
-        np.savez(paths[-1], **evaluator.state())
+        evaluator.save(paths[-1])
     merged = kind(ground_truth)
     merged.merge(paths)
     assert merged.detections_json() == whole.detections_json()
@@ -119,12 +119,14 @@ def test_damaged_and_foreign_files_of_ranks_are_refused(one_class, random_set, f
     foreign = CocoEvaluator(ground_truth)
     feed(foreign, ground_truth, results)
     path = tmp_path / "rank0.npz"
-    np.savez(path, **foreign.state())
+    foreign.save(path)
     with pytest.raises(ValueError, match="another data set"):
         CocoEvaluator(one_class).merge([path])
-    path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(ValueError, match="rank0.npz is not a whole file"):
-        CocoEvaluator(ground_truth).merge([path])
+    whole = path.read_bytes()
+    for damaged in (whole[:-200], whole[:50] + b"?" + whole[51:], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="rank0.npz cannot be read .*checksum.*evaluate again"):
+            CocoEvaluator(ground_truth).merge([path])
     with pytest.raises(FileNotFoundError):
         CocoEvaluator(ground_truth).merge([tmp_path / "rank1.npz"])
 

@@ -64,7 +64,7 @@ def test_a_disk_that_fills_up_costs_nothing_but_time(room, small_disk, tmp_path,
     assert 3 <= kept["step"] < 60
     filler.unlink()
     again = finished(command(small_disk, cache, *CELL))
-    assert f"goes on from step {kept['step']}" in again
+    assert f"continues from step {kept['step']}" in again
     assert_same(last_checkpoint(small_disk), last_checkpoint(tmp_path / "whole"))
     assert read_record(run_folder(small_disk) / "record.json").status == "finished"
     assert not list(small_disk.rglob("*.tmp"))
@@ -82,7 +82,7 @@ def test_a_disk_that_is_full_at_the_record_keeps_the_training(small_disk, tmp_pa
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 1 and "Traceback" not in printed and "No space left" in printed
     filler.unlink()
-    assert "goes on from step 60 of 60" in finished(command(output, cache, *CELL))
+    assert "continues from step 60 of 60" in finished(command(output, cache, *CELL))
     assert read_record(run_folder(output) / "record.json").status == "finished"
     count("full disks survived")
 

@@ -16,9 +16,8 @@ from afl.training.build import build_detector
 from afl.training.data import read_data, training_batches
 from afl.training.distributed import World
 from afl.training.gradient_dynamics import GradientDynamics
-from afl.training.interruption import Interruption
-from afl.training.loop import LoopOptions, LoopState, train
-from afl.training.progress import ProgressReport
+from afl.training.learner import Learner
+from afl.training.loop import LoopOptions, Training, train
 from datasets.batch import Batch
 from tests.faults.short_run import DETECTORS, LOSSES, cell
 
@@ -62,31 +61,25 @@ def trained(config: DictConfig, world: World, folder: Path) -> dict[str, torch.T
             module.train = lambda mode=True, module=module: module
     batches = step_batches(config)
     train(
-        detector=detector,
-        batches=batches if world.size == 1 else [part(batch, world.rank) for batch in batches],
-        optimizer=torch.optim.SGD(detector.parameters(), lr=0.02),
-        schedule=lambda step: 1.0,
-        options=LoopOptions(
-            total_steps=STEPS,
-            batch_size=BATCH,
-            accumulate=1,
-            autocast=None,
-            channels_last=False,
-            clip_norm=5.0,
-            log_every=0,
-            checkpoint_every=0,
-            evaluate_every=0,
-        ),
-        world=world,
-        state=LoopState(),
-        run_digest="",
-        about={},
-        folder=folder,
-        dynamics=GradientDynamics(detector.classification, data.statistics.groups),
-        log=lambda step, figures: None,
-        progress=ProgressReport(title="", total_steps=STEPS, start_step=0, mode="none"),
-        evaluate=lambda step: None,
-        interruption=Interruption(),
+        Training(
+            learner=Learner(detector, torch.optim.SGD(detector.parameters(), lr=0.02)),
+            batches=batches if world.size == 1 else [part(batch, world.rank) for batch in batches],
+            schedule=lambda step: 1.0,
+            options=LoopOptions(
+                total_steps=STEPS,
+                batch_size=BATCH,
+                accumulate=1,
+                autocast=None,
+                channels_last=False,
+                clip_norm=5.0,
+                log_every=0,
+                checkpoint_every=0,
+                evaluate_every=0,
+            ),
+            world=world,
+            folder=folder,
+            dynamics=GradientDynamics(detector.classification, data.statistics.groups),
+        )
     )
     return detector.state_dict()
 

@@ -37,7 +37,7 @@ def test_of_two_commands_at_one_cell_one_runs_and_one_says_who_does(tmp_path, ca
     printed = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     busy = [text for text in printed if "is being run by process" in text]
-    done = [text for text in printed if "  AP " in text]
+    done = [text for text in printed if "evaluating on" in text]
     # Who comes late enough finds the run finished.
     assert len(done) == 1 and len(busy) + sum("is finished" in text for text in printed) == 1, printed
     if busy:
@@ -89,7 +89,7 @@ def test_a_loader_that_is_killed_is_one_line_and_costs_no_finished_step(tmp_path
     assert process.returncode == 1 and "Traceback" not in printed, printed
     assert "a process that loads images has ended" in printed.splitlines()[-1]
     assert "lower trainer.num_workers" in read_record(run_folder(tmp_path) / "record.json").error
-    assert "goes on from step" in finished(command(tmp_path, cache, *CELL))
+    assert "continues from step" in finished(command(tmp_path, cache, *CELL))
     count("processes that died, said in one line")
 
 
@@ -150,7 +150,7 @@ def test_a_damaged_record_is_set_aside_and_written_again_without_training(tmp_pa
     whole = read_record(path)
     path.write_bytes(path.read_bytes()[:100])
     printed = finished(command(tmp_path, cache, *CELL))
-    assert "is damaged" in printed and "goes on from step 60 of 60" in printed
+    assert "is damaged" in printed and "continues from step 60 of 60" in printed
     assert read_record(path).metrics == whole.metrics
     assert path.with_name("record.damaged.json").stat().st_size == 100
     count("damaged records replaced")

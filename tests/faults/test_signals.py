@@ -54,7 +54,7 @@ def test_a_signal_saves_the_step_and_the_code_says_so(name, tmp_path, cache, who
     saved = last_checkpoint(tmp_path)
     assert code == INTERRUPTED == 75 and f"{name}: saved at step {saved['step']} of 80" in printed
     assert 8 <= saved["step"] < 80 and not (run_folder(tmp_path) / "record.json").exists()
-    assert f"goes on from step {saved['step']}" in finished(command(tmp_path, cache, *LONG))
+    assert f"continues from step {saved['step']}" in finished(command(tmp_path, cache, *LONG))
     assert_same(last_checkpoint(tmp_path), whole)
     count("signals obeyed, resumed exactly")
 
@@ -96,6 +96,6 @@ def test_all_processes_of_torchrun_save_at_the_same_step(tmp_path, cache, count)
     _, printed = interrupted(tmp_path, cache, signal.SIGTERM, start=TORCHRUN)
     saved = last_checkpoint(tmp_path)
     assert printed.count(f"saved at step {saved['step']} of 80") == 2
-    assert "goes on from step" in finished(command(tmp_path, cache, *LONG, start=TORCHRUN))
+    assert "continues from step" in finished(command(tmp_path, cache, *LONG, start=TORCHRUN))
     assert read_record(run_folder(tmp_path) / "record.json").status == "finished"
     count("signals obeyed, resumed exactly")

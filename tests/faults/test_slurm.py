@@ -97,7 +97,7 @@ def test_a_sweep_on_slurm_with_three_jobs_preempted_loses_nothing(joblib_sweep, 
     assert records(tmp_path) == records(joblib_sweep) and len(records(tmp_path)) == 24
     logs = "\n".join(path.read_text() for path in tmp_path.glob("sweeps/**/*_log.out"))
     for name in preempted:
-        assert f"{name} goes on from step" in logs
+        assert f"{name} continues from step" in logs
         paths = [root / name / "checkpoints" / "last.pt" for root in (tmp_path, joblib_sweep)]
         assert_same(*(read_checkpoint(path) for path in paths))
     count("records of a Slurm sweep of 24 cells, equal to those of joblib", len(records(tmp_path)))

@@ -20,7 +20,7 @@ from afl.training.cost import (
     training_size,
     without_download,
 )
-from afl.training.run import protocol
+from afl.training.protocol import protocol
 from detectors.contract import ClassCounts
 
 
@@ -96,4 +96,4 @@ def test_nothing_is_downloaded_and_the_network_is_the_same():
 def test_the_protocol_says_the_size_that_is_evaluated(detector, overrides, size):
     config = compose_cell(detector=detector, loss="fl", overrides=overrides)
     options = loop_options(config, num_images=100, world_size=1)
-    assert protocol(config, options, torch.nn.Identity())["image size"] == size
+    assert protocol(config, options)["image size"] == size

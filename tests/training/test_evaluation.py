@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from afl.training.evaluation import TestTime, look, merge, to_original
+from afl.training.detect import TestTime, look, merge, to_original
 from detectors.contract import Detections
 
 

@@ -14,8 +14,8 @@ from afl.export import ExportError, RawNetwork, check_onnx, export_onnx, require
 from afl.predict import Predictor
 from afl.training.build import build_detector
 from afl.training.compose import compose_cell
-from afl.training.evaluation import TestTime
-from afl.training.loop import normalise
+from afl.training.detect import TestTime
+from afl.training.inputs import normalise
 from detectors.contract import ClassCounts
 
 NAMES = ("tin", "net", "rope")

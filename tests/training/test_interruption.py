@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -184,12 +185,14 @@ def test_a_file_system_without_locks_is_warned_of_and_other_failures_are_not_pas
 
         return flock
 
-    monkeypatch.setattr(lock.fcntl, "flock", refused(errno.ENOSYS))
+    monkeypatch.setattr(fcntl, "flock", refused(errno.ENOSYS))
     with run_lock(tmp_path, wait=False):
         pass
     (line,) = caplog.messages
-    assert f"the file system of {tmp_path} keeps no locks" in line and "Function not implemented" in line
-    monkeypatch.setattr(lock.fcntl, "flock", refused(errno.EIO))
+    assert (
+        f"the file system of {tmp_path} does not support locks" in line and "Function not implemented" in line
+    )
+    monkeypatch.setattr(fcntl, "flock", refused(errno.EIO))
     with pytest.raises(OSError, match="Input/output error"), run_lock(tmp_path, wait=False):
         pass
 

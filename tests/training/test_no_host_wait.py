@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from afl.training.build import bound, build_detector
 from afl.training.compose import CONF, compose_cell
-from afl.training.loop import normalise
+from afl.training.inputs import normalise
 from afl.training.optimizer import build_optimizer
 from detectors.contract import ClassCounts, Targets, weighted_sum
 

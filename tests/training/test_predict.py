@@ -18,7 +18,7 @@ from afl.training import run_cell
 from afl.training.checkpoint import CheckpointError, load_checkpoint
 from afl.training.compose import compose_cell
 from afl.training.data import read_data
-from afl.training.evaluation import TestTime
+from afl.training.detect import TestTime
 from datasets import read_image
 from scripts.predict import DEFAULTS, main
 

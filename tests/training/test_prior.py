@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from afl.training.build import build_detector
 from afl.training.data import read_data, training_batches
 from afl.training.distributed import World
-from afl.training.loop import normalise, targets_of
+from afl.training.inputs import normalise, targets_of
 from afl.training.prior import adapt_threshold, initialise_priors
 from detectors.contract import ClassCounts
 from tests.training.test_run import DETECTORS

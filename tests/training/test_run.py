@@ -67,7 +67,7 @@ def test_a_run_leaves_a_whole_record_and_detections_that_pycocotools_scores_alik
 def test_a_finished_run_is_not_trained_again(small_cell, monkeypatch):
     config = small_cell()
     first = run_cell(config)
-    monkeypatch.setattr("afl.training.run.train", lambda **_: pytest.fail("trained again"))
+    monkeypatch.setattr("afl.training.run.train", lambda *_: pytest.fail("trained again"))
     assert run_cell(config) == first
 
 
@@ -161,7 +161,7 @@ def test_a_failed_run_is_tried_again(small_cell, monkeypatch):
     config = small_cell()
     with monkeypatch.context() as broken:
         broken.setattr(
-            "afl.training.run.build_evaluator", lambda *_: (_ for _ in ()).throw(OSError("disk is full"))
+            "afl.training.run.contact_sheet", lambda *_: (_ for _ in ()).throw(OSError("disk is full"))
         )
         with pytest.raises(OSError):
             run_cell(config)
@@ -327,7 +327,7 @@ def test_a_damaged_image_is_one_line_whoever_loads_it(small_cell, workers):
 
 def test_loss_arms_differ_in_their_keys_and_paths_do_not_matter(small_cell, tmp_path):
     from afl.training.data import read_data
-    from afl.training.run import cell_key
+    from afl.training.run_identity import cell_key
 
     def key(*arguments: str) -> str:
         config = small_cell(*arguments)
@@ -352,7 +352,7 @@ def test_evaluator_figures_do_not_depend_on_the_batch_size(small_cell):
 
 
 def test_extremenet_on_boxes_alone_stops_before_any_training(small_cell, monkeypatch):
-    monkeypatch.setattr("afl.training.run.train", lambda **_: pytest.fail("trained"))
+    monkeypatch.setattr("afl.training.run.train", lambda *_: pytest.fail("trained"))
     overrides = ("dataset=shapes_voc", "dataset.extreme_source=null", "initial_weights=shapes")
     with pytest.raises(DataError, match="dataset.extreme_source=box_sides"):
         run_cell(small_cell("extremenet", "fl", *overrides))

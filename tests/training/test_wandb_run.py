@@ -146,7 +146,7 @@ def test_the_machine_is_watched(run):
 
 def test_a_failed_run_says_so_in_its_summary_and_exits_with_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr("afl.training.run.train", lambda **_: (_ for _ in ()).throw(OSError("disk is full")))
+    monkeypatch.setattr("afl.training.run.train", lambda *_: (_ for _ in ()).throw(OSError("disk is full")))
     with pytest.raises(OSError):
         run_cell(small(tmp_path))
     file = written(tmp_path)

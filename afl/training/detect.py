@@ -1,0 +1,136 @@
+"""Detections of a data set's images, in the pixels of the original images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
+
+from afl.training.inputs import Batch, normalise
+from datasets import boxes_in_file
+from detectors.contract import Detections
+
+DIVISOR = 32  # sides of network inputs
+
+
+@dataclass(frozen=True)
+class TestTime:
+    """Test-time augmentation for every detector: several views of an image, their boxes merged by NMS.
+
+    Attributes:
+        flip: add a mirrored view of every view.
+        scales: sizes of the views relative to the network input.
+        nms_iou: two boxes of one class that overlap by more count as one, and the better one stays.
+    """
+
+    __test__ = False  # pytest would take it for a class of tests
+
+    flip: bool = False
+    scales: tuple[float, ...] = (1.0,)
+    nms_iou: float = 0.6
+
+    def __post_init__(self) -> None:
+        if not self.scales or any(scale <= 0 for scale in self.scales):
+            raise ValueError(f"trainer.test_time.scales is {list(self.scales)}; every scale must be positive")
+
+    @property
+    def views(self) -> list[tuple[float, bool]]:
+        """(scale, mirrored) of each view."""
+        return [
+            (scale, mirrored)
+            for scale in self.scales
+            for mirrored in ((False, True) if self.flip else (False,))
+        ]
+
+
+def to_original(detections: Detections, matrix: Tensor, size: Tensor) -> Detections:
+    """Boxes in pixels of the network input as boxes in pixels of the image file, on the CPU.
+
+    Args:
+        matrix: (2, 3) affine map from file to network-input pixels; size: (2,) height and width of the file's image.
+    """
+    boxes = boxes_in_file(detections.boxes.cpu(), matrix, size)
+    return Detections(boxes=boxes, scores=detections.scores.cpu(), labels=detections.labels.cpu())
+
+
+def look(
+    detector: nn.Module,
+    images: Tensor,
+    sizes: Tensor,
+    *,
+    scale: float,
+    mirrored: bool,
+    autocast: torch.dtype | None,
+) -> list[Detections]:
+    """Detections of one view, back in the pixels of ``images`` (B, 3, H, W), whose contents have ``sizes`` (B, 2)."""
+    height, width = images.shape[-2:]
+    if scale != 1.0:
+        new = [max(DIVISOR, round(side * scale / DIVISOR) * DIVISOR) for side in (height, width)]
+        images = F.interpolate(images, size=new, mode="bilinear", antialias=True, align_corners=False)
+    images = images.flip(-1) if mirrored else images
+    new_height, new_width = images.shape[-2:]
+    stretch = torch.tensor([new_height / height, new_width / width], device=sizes.device)
+    # In a mirrored batch the padding is on the left, so the content reaches to the right border.
+    content = (
+        torch.tensor([new_height, new_width], device=sizes.device).expand_as(sizes)
+        if mirrored
+        else sizes * stretch
+    )
+    with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
+        outputs = detector(images)
+    found = []
+    for one in detector.decode(outputs, content):
+        boxes = one.boxes
+        if mirrored:
+            boxes = torch.stack(
+                [new_width - boxes[:, 2], boxes[:, 1], new_width - boxes[:, 0], boxes[:, 3]], 1
+            )
+        found.append(Detections(boxes / stretch.flip(0).repeat(2), one.scores, one.labels))
+    return found
+
+
+def merge(views: list[Detections], nms_iou: float, limit: int) -> Detections:
+    """Detections of several views of one image: per-class NMS over all of them, the best ``limit``."""
+    boxes, scores, labels = (
+        torch.cat([getattr(view, name) for view in views]) for name in ("boxes", "scores", "labels")
+    )
+    keep = batched_nms(boxes, scores, labels, nms_iou)[:limit]
+    return Detections(boxes[keep], scores[keep], labels[keep])
+
+
+@torch.no_grad()
+def detect(
+    detector: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    device: torch.device,
+    autocast: torch.dtype | None,
+    channels_last: bool,
+    test_time: TestTime,
+) -> Iterator[tuple[Batch, list[Detections]]]:
+    """Yield each batch with the detections of its images, in original pixels on the CPU."""
+    detector.eval()
+    for batch in batches:
+        images = normalise(batch.images.to(device, non_blocking=True), channels_last)
+        sizes = batch.sizes.to(device)
+        views = [
+            look(detector, images, sizes, scale=scale, mirrored=mirrored, autocast=autocast)
+            for scale, mirrored in test_time.views
+        ]
+        found = views[0]
+        if len(views) > 1:
+            found = [
+                merge(list(of_one), test_time.nms_iou, detector.max_detections)
+                for of_one in zip(*views, strict=True)
+            ]
+        yield (
+            batch,
+            [
+                to_original(detections, matrix.cpu(), size.cpu())
+                for detections, matrix, size in zip(found, batch.matrices, batch.original_sizes, strict=True)
+            ],
+        )

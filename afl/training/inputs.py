@@ -1,0 +1,57 @@
+"""From a batch of the data layer to the arguments of a detector."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from detectors.contract import Targets
+
+# Mean and standard deviation of ImageNet's RGB channels in [0, 255], which torchvision's weights expect.
+PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+class Batch(Protocol):
+    """The parts of a batch that training and evaluation use."""
+
+    images: Tensor
+    boxes: Tensor
+    labels: Tensor
+    ignored: Tensor
+    sizes: Tensor
+    image_ids: Tensor
+    original_sizes: Tensor
+    matrices: Tensor
+    extreme_points: Tensor | None
+    verified: Tensor | None
+
+    def to(self, device: torch.device, non_blocking: bool = ...) -> Batch: ...
+
+
+def normalise(images: Tensor, channels_last: bool) -> Tensor:
+    """uint8 (B, 3, H, W) to float32 with ImageNet's statistics, in the chosen memory format."""
+    mean, std = _pixel_statistics(images.device)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return images.float().sub_(mean).div_(std).contiguous(memory_format=layout)
+
+
+@cache
+def _pixel_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (1, 3, 1, 1); created once, because the host waits for a copy to a device."""
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
+    return mean, std
+
+
+def targets_of(batch: Batch) -> Targets:
+    """The part of a batch that a detector learns from."""
+    return Targets(
+        boxes=batch.boxes,
+        labels=batch.labels,
+        ignored=batch.ignored,
+        image_sizes=batch.sizes,
+        extreme_points=batch.extreme_points,
+        verified=batch.verified,
+    )

@@ -1,0 +1,151 @@
+"""Everything of a run that comes before its first step, so that what can be refused is refused before time is spent."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from afl.config import ConfigError
+from afl.tracking import unwritable
+from afl.training.build import bound, build_detector, build_schedule, loop_options
+from afl.training.checkpoint import CheckpointError, load_latest, reason, set_aside
+from afl.training.compiled import compiled_forward, wants_compiled
+from afl.training.data import about, training_batches
+from afl.training.distributed import barrier, from_main
+from afl.training.evaluation import Evaluation
+from afl.training.gradient_dynamics import GradientDynamics
+from afl.training.initial_weights import start_from
+from afl.training.learner import Learner, moving_average
+from afl.training.loop import Training
+from afl.training.optimizer import build_optimizer
+from afl.training.prior import initialise_priors
+from afl.training.progress import MODES
+from afl.training.run_identity import Run
+from datasets import DataError
+
+Pretrain = Callable[[DictConfig], Path]
+log = logging.getLogger(__name__)
+
+
+def prepare(run: Run, pretrain: Pretrain) -> tuple[Training, Evaluation]:
+    """Build the run's detector and the rest of its training, from its last checkpoint if it has one.
+
+    Args:
+        pretrain: gives the checkpoint of a pre-training config, training it first if it does not exist.
+
+    Raises:
+        ConfigError: the config cannot be run.
+        DataError: the data cannot be learned from, evaluated, or named in a record.
+        CheckpointError: no checkpoint of the run can be used.
+    """
+    config, data, world = run.config, run.data, run.world
+    _check_record(run)
+    options = loop_options(config, num_images=len(data.train), world_size=world.size)
+    schedule = build_schedule(config, num_images=len(data.train), total_steps=options.total_steps)
+    evaluation = Evaluation(config, data, world, run.folder, options)
+    evaluation.check()
+    detector = build_detector(config, data.classes)
+    saved = _resume(run)
+    batches = training_batches(config, data, world, start_step=saved["step"] if saved else 0)
+    if saved is None:
+        start_from(config, detector, world, partial(_unnoticed, pretrain))
+    layout = torch.channels_last if options.channels_last else torch.contiguous_format
+    detector.to(world.device, memory_format=layout)
+    if saved is None:
+        initialise_priors(detector, batches, world, channels_last=options.channels_last)
+    optimizer = build_optimizer(bound(config.optimizer.factory), detector, config.optimizer.weight_decay)
+    average = moving_average(detector, config.trainer.ema) if config.trainer.ema else None
+    learner = Learner(detector, optimizer, average)
+    if saved:
+        _restore(learner, saved, run)
+        if world.is_main:
+            log.info("%s continues from step %d of %d", run.key.name, learner.step, options.total_steps)
+    compiled = wants_compiled(config.trainer.compile, world.device)
+    training = Training(
+        learner=learner,
+        batches=batches,
+        schedule=schedule,
+        options=options,
+        world=world,
+        folder=run.folder,
+        dynamics=GradientDynamics(detector.classification, data.statistics.groups),
+        interruption=run.interruption,
+        kept={"run": run.key.digest, "source": run.git["source"], "about": about(run.plain, data)},
+        compiled=compiled_forward(detector) if compiled else None,
+    )
+    return training, evaluation
+
+
+def _check_record(run: Run) -> None:
+    """Refuse config values and class names that the record at the end could not hold."""
+    for where, problem in unwritable(run.plain):
+        raise ConfigError(f"{where} {problem}")
+    for index in (run.data.train, run.data.val):
+        for category, name in zip(index.category_ids.tolist(), index.category_names, strict=True):
+            for _, problem in unwritable(name):
+                raise DataError(
+                    f"{index.sources[0]}: the name of category {category} {problem}; rename the category"
+                )
+    if run.config.trainer.progress not in MODES:
+        raise ConfigError(
+            f"trainer.progress is {run.config.trainer.progress!r}; it is one of {', '.join(MODES)}"
+        )
+
+
+def _resume(run: Run) -> dict[str, Any] | None:
+    """The checkpoint to continue from, the same one on every process; None for the beginning."""
+    folder, world = run.folder / "checkpoints", run.world
+    saved, passed_over = load_latest(folder, run.key.digest)
+    step = saved["step"] if saved else 0
+    main = from_main(world, step)
+    if main != step:
+        raise CheckpointError(
+            f"process {world.rank} reads step {step} from {folder}, the first one step {main}; is the folder shared by "
+            "all machines?"
+        )
+    if saved:
+        run.compare_code(saved.get("source"), f"{run.key.name} was trained to step {step}")
+    barrier(world)
+    if passed_over and world.is_main:
+        for note in passed_over:
+            log.warning("%s", note)
+        log.warning("it is kept as %s; the one before, of step %d, is used", set_aside(folder), step)
+    return saved
+
+
+def _restore(learner: Learner, saved: dict[str, Any], run: Run) -> None:
+    try:
+        learner.restore(saved)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"the checkpoint in {run.folder / 'checkpoints'} does not fit the detector that this code builds "
+            f"({reason(error)}); check out the code that wrote it, or delete that folder to train from the beginning"
+        ) from error
+
+
+def _unnoticed(pretrain: Pretrain, config: DictConfig) -> Path:
+    """``pretrain``, with the same random state afterwards whether features were trained or existed."""
+    with kept_random_state():
+        return pretrain(config)
+
+
+@contextlib.contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Restore the random state of torch, numpy and Python at the end."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    arrays, numbers = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            np.random.set_state(arrays)
+            random.setstate(numbers)
