@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afl.tracking.run_key import EXCLUDED, run_key
+from afl.tracking.run_key import EXCLUDED, differing, run_key
 
 CONFIG = {
     "dataset": {"name": "shapes_lvis", "root": "/data/shapes", "size": 96},
@@ -108,3 +108,15 @@ def test_a_run_without_a_cell_is_refused(key):
 def test_objects_are_refused_with_their_place():
     with pytest.raises(TypeError, match=r"detector\.head\.channels .* object"):
         run_key(changed("detector.head.channels", object()))
+
+
+def test_the_keys_that_differ_are_those_that_change_the_run_key():
+    other = copy.deepcopy(CONFIG)
+    other["loss"]["tau"] = 2
+    other["detector"]["head"]["channels"] = 64.0
+    other["dataset"]["root"] = "/elsewhere"
+    other["paths"] = {"output": "there"}
+    other["new"] = True
+    assert differing(CONFIG, other) == ["detector.head.channels", "loss.tau", "new"]
+    assert differing(CONFIG, copy.deepcopy(CONFIG)) == []
+    assert differing({"a": 1, "b": [1.0]}, {"a": 1.0, "b": [1]}) == []

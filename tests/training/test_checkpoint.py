@@ -109,3 +109,19 @@ def test_a_full_disk_leaves_the_last_good_one(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert load_latest(tmp_path, "abc")[0]["step"] == 1
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_full_disk_in_mid_write_is_what_the_message_says(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, state(1))
+
+    def full(path, mode, real=open):
+        # torch's own error speaks of positions in the file.
+        return real("/dev/full", mode, buffering=0) if str(path).endswith(".tmp") else real(path, mode)
+
+    monkeypatch.setattr("builtins.open", full)
+    with pytest.raises(
+        OSError, match=r"could not write .*last\.pt: .*No space left on device; the last good one is kept"
+    ):
+        save_checkpoint(tmp_path, state(2))
+    monkeypatch.undo()
+    assert load_latest(tmp_path, "abc")[0]["step"] == 1
