@@ -1,4 +1,4 @@
-"""What a run ran on: versions, hardware, and the state of the code."""
+"""Versions, hardware, and the state of the code of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "torchvision", "numpy", "pycocotools", "lvis")
-# the code that a result depends on; the rest only shows or keeps it
+# the code that a result depends on; the rest only displays or stores it
 SOURCE = ("afl/losses", "afl/training", "afl/evaluation", "datasets", "detectors")
 
 
@@ -22,8 +22,8 @@ def environment(device: str = "cpu") -> dict:
         device: the torch device of the run, ``cpu`` or ``cuda:0``.
 
     Returns:
-        python, platform, one version per package (None where not installed), cpu, cpu_count (usable by this
-        process), threads (torch's), gpu (None without one) and device: the name of what the run used.
+        python, platform, one version per package (None if not installed), cpu, cpu_count (usable by this
+        process), threads (torch's), gpu (None without one) and device: name of the processor or GPU that the run used.
     """
     import torch
 
@@ -50,7 +50,7 @@ def git_state(root: str | Path = ROOT) -> dict:
     Returns:
         sha: commit, None outside a repository or without git; dirty: whether tracked files differ from it,
         None likewise; source: 12 hexadecimal digits of the Python files that results depend on. Two runs are
-        comparable where ``source`` agrees, whatever happened to the README in between.
+        comparable if their ``source`` is the same, even if other files changed between them.
     """
     root = Path(root)
     sha = _git(root, "rev-parse", "HEAD")
@@ -66,7 +66,7 @@ def git_state(root: str | Path = ROOT) -> dict:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """Output of a git command, None where it fails or there is no git."""
+    """Output of a git command; None if it fails or git is not installed."""
     try:
         done = subprocess.run(
             ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30, check=True

@@ -1,4 +1,4 @@
-"""The gradient dynamics of a whole run, short enough for its record."""
+"""A summary of the gradient dynamics of a whole run, for its record."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 import numpy as np
 
 PARTS = 10
-# Last words of figures that stay in ``metrics.jsonl`` alone.
+# Last words of figures that only ``metrics.jsonl`` has.
 _LEFT_OUT = ("count", "q10", "q50", "q90", "gate_q10", "gate_q90")
 
 
 def summarize(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What ``metrics.jsonl`` says of the gradient, as means over ten equal parts of the training.
+    """The gradient figures of ``metrics.jsonl``, as means over ten equal parts of the training.
 
     Args:
         lines: of ``read_metrics``.
 
     Returns:
-        Empty where nothing was logged; else
+        Empty if nothing was logged; otherwise
 
         steps: last logged step of each part (fewer than ten parts for fewer lines).
         share: by map, the share of the whole run's sum of |dL/dz| that fell to each ``SIGN/GROUP``.
         curves: by figure, its means over the parts, None in a part without it: ``gradient_norm`` and, by their names in
-            ``metrics.jsonl``, the sums of |dL/dz|, medians of the gate, weights of positives, and what the links say.
+            ``metrics.jsonl``, the sums of |dL/dz|, medians of the gate, weights of positives, and statistics of the links.
 
         Numbers have four digits.
     """
@@ -66,8 +66,8 @@ def _is_kept(name: str) -> bool:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
-    return _short(sum(there) / len(there)) if there else None
+    known = [value for value in values if value is not None]
+    return _short(sum(known) / len(known)) if known else None
 
 
 def _short(value: float) -> float:

@@ -1,7 +1,7 @@
 """A record in the summary of a W&B run, so that a table can be built from the server alone.
 
-One field, ``record``, holds it as JSON text: W&B would turn a nested value into columns of its own and numbers into others. The
-config is W&B's own; what no table shows (AP by class, gradient dynamics) is left to the run directory.
+One field, ``record``, holds it as JSON text, because W&B would turn a nested value into columns and change its numbers. The
+config is that of the W&B run. Figures that no table shows (AP by class, gradient dynamics) are only in the run directory.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ LEFT_OUT = ("config", "per_class", "groups", "gradient_dynamics")
 
 
 def summary_of_record(record: Record) -> dict[str, str]:
-    """What ``Tracker.summary`` is told of a record."""
+    """The part of a record that ``Tracker.summary`` gets."""
     kept = {name: value for name, value in asdict(record).items() if name not in LEFT_OUT}
     return {RECORD: json.dumps(kept, allow_nan=False, ensure_ascii=False)}
 
 
 def record_of_summary(text: str, config: Mapping[str, Any], where: str) -> Record:
-    """The record back.
+    """The record that a summary holds.
 
     Args:
         text: the field ``RECORD`` of a summary.
@@ -32,7 +32,7 @@ def record_of_summary(text: str, config: Mapping[str, Any], where: str) -> Recor
         where: name of the run, for messages.
 
     Raises:
-        ValueError: the text is no record of this schema.
+        ValueError: the text is not a record of this schema.
     """
     try:
         kept = json.loads(text)

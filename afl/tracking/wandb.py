@@ -1,7 +1,7 @@
 """A mirror of the run in Weights & Biases: curves, gradient statistics, pictures, charts, the per-class table, the record.
 
-The record and ``metrics.jsonl`` are complete without it. Whatever goes wrong here (no network, no account, a
-full disk, a crash of its process, one that hangs) is said once, in one line, and training goes on.
+The record and ``metrics.jsonl`` are complete without it. A failure here (no network, no account, a full disk, a process of W&B
+that crashes or hangs) is reported once, in one line, and training continues.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ import numpy as np
 log = logging.getLogger(__name__)
 
 MODES = ("auto", "online", "offline")
-# Seconds that a call may take; W&B itself gives an upload at the end sixty.
+# Longest time of a call in seconds; W&B itself allows sixty for an upload at the end.
 PATIENCE = 90.0
 STEP = "global_step"
-# W&B's own charts that ours are drawn with, and the names of their columns there.
+# The charts of W&B that draw ours, and the names of their columns.
 CHARTS = {
     "lines": ("wandb/area-under-curve/v0", ("class", "x", "y")),
     "confusion": ("wandb/confusion_matrix/v1", ("Actual", "Predicted", "nPredictions")),
 }
-# Curves whose best value counts beside the last one: W&B keeps both in a run's summary.
+# Curves of which W&B keeps the best value and the last one in a run's summary.
 BEST = {
     "max": ("val/AP", "val/AP50", "val/AP75", "val/AP_r", "val/AP_c", "val/AP_f", "val/mAP50"),
     "min": ("loss/total",),
@@ -44,10 +44,10 @@ BEST = {
 
 @dataclass(frozen=True)
 class Picture:
-    """One image with what is there and what was found; n objects, m detections.
+    """One image with its n objects and m detections.
 
     Attributes:
-        name: what it is called in the gallery; the same image has the same name at every step.
+        name: its name in the gallery; the same image has the same name at every step.
         pixels: (H, W, 3) uint8 RGB.
         boxes: (n, 4) xyxy in pixels of ``pixels``; labels: (n,).
         found_boxes: (m, 4); found_scores: (m,); found_labels: (m,).
@@ -64,10 +64,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Chart:
-    """Rows of a chart that W&B draws.
+    """The rows of a chart that W&B draws.
 
     Attributes:
-        kind: ``lines``: rows of line, x, y; ``confusion``: rows of what is there, what was found, how often.
+        kind: ``lines``: rows of line, x, y; ``confusion``: rows of true class, detected class, count.
         title: above it.
         columns: three names, in the order of a row.
         rows: three values each.
@@ -80,13 +80,13 @@ class Chart:
 
 
 class Tracker(Protocol):
-    """What the training loop says to whoever listens; nothing of it may raise."""
+    """Receives figures and pictures of a run. No method may raise."""
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Numbers by name; a tensor or array of several values becomes a histogram."""
 
     def log_pictures(self, step: int, pictures: Sequence[Picture]) -> None:
-        """Images with boxes: the same ones at every step."""
+        """Images with boxes, the same images at every step."""
 
     def log_table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """A table, for example of AP by class."""
@@ -102,8 +102,8 @@ class Tracker(Protocol):
 
 
 class NullTracker:
-    """Listens to nothing: ``logger=none``, and all ranks but the first. Takes what the other tracker
-    takes."""
+    """Ignores everything: for ``logger=none``, and for all processes but the first. Accepts the arguments of the other
+    tracker."""
 
     def __init__(self, **about: Any) -> None:
         pass
@@ -130,8 +130,8 @@ class NullTracker:
 class WandbTracker:
     """One W&B run.
 
-    Online, a run that starts again continues the W&B run of the same id. Offline W&B cannot do that, so every
-    attempt is a run of its own in the same group; ``wandb sync`` uploads them.
+    Online, a restarted run continues the W&B run of the same id. W&B cannot do that offline, so every attempt is a separate run
+    in the same group; ``wandb sync`` uploads them.
     """
 
     def __init__(
@@ -155,13 +155,13 @@ class WandbTracker:
             project, entity, group, job_type, tags, config, name: as in ``wandb.init``.
             directory: W&B's files go to a folder ``wandb`` in it.
             run_id: digest of the run key.
-            mode: ``online``, ``offline``, or ``auto``: what WANDB_MODE says, else online for who is logged
+            mode: ``online``, ``offline``, or ``auto``: the value of WANDB_MODE, otherwise online for users who are logged
                 in.
             class_names: (C,) for the boxes of pictures.
             system_metrics: let W&B sample processor, memory and GPU.
 
         Raises:
-            ValueError: an unknown mode. Nothing else stops a run.
+            ValueError: an unknown mode. No other failure stops a run.
         """
         if mode not in MODES:
             raise ValueError(f"the W&B mode is one of {', '.join(MODES)}, not {mode!r}")
@@ -309,7 +309,7 @@ class WandbTracker:
 
 
 class _Aside:
-    """Calls in a thread of their own, one after the other, each waited for, and none without end."""
+    """Makes calls in another thread, one after the other, and waits for each of them for a limited time."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[tuple[Callable[[], None], Future]] = queue.SimpleQueue()
@@ -319,11 +319,11 @@ class _Aside:
         """Make the call.
 
         Raises:
-            TimeoutError: it has not come back; it is left to itself.
+            TimeoutError: it has not returned in time; it is not waited for any longer.
             Exception: what the call raises.
         """
         if self._thread is None:
-            # A daemon: a call that never comes back must not keep the process.
+            # A daemon: a call that never returns must not keep the process alive.
             self._thread = threading.Thread(target=self._work, daemon=True)
             self._thread.start()
         done: Future = Future()
@@ -345,7 +345,7 @@ class _Aside:
 
 
 def _kill_service() -> None:
-    """Kill W&B's own process, which hangs, lest this one wait for it when it ends."""
+    """Kill W&B's process, which hangs; otherwise this process would wait for it at its end."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError):
             name, rest = path.read_text().rsplit(")", 1)
@@ -361,13 +361,12 @@ def logged_in() -> bool:
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
     try:
         return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, ValueError, netrc.NetrcParseError):  # of a file that is no text, too
+    except (OSError, ValueError, netrc.NetrcParseError):  # ValueError: the file is not text
         return False
 
 
 def _settings(wandb: Any, system_metrics: bool) -> Any:
-    """Nothing on the terminal, no copy of code, console or packages (the record has them), no waiting without
-    end."""
+    """No output on the terminal, no copy of code, console or packages (the record has them), and limited waiting."""
     return wandb.Settings(
         silent=True,
         console="off",

@@ -1,4 +1,4 @@
-"""The compiled forward pass, and how many shapes it is built for."""
+"""The compiled forward pass, and the number of shapes that it is compiled for."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-# Padded sides of batches are multiples of this. A compiled pass is built once for each shape: with images of up to 1333
-# pixels there are at most 11 x 11 of them, and a few dozen in practice; crops of a fixed size have one.
+# Padded sides of batches are multiples of this. A compiled pass is built once for each shape. Images of up to 1333 pixels
+# have at most 11 x 11 shapes, and a few dozen in practice; crops of a fixed size have one.
 DIVISOR, DIVISOR_COMPILED = 32, 128
 _MOST_SHAPES = 128
 
 
 def wants_compiled(choice: bool | str, device: torch.device) -> bool:
-    """What ``trainer.compile`` means: true, false, or ``auto``: on a GPU.
+    """Whether ``trainer.compile`` asks for a compiled pass: true, false, or ``auto``: on a GPU.
 
     Raises:
         ValueError: anything else.
@@ -25,7 +25,7 @@ def wants_compiled(choice: bool | str, device: torch.device) -> bool:
 
 
 def compiled_forward(detector: nn.Module) -> Callable[[Tensor], dict[str, Tensor]]:
-    """The detector's forward pass, built anew for each shape of its images; weights stay the detector's own."""
-    # Beyond its limit dynamo silently stops compiling; the limit here is that of the shapes.
+    """The detector's forward pass, compiled for each shape of its images; it shares the detector's weights."""
+    # Beyond its limit dynamo silently stops compiling, so the limit is the number of shapes.
     torch._dynamo.config.recompile_limit = _MOST_SHAPES
     return torch.compile(detector, dynamic=False)

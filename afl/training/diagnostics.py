@@ -1,4 +1,4 @@
-"""What an evaluation shows beside its figures: precision by recall and confusion, by frequency group, as file and as charts."""
+"""Precision by recall, and confusion, of an evaluation by frequency group: as a file and as charts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from afl.tracking import Chart, write_json
 
 PRECISION_COLUMNS = ("group", "recall", "precision")
 CONFUSION_COLUMNS = ("there is", "found as", "number")
-MOST_CLASSES = 50  # of a confusion chart by class
+MOST_CLASSES = 50  # in a confusion chart by class
 
 
 def write_diagnostics(path: Path, evaluator: Evaluator) -> None:
-    """Write what the charts are drawn from, after ``evaluator.evaluate()``.
+    """Write the data of the charts, after ``evaluator.evaluate()``.
 
     The file has ``precision`` (101 numbers at recalls 0 to 1 and overlap 0.5, by group), ``confusion`` (rows ``r``, ``c``,
-    ``f``, ``background`` by what was found; absent without groups) and ``pairs`` (name of the object's class or null, name of
+    ``f``, ``background`` by the group of the detection; empty without groups) and ``pairs`` (name of the object's class or null, name of
     the detection's or null, number).
     """
     counts = evaluator.confusion()
@@ -49,7 +49,7 @@ def diagnostic_charts(path: Path) -> dict[str, Chart]:
     if content["confusion"]:
         charts["confusion_groups"] = Chart(
             kind="confusion",
-            title=f"Objects by group and what they were found as (scores from {MIN_SCORE})",
+            title=f"Objects by group and the class of their detection (scores from {MIN_SCORE})",
             columns=CONFUSION_COLUMNS,
             rows=[
                 (GROUP_NAMES.get(row, row), _found_as(column), number)
@@ -61,7 +61,7 @@ def diagnostic_charts(path: Path) -> dict[str, Chart]:
     if 0 < len(classes) <= MOST_CLASSES:
         charts["confusion_classes"] = Chart(
             kind="confusion",
-            title=f"Objects by class and what they were found as (scores from {MIN_SCORE})",
+            title=f"Objects by class and the class of their detection (scores from {MIN_SCORE})",
             columns=CONFUSION_COLUMNS,
             rows=[(actual or "background", found or "nothing", n) for actual, found, n in content["pairs"]],
         )

@@ -1,4 +1,4 @@
-"""What torchrun says of this process, and the few things that differ between one process and many."""
+"""This process among those that torchrun started, and the operations that differ between one process and several."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-# How long a process waits for the others; evaluation, which the first one does alone, takes minutes.
+# How long a process waits for the others. The first process evaluates alone, which takes minutes.
 PATIENCE = timedelta(hours=1)
 
 
@@ -26,7 +26,7 @@ def names_lost_process(error: BaseException) -> bool:
 
 
 def names_lost_loader(error: BaseException) -> bool:
-    """Whether torch says, from wherever the news of it arrives, that a loader process is gone."""
+    """Whether torch reports that a loader process has ended; the report can arrive in any call."""
     return type(error) is RuntimeError and str(error).startswith("DataLoader worker (pid")
 
 
@@ -37,7 +37,7 @@ class World:
     Attributes:
         rank, size: number of this process, and how many there are.
         device: where this process computes.
-        control: group for what processes agree on beside the gradients, over the CPU; None for a single process.
+        control: group over the CPU for everything that processes agree on except gradients; None for a single process.
     """
 
     rank: int
@@ -47,15 +47,15 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """True on the one process that writes files and prints."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
 
 def join_world(device: str) -> World:
-    """Read torchrun's environment, start the process group if there is more than one process, choose the device.
+    """Read torchrun's environment, start the process group of several processes, and choose the device.
 
     Args:
-        device: ``auto`` (CUDA where there is one), or a torch device name.
+        device: ``auto`` (CUDA if available), or a torch device name.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0))
@@ -67,16 +67,16 @@ def join_world(device: str) -> World:
     if not dist.is_initialized():
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=PATIENCE)
-    # Gloo whatever the device: a process that dies is noticed at once, and asking does not wait for the GPU.
+    # Gloo on every device: it notices the death of a process immediately, and it does not wait for the GPU.
     control = dist.new_group(backend="gloo", timeout=PATIENCE)
     return World(rank=rank, size=size, device=chosen, control=control)
 
 
 def choose_device(device: str, local: int = 0) -> torch.device:
-    """The device that ``auto`` (CUDA where there is one) or a torch device name means; ``cuda`` alone is number ``local``.
+    """The device named by ``auto`` (CUDA if available) or by a torch device name; ``cuda`` without a number is ``local``.
 
     Raises:
-        ValueError: no such kind of device, or CUDA is asked for where there is none.
+        ValueError: there is no such kind of device, or CUDA is not available.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -96,7 +96,7 @@ def leave_world() -> None:
 
 
 def barrier(world: World) -> None:
-    """Wait until every process is here; nothing to wait for when there is one."""
+    """Wait until all processes have called this; a single process returns immediately."""
     if world.size > 1:
         dist.barrier(group=world.control)
 
@@ -111,7 +111,7 @@ def from_main(world: World, value: int) -> int:
 
 
 def share_buffers(module: nn.Module, world: World) -> None:
-    """Give every process the first one's buffers, which are what its checkpoint holds."""
+    """Copy the buffers of the first process, which its checkpoint holds, to all processes."""
     if world.size > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)

@@ -1,24 +1,23 @@
-"""What a loss does to the gradient, seen from outside: |dL/dz| by frequency group, of positives and of negatives.
+"""The effect of a loss on the gradient, measured from outside: |dL/dz| by frequency group, of positives and of negatives.
 
-The only thing that all losses have in common is that their value can be differentiated to the logits. So a hook on
-each loss module does just that, on the steps that are logged and on no others: one more backward pass through the loss
-alone, not through the network. It works for every loss that keeps the contract, whatever it computes inside, needs no
-correction for what happens to the value later (its weight in the sum, accumulation), and leaves training as it was:
-nothing of the graph, the gradients or the run's random numbers is touched.
+All losses have in common that their value can be differentiated with respect to the logits. A hook on each loss module does
+this on the steps that are logged: one more backward pass through the loss alone, not through the network. It works for every
+loss that keeps the contract, and needs no correction for later operations on the value (its weight in the sum, accumulation).
+It does not affect training: it changes neither the graph nor the gradients nor the run's random numbers.
 
 Names of the figures, where MAP is a classification map of the detector, SIGN ``positive`` or ``negative`` and GROUP
-``r``, ``c``, ``f``, or ``all`` on a map that does not tell classes apart:
+``r``, ``c``, ``f``, or ``all`` on a map without classes:
 
     gradient/MAP/SIGN/GROUP/count        elements that take part in the loss
     gradient/MAP/SIGN/GROUP/sum          sum of |dL/dz|
     gradient/MAP/SIGN/GROUP/q10          quantile of |dL/dz|; also q50, q90
     gradient/MAP/SIGN/GROUP/gate_q10     quantile of the Adaptive Gradient Function's gate; also q50, q90
-    gradient/MAP/positive/GROUP/weight   mean weight W that the chain gives to positives
-    gradient/MAP/LINK/KEY                what a link says of itself, such as ghat and kappa; ``/GROUP`` behind it is the
-                                         mean over a group's classes, where a link tells a value of each class, (C,)
+    gradient/MAP/positive/GROUP/weight   mean weight W of the chain for positives
+    gradient/MAP/LINK/KEY                statistics of a link, such as ghat and kappa; with ``/GROUP`` behind it the mean
+                                         over a group's classes, for a link with a value for each class, (C,)
 
 |dL/dz| is taken before the normaliser, so that arms and batches compare. Figures are of the last part of the step's
-batch on the main process, as the losses beside them are. A group that has nothing in the batch has no quantiles.
+batch on the main process, like the losses that are logged with them. A group without elements in the batch has no quantiles.
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ from afl.losses.gradient import alpha_balance, computing_type, gate_of_gated
 
 QUANTILES = (0.1, 0.5, 0.9)
 ALL = "all"
-# Elements whose quantiles are taken; a map with more is sampled.
+# Number of elements from which quantiles are taken; larger maps are sampled.
 SAMPLE = 100_000
 
 
 class GradientDynamics:
-    """A context in which the losses are watched; ``figures`` tells what was seen in the last one.
+    """A context that watches the losses; ``figures`` returns what it saw the last time.
 
     Args:
-        losses: by the name of their map.
+        losses: by name of their map.
         groups: (C,) "r", "c" or "f" of each class.
     """
 
@@ -66,7 +65,7 @@ class GradientDynamics:
             hook.remove()
 
     def figures(self) -> dict[str, float]:
-        """Everything named at the top of this file; waits for the device."""
+        """All figures that the top of this file names; waits for the device."""
         figures = {
             f"gradient/{name}/{key}": float(value)
             for name, seen in self._seen.items()
@@ -84,7 +83,7 @@ class GradientDynamics:
     def _look(self, name: str, loss: MapLoss, args: tuple, kwargs: dict[str, Any], value: Tensor) -> None:
         call = dict(zip(("logits", "target", "normalizer"), args, strict=False)) | kwargs
         logits, target = call["logits"], call["target"]
-        # A loss may find nothing to learn in a batch.
+        # A batch may have nothing to learn for a loss.
         gradient = torch.zeros_like(logits)
         if value.requires_grad:
             (gradient,) = torch.autograd.grad(value, logits, retain_graph=True, materialize_grads=True)
@@ -93,7 +92,7 @@ class GradientDynamics:
             self._seen[name] = element_figures(size, target, self._members(target.num_classes), loss.seen)
 
     def _members(self, num_classes: int) -> dict[str, Tensor]:
-        """(C,) bool by group; a map over anything but the data set's classes has one group."""
+        """(C,) bool by group; a map over other classes than the data set's has one group."""
         if num_classes != len(self._groups):
             return {ALL: torch.ones(num_classes, dtype=torch.bool)}
         return {
@@ -118,7 +117,7 @@ def element_figures(
         target: of the map; ignored locations and unverified classes take no part.
         members: (C,) bool by group.
         seen: soft values (P,) and weights of the positives and the gate, as ``ClassificationLoss`` keeps them; None
-            for a loss that has no such thing.
+            for other losses.
     """
     value, weights = seen if seen is not None else (None, None)
     classes = target.num_classes

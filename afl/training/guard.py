@@ -1,10 +1,10 @@
-"""A loss that is not finite stops the run, with everything needed to look into it.
+"""A loss that is not finite stops the run, and everything needed to find the cause is saved.
 
-On a CPU a value is looked at as soon as it is there. On a GPU looking would make the host wait for the device in every
-step, so there the answer is fetched while the next steps are already queued, and the device itself keeps the weights from
-moving: ``tripped`` turns 1 with the first value that is not finite and stays so, and the optimiser, fused, reads it and
-leaves out its step. Two steps later at the latest the host has the answer and stops; nothing is saved, evaluated or logged
-before all answers are in. The weights that are saved for a look are therefore those that made the value.
+On a CPU a value is checked immediately. On a GPU that would make the host wait for the device in every step. There the answer
+is fetched while the next steps are already queued, and the device itself protects the weights: ``tripped`` becomes 1 at the
+first value that is not finite and stays 1, and the fused optimiser reads it and skips its step. The host has the answer at
+most two steps later and stops. Nothing is saved, evaluated or logged before all answers have arrived. The saved weights are
+therefore those that produced the value.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from afl.tracking import write_bytes
 from detectors.contract import Targets
 
-# Values of so many checks may be under way before the host waits for the oldest.
+# Number of answers that may be pending before the host waits for the oldest.
 _UNDER_WAY = 4
 
 
@@ -32,7 +32,7 @@ class NonFiniteLoss(RuntimeError):
 
 @dataclass(frozen=True)
 class Suspects:
-    """What is saved when a value is not finite.
+    """The data that is saved when a value is not finite.
 
     Attributes:
         losses: the terms by name.
@@ -53,11 +53,11 @@ class FiniteGuard:
     """Watches scalars that must be finite.
 
     Args:
-        detector: whose weights are saved beside the batch.
-        optimizer: a step of it is left out by the device where it is fused; otherwise values are looked at at once.
-        device: where the values are.
-        folder: where ``non_finite_step<N>.pt`` goes; of many processes, each one's own.
-        late: look late, as on a GPU; None: where the device is one and the optimiser can leave out a step.
+        detector: its weights are saved with the batch.
+        optimizer: the device can skip a step of a fused one; with others, values are checked immediately.
+        device: of the values.
+        folder: for ``non_finite_step<N>.pt``; with several processes each one writes its own.
+        late: check late, as on a GPU; None: on a GPU, if the optimiser can skip a step.
     """
 
     def __init__(
@@ -75,17 +75,17 @@ class FiniteGuard:
         self._under_way: deque[tuple[Tensor, Any, str, Suspects]] = deque()
         self.tripped = torch.zeros((), device=device)
         if self._late:
-            # What GradScaler uses: a fused optimiser moves nothing where this is 1.
+            # GradScaler uses this attribute: a fused optimiser changes nothing while it is 1.
             optimizer.found_inf = self.tripped  # type: ignore[attr-defined]
 
     def check(self, value: Tensor, what: str, suspects: Suspects) -> None:
-        """Have a scalar looked at, now or later.
+        """Check that a scalar is finite: immediately on a CPU, deferred on a GPU.
 
         Args:
-            what: what ``value`` is, the loss or the norm of the gradient.
+            what: name of ``value``: the loss or the norm of the gradient.
 
         Raises:
-            NonFiniteLoss: this value, or one of an earlier step, is not finite; with step, image ids, terms and file.
+            NonFiniteLoss: this value, or one of an earlier step, is not finite; names step, image ids, terms and file.
         """
         finite = torch.isfinite(value.detach())
         if not self._late:
@@ -95,18 +95,18 @@ class FiniteGuard:
         torch.maximum(self.tripped, (~finite).to(self.tripped.dtype), out=self.tripped)
         self._under_way.append((*_fetched(finite), what, _detached(suspects)))
         while len(self._under_way) > _UNDER_WAY:
-            self._look_at_oldest()
+            self._check_oldest()
 
     def settle(self) -> None:
-        """Wait for every answer that is under way: before anything is saved, evaluated or logged.
+        """Wait for all pending answers, before anything is saved, evaluated or logged.
 
         Raises:
             NonFiniteLoss: see ``check``.
         """
         while self._under_way:
-            self._look_at_oldest()
+            self._check_oldest()
 
-    def _look_at_oldest(self) -> None:
+    def _check_oldest(self) -> None:
         answer, arrival, what, suspects = self._under_way.popleft()
         if arrival is not None:
             arrival.synchronize()
@@ -114,7 +114,7 @@ class FiniteGuard:
             self._stop(what, suspects)
 
     def _stop(self, what: str, suspects: Suspects) -> None:
-        # Processes stop at the same step where the gradient is at fault, and only one of them has the batch that made it.
+        # All processes stop at the step of a bad gradient, and only one of them has the batch that produced it.
         rank = f"_process{dist.get_rank()}" if dist.is_available() and dist.is_initialized() else ""
         path = self._folder / f"non_finite_step{suspects.step}{rank}.pt"
         saved = {
@@ -129,8 +129,10 @@ class FiniteGuard:
         torch.save(saved, content)
         try:
             write_bytes(path, content.getvalue())
-            where = f"are in {path}, and `python -m scripts.replay file={path}` shows where it begins"
-        except OSError as error:  # no reason to keep quiet about the loss
+            where = (
+                f"are in {path}, and `python -m scripts.replay file={path}` shows which value is the first"
+            )
+        except OSError as error:  # the loss is reported all the same
             where = f"could not be saved: {error}"
         terms = ", ".join(f"{name} {float(term.detach()):g}" for name, term in suspects.losses.items())
         raise NonFiniteLoss(
@@ -141,7 +143,7 @@ class FiniteGuard:
 
 
 def _fetched(finite: Tensor) -> tuple[Tensor, Any]:
-    """A copy on its way to the host, and the event of its arrival; None where it is there."""
+    """A copy on its way to the host, and the event of its arrival; None if the value is on the host already."""
     if not finite.is_cuda:
         return finite, None
     answer = torch.empty((), dtype=torch.bool, pin_memory=True)
@@ -152,6 +154,6 @@ def _fetched(finite: Tensor) -> tuple[Tensor, Any]:
 
 
 def _detached(suspects: Suspects) -> Suspects:
-    """The same without the graph, whose activations would stay in memory."""
+    """The same without the graph, which would keep its activations in memory."""
     losses = {name: term.detach() for name, term in suspects.losses.items()}
     return Suspects(losses, suspects.step, suspects.images, suspects.image_ids, suspects.targets)

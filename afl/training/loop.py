@@ -83,7 +83,7 @@ class Training:
         dynamics: watches the losses on the steps that are logged.
         observer: is told how training proceeds.
         interruption: asked after every step; a checkpoint is saved before it is obeyed.
-        kept: what each checkpoint holds beside the learner's state: identity of the run, and what rebuilds its detector.
+        kept: stored in each checkpoint with the learner's state: identity of the run, and the data that rebuilds its detector.
         compiled: the compiled forward pass, None for the detector's own.
     """
 

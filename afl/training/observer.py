@@ -1,4 +1,4 @@
-"""What happens beside the training of a run: curves, their mirror, the progress bar, evaluations in between."""
+"""Curves of a run, their mirror, its progress bar, and evaluations between its steps."""
 
 from __future__ import annotations
 

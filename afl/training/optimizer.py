@@ -1,4 +1,4 @@
-"""Which parameters an optimiser gets, and with how much decay."""
+"""The parameters of an optimiser, and their weight decay."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Call ``factory`` (an optimiser class with its numbers bound) on the model's parameter groups.
 
-    All parameters move in one fused operation where the optimiser has one.
+    All parameters are updated in one fused operation if the optimiser has one.
     """
     optimizer = factory(parameter_groups(model, weight_decay))
     undecided = optimizer.defaults.get("fused", False) is None

@@ -1,5 +1,4 @@
-"""Losses that set the heads' bias before training, from the data or as they want it, and the score threshold that goes
-with it."""
+"""The initial bias of the heads for losses that choose it, from the data or otherwise, and the score threshold for it."""
 
 from __future__ import annotations
 
@@ -23,9 +22,9 @@ log = logging.getLogger(__name__)
 def initialise_priors(
     detector: nn.Module, batches: Iterable[Batch], world: World, *, channels_last: bool
 ) -> None:
-    """Count positives and elements, ask the losses that want it where to start, and set the bias of their last layers.
+    """Count positives and elements, ask the losses for their prior, and set the bias of their last layers.
 
-    Only the first ``BATCHES`` batches are looked at; detectors whose losses do not ask are left as they are.
+    Counts the first ``BATCHES`` batches. Detectors whose losses do not choose a prior are not changed.
     """
     wanting = [name for name, loss in detector.classification.items() if loss.wants_prior]
     if not wanting:
@@ -33,7 +32,7 @@ def initialise_priors(
     losses = dict(detector.classification)
     counters = {name: ElementCounter(loss.info).to(world.device) for name, loss in losses.items()}
     was_training = detector.training
-    detector.eval()  # counting must not move running statistics
+    detector.eval()  # counting must not change running statistics
     try:
         detector.classification.update(counters)
         for batch in islice(batches, BATCHES):
@@ -51,7 +50,7 @@ def initialise_priors(
 
 
 def adapt_threshold(detector: nn.Module) -> None:
-    """Take the score threshold of a detector that has one from its loss, where that knows better."""
+    """Lower the score threshold of a detector to that of its loss, if both have one."""
     for loss in detector.classification.values():
         threshold = loss.score_threshold
         if threshold is not None and hasattr(detector, "score_threshold"):

@@ -8,7 +8,7 @@ from afl.training.loop import LoopOptions
 
 
 def protocol(config: DictConfig, options: LoopOptions) -> dict[str, str]:
-    """Everything that a caption says about a run beside its detector, loss, data set and seed."""
+    """The description of a run in a caption, without its detector, loss, data set and seed."""
     trainer = config.trainer
     backbone = config.backbone.get("name") or "tiny"
     start = (
