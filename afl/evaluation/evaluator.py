@@ -18,13 +18,14 @@ from typing import Protocol
 import numpy as np
 
 from afl.evaluation.confusion import confusion_counts, precision_by_group
+from afl.evaluation.curves import Curves, summarize
 from afl.evaluation.detections import DetectionArrays
 from afl.evaluation.ground_truth import GroundTruth
-from afl.evaluation.groups import group_means
 from datasets.files import arrays_as_bytes, read_checked, write_checked
 
 log = logging.getLogger(__name__)
 
+BACKENDS = ("official", "fast")
 METRICS = ("AP", "AP50", "AP75", "AP_s", "AP_m", "AP_l", "AP_r", "AP_c", "AP_f", "AR")
 
 
@@ -217,50 +218,17 @@ class Evaluator(ABC):
     def _measure(self, found: DetectionArrays) -> dict:
         """What ``evaluate`` returns."""
 
-    def _summarized(self, precision: np.ndarray, recall: np.ndarray, iou_thresholds: np.ndarray) -> dict:
-        """``summarize``; what curves need of the precision stays in ``self.precision``."""
-        self.precision = precision_by_group(precision[_row_of(iou_thresholds, 50), :, :, 0], self.groups)
-        return summarize(precision, recall, iou_thresholds, self.truth.names, self.groups)
+    def _summarized(self, curves: Curves) -> dict:
+        """COCO's figures of ``curves``; the precision that charts need stays in ``self.precision``."""
+        self.precision = precision_by_group(curves.precision[curves.row_of(50), :, :, 0], self.groups)
+        return summarize(curves, self.truth.names, self.groups)
 
 
-def summarize(
-    precision: np.ndarray,
-    recall: np.ndarray,
-    iou_thresholds: np.ndarray,
-    names: Sequence[str],
-    groups: Sequence[str] | None,
-) -> dict:
-    """COCO's figures from interpolated precision and final recall, -1 where a class has no ground truth.
-
-    Args:
-        precision: (T, R, C, 4) at T overlaps, R recalls, for all, small, medium and large objects.
-        recall: (T, C, 4).
-        iou_thresholds: (T,).
-        names, groups: (C,) class names and frequency groups.
-    """
-    per_class = {name: _mean(precision[:, :, c, 0]) for c, name in enumerate(names)}
-    return {
-        "AP": _mean(precision[..., 0]),
-        "AP50": _mean(precision[_row_of(iou_thresholds, 50), ..., 0]),
-        "AP75": _mean(precision[_row_of(iou_thresholds, 75), ..., 0]),
-        "AP_s": _mean(precision[..., 1]),
-        "AP_m": _mean(precision[..., 2]),
-        "AP_l": _mean(precision[..., 3]),
-        **group_means(per_class, groups),
-        "AR": _mean(recall[..., 0]),
-        "per_class": per_class,
-    }
-
-
-def _row_of(iou_thresholds: np.ndarray, percent: int) -> int:
-    """Where an overlap stands among (T,) of them."""
-    return [round(100 * float(threshold)) for threshold in iou_thresholds].index(percent)
-
-
-def _mean(values: np.ndarray) -> float | None:
-    """Mean of the entries that are defined (not -1)."""
-    defined = values[values > -1]
-    return float(defined.mean()) if defined.size else None
+def check_backend(name: str) -> str:
+    """``name``, if it is an evaluation backend; raises ValueError otherwise."""
+    if name not in BACKENDS:
+        raise ValueError(f"the evaluator has the backends {' and '.join(BACKENDS)}, not {name!r}")
+    return name
 
 
 def _array(values: object) -> np.ndarray:

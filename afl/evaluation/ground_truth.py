@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class GroundTruth:
         """Read ``images``, ``categories`` and ``annotations``.
 
         Raises:
-            ValueError: a list is missing, an id or class name is there twice, or an annotation names an
+            ValueError: a list is missing, an id or class name appears twice, or an annotation names an
                 unknown image or category or has no box of four numbers.
         """
         for key in ("images", "categories", "annotations"):
@@ -94,6 +94,11 @@ class GroundTruth:
             area=area,
             ignored=ignored,
         )
+
+    def take(self, rows: np.ndarray) -> GroundTruth:
+        """The same images and classes with the annotations ``rows`` (indices or a mask)."""
+        arrays = {name: getattr(self, name)[rows] for name in ("image", "label", "boxes", "area", "ignored")}
+        return replace(self, **arrays)
 
     @property
     def num_classes(self) -> int:

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from afl.evaluation.detections import DetectionArrays
-from afl.evaluation.evaluator import Evaluator
+from afl.evaluation.evaluator import Evaluator, check_backend
+
+log = logging.getLogger(__name__)
 
 
 class LvisEvaluator(Evaluator):
@@ -19,18 +21,23 @@ class LvisEvaluator(Evaluator):
     ignored. Only the best 300 detections of an image count; that cut comes first, before unchecked classes
     are dropped.
 
-    The numbers are those of ``lvis.LVISEval``; only pairs of image and class that have something in them are
-    visited.
+    ``official`` runs ``lvis``; ``fast`` runs hotcoco. Tests hold the two together. A ground truth with ignored
+    objects, which LVIS's files do not have, is always evaluated by ``lvis``.
     """
 
     def __init__(
-        self, ground_truth: Mapping, max_detections: int = 300, groups: Sequence[str] | None = None
+        self,
+        ground_truth: Mapping,
+        max_detections: int = 300,
+        backend: str = "fast",
+        groups: Sequence[str] | None = None,
     ) -> None:
         """
         Args:
             ground_truth: LVIS-format dictionary: COCO's lists, with ``neg_category_ids`` and
                 ``not_exhaustive_category_ids`` for every image and ``frequency`` for every category.
             max_detections: largest number of detections of an image.
+            backend: ``official`` or ``fast``.
             groups: (C,) "r", "c" or "f" of each class, instead of ``frequency``.
 
         Raises:
@@ -42,6 +49,12 @@ class LvisEvaluator(Evaluator):
         if self.groups is None:
             raise ValueError("LVIS evaluation needs a frequency ('r', 'c' or 'f') for every category")
         self.max_detections = max_detections
+        self.backend = check_backend(backend)
+        if self.backend == "fast" and self.truth.ignored.any():
+            log.info(
+                "LVIS is evaluated by the package `lvis`: the fast evaluator does not know ignored objects"
+            )
+            self.backend = "official"
         self.negative = self._pairs(ground_truth["images"], "neg_category_ids")
         self.not_exhaustive = self._pairs(ground_truth["images"], "not_exhaustive_category_ids")
 
@@ -58,17 +71,12 @@ class LvisEvaluator(Evaluator):
         return np.array(pairs, np.int64).reshape(-1, 2)
 
     def _measure(self, found: DetectionArrays) -> dict:
-        evaluation = _sparse_evaluation()(
-            truth=self.truth,
-            found=found.best_per_image(self.max_detections),
-            negative=self.negative,
-            not_exhaustive=self.not_exhaustive,
-        )
-        evaluation.evaluate()
-        evaluation.accumulate()
-        return self._summarized(
-            evaluation.eval["precision"], evaluation.eval["recall"], evaluation.params.iou_thrs
-        )
+        found = found.best_per_image(self.max_detections)
+        if self.backend == "official":
+            from afl.evaluation.official import lvis_curves
+        else:
+            from afl.evaluation.fast import lvis_curves
+        return self._summarized(lvis_curves(self.truth, found, self.negative, self.not_exhaustive))
 
     def _may_be_wrong(self, found: DetectionArrays) -> np.ndarray:
         """Detections of classes that were checked in their image, and not left unfinished there."""
@@ -79,15 +87,3 @@ class LvisEvaluator(Evaluator):
         return np.isin(
             found.image.astype(np.int64) * classes + found.label, np.setdiff1d(checked, unfinished)
         )
-
-
-def _sparse_evaluation() -> type:
-    """Import ``lvis`` only when it is needed: it brings OpenCV and matplotlib and configures the root logger,
-    which is put back as it was."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    from afl.evaluation.sparse_lvis import SparseLVISEval
-
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    return SparseLVISEval

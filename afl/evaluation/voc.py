@@ -36,7 +36,7 @@ class VocEvaluator(CocoEvaluator):
         metric: str = "area",
         iou: float = 0.5,
         groups: Sequence[str] | None = None,
-        backend: str = "official",
+        backend: str = "fast",
     ) -> None:
         """
         Args:
@@ -45,7 +45,7 @@ class VocEvaluator(CocoEvaluator):
             metric: ``area`` or ``11point``.
             iou: least overlap of a true positive; the key of the result is mAP and 100 times this number.
             groups: (C,) "r", "c" or "f" of each class.
-            backend: COCO's figures by pycocotools (``official``) or faster-coco-eval (``fast``).
+            backend: COCO's figures by pycocotools (``official``) or hotcoco (``fast``).
         """
         super().__init__(ground_truth, groups=groups, backend=backend)
         if metric not in RULES:

@@ -170,11 +170,12 @@ def evaluation_batches(config: DictConfig, data: RunData, world: World):
 def build_evaluator(config: DictConfig, data: RunData) -> Evaluator:
     """The data set's official metric, over all classes, by class, and by frequency group of the training split."""
     metric, truth = config.dataset.metric, data.val.coco_dict()
-    groups, limit = list(data.statistics.groups), config.dataset.max_detections
+    limit = config.dataset.max_detections
+    shared = {"groups": list(data.statistics.groups), "backend": config.trainer.evaluator}
     if metric == "coco":
-        return CocoEvaluator(truth, max_detections=limit, backend=config.trainer.evaluator, groups=groups)
+        return CocoEvaluator(truth, max_detections=limit, **shared)
     if metric == "lvis":
-        return LvisEvaluator(truth, max_detections=limit, groups=groups)
+        return LvisEvaluator(truth, max_detections=limit, **shared)
     if metric == "voc":
-        return VocEvaluator(truth, metric="area", groups=groups)
+        return VocEvaluator(truth, metric="area", **shared)
     raise ConfigError(f"dataset.metric is {metric!r}; known are {', '.join(METRICS)}")

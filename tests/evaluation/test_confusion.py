@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afl.evaluation import BACKGROUND, CocoEvaluator, LvisEvaluator, confusion_by_group
-from afl.evaluation.coco import coco_curves
+from afl.evaluation.official import coco_curves
 
 NAMES = ["ant", "bee", "cat"]
 GROUPS = ["r", "c", "f"]
@@ -126,6 +126,6 @@ def test_precision_by_group_is_the_official_one_averaged(kind):
     assert set(evaluator.precision) == {"all", "r", "c"}
     assert np.mean(evaluator.precision["all"]) == pytest.approx(metrics["AP50"])
     if kind is CocoEvaluator:
-        precision, _, _ = coco_curves(evaluator.truth, evaluator.detections(), 100, "official")
+        precision = coco_curves(evaluator.truth, evaluator.detections(), 100).precision
         assert evaluator.precision["r"] == pytest.approx(precision[0, :, 0, 0].tolist())
         assert evaluator.precision["c"] == pytest.approx(precision[0, :, 1, 0].tolist())

@@ -56,12 +56,13 @@ def run_lvis(monkeypatch):
     return run
 
 
+@pytest.mark.parametrize("backend", ["official", "fast"])
 @pytest.mark.parametrize("limit", [300, 20])
-def test_figures_equal_the_lvis_sample(shared_data, feed, limit):
+def test_figures_equal_the_lvis_sample(shared_data, feed, limit, backend):
     folder = shared_data / "evaluators" / "lvis"
     expected = json.loads((folder / "expected.json").read_text())
     ground_truth = json.loads((folder / expected["annotations"]).read_text())
-    evaluator = LvisEvaluator(ground_truth, max_detections=limit)
+    evaluator = LvisEvaluator(ground_truth, max_detections=limit, backend=backend)
     feed(evaluator, ground_truth, json.loads((folder / expected["results"]).read_text()))
     result = evaluator.evaluate()
     figures = expected["bbox"][f"max_dets={limit}"]
@@ -69,22 +70,35 @@ def test_figures_equal_the_lvis_sample(shared_data, feed, limit):
         assert result[ours] == pytest.approx(figures[theirs], abs=1e-6), ours
 
 
+@pytest.mark.parametrize("backend", ["official", "fast"])
 @pytest.mark.parametrize("seed", range(4))
-def test_equals_lvis_on_random_federated_data(random_set, feed, run_lvis, seed):
+def test_equals_lvis_on_random_federated_data(random_set, feed, run_lvis, seed, backend):
     ground_truth, results = random_set(seed, crowds=False, federated=True)
-    evaluator = LvisEvaluator(ground_truth)
+    evaluator = LvisEvaluator(ground_truth, backend=backend)
     feed(evaluator, ground_truth, results)
     compare(evaluator, run_lvis(ground_truth, results, 300), ground_truth)
 
 
-def test_equals_lvis_with_more_than_300_detections_per_image(random_set, feed, run_lvis):
+@pytest.mark.parametrize("backend", ["official", "fast"])
+def test_equals_lvis_with_more_than_300_detections_per_image(random_set, feed, run_lvis, backend):
     ground_truth, results = random_set(7, images=8, classes=9, detections=900, crowds=False, federated=True)
-    evaluator = LvisEvaluator(ground_truth)
+    evaluator = LvisEvaluator(ground_truth, backend=backend)
     feed(evaluator, ground_truth, results)
     assert np.bincount(evaluator.detections().image).max() > 300
     compare(evaluator, run_lvis(ground_truth, results, 300), ground_truth)
     without_cut = run_lvis(ground_truth, results, 10_000).results["AP"]
     assert abs(evaluator.evaluate()["AP"] - without_cut) > 1e-4  # else the cut was not put to the test
+
+
+@pytest.mark.parametrize("backend", ["official", "fast"])
+def test_equals_lvis_with_objects_without_area(random_set, feed, run_lvis, backend):
+    ground_truth, results = random_set(9, crowds=False, federated=True)
+    for annotation in ground_truth["annotations"][1::7]:
+        annotation["area"] = 0.0
+    evaluator = LvisEvaluator(ground_truth, backend=backend)
+    feed(evaluator, ground_truth, results)
+    compare(evaluator, run_lvis(ground_truth, results, 300), ground_truth)
+    assert evaluator.backend == backend
 
 
 def test_equals_lvis_with_ignored_objects_and_objects_without_area(random_set, feed, run_lvis):
@@ -96,6 +110,7 @@ def test_equals_lvis_with_ignored_objects_and_objects_without_area(random_set, f
     evaluator = LvisEvaluator(ground_truth)
     feed(evaluator, ground_truth, results)
     compare(evaluator, run_lvis(ground_truth, results, 300), ground_truth)
+    assert evaluator.backend == "official"  # hotcoco does not know ignored objects in LVIS's rules
 
 
 def compare(evaluator, official, ground_truth):
@@ -137,8 +152,9 @@ def test_unchecked_classes_cost_nothing_and_negatives_do(federated, detections):
     assert evaluator.evaluate()["AP"] == pytest.approx(2 / 3)
 
 
-def test_no_detections_give_zero(federated):
-    result = LvisEvaluator(federated).evaluate()
+@pytest.mark.parametrize("backend", ["official", "fast"])
+def test_no_detections_give_zero(federated, backend):
+    result = LvisEvaluator(federated, backend=backend).evaluate()
     assert (result["AP"], result["AR"], result["AP_r"], result["AP_c"]) == (0, 0, 0, None)
 
 
@@ -161,7 +177,7 @@ evaluator = LvisEvaluator({
     "images": [{"id": 1, "neg_category_ids": [], "not_exhaustive_category_ids": []}],
     "categories": [{"id": 1, "name": "a", "frequency": "f"}],
     "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}],
-})
+}, backend="official")
 evaluator.evaluate()
 assert "lvis" in sys.modules
 assert logging.getLogger().handlers == [] and logging.getLogger().level == logging.WARNING
