@@ -8,13 +8,14 @@ from datasets.batch import PAD_COLOR, Batch, Polygons, Sample, boxes_in_file, co
 from datasets.coco import read_coco
 from datasets.color import ColorJitter
 from datasets.dataset import DetectionDataset
-from datasets.errors import DataError
+from datasets.errors import DataError, printable
 from datasets.frames import generate_frame_split
-from datasets.images import check_images, read_image, read_image_file
-from datasets.index import AnnotationIndex, require_same_classes
+from datasets.images import read_image, read_image_file
+from datasets.index import AnnotationIndex
 from datasets.loader import EpochPlan, make_eval_loader, make_train_loader, repeat_factors
 from datasets.lvis import read_lvis
 from datasets.shapes import generate_pretraining_shapes, generate_shapes, read_shapes
+from datasets.splits import require_usable_splits
 from datasets.statistics import ClassStatistics, frequency_groups
 from datasets.transforms import CropTransform, EvalResize, FixedTransform, PadOnly, ResizeTransform
 from datasets.voc import VOC_CLASSES, read_voc
@@ -37,7 +38,6 @@ __all__ = [
     "Sample",
     "VOC_CLASSES",
     "boxes_in_file",
-    "check_images",
     "collate",
     "frequency_groups",
     "generate_frame_split",
@@ -52,5 +52,6 @@ __all__ = [
     "read_shapes",
     "read_voc",
     "repeat_factors",
-    "require_same_classes",
+    "printable",
+    "require_usable_splits",
 ]

@@ -1,36 +1,37 @@
 """Reader of MS COCO annotation files (instances_*.json), and of any data set in that format.
 
 https://cocodataset.org/#format-data.  Category ids may be sparse; classes are numbered by rising id.  Crowd
-regions are kept and flagged.  Polygons give extreme points; run-length masks of single objects are decoded
-for theirs.
+regions are kept and flagged.  Extreme points come from polygons, and from run-length masks of single objects.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from datasets.defects import DefectLog, Policy
 from datasets.extreme_points import extreme_points_of_mask
-from datasets.index import AnnotationIndex, cached_index
-from datasets.records import (
-    DEFAULT_REMEDY,
+from datasets.fields import (
     OVERHANG,
     BadRecord,
-    IndexBuilder,
     checked_box,
+    class_name,
+    inner_path,
     integer,
     is_finite_number,
     load_json,
     numbers,
     records,
-    require_file,
-    require_folder,
     shown,
     text,
-    without_bad_images,
 )
+from datasets.image_check import without_bad_images
+from datasets.index import AnnotationIndex
+from datasets.index_builder import IndexBuilder
+from datasets.index_cache import cached_index
+from datasets.locations import DEFAULT_REMEDY, require_file, require_folder
 
 READER_VERSION = "coco-1"
 
@@ -48,16 +49,14 @@ def read_coco(
     Args:
         annotations: the JSON file.
         image_root: folder of the images that ``file_name`` is relative to.
-        policy: what to do about bad records: stop at the first, or count them and go on without them.
-        cache: folder that keeps parsed indices; None parses every time.
-        remedy: how to get the data set, for the message when it is not there.
+        policy: what to do about bad records: stop at the first, or count them and continue without them.
+        cache: folder that keeps parsed annotations and the result of the image check; None repeats both every time.
+        remedy: how to get the data set, for the message when a file is missing.
 
     Raises:
-        DataError: a file is missing or damaged, or (policy ``error``) a record is bad.
+        DataError: a file is missing or damaged, there are no classes, or (policy ``error``) a record or image is bad.
     """
-    path, root = Path(annotations), Path(image_root)
-    require_file(path, remedy)
-    require_folder(root, remedy)
+    path, root = require_file(annotations, remedy), require_folder(image_root, remedy)
     log = DefectLog(policy)
 
     def build(content_hash: str) -> AnnotationIndex:
@@ -77,31 +76,40 @@ def read_coco(
 
     settings = {"policy": policy}
     index = cached_index(build, reader=READER_VERSION, sources=[path], settings=settings, cache=cache)
-    return without_bad_images(index, root, [path], log, remedy)
+    return without_bad_images(index, root, [path], log, remedy, cache)
 
 
 def read_categories(content: dict, path: Path, log: DefectLog) -> tuple[dict[int, int], list[str]]:
-    """Category id to class number, by rising id, and the classes' names."""
+    """Category id to class number, by rising id, and the names of the classes."""
     found: dict[int, str] = {}
+    ids: dict[str, int] = {}
     for number, record in records(content, "categories", path, log):
         where = f"{path}: categories[{number}]"
         try:
-            category_id, name = integer(record, "id"), text(record, "name")
+            category_id, name = integer(record, "id"), class_name(text(record, "name"))
             if category_id in found:
                 raise BadRecord(
                     "duplicate_category_id", f"repeats id {category_id}", "give each category its own id"
                 )
+            if name in ids:
+                what = f"has id {category_id} and the name {shown(name)} of category {ids[name]}"
+                raise BadRecord(
+                    "duplicate_class_name",
+                    what,
+                    "rename one of them, or give the annotations of both one category_id",
+                )
             found[category_id] = name
+            ids[name] = category_id
         except BadRecord as bad:
             log.report(bad.kind, f"{where} {bad.what}", bad.remedy)
-    ids = sorted(found)
-    return {category_id: label for label, category_id in enumerate(ids)}, [found[i] for i in ids]
+    ordered = sorted(found)
+    return {category_id: label for label, category_id in enumerate(ordered)}, [found[i] for i in ordered]
 
 
 def read_images(
-    content: dict, path: Path, log: DefectLog, builder: IndexBuilder, file_name
+    content: dict, path: Path, log: DefectLog, builder: IndexBuilder, file_name: Callable[[dict], str]
 ) -> dict[int, int]:
-    """Image id to its number in the index; ``file_name`` takes a record to the path below the image root."""
+    """Image id to its number in the index; ``file_name`` maps a record to the path below the image root."""
     found: dict[int, int] = {}
     for number, record in records(content, "images", path, log):
         where = f"{path}: images[{number}]"
@@ -112,11 +120,7 @@ def read_images(
                 raise BadRecord(
                     "duplicate_image_id", "has an id that an earlier image has", "give each its own id"
                 )
-            name = file_name(record)
-            if name.startswith("/") or ".." in name.split("/"):
-                raise BadRecord(
-                    "bad_file_name", f"lies outside the image folder: {shown(name)}", "correct the path"
-                )
+            name = inner_path(file_name(record))
             builder.add_image(image_id, name, integer(record, "width"), integer(record, "height"))
             found[image_id] = len(found)
         except BadRecord as bad:
@@ -132,7 +136,7 @@ def read_annotations(
     labels: dict[int, int],
     image_numbers: dict[int, int],
 ) -> None:
-    """All annotations of images that are kept."""
+    """All annotations of the images in ``image_numbers``."""
     seen: set[int] = set()
     for number, record in records(content, "annotations", path, log):
         where = f"{path}: annotations[{number}]"
@@ -153,8 +157,11 @@ def read_annotations(
             height, width = builder.sizes[image_number]
             x, y, w, h = numbers(record, "bbox", 4)
             box = checked_box((x, y, x + w, y + h), width, height, log, where)
-            crowd = bool(integer({"iscrowd": record.get("iscrowd", 0)}, "iscrowd"))
-            area = numbers({"area": [record.get("area", w * h)]}, "area", 1)[0]
+            # Exporters write null for optional fields.
+            crowd = bool(integer(record, "iscrowd")) if record.get("iscrowd") is not None else False
+            area = (
+                numbers({"area": [record["area"]]}, "area", 1)[0] if record.get("area") is not None else w * h
+            )
             if area < 0:
                 raise BadRecord("bad_field", f"has area = {shown(area)}", "correct 'area'")
             polygons, mask_extremes = _segmentation(
@@ -178,8 +185,7 @@ def read_annotations(
 def _segmentation(
     value: object, crowd: bool, width: int, height: int, log: DefectLog, where: str
 ) -> tuple[list[np.ndarray], np.ndarray | None]:
-    """Polygons of a mask, or the extreme points of a run-length one; nothing for crowds and for what is
-    absent.
+    """Polygons of a mask, or the extreme points of a run-length mask; neither for crowds and objects without a mask.
 
     A bad mask is reported, but the box is still good: under ``skip`` the object stays, without a mask.
     """
@@ -202,14 +208,14 @@ def _polygon(part: object, width: int, height: int) -> np.ndarray:
     if not isinstance(part, list) or len(part) < 6 or len(part) % 2:
         raise ValueError(f"a polygon needs x, y of three or more points, got {shown(part)}")
     if not all(map(is_finite_number, part)):
-        raise ValueError(f"a polygon has coordinates that are no finite numbers: {shown(part)}")
+        raise ValueError(f"a polygon has coordinates that are not finite numbers: {shown(part)}")
     if min(part) < -OVERHANG or max(part[::2]) > width + OVERHANG or max(part[1::2]) > height + OVERHANG:
         raise ValueError(f"a polygon leaves the image of {width} x {height} pixels: {shown(part)}")
     return np.asarray(part, dtype=np.float64).reshape(-1, 2)
 
 
 def _decode(rle: dict, width: int, height: int) -> np.ndarray:
-    """Pixels (H, W) of a run-length mask: runs of 0 and 1 in turn, down the columns."""
+    """Pixels (H, W) of a run-length mask: alternating runs of 0 and 1, down the columns."""
     counts = rle["counts"]
     if rle["size"] != [height, width]:
         raise ValueError(f"its size {shown(rle['size'])} is not the image's [{height}, {width}]")
@@ -225,7 +231,7 @@ def _uncompressed(text: str) -> list[int]:
     """Run lengths from COCO's compressed text.
 
     Each number is a sequence of characters, code minus 48, lowest part first: 5 bits of the number in two's
-    complement, bit 5 set when more follow.  From the fourth number on it is the difference to the one two
+    complement, bit 5 set if more follow.  From the fourth number on, it is the difference to the number two places
     before.
     """
     counts: list[int] = []

@@ -1,4 +1,4 @@
-"""What is done about bad records: stop at the first one, or count them and go on without them."""
+"""Two policies for bad records: stop at the first one, or count them and continue without them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Literal
 
-from datasets.errors import DataError
+from datasets.errors import DataError, printable
 
 Policy = Literal["error", "skip"]
 
@@ -24,7 +24,7 @@ class Defect:
 
 
 class DefectLog:
-    """Counts defects by kind under the policy ``skip``, raises at the first one under ``error``."""
+    """Counts defects by kind under the policy ``skip``; raises at the first one under ``error``."""
 
     def __init__(self, policy: Policy) -> None:
         if policy not in ("error", "skip"):
@@ -33,26 +33,30 @@ class DefectLog:
         self.defects: dict[str, Defect] = {}
 
     def report(self, kind: str, message: str, remedy: str) -> None:
-        """Note one defect.
+        """Record one defect.
 
         Args:
-            kind: short name it is counted under.
+            kind: short name that it is counted under.
             message: file, record and field.
-            remedy: what would repair it.
+            remedy: how to repair it.
 
         Raises:
             DataError: under the policy ``error``.
         """
         if self.policy == "error":
-            raise DataError(f"{message}; {remedy}, or set the policy to 'skip' to leave such records out")
+            raise DataError(f"{message}; {remedy}, or set dataset.policy=skip to leave such records out")
         defect = self.defects.setdefault(kind, Defect())
         defect.count += 1
         if len(defect.examples) < MAX_EXAMPLES:
-            defect.examples.append(message)
+            defect.examples.append(printable(message))
+
+
+def defect_counts(defects: dict[str, Defect]) -> str:
+    """For example ``2 x broken_image, 1 x degenerate_box``."""
+    return ", ".join(f"{defect.count} x {kind}" for kind, defect in sorted(defects.items()))
 
 
 def warn_of_defects(source: str, defects: dict[str, Defect]) -> None:
-    """One log line that says what was left out of ``source``, if anything."""
+    """Log one line about the records of ``source`` that were left out, if there are any."""
     if defects:
-        counts = ", ".join(f"{defect.count} x {kind}" for kind, defect in sorted(defects.items()))
-        _log.warning("%s: bad records left out or repaired: %s", source, counts)
+        _log.warning("%s: bad records left out or repaired: %s", printable(source), defect_counts(defects))

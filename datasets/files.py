@@ -48,7 +48,10 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
     remove_abandoned(path)
     try:
         with open(temporary, "xb") as file:
@@ -62,11 +65,14 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, str(temporary)):
-            reason = "the disk is full: " if error.errno in _FULL else ""
-            said = f"could not be written ({reason}{error.strerror})"
-            raise OSError(error.errno, said, str(path)) from error
+            raise _unwritable(path, error) from error
         raise
     sync_folder(path.parent)
+
+
+def _unwritable(path: Path, error: OSError) -> OSError:
+    reason = "the disk is full: " if error.errno in _FULL else ""
+    return OSError(error.errno, f"could not be written ({reason}{error.strerror})", str(path))
 
 
 @contextmanager

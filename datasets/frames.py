@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from datasets.fields import load_json
 from datasets.files import atomic_folder
-from datasets.records import DEFAULT_REMEDY, load_json, require_file
+from datasets.locations import DEFAULT_REMEDY, require_file
 
 FEWEST_FRAMES = 3
 """Videos with fewer are for training only: they have no frame between two others."""

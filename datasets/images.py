@@ -1,109 +1,143 @@
-"""Image files: decoded, or said to be broken.
+"""Decode image files, or say why they cannot be used.
 
-OpenCV decodes a JPEG that was cut off without complaint and leaves the rest grey; here that is an error.
+Every caller uses the same rules: the check before a run, training, evaluation and prediction.  The header is read first,
+so that a file of the wrong size is refused before its pixels take memory.  OpenCV decodes a JPEG that was cut off
+without complaint and leaves the rest grey; here that is an error.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import re
-from concurrent.futures import ThreadPoolExecutor
+import stat
+import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
-from datasets.defects import Defect, DefectLog
 from datasets.errors import DataError
 from datasets.index import AnnotationIndex
 
+# The formats that OpenCV decodes and that image lists without suffixes may mean.
+IMAGE_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".bmp",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".jp2",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+)
+
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG"
 _END_OF_JPEG, _END_OF_PNG = b"\xff\xd9", b"IEND"
-# Within compressed data a byte 255 is followed by 0 or by a restart mark, D0 to D7; anything else is a
-# marker.
+# Within compressed data, byte 255 is followed by 0 or by a restart mark (D0 to D7); everything else is a marker.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_TAIL = 4096
+
+# Pillow warns of images that are large enough to be an attack; here the size is compared with the annotations.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class ImageError(DataError):
-    """An image file is missing, damaged or of another size than annotated; ``kind`` says which."""
+    """An image file is missing, damaged or of another size than annotated; ``kind`` says which.
 
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
+    Attributes:
+        kind: ``missing_image``, ``broken_image`` or ``wrong_image_size``.
+        remedy: how to repair it.
+    """
+
+    def __init__(self, kind: str, what: str, remedy: str) -> None:
+        super().__init__(f"{what}; {remedy}")
+        self.kind, self.what, self.remedy = kind, what, remedy
 
 
 def read_image(index: AnnotationIndex, i: int) -> np.ndarray:
     """Image i (H, W, 3) uint8 RGB, in the orientation of its stored pixels.
 
     Raises:
-        ImageError: missing, damaged, or of another size than its annotations say.
+        ImageError: the file is missing, damaged, or of another size than its annotations say.
     """
-    path = index.image_path(i)
-    named = f"image {path} (id {index.image_ids[i]})"
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        message = f"{named} cannot be read: {error.strerror}; fetch the image again"
-        raise ImageError("missing_image", message) from error
-    image = _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise ImageError("broken_image", f"{named} is damaged and cannot be decoded; fetch the image again")
-    height, width = int(index.heights[i]), int(index.widths[i])
-    if image.shape[:2] != (height, width):
-        found = f"{image.shape[1]} x {image.shape[0]}"
+    named = f"image {index.image_path(i)} (id {index.image_ids[i]})"
+    data = _bytes_of(index.image_path(i), named)
+    annotated = int(index.widths[i]), int(index.heights[i])
+    found = _header_size(data)
+    if found is not None and found != annotated:
         raise ImageError(
             "wrong_image_size",
-            f"{named} has {found} pixels, its annotations say {width} x {height}; correct width and height "
-            "in the annotations, or store the image without EXIF rotation",
+            f"{named} has {found[0]} x {found[1]} pixels, its annotations say {annotated[0]} x {annotated[1]}",
+            "correct width and height in the annotations, or store the image without EXIF rotation",
         )
+    image = _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION) if found else None
+    if image is None or image.shape[1::-1] != annotated:
+        raise ImageError("broken_image", f"{named} is damaged and cannot be decoded", "fetch the image again")
     return image
 
 
 def read_image_file(path: Path) -> np.ndarray:
-    """Any image file as people see it (H, W, 3) uint8 RGB, turned as its EXIF orientation says.
+    """Any image file as people see it (H, W, 3) uint8 RGB, rotated as its EXIF orientation says.
 
     Raises:
-        ImageError: missing, not an image, or damaged.
+        ImageError: the file is missing, is not an image, is damaged, or has more than 179 million pixels.
     """
-    try:
-        image = _decode(path.read_bytes(), cv2.IMREAD_COLOR_RGB)
-    except OSError as error:
-        raise ImageError("missing_image", f"{path} cannot be read: {error.strerror}") from error
+    data = _bytes_of(path, str(path))
+    image = _decode(data, cv2.IMREAD_COLOR_RGB) if _header_size(data) else None
     if image is None:
-        raise ImageError("broken_image", f"{path} is not an image that can be decoded, or is cut off")
+        raise ImageError(
+            "broken_image",
+            f"{path} is not an image that can be decoded, or is cut off",
+            "fetch the image again",
+        )
     return image
 
 
+def _bytes_of(path: Path, named: str) -> bytes:
+    """Content of a regular file; reading a pipe or a device could wait forever."""
+    try:
+        # Without O_NONBLOCK, opening a pipe that nobody writes to would wait.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ImageError(
+                    "broken_image", f"{named} is not a regular file", "put an image file in its place"
+                )
+            return file.read()
+    except (OSError, ValueError) as error:
+        if isinstance(error, ImageError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ImageError(
+            "missing_image", f"{named} cannot be read: {reason}", "fetch the image again"
+        ) from error
+
+
+def _header_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height as an image file's header says; None if it is not an image or has too many pixels."""
+    try:
+        with Image.open(io.BytesIO(data)) as header:
+            return header.size
+    except Exception:  # Pillow's plugins raise almost anything for damaged headers
+        return None
+
+
 def _decode(data: bytes, flags: int) -> np.ndarray | None:
-    """Pixels of an image file's bytes; None where they are no image or stop too early."""
+    """Pixels of an image file; None if it is not an image or is cut off."""
     if is_cut_off(data):
         return None
     try:
         return cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
-    except cv2.error:  # the header names more pixels than OpenCV makes room for
+    except cv2.error:  # more pixels than OpenCV allocates memory for
         return None
-
-
-def check_images(index: AnnotationIndex, threads: int = 4) -> dict[str, Defect]:
-    """Decode every image of a split and count those that cannot be used, by kind."""
-    log = DefectLog("skip")
-
-    def problem(i: int) -> ImageError | None:
-        try:
-            read_image(index, i)
-        except ImageError as error:
-            return error
-        return None
-
-    with ThreadPoolExecutor(threads) as pool:
-        for error in pool.map(problem, range(len(index))):
-            if error is not None:
-                log.report(error.kind, str(error), "fetch the image again")
-    return log.defects
 
 
 def is_cut_off(data: bytes) -> bool:
-    """Whether the bytes of an image file stop too early: empty, or a JPEG or PNG without its end mark."""
+    """Whether the content of an image file is empty, or a JPEG or PNG without its end mark."""
     if data.startswith(_JPEG):
         return not _has_end_of_jpeg(data)
     if data.startswith(_PNG):
@@ -113,8 +147,7 @@ def is_cut_off(data: bytes) -> bool:
 
 
 def _has_end_of_jpeg(data: bytes) -> bool:
-    """Follow the segments of a JPEG to its end mark; the bytes of that mark may also occur inside a
-    segment."""
+    """Follow the segments of a JPEG to its end mark, whose bytes may also occur inside a segment."""
     position = len(_JPEG)
     while marker := _MARKER.search(data, position):
         if marker.group() == _END_OF_JPEG:
@@ -122,17 +155,3 @@ def _has_end_of_jpeg(data: bytes) -> bool:
         # Every other marker is followed by the length of its segment.
         position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
     return False
-
-
-def is_file_cut_off(path: Path) -> bool:
-    """``is_cut_off`` of a file, reading only the ends of a large one where those show that it is whole."""
-    with open(path, "rb") as file:
-        head = file.read(len(_PNG))
-        size = file.seek(0, 2)
-        file.seek(max(0, size - _TAIL))
-        tail = file.read()
-        end = _END_OF_JPEG if head.startswith(_JPEG) else _END_OF_PNG
-        if size > _TAIL and end in tail:
-            return False
-        file.seek(0)
-        return is_cut_off(file.read())

@@ -1,36 +1,19 @@
 """The annotation index: every annotation of one split in a few flat arrays.
 
-Flat arrays are shared by forked loader workers without being copied, whereas a million small Python objects
-would be copied page by page as their reference counts change.
+Forked loader workers share flat arrays without a copy.  A million small Python objects would be copied page by page as
+their reference counts change.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
-import os
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from datasets.defects import Defect
-from datasets.errors import DataError
-from datasets.files import atomic_file
-
-FORMAT_VERSION = 1
-
-_log = logging.getLogger(__name__)
-
-_ARRAYS = (
-    "image_ids", "heights", "widths", "offsets", "boxes", "labels", "crowd", "difficult", "areas",
-    "annotation_ids", "extreme_points", "polygon_points", "part_offsets", "annotation_part_offsets",
-    "category_ids",
-)  # fmt: skip
-_OPTIONAL_ARRAYS = ("negative_labels", "negative_offsets", "not_exhaustive_labels", "not_exhaustive_offsets")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +26,7 @@ class AnnotationIndex:
     Attributes:
         image_root: folder that ``file_names`` are relative to.
         sources: the annotation files.
-        content_hash: SHA-256 over the sources' bytes, the reader's version and the policy; names what was
+        content_hash: SHA-256 over the sources' bytes, the reader's version and the policy; it identifies what was
             read.
         image_ids: (N,) int64 ids in the data set.
         file_names: (N,) paths below ``image_root``.
@@ -62,7 +45,7 @@ class AnnotationIndex:
             1].
         category_ids: (C,) int64 ids in the data set.
         category_names: (C,) names.
-        frequency: (C,) "r", "c" or "f" where the data set brings them (LVIS), else None.
+        frequency: (C,) "r", "c" or "f" where the data set has them (LVIS), else None.
         negative_labels, negative_offsets: classes verified to be absent, per image (LVIS), else None.
         not_exhaustive_labels, not_exhaustive_offsets: classes not annotated completely, per image (LVIS),
             else None.
@@ -105,7 +88,7 @@ class AnnotationIndex:
 
     @property
     def has_masks(self) -> bool:
-        """Whether any annotation has a mask, that is, extreme points of its own."""
+        """Whether any annotation has a mask, and with it extreme points."""
         return bool(np.isfinite(self.extreme_points).any())
 
     def image_path(self, i: int) -> Path:
@@ -116,11 +99,11 @@ class AnnotationIndex:
         return slice(int(self.offsets[i]), int(self.offsets[i + 1]))
 
     def verified(self, i: int) -> np.ndarray | None:
-        """(C,) bool: classes whose absence outside the annotated boxes of image i is known; None where all
-        are.
+        """(C,) bool: classes whose absence outside the annotated boxes of image i is known; None if this is so for
+        all classes.
 
-        LVIS's federated annotation: those seen in the image and those verified to be absent, without those
-        that were not annotated completely.
+        In LVIS's federated annotation, these are the classes seen in the image and those verified to be absent,
+        without those that were not annotated completely.
         """
         if self.negative_labels is None:
             return None
@@ -133,7 +116,7 @@ class AnnotationIndex:
         return mask
 
     def select(self, numbers: Sequence[int] | np.ndarray) -> AnnotationIndex:
-        """The index of some images only, in the given order; classes stay as they are."""
+        """The index of the chosen images, in the given order; classes are unchanged."""
         numbers = np.asarray(numbers, dtype=np.int64)
         annotations, offsets = _gather(self.offsets, numbers)
         parts, annotation_part_offsets = _gather(self.annotation_part_offsets, annotations)
@@ -168,7 +151,7 @@ class AnnotationIndex:
         """The annotations in MS COCO's format, with the data set's own ids, for evaluators.
 
         ``ignore`` is 1 on crowd regions and difficult objects; categories have ``frequency`` and images
-        ``neg_category_ids`` and ``not_exhaustive_category_ids`` where the data set brings them.
+        ``neg_category_ids`` and ``not_exhaustive_category_ids`` where the data set has them.
         """
         images = [
             {"id": i, "file_name": name, "height": h, "width": w}
@@ -214,132 +197,9 @@ class AnnotationIndex:
                 category["frequency"] = frequency
         return {"images": images, "annotations": annotations, "categories": categories}
 
-    def save(self, path: Path) -> None:
-        """Write the index as .npz, whole or not at all."""
-        meta = {
-            "version": FORMAT_VERSION,
-            "image_root": str(self.image_root),
-            "sources": self.sources,
-            "content_hash": self.content_hash,
-            "file_names": list(self.file_names),
-            "category_names": list(self.category_names),
-            "frequency": None if self.frequency is None else list(self.frequency),
-            "defects": {kind: [defect.count, defect.examples] for kind, defect in self.defects.items()},
-        }
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
-        arrays |= {name: getattr(self, name) for name in _OPTIONAL_ARRAYS if getattr(self, name) is not None}
-        with atomic_file(path) as file:
-            np.savez(file, meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8), **arrays)
-
-    @classmethod
-    def load(cls, path: Path) -> AnnotationIndex:
-        """Read what ``save`` wrote.
-
-        Raises:
-            ValueError: the file is damaged or of another version.
-        """
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            meta = json.loads(arrays.pop("meta").tobytes())
-            if meta.pop("version") != FORMAT_VERSION:
-                raise ValueError("written by another version")
-            meta["image_root"] = Path(meta["image_root"])
-            meta["sources"] = tuple(meta["sources"])
-            meta["defects"] = {kind: Defect(count, shown) for kind, (count, shown) in meta["defects"].items()}
-            return cls(**meta, **arrays)
-        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"annotation cache {path} cannot be used: {error}") from error
-
-
-def require_same_classes(train: AnnotationIndex, val: AnnotationIndex) -> None:
-    """Check that class numbers mean the same in two splits.
-
-    Raises:
-        DataError: their category ids or names differ.
-    """
-    ours, theirs = (
-        dict(zip(index.category_ids.tolist(), index.category_names, strict=True)) for index in (train, val)
-    )
-    for category_id in sorted(ours.keys() | theirs.keys()):
-        if ours.get(category_id) != theirs.get(category_id):
-            raise DataError(
-                f"category {category_id} is {ours.get(category_id)!r} in {train.sources[0]} but "
-                f"{theirs.get(category_id)!r} in {val.sources[0]}; give both files the same categories"
-            )
-
-
-def cached_index(
-    build: Callable[[str], AnnotationIndex],
-    *,
-    reader: str,
-    sources: Sequence[Path],
-    settings: dict,
-    cache: Path | None,
-) -> AnnotationIndex:
-    """The index of some annotation files: from the cache when it has them, else built and put there.
-
-    Args:
-        build: makes the index, given its content hash; what it reads must be what was hashed.
-        reader: name and version of the reader.
-        sources: annotation files; their bytes are what the cache is looked up by.
-        settings: whatever else the result depends on, as plain JSON values.
-        cache: folder of the cached indices, or None for no cache.
-
-    Raises:
-        DataError: a file cannot be read, or was replaced while it was: the hash would name something else than the index.
-    """
-    stamps = []
-    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, reader, settings], sort_keys=True).encode())
-    for source in sources:
-        try:
-            with open(source, "rb") as file:
-                stamps.append(_stamp(os.fstat(file.fileno())))
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise DataError(f"{source} cannot be read: {error.strerror}; fetch it again") from error
-    content_hash = digest.hexdigest()
-    if cache is None:
-        return _built(build, content_hash, sources, stamps)
-    path = Path(cache) / f"index-{content_hash[:20]}.npz"
-    if path.is_file():
-        try:
-            index = AnnotationIndex.load(path)
-            if index.content_hash == content_hash:
-                return index
-            _log.warning("annotation cache %s belongs to other files; it is rebuilt", path)
-        except ValueError as error:
-            _log.warning("%s; it is rebuilt", error)
-    index = _built(build, content_hash, sources, stamps)
-    try:
-        index.save(path)
-    except OSError as error:
-        _log.warning(
-            "annotation cache %s cannot be written (%s); it will be parsed again next time", path, error
-        )
-    return index
-
-
-def _built(
-    build: Callable[[str], AnnotationIndex],
-    content_hash: str,
-    sources: Sequence[Path],
-    stamps: Sequence[tuple[int, ...]],
-) -> AnnotationIndex:
-    index = build(content_hash)
-    for source, stamp in zip(sources, stamps, strict=True):
-        if not source.exists() or _stamp(source.stat()) != stamp:
-            raise DataError(f"{source} was changed while it was read; run the same command again")
-    return index
-
-
-def _stamp(status: os.stat_result) -> tuple[int, ...]:
-    # No inode numbers: some network file systems give a file another one at each look.
-    return status.st_size, status.st_mtime_ns
-
 
 def _gather(offsets: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Members of the chosen groups, one group after the other, and the offsets of the new grouping."""
+    """Members of the chosen groups, group after group, and the offsets of the new grouping."""
     counts = np.diff(offsets)[chosen]
     new_offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     members = np.arange(new_offsets[-1]) + np.repeat(offsets[chosen] - new_offsets[:-1], counts)

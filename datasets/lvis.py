@@ -1,9 +1,10 @@
 """Reader of LVIS annotation files (lvis_v1_*.json).
 
 Gupta et al. 2019, https://www.lvisdataset.org/dataset.  The format is MS COCO's with three differences:
-images lie in COCO's folders and are found by the last two parts of ``coco_url``; categories bring their
-``frequency``, r, c or f; and annotation is federated: an image lists the classes that were verified to be
-absent (``neg_category_ids``) and those that were not annotated completely (``not_exhaustive_category_ids``).
+images are in COCO's folders, which the last two parts of ``coco_url`` name; categories have a ``frequency``, r, c or
+f; and annotation is federated: an image lists the classes that were verified to be absent (``neg_category_ids``) and
+those that were not annotated completely (``not_exhaustive_category_ids``).  Other data sets in this format give
+``file_name`` instead of ``coco_url``.
 """
 
 from __future__ import annotations
@@ -15,20 +16,12 @@ import numpy as np
 from datasets.coco import read_annotations, read_categories, read_images
 from datasets.defects import DefectLog, Policy
 from datasets.errors import DataError
-from datasets.index import AnnotationIndex, cached_index
-from datasets.records import (
-    DEFAULT_REMEDY,
-    BadRecord,
-    IndexBuilder,
-    integer,
-    load_json,
-    offsets_of,
-    require_file,
-    require_folder,
-    shown,
-    text,
-    without_bad_images,
-)
+from datasets.fields import BadRecord, integer, is_text, load_json, shown, text
+from datasets.image_check import without_bad_images
+from datasets.index import AnnotationIndex
+from datasets.index_builder import IndexBuilder, offsets_of
+from datasets.index_cache import cached_index
+from datasets.locations import DEFAULT_REMEDY, require_file, require_folder
 
 READER_VERSION = "lvis-1"
 
@@ -45,17 +38,15 @@ def read_lvis(
 
     Args:
         annotations: the JSON file.
-        image_root: folder that holds ``train2017`` and ``val2017``.
-        policy: what to do about bad records: stop at the first, or count them and go on without them.
-        cache: folder that keeps parsed indices; None parses every time.
-        remedy: how to get the data set, for the message when it is not there.
+        image_root: folder that contains ``train2017`` and ``val2017``, or that ``file_name`` is relative to.
+        policy: what to do about bad records: stop at the first, or count them and continue without them.
+        cache: folder that keeps parsed annotations and the result of the image check; None repeats both every time.
+        remedy: how to get the data set, for the message when a file is missing.
 
     Raises:
-        DataError: a file is missing or damaged, or (policy ``error``) a record is bad.
+        DataError: a file is missing or damaged, there are no classes, or (policy ``error``) a record or image is bad.
     """
-    path, root = Path(annotations), Path(image_root)
-    require_file(path, remedy)
-    require_folder(root, remedy)
+    path, root = require_file(annotations, remedy), require_folder(image_root, remedy)
     log = DefectLog(policy)
 
     def build(content_hash: str) -> AnnotationIndex:
@@ -84,18 +75,20 @@ def read_lvis(
 
     settings = {"policy": policy}
     index = cached_index(build, reader=READER_VERSION, sources=[path], settings=settings, cache=cache)
-    return without_bad_images(index, root, [path], log, remedy)
+    return without_bad_images(index, root, [path], log, remedy, cache)
 
 
 def image_file(record: dict) -> str:
-    """Path of an image below the root: folder and file of its ``coco_url``, else its ``file_name``."""
-    if "coco_url" in record:
-        return "/".join(text(record, "coco_url").split("/")[-2:])
-    return text(record, "file_name")
+    """Path of an image below the root: folder and file of its ``coco_url`` if it has one, otherwise its ``file_name``."""
+    if is_text(record.get("coco_url")):
+        return "/".join(record["coco_url"].split("/")[-2:])
+    if is_text(record.get("file_name")) or "coco_url" not in record:
+        return text(record, "file_name")
+    return text(record, "coco_url")
 
 
 def _frequencies(content: dict, path: Path, labels: dict[int, int]) -> list[str]:
-    """The letter r, c or f of each class, in class order."""
+    """The group r, c or f of each class, in class order."""
     found: dict[int, str] = {}
     for record in _objects(content, "categories"):
         if _id(record) in labels and record.get("frequency") in ("r", "c", "f"):
@@ -121,7 +114,7 @@ def _classes_of_images(
             continue
         listed[image_id] = []
         where = f"{path}: image {image_id}"
-        ids = record.get(field, [])
+        ids = [] if record.get(field) is None else record[field]
         if not isinstance(ids, list) or not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
             log.report(
                 "bad_field", f"{where} has {field} = {shown(ids)}, not a list of category ids", "correct it"
@@ -143,7 +136,7 @@ def _objects(content: dict, name: str) -> list[dict]:
 
 
 def _id(record: dict) -> int | None:
-    """The record's id where it has a usable one; others were reported when the record was read."""
+    """The record's id, or None where it is bad, which was reported when the record was read."""
     try:
         return integer(record, "id")
     except BadRecord:

@@ -3,38 +3,45 @@
 Everingham et al. 2010, http://host.robots.ox.ac.uk/pascal/VOC/.  Box coordinates are whole pixels counted
 from 1, both ends included: pixel columns xmin to xmax cover [xmin - 1, xmax] here.  Objects marked
 ``difficult`` are kept and flagged.  Images and objects have no numbers in this format; they are numbered from
-1 in the order they are read.
+1 in the order in which they are read.
 """
 
 from __future__ import annotations
 
-import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
+from datasets.classes import all_unknown, given_classes
 from datasets.defects import DefectLog, Policy
 from datasets.errors import DataError
-from datasets.index import AnnotationIndex, cached_index
-from datasets.records import (
-    DEFAULT_REMEDY,
-    BadRecord,
-    IndexBuilder,
-    checked_box,
-    require_file,
-    require_folder,
-    shown,
-    without_bad_images,
-)
+from datasets.fields import BadRecord, checked_box, inner_path, number_from, shown
+from datasets.image_check import without_bad_images
+from datasets.images import IMAGE_SUFFIXES
+from datasets.index import AnnotationIndex
+from datasets.index_builder import IndexBuilder
+from datasets.index_cache import cached_index
+from datasets.locations import DEFAULT_REMEDY, require_file, require_folder, require_texts
 
 READER_VERSION = "voc-1"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
     "tvmonitor",
 )  # fmt: skip
+
+
+class _Listed(NamedTuple):
+    """An image of a list: its data set folder and its name, a path below Annotations and JPEGImages without suffix."""
+
+    folder: Path
+    name: str
+
+    @property
+    def xml(self) -> Path:
+        return self.folder / "Annotations" / f"{self.name}.xml"
 
 
 def read_voc(
@@ -54,59 +61,43 @@ def read_voc(
             example ``["VOC2007/trainval", "VOC2012/trainval"]``.
         classes: class names in class order; None takes all names in the folders' annotations, of every split,
             in alphabetical order.
-        policy: what to do about bad records: stop at the first, or count them and go on without them.
-        cache: folder that keeps parsed indices; None parses every time.
-        remedy: how to get the data set, for the message when it is not there.
+        policy: what to do about bad records: stop at the first, or count them and continue without them.
+        cache: folder that keeps parsed annotations and the result of the image check; None repeats both every time.
+        remedy: how to get the data set, for the message when a file is missing.
 
     Raises:
-        DataError: a file is missing or damaged, or (policy ``error``) a record is bad.
+        DataError: a file is missing or damaged, no object is of a known class, or (policy ``error``) a record or image
+            is bad.
     """
-    root = Path(root)
-    require_folder(root, remedy)
+    root = require_folder(root, remedy)
+    splits = require_texts(splits, "the list of splits")
+    classes = None if classes is None else given_classes(classes)
     log = DefectLog(policy)
     lists: list[Path] = []
-    images: list[tuple[Path, str]] = []
+    images: list[_Listed] = []
     for split in splits:
         folder_name, _, name = split.rpartition("/")
         path = require_file(root / folder_name / "ImageSets" / "Main" / f"{name}.txt", remedy)
         lists.append(path)
-        images += [(root / folder_name, line.split()[0]) for line in _lines(path)]
-    folders = sorted({folder for folder, _ in images})
+        images += [_listed(root / folder_name, line) for line in _lines(path)]
+    folders = sorted({image.folder for image in images})
     if classes is None:
-        xml_files = [path for folder in folders for path in sorted((folder / "Annotations").glob("*.xml"))]
+        xml_files = [path for folder in folders for path in sorted((folder / "Annotations").rglob("*.xml"))]
     else:
-        xml_files = [path for path in (_xml(*image) for image in images) if path.is_file()]
+        xml_files = [image.xml for image in images if image.xml.is_file()]
+    files = {
+        folder: _image_files(folder, [image.name for image in images if image.folder == folder])
+        for folder in folders
+    }
 
     def build(content_hash: str) -> AnnotationIndex:
         names = (
-            sorted({name for path in xml_files for name in _names(path)})
-            if classes is None
-            else list(classes)
+            classes if classes is not None else sorted({name for path in xml_files for name in _names(path)})
         )
-        labels = {name: label for label, name in enumerate(names)}
-        builder = IndexBuilder()
-        files = {folder: _image_files(folder / "JPEGImages") for folder in folders}
-        seen: set[Path] = set()
-        for number, (folder, name) in enumerate(images, start=1):
-            xml = _xml(folder, name)
-            where = str(xml)
-            try:
-                if xml in seen:
-                    raise BadRecord("duplicate_image_id", "is listed twice", "list each image once")
-                seen.add(xml)
-                annotation = _parse(xml)
-                width, height = (_number(annotation, f"size/{side}") for side in ("width", "height"))
-                file_name = (
-                    (folder / "JPEGImages" / files[folder].get(name, f"{name}.jpg"))
-                    .relative_to(root)
-                    .as_posix()
-                )
-                builder.add_image(number, file_name, int(width), int(height))
-                for position, element in enumerate(annotation.findall("object"), start=1):
-                    _read_object(element, labels, builder, log, f"{where}: object {position}")
-            except BadRecord as bad:
-                log.report(bad.kind, f"{where} {bad.what}", bad.remedy)
-        return builder.build(
+        reader = _Reader(root, names, files, xml_files, log)
+        for number, image in enumerate(images, start=1):
+            reader.read(number, image)
+        return reader.builder.build(
             image_root=root,
             sources=lists,
             content_hash=content_hash,
@@ -116,67 +107,155 @@ def read_voc(
         )
 
     settings = {
-        "splits": list(splits),
-        "classes": None if classes is None else list(classes),
+        "splits": splits,
+        "classes": classes,
         "policy": policy,
-        # Image lists give no suffixes: they come from what is in the image folders.
-        "images": [sorted(_image_files(folder / "JPEGImages").values()) for folder in folders],
+        # Image lists give no suffixes: they come from the files in the image folders.
+        "images": [sorted(name for found in files[folder].values() for name in found) for folder in folders],
     }
     sources = [*lists, *xml_files]
     index = cached_index(build, reader=READER_VERSION, sources=sources, settings=settings, cache=cache)
-    return without_bad_images(index, root, lists, log, remedy)
+    return without_bad_images(index, root, lists, log, remedy, cache)
 
 
-def _read_object(
-    element: ElementTree.Element, labels: dict[str, int], builder: IndexBuilder, log: DefectLog, where: str
-) -> None:
-    try:
-        name = (element.findtext("name") or "").strip()
-        if name not in labels:
-            what = f"has the class name {shown(name)}, which is not among the classes"
-            raise BadRecord("unknown_category", what, "add the class or correct the name")
-        xmin, ymin, xmax, ymax = (
-            _number(element, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")
+class _Reader:
+    """Adds the images of a list to an index, one after the other."""
+
+    def __init__(
+        self,
+        root: Path,
+        names: Sequence[str],
+        files: dict[Path, dict[str, list[str]]],
+        xml_files: Sequence[Path],
+        log: DefectLog,
+    ) -> None:
+        self.builder = IndexBuilder()
+        self.root, self.files, self.xml_files, self.log = root, files, xml_files, log
+        self.labels = {name: label for label, name in enumerate(names)}
+        self.seen: set[Path] = set()
+        self.any_known = False
+
+    def read(self, number: int, image: _Listed) -> None:
+        where = str(image.xml)
+        try:
+            inner_path(image.name)
+            if image.xml in self.seen:
+                raise BadRecord("duplicate_image_id", "is listed twice", "list each image once")
+            self.seen.add(image.xml)
+            annotation = _parse(image.xml)
+            width, height = (_number(annotation, f"size/{side}") for side in ("width", "height"))
+            self.builder.add_image(number, self._file_name(image, annotation), int(width), int(height))
+            for position, element in enumerate(annotation.findall("object"), start=1):
+                self._read_object(element, f"{where}: object {position}")
+        except BadRecord as bad:
+            self.log.report(bad.kind, f"{where} {bad.what}", bad.remedy)
+
+    def _file_name(self, image: _Listed, annotation: ElementTree.Element) -> str:
+        """Path of an image below the root: the file with the name of the XML file, otherwise its ``filename``."""
+        folder = image.folder / "JPEGImages"
+        candidates = self.files[image.folder].get(image.name, [])
+        named = PurePosixPath((annotation.findtext("filename") or "").strip().replace("\\", "/")).name
+        given = (PurePosixPath(image.name).parent / named).as_posix()
+        if len(candidates) > 1:
+            candidates = [name for name in candidates if name == given] or candidates
+        if len(candidates) > 1:
+            what = f"has more than one image: {', '.join(candidates)}"
+            raise BadRecord("ambiguous_image", what, "remove all but one, or name one in <filename>")
+        if not candidates and named and (folder / given).is_file():
+            candidates = [given]
+        return (
+            (folder / (candidates[0] if candidates else f"{image.name}.jpg"))
+            .relative_to(self.root)
+            .as_posix()
         )
-        height, width = builder.sizes[-1]
-        if xmax <= xmin or ymax <= ymin:
-            # Equal ends would be one pixel wide by the rule above, but no annotator meant that.
-            what = f"has a box without area, xmin {xmin:g} ymin {ymin:g} xmax {xmax:g} ymax {ymax:g}"
-            raise BadRecord("degenerate_box", what, "give it an area")
-        box = checked_box((xmin - 1, ymin - 1, xmax, ymax), width, height, log, where)
-        difficult = _number(element, "difficult") != 0 if element.find("difficult") is not None else False
-        builder.add_annotation(
-            len(builder.image_ids) - 1,
-            len(builder.labels) + 1,
-            labels[name],
-            box,
-            area=(box[2] - box[0]) * (box[3] - box[1]),
-            difficult=difficult,
-        )
-    except BadRecord as bad:
-        log.report(bad.kind, f"{where} {bad.what}", bad.remedy)
+
+    def _read_object(self, element: ElementTree.Element, where: str) -> None:
+        try:
+            name = _class_of(element)
+            if name not in self.labels:
+                self._refuse_if_all_unknown()
+                what = f"has the class name {shown(name)}, which is not among the classes"
+                raise BadRecord("unknown_category", what, "add the class or correct the name")
+            xmin, ymin, xmax, ymax = (
+                _number(element, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")
+            )
+            height, width = self.builder.sizes[-1]
+            if xmax <= xmin or ymax <= ymin:
+                # Equal ends would be one pixel wide by the rule above, but no annotator means that.
+                what = f"has a box without area, xmin {xmin:g} ymin {ymin:g} xmax {xmax:g} ymax {ymax:g}"
+                raise BadRecord("degenerate_box", what, "give it an area")
+            box = checked_box((xmin - 1, ymin - 1, xmax, ymax), width, height, self.log, where)
+            difficult = _number(element, "difficult") != 0 if element.find("difficult") is not None else False
+            self.builder.add_annotation(
+                len(self.builder.image_ids) - 1,
+                len(self.builder.labels) + 1,
+                self.labels[name],
+                box,
+                area=(box[2] - box[0]) * (box[3] - box[1]),
+                difficult=difficult,
+            )
+        except BadRecord as bad:
+            self.log.report(bad.kind, f"{where} {bad.what}", bad.remedy)
+
+    def _refuse_if_all_unknown(self) -> None:
+        """At the first unknown class, look whether any object of the split has a known one."""
+        if self.any_known:
+            return
+        found = {name for path in self.xml_files for name in _names(path)}
+        self.any_known = not found.isdisjoint(self.labels)
+        if not self.any_known:
+            raise all_unknown(
+                ", ".join(sorted({str(path.parent) for path in self.xml_files})), list(self.labels), found
+            )
 
 
-def _xml(folder: Path, name: str) -> Path:
-    return folder / "Annotations" / f"{name}.xml"
+def _listed(folder: Path, line: str) -> _Listed:
+    """The image that a line of a list names.
+
+    A line is a name, which may contain spaces.  Class lists add a last word -1, 0 or 1.  Some tools write the suffix of
+    the image or of the XML file.
+    """
+    whole = _Listed(folder, line.strip())
+    words = whole.name.rsplit(maxsplit=1)
+    names = [words[0]] if len(words) == 2 and words[1] in ("-1", "0", "1") else []
+    names += [
+        str(path.with_suffix(""))
+        for path in map(PurePosixPath, [whole.name, *names])
+        if path.suffix.lower() in (*IMAGE_SUFFIXES, ".xml")
+    ]
+    candidates = [whole, *(_Listed(folder, name) for name in names)]
+    # Without annotations, the most likely name is reported.
+    return next(
+        (image for image in candidates if _is_file(image.xml)), candidates[min(1, len(candidates) - 1)]
+    )
 
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path} cannot be read as a list of image names ({error}); fetch it again"
+            f"{path} cannot be read as a list of image names ({error}); fetch it again or save it as UTF-8"
         ) from error
 
 
-def _image_files(folder: Path) -> dict[str, str]:
-    """File name of each image, by its name without suffix."""
-    if not folder.is_dir():
-        return {}
-    return {
-        path.stem: path.name for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES
-    }
+def _image_files(folder: Path, names: Sequence[str]) -> dict[str, list[str]]:
+    """Image files below JPEGImages by their path without suffix, from all folders that ``names`` are in."""
+    found: dict[str, list[str]] = {}
+    for inner in sorted({str(PurePosixPath(name).parent) for name in names if ".." not in name.split("/")}):
+        place = folder / "JPEGImages" / inner
+        for path in sorted(place.iterdir()) if place.is_dir() else []:
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                name = PurePosixPath(inner) / path.name
+                found.setdefault(str(name.with_suffix("")), []).append(str(name))
+    return found
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _parse(path: Path) -> ElementTree.Element:
@@ -184,7 +263,7 @@ def _parse(path: Path) -> ElementTree.Element:
         return ElementTree.fromstring(path.read_bytes())
     except FileNotFoundError as error:
         raise BadRecord(
-            "missing_annotations", "does not exist", "add it or take the image off the list"
+            "missing_annotations", "does not exist", "add it, or remove the image from the list"
         ) from error
     except (ElementTree.ParseError, ValueError, LookupError, OSError) as error:
         raise BadRecord(
@@ -193,25 +272,16 @@ def _parse(path: Path) -> ElementTree.Element:
 
 
 def _names(path: Path) -> list[str]:
-    """Class names in one file; none where it is broken, which is reported when the image is read."""
+    """Class names in one file; none if it is broken, which is reported when the image is read."""
     try:
-        return [
-            name
-            for element in _parse(path).findall("object")
-            if (name := (element.findtext("name") or "").strip())
-        ]
+        return [name for element in _parse(path).findall("object") if (name := _class_of(element))]
     except BadRecord:
         return []
 
 
+def _class_of(element: ElementTree.Element) -> str:
+    return (element.findtext("name") or "").strip()
+
+
 def _number(element: ElementTree.Element, field: str) -> float:
-    value = element.findtext(field)
-    if value is None:
-        raise BadRecord("missing_field", f"has no '{field}'", f"add '{field}'")
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise BadRecord("bad_field", f"has {field} = {shown(value)}, not a number", f"correct '{field}'")
-    return number
+    return number_from(element.findtext(field), field)

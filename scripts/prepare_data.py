@@ -46,9 +46,8 @@ from datasets import (
     AnnotationIndex,
     ClassStatistics,
     DataError,
-    check_images,
     generate_shapes,
-    require_same_classes,
+    require_usable_splits,
 )
 from datasets.defects import Defect
 from datasets.obtain import Sources, obtain
@@ -131,10 +130,10 @@ def _report(dataset: DictConfig, decode: bool) -> int:
     splits = {split: instantiate(dataset[split]) for split in ("train", "val")}
     found = 0
     for split, index in splits.items():
-        defects = index.defects | (check_images(index) if decode else {})
+        defects = index.defects
         found += sum(defect.count for defect in defects.values())
         _print_split(split, index, defects)
-    require_same_classes(splits["train"], splits["val"])
+    require_usable_splits(splits["train"], splits["val"])
     train_files, val_files = ({i.image_path(n) for n in range(len(i))} for i in splits.values())
     shared = train_files & val_files
     if shared:

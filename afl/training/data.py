@@ -21,7 +21,7 @@ from datasets import (
     make_eval_loader,
     make_train_loader,
     repeat_factors,
-    require_same_classes,
+    require_usable_splits,
 )
 from detectors.contract import ClassCounts
 
@@ -61,7 +61,7 @@ def read_data(config: DictConfig) -> RunData:
         instantiate(config.dataset.val) if config.subset is None else learnable_images(train, **config.subset)
     )
     train = train if config.subset is None else val
-    require_same_classes(train, val)
+    require_usable_splits(train, val)
     return RunData(train=train, val=val, statistics=ClassStatistics.from_index(train))
 
 

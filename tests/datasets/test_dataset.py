@@ -23,7 +23,6 @@ from datasets import (
     FixedTransform,
     PadOnly,
     boxes_in_file,
-    check_images,
     collate,
     read_coco,
     read_image,
@@ -133,17 +132,6 @@ def test_damaged_images_are_named(small):
     cv2.imwrite(str(path), np.zeros((40, 30, 3), np.uint8))
     with pytest.raises(DataError, match="30 x 40 pixels, its annotations say 40 x 30"):
         read_image(small, 0)
-
-
-def test_checking_images_counts_each_kind(small):
-    assert check_images(small) == {}
-    small.image_path(1).write_bytes(b"\x89PNG no more")
-    cv2.imwrite(str(small.image_path(0)), np.zeros((40, 30, 3), np.uint8))
-    found = check_images(small)
-    assert {kind: defect.count for kind, defect in found.items()} == {
-        "broken_image": 1,
-        "wrong_image_size": 1,
-    }
 
 
 @settings(max_examples=120, deadline=None)

@@ -35,6 +35,7 @@ def test_defects_are_counted_by_kind_and_the_policy_decides_the_exit_code(custom
     root, arguments = custom
     small_coco["annotations"][0]["bbox"] = [1, 2, 0, 8]
     small_coco["annotations"][2]["category_id"] = 4
+    small_coco["annotations"].append({"id": 14, "image_id": 7, "category_id": 90, "bbox": [1, 2, 10, 8]})
     (root / "train.json").write_text(json.dumps(small_coco))
     (root / "val" / "b.png").write_bytes(b"\x89PNG")
     assert main(arguments) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 
@@ -43,12 +44,13 @@ def test_index_of_shapes_equals_lvis_package(shapes_folder):
 
 @pytest.fixture
 def sample(shared_data, tmp_path):
-    """The official sample of 100 images, with empty files where its images would be."""
+    """The official sample of 100 images, with black images in their place."""
     path = shared_data / "evaluators" / "lvis" / "lvis_val_100.json"
     content = json.loads(path.read_text())
     (tmp_path / "val2017").mkdir()
     for image in content["images"]:
-        (tmp_path / "val2017" / image["coco_url"].rpartition("/")[2]).touch()
+        black = np.zeros((image["height"], image["width"]), np.uint8)
+        cv2.imwrite(str(tmp_path / "val2017" / image["coco_url"].rpartition("/")[2]), black)
     return path, tmp_path, content
 
 
@@ -96,3 +98,24 @@ def test_damaged_federated_fields_are_named_or_counted(sample, tmp_path, damage,
 def test_a_coco_file_is_not_taken_for_lvis(shapes_folder):
     with pytest.raises(DataError, match="category 1 has no 'frequency' r, c or f"):
         read_lvis(shapes_folder / "coco" / "val.json", shapes_folder / "JPEGImages")
+
+
+@pytest.mark.parametrize("url", [None, "", 7, "DELETE"])
+def test_file_names_are_used_where_there_is_no_url(sample, url):
+    _, root, content = sample
+    for image in content["images"]:
+        image["file_name"] = "val2017/" + image.pop("coco_url").rpartition("/")[2]
+        if url != "DELETE":
+            image["coco_url"] = url
+    path = root / "own.json"
+    path.write_text(json.dumps(content))
+    index = read_lvis(path, root)
+    assert len(index) == 100 and index.file_names[0] == content["images"][0]["file_name"]
+
+
+def test_null_lists_of_classes_are_empty(sample):
+    _, root, content = sample
+    content["images"][0] |= {"neg_category_ids": None, "not_exhaustive_category_ids": None}
+    path = root / "own.json"
+    path.write_text(json.dumps(content))
+    assert read_lvis(path, root).coco_dict()["images"][0]["neg_category_ids"] == []

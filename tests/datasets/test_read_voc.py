@@ -135,6 +135,118 @@ def test_an_image_listed_twice_is_a_defect(voc):
     assert len(read_voc(voc, BOTH, policy="skip")) == 2
 
 
+def own_voc(
+    root: Path, names: list[str], suffix: str = ".jpg", lines: str | None = None, xml: str = XML
+) -> Path:
+    """A data set in one folder with these images in the list ``train``."""
+    for name in names:
+        for part, end in (("Annotations", ".xml"), ("JPEGImages", suffix)):
+            (root / part / name).parent.mkdir(parents=True, exist_ok=True)
+            if part == "Annotations":
+                (root / part / f"{name}{end}").write_text(xml)
+            else:
+                cv2.imwrite(str(root / part / f"{name}{end}"), np.zeros((40, 50, 3), np.uint8))
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    (root / "ImageSets" / "Main" / "train.txt").write_text(
+        lines if lines is not None else "".join(f"{name}\n" for name in names), encoding="utf-8"
+    )
+    return root
+
+
+LINES = {
+    "spaces in a name": (["photo 2", "photo"], "photo 2\n"),
+    "a name that ends like a class list": (["photo 1", "photo"], "photo 1\n"),
+    "class list": (["photo", "other"], "photo  1\n"),
+    "class list, absent": (["photo", "other"], "photo -1\n"),
+    "byte order mark": (["photo"], "\ufeffphoto\n"),
+    "carriage returns": (["photo"], "photo\r\n"),
+    "suffix of the image": (["photo"], "photo.jpg\n"),
+    "suffix of the annotations": (["photo.v2"], "photo.v2.xml\n"),
+    "subfolder": (["day 1/photo", "day 2/photo"], "day 1/photo\n"),
+    "no letters of ASCII": (["Zürich 猫"], "Zürich 猫\n"),
+}
+
+
+@pytest.mark.parametrize(("names", "lines"), LINES.values(), ids=LINES)
+def test_a_line_of_a_list_names_the_first_image(tmp_path, names, lines):
+    index = read_voc(own_voc(tmp_path, names, lines=lines), ["train"], classes=["cat", "dog"])
+    assert index.file_names == [f"JPEGImages/{names[0]}.jpg"] and index.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".tif", ".TIFF", ".gif", ".bmp", ".PNG"])
+@pytest.mark.parametrize("name", ["photo", "day 1/photo"])
+def test_images_of_every_format_and_in_subfolders_are_found(tmp_path, suffix, name):
+    index = read_voc(own_voc(tmp_path, [name], suffix), ["train"])
+    assert index.file_names == [f"JPEGImages/{name}{suffix}"]
+
+
+def test_the_file_name_in_the_annotations_finds_and_distinguishes_images(tmp_path):
+    root = own_voc(tmp_path, ["photo"])
+    folder = root / "JPEGImages"
+    (folder / "photo.jpg").rename(folder / "wrong.jpg")
+    assert read_voc(root, ["train"]).file_names == ["JPEGImages/wrong.jpg"]
+    for name in ("photo.jpg", "photo.png"):
+        cv2.imwrite(str(folder / name), np.zeros((40, 50, 3), np.uint8))
+    with pytest.raises(
+        DataError, match=r"photo\.xml has more than one image: photo\.jpg, photo\.png; remove all but one"
+    ):
+        read_voc(root, ["train"])
+    path = root / "Annotations" / "photo.xml"
+    path.write_text(XML.replace("wrong.jpg", "photo.png"))
+    assert read_voc(root, ["train"]).file_names == ["JPEGImages/photo.png"]
+
+
+def test_a_list_cannot_leave_the_folder(tmp_path):
+    root = own_voc(tmp_path / "set", ["photo"], lines="../../photo\n")
+    with pytest.raises(DataError, match="is outside the image folder: '../../photo'"):
+        read_voc(root, ["train"])
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (
+            [1, 2],
+            r"dataset.classes has 1, which is read as a number, not as a text: write it in quotes, '\"1\"' on",
+        ),
+        ([True], r"dataset.classes has True, which is read as a truth value.*'\"true\"'"),
+        (["cat", None], r"dataset.classes has None, which is read as null"),
+        ("cat", r"dataset.classes is 'cat', not a list; write dataset.classes=\[cat\]"),
+        (["cat", "cat"], "dataset.classes has 'cat' twice, as classes 0 and 1"),
+        (["cat", "\x1b[2J"], "dataset.classes has the class name .* that cannot be written"),
+        ([], "dataset.classes is empty"),
+    ],
+)
+def test_class_names_that_cannot_be_used_say_how_to_write_them(voc, classes, message):
+    for policy in ("error", "skip"):
+        with pytest.raises(DataError, match=message):
+            read_voc(voc, BOTH, classes=classes, policy=policy)
+
+
+def test_numbers_in_quotes_are_class_names(tmp_path):
+    root = own_voc(tmp_path, ["photo"], xml=XML.replace("dog", "1").replace("cat", "02"))
+    index = read_voc(root, ["train"], classes=["1", "02"])
+    assert index.labels.tolist() == [0, 1] and list(index.category_names) == ["1", "02"]
+    assert list(read_voc(root, ["train"]).category_names) == ["02", "1"]
+
+
+def test_a_split_that_is_read_as_a_number_says_how_to_write_it(voc):
+    with pytest.raises(DataError, match="the list of splits has 2024, which is read as a number"):
+        read_voc(voc, [2024])
+
+
+@pytest.mark.parametrize("policy", ["error", "skip"])
+def test_if_no_class_is_known_those_that_were_found_are_named(voc, policy):
+    with pytest.raises(DataError, match=r"set 'dataset.classes=\[cat,dog\]', the classes that were found"):
+        read_voc(voc, BOTH, classes=["aeroplane", "bicycle"], policy=policy)
+
+
+def test_a_folder_without_objects_has_no_classes(tmp_path):
+    root = own_voc(tmp_path, ["photo"], xml=XML.partition("<object>")[0] + "</annotation>")
+    with pytest.raises(DataError, match="train.txt has no classes"):
+        read_voc(root, ["train"])
+
+
 def test_cache_follows_the_xml_files(voc, tmp_path):
     first = read_voc(voc, BOTH, cache=tmp_path / "cache")
     assert read_voc(voc, BOTH, cache=tmp_path / "cache").coco_dict() == first.coco_dict()

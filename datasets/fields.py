@@ -1,0 +1,174 @@
+"""Checked fields of records that come from outside: JSON values, numbers in texts, boxes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from datasets.defects import DefectLog
+from datasets.errors import DataError
+
+# Annotation tools round: a box may exceed its image by this many pixels.
+OVERHANG = 1.0
+# A thinner box has no area; float32 coordinates in the largest image are 0.008 pixels apart.
+THINNEST_BOX = 0.01
+# Larger coordinates or areas are not pixels.  Infinity and NaN fail the same comparison.
+LARGEST_NUMBER = 1e12
+
+
+class BadRecord(Exception):
+    """A record cannot be used; the reader catches this and reports it under its kind."""
+
+    def __init__(self, kind: str, what: str, remedy: str) -> None:
+        super().__init__(what)
+        self.kind, self.what, self.remedy = kind, what, remedy
+
+
+def integer(record: Mapping, name: str) -> int:
+    """An integer field; whole floats are accepted, booleans and texts are not."""
+    if name not in record:
+        raise BadRecord("missing_field", f"has no '{name}'", f"add '{name}'")
+    value = record[name]
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if not whole or isinstance(value, bool) or abs(value) >= 2**63:
+        raise BadRecord("bad_field", f"has {name} = {shown(value)}, not a whole number", f"correct '{name}'")
+    return int(value)
+
+
+def numbers(record: Mapping, name: str, count: int) -> list[float]:
+    """A list of ``count`` finite numbers."""
+    if name not in record:
+        raise BadRecord("missing_field", f"has no '{name}'", f"add '{name}'")
+    value = record[name]
+    if not isinstance(value, list) or len(value) != count or not all(map(is_finite_number, value)):
+        raise BadRecord(
+            "bad_field", f"has {name} = {shown(value)}, not {count} finite numbers", f"correct '{name}'"
+        )
+    return value
+
+
+def text(record: Mapping, name: str) -> str:
+    """A non-empty text field."""
+    if name not in record:
+        raise BadRecord("missing_field", f"has no '{name}'", f"add '{name}'")
+    value = record[name]
+    if not is_text(value):
+        raise BadRecord("bad_field", f"has {name} = {shown(value)}, not a text", f"correct '{name}'")
+    return value
+
+
+def class_name(name: str) -> str:
+    """The name of a class, if files and terminals can show it.
+
+    Raises:
+        BadRecord: it contains control characters or lone surrogates, which UTF-8 cannot express.
+    """
+    if any(
+        character < " " or "\x7f" <= character <= "\x9f" or "\ud800" <= character <= "\udfff"
+        for character in name
+    ):
+        what = f"has the class name {ascii(name)}, which contains characters that cannot be written"
+        raise BadRecord("bad_class_name", what, "rename the class")
+    return name
+
+
+def number_from(value: str | None, name: str) -> float:
+    """A finite number from the text of a field; None for a missing field."""
+    if value is None:
+        raise BadRecord("missing_field", f"has no '{name}'", f"add '{name}'")
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise BadRecord("bad_field", f"has {name} = {shown(value)}, not a number", f"correct '{name}'")
+    return number
+
+
+def inner_path(name: str) -> str:
+    """A path relative to an image folder.
+
+    Raises:
+        BadRecord: it leaves the folder.
+    """
+    if name.startswith("/") or ".." in name.split("/"):
+        raise BadRecord("bad_file_name", f"is outside the image folder: {shown(name)}", "correct the path")
+    return name
+
+
+def is_text(value: object) -> bool:
+    """Whether a JSON value is a non-empty text."""
+    return isinstance(value, str) and bool(value)
+
+
+def is_finite_number(value: object) -> bool:
+    """Whether a JSON value is a number that can be a coordinate or an area."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER
+
+
+def shown(value: object) -> str:
+    """A value as messages show it, cut to 80 characters."""
+    full = repr(value)
+    return full if len(full) <= 80 else full[:77] + "..."
+
+
+def checked_box(xyxy: Sequence[float], width: int, height: int, log: DefectLog, where: str) -> list[float]:
+    """A box that is inside its image and has an area.
+
+    A box that exceeds the image by more than a pixel is reported and, under ``skip``, cut at the image border.
+
+    Raises:
+        BadRecord: the box has no area, or no part of it is inside the image.
+    """
+    x1, y1, x2, y2 = xyxy
+    if not (x2 - x1 >= THINNEST_BOX and y2 - y1 >= THINNEST_BOX):
+        raise BadRecord(
+            "degenerate_box", f"has a box without area, xyxy {_box_text(xyxy)}", "give it an area"
+        )
+    inner_width, inner_height = min(x2, width) - max(x1, 0), min(y2, height) - max(y1, 0)
+    if not (inner_width >= THINNEST_BOX and inner_height >= THINNEST_BOX):
+        what = f"has a box outside its image of {width} x {height} pixels, xyxy {_box_text(xyxy)}"
+        raise BadRecord("box_outside_image", what, "correct the box or the image size")
+    if min(x1, y1) < -OVERHANG or x2 > width + OVERHANG or y2 > height + OVERHANG:
+        what = f"has a box that sticks out of its image of {width} x {height} pixels, xyxy {_box_text(xyxy)}"
+        log.report("box_sticks_out", f"{where} {what}", "cut it at the border")
+        return [max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))]
+    return [x1, y1, x2, y2]
+
+
+def _box_text(xyxy: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{value:g}" for value in xyxy) + ")"
+
+
+def load_json(path: Path) -> dict:
+    """A JSON file whose top level is an object.
+
+    Raises:
+        DataError: the file cannot be read, is not JSON, or holds something other than an object.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError, OSError) as error:
+        raise DataError(f"{path} cannot be read as JSON ({error}); fetch or export the file again") from error
+    if not isinstance(content, dict):
+        raise DataError(
+            f"{path} holds a {type(content).__name__}, not an object with images, annotations, categories"
+        )
+    return content
+
+
+def records(content: dict, name: str, path: Path, log: DefectLog) -> list[tuple[int, dict]]:
+    """Numbered records of one list of a JSON file; entries that are not objects are reported."""
+    if not isinstance(content.get(name), list):
+        raise DataError(f"{path} has no list '{name}'; it is not a COCO-format annotation file")
+    result = []
+    for number, record in enumerate(content[name]):
+        if isinstance(record, dict):
+            result.append((number, record))
+        else:
+            log.report(
+                "bad_record", f"{path}: {name}[{number}] is {shown(record)}, not an object", "remove it"
+            )
+    return result

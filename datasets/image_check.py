@@ -1,0 +1,179 @@
+"""The images of a split, checked before anything is trained on it.
+
+Each image is decoded once.  The result is kept with the file's size and time of change, so that the next start only
+looks at files that have changed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from datasets.defects import Defect, DefectLog, warn_of_defects
+from datasets.files import DamagedFile, read_checked, write_checked
+from datasets.images import ImageError, read_image
+from datasets.index import AnnotationIndex
+
+# Slow enough on one core that a person wants to know what is going on.
+MANY_IMAGES = 2000
+
+_log = logging.getLogger(__name__)
+
+
+def without_bad_images(
+    index: AnnotationIndex,
+    image_root: Path,
+    sources: Sequence[Path],
+    log: DefectLog,
+    remedy: str,
+    cache: Path | str | None,
+) -> AnnotationIndex:
+    """The index with today's paths and without images that are missing, damaged or of the wrong size.
+
+    Args:
+        index: from the reader or its cache; it remembers the paths under which it was first read.
+        image_root: folder that ``index.file_names`` are relative to.
+        sources: annotation files.
+        log: receives every image that cannot be used.
+        remedy: how to get missing images.
+        cache: folder that keeps the result of the check; None checks every time.
+
+    Raises:
+        DataError: an image cannot be used, under the policy ``error``.
+    """
+    index = _moved(index, image_root, sources)
+    kept = np.ones(len(index), dtype=bool)
+    for i, kind, what, way_out in _problems(index, cache):
+        kept[i] = False
+        log.report(kind, what, remedy if kind == "missing_image" else way_out)
+    defects = {**index.defects, **log.defects}
+    warn_of_defects(", ".join(index.sources), defects)
+    return replace(index if kept.all() else index.select(np.flatnonzero(kept)), defects=defects)
+
+
+def _problems(index: AnnotationIndex, cache: Path | str | None) -> list[tuple[int, str, str, str]]:
+    """Number, kind, message and remedy of each image that cannot be used, in the order of the images."""
+    stamps = [_stamp(index.image_path(i)) for i in range(len(index))]
+    if cache is None:
+        return _check(index, [i for i, stamp in enumerate(stamps) if stamp], stamps)
+    place = hashlib.sha256(
+        f"{index.content_hash} {os.path.realpath(index.image_root)}".encode("utf-8", "surrogatepass")
+    )
+    path = Path(cache) / f"images-{place.hexdigest()[:20]}.json"
+    with _locked(path):
+        good = _known_good(path)
+        unknown = [
+            i
+            for i, stamp in enumerate(stamps)
+            if stamp and good.get(index.file_names[i]) != _key(index, i, stamp)
+        ]
+        problems = _check(index, unknown, stamps)
+        bad = {i for i, *_ in problems}
+        state = {name: _key(index, i, stamps[i]) for i, name in enumerate(index.file_names) if i not in bad}
+        if state != good:
+            try:
+                write_checked(path, json.dumps(state).encode())
+            except OSError as error:
+                _log.warning(
+                    "the result of the image check %s; images will be checked again next time", error
+                )
+    return problems
+
+
+def _check(
+    index: AnnotationIndex, numbers: Sequence[int], stamps: Sequence[str | None]
+) -> list[tuple[int, str, str, str]]:
+    if len(numbers) >= MANY_IMAGES:
+        _log.info("checking %d images of %s, once", len(numbers), ", ".join(index.sources))
+    found = [
+        (i, "missing_image", f"image {index.image_path(i)} (id {index.image_ids[i]}) does not exist", "")
+        for i, stamp in enumerate(stamps)
+        if stamp is None
+    ]
+
+    def problem(i: int) -> ImageError | None:
+        try:
+            read_image(index, i)
+        except ImageError as error:
+            return error
+        return None
+
+    # OpenCV decodes without holding the interpreter lock.
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for i, error in zip(numbers, pool.map(problem, numbers), strict=True):
+            if error is not None:
+                found.append((i, error.kind, error.what, error.remedy))
+    return sorted(found)
+
+
+def _known_good(path: Path) -> dict[str, str]:
+    try:
+        return json.loads(read_checked(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (DamagedFile, OSError) as error:
+        _log.warning("%s; the images are checked again", error)
+        return {}
+
+
+def _key(index: AnnotationIndex, i: int, stamp: str) -> str:
+    return f"{stamp} {index.widths[i]}x{index.heights[i]}"
+
+
+def _stamp(path: Path) -> str | None:
+    """Size and time of change; None where there is no such file."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Let the processes of one run check one after the other: the first does the work, the others read its result."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError:  # a cache that cannot be written costs time only
+        yield
+        return
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _moved(index: AnnotationIndex, image_root: Path, sources: Sequence[Path]) -> AnnotationIndex:
+    """The index with today's paths, also in the examples of its defects."""
+    places = {
+        **dict(zip(index.sources, map(str, sources), strict=True)),
+        str(index.image_root): str(image_root),
+    }
+
+    def moved(example: str) -> str:
+        old = next((place for place in places if example.startswith(place)), "")
+        return places.get(old, "") + example[len(old) :]
+
+    return replace(
+        index,
+        image_root=image_root,
+        sources=tuple(str(source) for source in sources),
+        defects={
+            kind: Defect(defect.count, [moved(example) for example in defect.examples])
+            for kind, defect in index.defects.items()
+        },
+    )

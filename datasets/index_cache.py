@@ -1,0 +1,136 @@
+"""Parsed annotation files, kept so that the next start does not parse them again."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from datasets.defects import Defect
+from datasets.errors import DataError
+from datasets.files import DamagedFile, arrays_as_bytes, read_checked, write_checked
+from datasets.index import AnnotationIndex
+
+# Part of every content hash, and so of every run's identity.  A change of the cache's layout changes CACHE_VERSION only.
+FORMAT_VERSION = 1
+CACHE_VERSION = 2
+
+_ARRAYS = (
+    "image_ids", "heights", "widths", "offsets", "boxes", "labels", "crowd", "difficult", "areas",
+    "annotation_ids", "extreme_points", "polygon_points", "part_offsets", "annotation_part_offsets",
+    "category_ids",
+)  # fmt: skip
+_OPTIONAL_ARRAYS = ("negative_labels", "negative_offsets", "not_exhaustive_labels", "not_exhaustive_offsets")
+
+_log = logging.getLogger(__name__)
+
+
+def cached_index(
+    build: Callable[[str], AnnotationIndex],
+    *,
+    reader: str,
+    sources: Sequence[Path],
+    settings: dict,
+    cache: Path | str | None,
+) -> AnnotationIndex:
+    """The index of some annotation files: from the cache if it is there, otherwise built and cached.
+
+    Args:
+        build: makes the index, given its content hash; it must read the files that were hashed.
+        reader: name and version of the reader.
+        sources: annotation files; the cache is looked up by their bytes.
+        settings: everything else that the result depends on, as plain JSON values.
+        cache: folder of the cached indices, or None for no cache.
+
+    Raises:
+        DataError: a file cannot be read, or it changed while it was read, so that the hash would name other content.
+    """
+    stamps = []
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, reader, settings], sort_keys=True).encode())
+    for source in sources:
+        try:
+            with open(source, "rb") as file:
+                stamps.append(_stamp(os.fstat(file.fileno())))
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise DataError(f"{source} cannot be read: {error.strerror}; fetch it again") from error
+    content_hash = digest.hexdigest()
+    if cache is None:
+        return _built(build, content_hash, sources, stamps)
+    path = Path(cache) / f"index{CACHE_VERSION}-{content_hash[:20]}.npz"
+    if path.is_file():
+        try:
+            index = load_index(path)
+            if index.content_hash == content_hash:
+                return index
+            _log.warning("annotation cache %s belongs to other files; it is rebuilt", path)
+        except DamagedFile as error:
+            _log.warning("%s; the annotation cache is rebuilt", error)
+    index = _built(build, content_hash, sources, stamps)
+    try:
+        save_index(path, index)
+    except OSError as error:
+        _log.warning(
+            "annotation cache %s cannot be written (%s); the file will be parsed again next time", path, error
+        )
+    return index
+
+
+def save_index(path: Path, index: AnnotationIndex) -> None:
+    """Write an index with its checksum."""
+    meta = {
+        "image_root": str(index.image_root),
+        "sources": index.sources,
+        "content_hash": index.content_hash,
+        "file_names": list(index.file_names),
+        "category_names": list(index.category_names),
+        "frequency": None if index.frequency is None else list(index.frequency),
+        "defects": {kind: [defect.count, defect.examples] for kind, defect in index.defects.items()},
+    }
+    arrays = {name: getattr(index, name) for name in _ARRAYS}
+    arrays |= {name: getattr(index, name) for name in _OPTIONAL_ARRAYS if getattr(index, name) is not None}
+    arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
+    write_checked(path, arrays_as_bytes(arrays))
+
+
+def load_index(path: Path) -> AnnotationIndex:
+    """Read the file that ``save_index`` wrote.
+
+    Raises:
+        DamagedFile: the file is damaged or cannot be read.
+    """
+    try:
+        data = read_checked(path)
+    except OSError as error:
+        raise DamagedFile(f"{path} cannot be read ({error.strerror})") from error
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    meta = json.loads(arrays.pop("meta").tobytes())
+    meta["image_root"] = Path(meta["image_root"])
+    meta["sources"] = tuple(meta["sources"])
+    meta["defects"] = {kind: Defect(count, examples) for kind, (count, examples) in meta["defects"].items()}
+    return AnnotationIndex(**meta, **arrays)
+
+
+def _built(
+    build: Callable[[str], AnnotationIndex],
+    content_hash: str,
+    sources: Sequence[Path],
+    stamps: Sequence[tuple[int, ...]],
+) -> AnnotationIndex:
+    index = build(content_hash)
+    for source, stamp in zip(sources, stamps, strict=True):
+        if not source.exists() or _stamp(source.stat()) != stamp:
+            raise DataError(f"{source} was changed while it was read; run the same command again")
+    return index
+
+
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    # No inode numbers: some network file systems report a different one each time.
+    return status.st_size, status.st_mtime_ns

@@ -1,0 +1,176 @@
+"""The image check against images that are broken in known ways: reading, training and the check refuse the same files."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import cv2
+import numpy as np
+import pytest
+
+from datasets import (
+    DataError,
+    DetectionDataset,
+    PadOnly,
+    image_check,
+    images,
+    read_coco,
+    read_image,
+    read_image_file,
+)
+from tests.datasets.test_dataset import png_header
+
+PICTURE = np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8)
+
+
+def encoded(suffix: str, picture: np.ndarray = PICTURE) -> bytes:
+    return cv2.imencode(suffix, picture)[1].tobytes()
+
+
+def damaged_middle() -> bytes:
+    """A PNG whose end is whole and whose pixels do not match their checksum."""
+    data = bytearray(encoded(".png"))
+    data[len(data) // 2] ^= 255
+    return bytes(data)
+
+
+BROKEN = {
+    "pointer file": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+    "web page": b"<!DOCTYPE html><html><body>404</body></html>",
+    "empty": b"",
+    "half JPEG": encoded(".jpg")[:600],
+    "half PNG": encoded(".png")[:600],
+    "half WebP": encoded(".webp")[: len(encoded(".webp")) // 2],
+    "half TIFF": encoded(".tif")[:300],
+    "wrong pixels": damaged_middle(),
+}
+
+
+def counts(index) -> dict[str, int]:
+    return {kind: defect.count for kind, defect in index.defects.items()}
+
+
+@pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN)
+def test_broken_images_are_left_out_and_counted_or_refused_before_training(write_coco, small_coco, data):
+    path, root = write_coco(small_coco)
+    whole = read_coco(path, root)
+    (root / "a.jpg").write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.jpg \(id 7\) is damaged.*or set dataset.policy=skip"):
+        read_coco(path, root)
+    index = read_coco(path, root, policy="skip")
+    assert counts(index) == {"broken_image": 1} and index.file_names == ["b.png"]
+    # Training would have refused the image as well.
+    with pytest.raises(DataError, match="is damaged"):
+        DetectionDataset(whole, PadOnly())[0, 0]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".bmp", ".gif"])
+def test_every_format_that_is_whole_passes(write_coco, small_coco, suffix):
+    small_coco["images"][0]["file_name"] = f"c{suffix}"
+    path, root = write_coco(small_coco)
+    (root / f"c{suffix}").write_bytes(encoded(suffix))
+    assert counts(read_coco(path, root, policy="skip")) == {}
+
+
+def test_an_image_of_another_size_is_refused_before_it_is_decoded(write_coco, small_coco, monkeypatch):
+    path, root = write_coco(small_coco)
+    monkeypatch.setattr(images, "_decode", lambda *_: pytest.fail("was decoded"))
+    small_coco["images"] = small_coco["images"][:1]
+    small_coco["annotations"] = []
+    path.write_text(json.dumps(small_coco))
+    for size in [(41, 30), (9_000, 9_000)]:
+        (root / "a.jpg").write_bytes(png_header(*size))
+        with pytest.raises(DataError, match=f"{size[0]} x {size[1]} pixels, its annotations say 40 x 30"):
+            read_coco(path, root)
+        assert counts(read_coco(path, root, policy="skip")) == {"wrong_image_size": 1}
+    # Too large to be an image at all.
+    (root / "a.jpg").write_bytes(png_header(30_000, 30_000))
+    assert counts(read_coco(path, root, policy="skip")) == {"broken_image": 1}
+    with pytest.raises(DataError, match="not an image that can be decoded"):
+        read_image_file(root / "a.jpg")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_only_regular_files_are_read(write_coco, small_coco, kind):
+    path, root = write_coco(small_coco)
+    index = read_coco(path, root)
+    (root / "a.jpg").unlink()
+    if kind == "pipe":
+        os.mkfifo(root / "a.jpg")
+    elif kind == "device":
+        (root / "a.jpg").symlink_to("/dev/zero")
+    else:
+        (root / "a.jpg").mkdir()
+    with pytest.raises(DataError, match=r"a\.jpg \(id 7\) (is not a regular file|cannot be read)"):
+        read_image(index, 0)
+    with pytest.raises(DataError, match=r"a\.jpg (is not a regular file|cannot be read)"):
+        read_image_file(root / "a.jpg")
+    assert len(read_coco(path, root, policy="skip")) == 1
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> list[str]:
+    """Names of the images that are decoded."""
+    names = []
+
+    def noted(index, i):
+        names.append(index.file_names[i])
+        return read_image(index, i)
+
+    monkeypatch.setattr(image_check, "read_image", noted)
+    return names
+
+
+def test_the_next_start_decodes_only_what_has_changed(write_coco, small_coco, tmp_path, decoded):
+    path, root = write_coco(small_coco)
+    cache = tmp_path / "cache"
+    read_coco(path, root, policy="skip", cache=cache)
+    assert sorted(decoded) == ["a.jpg", "b.png"]
+    decoded.clear()
+    assert counts(read_coco(path, root, policy="skip", cache=cache)) == {} and decoded == []
+    (root / "a.jpg").write_bytes(b"<html>")
+    for _ in range(2):
+        decoded.clear()
+        assert counts(read_coco(path, root, policy="skip", cache=cache)) == {"broken_image": 1}
+        assert decoded == ["a.jpg"]
+    (root / "b.png").unlink()
+    assert counts(read_coco(path, root, policy="skip", cache=cache)) == {
+        "broken_image": 1,
+        "missing_image": 1,
+    }
+
+
+def test_the_same_file_counts_as_changed_when_its_annotated_size_does(write_coco, small_coco, tmp_path):
+    path, root = write_coco(small_coco)
+    read_coco(path, root, cache=tmp_path / "cache")
+    small_coco["images"][0]["width"] = 41
+    path.write_text(json.dumps(small_coco))
+    assert counts(read_coco(path, root, policy="skip", cache=tmp_path / "cache")) == {"wrong_image_size": 1}
+
+
+def test_a_damaged_result_is_thrown_away(write_coco, small_coco, tmp_path, decoded, caplog):
+    path, root = write_coco(small_coco)
+    cache = tmp_path / "cache"
+    first = read_coco(path, root, cache=cache)
+    (kept,) = cache.glob("images-*.json")
+    data = bytearray(kept.read_bytes())
+    data[20] ^= 1
+    kept.write_bytes(bytes(data))
+    decoded.clear()
+    assert read_coco(path, root, cache=cache).coco_dict() == first.coco_dict()
+    assert sorted(decoded) == ["a.jpg", "b.png"] and "the images are checked again" in caplog.text
+    caplog.clear()
+    decoded.clear()
+    read_coco(path, root, cache=cache)
+    assert decoded == [] and caplog.text == ""
+
+
+def test_names_are_never_printed_raw(write_coco, small_coco):
+    small_coco["images"][0]["file_name"] = "\x1b[2J\u202ea.jpg"
+    path, root = write_coco(small_coco)
+    with pytest.raises(DataError) as caught:
+        read_coco(path, root)
+    index = read_coco(path, root, policy="skip")
+    for message in (str(caught.value), *index.defects["missing_image"].examples):
+        assert message.isprintable() and r"\x1b[2J\u202ea.jpg" in message
