@@ -228,7 +228,7 @@ def test_a_config_calls_nothing_but_this_project_and_torchs_optimisers(small_cel
     ["os.system", "subprocess.Popen", "builtins.eval", "afl.training.lock.os.system", "datasets.files.shutil.rmtree",
      "torch.optim.adamw.torch.load", "hydra.utils.call", "aflx.System", "torch.hub.load", "afl.tracking.write_text",
      "afl.tracking.MetricsLog", "afl.training.run_cell", "afl.training.checkpoint.set_aside",
-     "datasets.files.remove_abandoned", "datasets.AnnotationIndex.load", "detectors.load_features",
+     "datasets.files.remove_abandoned", "datasets.index_cache.load_index", "detectors.load_features",
      "afl.losses.ClassificationLoss.forward.__globals__.get", "afl.reporting.server.connect"],
 )  # fmt: skip
 def test_nothing_is_called_that_an_own_module_merely_imports_or_that_writes_where_it_is_told(target):
