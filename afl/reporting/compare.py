@@ -44,7 +44,7 @@ class Comparison:
         return fallen + risen
 
 
-def compare(first: Record, second: Record) -> Comparison:
+def comparison(first: Record, second: Record) -> Comparison:
     """Compare two finished runs, of whatever they are."""
     warnings = []
     if first.data_hash != second.data_hash:

@@ -14,7 +14,8 @@ from matplotlib.patches import Patch, Rectangle
 
 from afl.reporting.compare import GROUP_COLORS
 from afl.reporting.figures import STYLE
-from afl.reporting.report.material import GROUPS, Gallery, detector_name
+from afl.reporting.names import GROUPS, detector_name
+from afl.reporting.report.material import Gallery
 from afl.reporting.report.pictures import SCORE, correct
 from afl.tracking import Picture, write_bytes
 

@@ -3,18 +3,21 @@ baseline."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import pandas as pd
+
 from afl.reporting import render
+from afl.reporting.frame import AVERAGE
 from afl.reporting.intervals import Estimate, estimate, paired_difference
 from afl.reporting.records import CellName, Unit, cell_name, one_per_cell, unit_name
 from afl.tracking.record import FINISHED, Record
 
-AVERAGE = "average"
 SHOWN = 6  # cells named in a note, before "and n more"
 LONGEST = 160  # characters of an error in a note
 
@@ -121,6 +124,19 @@ class Table:
     def values(self, dataset: str, metric: str) -> dict[str, dict[str, dict[Unit, float]]]:
         """The metric, in [0, 1], by row of its block, loss and seed; only what finished runs have."""
         return _values(self.cells, self.spec, dataset, metric)
+
+    @functools.cached_property
+    def frame(self) -> pd.DataFrame:
+        """The metrics of the table, averages included, as a long table: ``dataset``, ``metric``, ``detector`` (the row of a block),
+        ``loss``, ``unit`` and ``value``."""
+        rows = [
+            (block.dataset, block.metric, row, loss, unit, value)
+            for block in self.blocks
+            for row, losses in self.values(block.dataset, block.metric).items()
+            for loss, values in losses.items()
+            for unit, value in values.items()
+        ]
+        return pd.DataFrame(rows, columns=["dataset", "metric", "detector", "loss", "unit", "value"])
 
     def to_csv(self) -> str:
         """Long form: one line per cell and seed, metrics in [0, 1], empty where undefined or missing."""

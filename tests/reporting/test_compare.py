@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from afl.reporting.compare import compare, flat
+from afl.reporting.compare import comparison, flat
 from afl.tracking import write_record
 from scripts.report import main
 
@@ -27,7 +29,7 @@ def pair(record):
 
 
 def test_what_changed_and_where_ap_moved(pair):
-    found = compare(*pair)
+    found = comparison(*pair)
     assert found.changed == [("loss.chain.gate.kappa", None, 1.0)]
     assert found.metrics == [("AP", 0.3, 0.35), ("AP_r", 0.1, 0.2)]
     assert [row[0] for row in found.classes] == ["a", "c", "b"]
@@ -37,7 +39,7 @@ def test_what_changed_and_where_ap_moved(pair):
 
 def test_other_data_and_other_code_are_said(pair, record):
     other = record("fcos", "afl", source="bbbbbb", data_hash="2")
-    assert len(compare(pair[0], other).warnings) == 2
+    assert len(comparison(pair[0], other).warnings) == 2
 
 
 def test_nested_dictionaries_become_one():
@@ -62,3 +64,15 @@ def test_wrong_runs_are_refused_in_one_line(pair, record, tmp_path):
         main(["compare", f"{tmp_path}/one", f"{tmp_path}/gone"])
     with pytest.raises(ValueError, match="the run failed"):
         main(["compare", f"{tmp_path}/one", f"{tmp_path}/bad"])
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(pair, tmp_path, capsys):
+    for name, run in zip(("one", "two"), pair, strict=True):
+        odd = {"[red]": 0.1 if name == "one" else 0.3, "[/bold]": 0.2}
+        write_record(
+            tmp_path / name / "record.json",
+            replace(run, per_class=odd, groups=dict.fromkeys(odd, "r"), config={"names": f"[/x] {name}"}),
+        )
+    main(["compare", f"{tmp_path}/one", f"{tmp_path}/two", f"output={tmp_path}/out"])
+    said = capsys.readouterr().out
+    assert "[red]" in said and "[/x] one" in said

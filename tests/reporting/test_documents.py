@@ -6,7 +6,7 @@ import pytest
 
 from afl.reporting.documents import MARKED, refreshed
 from scripts.report import main
-from scripts.report_documents import DOCUMENTS, ROOT
+from scripts.reports.questions import DOCUMENTS, ROOT
 
 TABLE = """Title. Protocol.
 

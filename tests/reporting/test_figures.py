@@ -22,8 +22,8 @@ from afl.losses import (
 from afl.reporting import figures
 from afl.reporting.figures import LOGITS, configured_curves, family_curves, map_curves, save
 from afl.tracking import write_record
-from scripts import report
 from scripts.report import main
+from scripts.reports import figures as report
 
 Z = LOGITS.numpy()
 P = 1 / (1 + np.exp(-Z))

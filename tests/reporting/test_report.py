@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from afl.reporting import TableSpec, build_table
+from afl.reporting.names import in_order
 from afl.reporting.report import Gallery, Material, report
-from afl.reporting.report.material import in_order, styles
+from afl.reporting.report.material import styles
 from afl.reporting.report.page import Section, document
 from afl.reporting.report.pictures import correct
 from afl.reporting.report.svg import Axis, Mark, Series, chart, dot_rows, even_ticks, log_ticks, stacked_bars

@@ -19,7 +19,7 @@ from afl.tracking import read_record, write_record
 from afl.training import run_cell
 from afl.training.compose import compose_cell
 from scripts.report import main
-from scripts.run_material import data_of, finished_record, gallery, telling_images
+from scripts.reports.material import data_of, finished_record, gallery_of, telling_images
 from tests.reporting.browser import visit
 
 SHAPES = ["dataset=shapes_coco", "dataset.folder.num_train=24", "dataset.folder.num_val=10"]
@@ -126,7 +126,7 @@ def test_what_is_drawn_in_a_gallery_is_where_the_boxes_are(runs):
     folder = next(runs.glob("*-fl-*"))
     record = finished_record(folder)
     data = data_of(record)
-    found = gallery(folder, record, data, telling_images(data, 2))
+    found = gallery_of(folder, record, data, telling_images(data, 2))
     figure = draw_gallery([found])
     truth = {tuple(patch.get_xy()) for patch in figure.axes[0].patches}
     assert truth == {tuple(box[:2].tolist()) for box in found.pictures[0].boxes}

@@ -48,7 +48,7 @@ def tables(tmp_path, where, *overrides):
             "tables",
             overrides=[
                 "table=voc", "table.detectors=[fcos,centernet]", "table.losses=[fl,afl]", "table.metrics=[AP,AP50]",
-                f"results={tmp_path}/{where}", f"paths.data={tmp_path}/none", *overrides,
+                f"results={tmp_path}/{where}", f"paths.data={tmp_path}/none", "publish=true", *overrides,
             ],
         )  # fmt: skip
 
@@ -129,7 +129,7 @@ def test_runs_of_another_configuration_are_left_out(voc_records, tmp_path, monke
         server_records(StandIn([server_run(one) for one in voc_records]), entity=None, project="afl"),
         key=lambda record: record.key,
     )
-    assert "of another configuration" in capsys.readouterr().out
+    assert "with another configuration" in capsys.readouterr().out
 
 
 def test_the_real_package_has_what_is_asked_of_it():

@@ -83,18 +83,18 @@ def test_score_maps_are_bright_where_the_score_is():
 )
 def test_the_heads_of_every_detector_can_be_looked_at(small_cell, detector, tmp_path):
     from afl.training import run_cell
-    from scripts.report_heads import draw_heads
+    from scripts.report import main
 
     config = small_cell(detector, "fl", "trainer.max_duration=1steps")
     record = run_cell(config)
     folder = f"{config.paths.output}/{record.key}"
-    path = draw_heads([f"run={folder}", f"results={tmp_path}/results"])
+    path = main(["heads", f"run={folder}", f"results={tmp_path}/results"])
     assert path == tmp_path / "results" / "heads" / f"{detector}.jpg" and path.stat().st_size > 1000
     # One image is all that is read, whichever it is, and without `results` the picture stays with its run.
     with pytest.raises(ValueError, match="no image 12345; one of them is"):
-        draw_heads([f"run={folder}", "image=12345"])
+        main(["heads", f"run={folder}", "image=12345"])
     last = load_run(Path(folder)).data.val.image_ids[-1]
-    assert draw_heads([f"run={folder}", f"image={last}"]) == Path(folder) / "heads.jpg"
+    assert main(["heads", f"run={folder}", f"image={last}"]) == Path(folder) / "heads.jpg"
 
 
 def drawn(name: str) -> np.ndarray:

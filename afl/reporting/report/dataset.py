@@ -8,7 +8,7 @@ from html import escape
 
 import numpy as np
 
-from afl.reporting.report.material import GROUPS
+from afl.reporting.names import GROUPS
 from afl.reporting.report.page import Photos, Section, document, facts, note, table
 from afl.reporting.report.pictures import truth_boxes
 from afl.reporting.report.svg import Axis, Series, bars, chart, legend

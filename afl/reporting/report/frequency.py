@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from afl.reporting.report.material import GROUPS, Material, detector_name, percent, styles
+from afl.reporting.names import GROUPS, detector_name, percent
+from afl.reporting.report.material import Material, styles
 from afl.reporting.report.page import Section, choices
 from afl.reporting.report.svg import BOTTOM, LEFT, RIGHT, TOP, Axis, Series, chart, extent, legend
 from afl.reporting.table import Table

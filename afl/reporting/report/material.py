@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from afl.reporting.table import Table, TableSpec
 from afl.tracking import FINISHED, Picture, Record
 
-GROUPS = {"r": "rare", "c": "common", "f": "frequent"}
-DETECTOR_NAMES = {
-    "cornernet": "CornerNet",
-    "centernet": "CenterNet",
-    "extremenet": "ExtremeNet",
-    "retinanet": "RetinaNet",
-    "fcos": "FCOS",
-    "objectbox": "ObjectBox",
-}
 SHOWN_STYLES = 8
 # These arms have the same colours in every table, whether it has all of them or not.
 FOREMOST = ("afl", "cbl", "cbfl")
@@ -75,22 +66,3 @@ def styles(spec: TableSpec) -> dict[str, str]:
     return {
         loss: f"s{i}" if i < SHOWN_STYLES else "sx" for i, loss in enumerate(ordered) if loss in spec.losses
     }
-
-
-def detector_name(detector: str) -> str:
-    """As its paper writes it."""
-    return DETECTOR_NAMES.get(detector, detector)
-
-
-def in_order(detectors: Iterable[str]) -> list[str]:
-    """The detectors as all tables have them, others behind."""
-    order = list(DETECTOR_NAMES)
-    return sorted(detectors, key=lambda name: (order.index(name) if name in order else len(order), name))
-
-
-def percent(value: float | None, signed: bool = False) -> str:
-    """Metric in [0, 1] times 100 with one decimal; a dash where undefined."""
-    if value is None:
-        return "–"
-    text = f"{100 * value:{'+' if signed else ''}.1f}"
-    return ("0.0" if text in ("-0.0", "+0.0") else text).replace("-", "−")

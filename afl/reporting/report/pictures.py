@@ -7,7 +7,8 @@ from html import escape
 
 import numpy as np
 
-from afl.reporting.report.material import Gallery, Material, detector_name
+from afl.reporting.names import detector_name
+from afl.reporting.report.material import Gallery, Material
 from afl.reporting.report.page import Photos, Section, choices
 from afl.reporting.report.svg import legend
 from afl.tracking import Picture

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from afl.reporting.report.material import Material, percent
+from afl.reporting.names import percent
+from afl.reporting.report.material import Material
 from afl.reporting.report.page import Section, facts, note, table
 from afl.tracking import FINISHED, Record
 

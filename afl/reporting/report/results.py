@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from html import escape
 
-from afl.reporting.report.material import detector_name, percent, styles
+from afl.reporting.names import METRICS, detector_name, percent
+from afl.reporting.report.material import styles
 from afl.reporting.report.page import Section, choices, note
 from afl.reporting.report.svg import Axis, Mark, dot_rows, extent, legend
 from afl.reporting.table import AVERAGE, Block, Entry, Table
 
-METRICS = {
-    "AP": "AP, all classes",
-    "AP_r": "AP of rare classes",
-    "AP_c": "AP of common classes",
-    "AP_f": "AP of frequent classes",
-}
 # Differences of this size, in points of AP, have the strongest tint.
 STRONGEST = 10.0
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from afl.reporting.report.material import GROUPS, Material, detector_name, styles
+from afl.reporting.names import GROUPS, detector_name
+from afl.reporting.report.material import Material, styles
 from afl.reporting.report.page import Section, choices
 from afl.reporting.report.svg import Axis, Series, chart, extent, legend, stacked_bars
 from afl.reporting.table import Table

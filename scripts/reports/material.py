@@ -1,10 +1,12 @@
-"""What reports read from run directories: records, curves, and some validation images with what was found in them."""
+"""What reports read from run directories: records, and some validation images with what was found in them."""
 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -12,27 +14,29 @@ from omegaconf import OmegaConf
 from afl.reporting import load_records
 from afl.reporting.report import Gallery
 from afl.tracking import FINISHED, Picture, Record, read_record
+from afl.training.checkpoint import LAST
 from afl.training.data import RunData, read_data
-from afl.training.evaluation import DETECTIONS
+from afl.training.evaluation import DETECTIONS, evaluate_run
+from afl.training.load import load_run
 from afl.training.run_identity import RECORD
 from datasets import read_image
 
 
 def run_folders(runs: Path) -> dict[str, Path]:
-    """The run directories below ``runs`` by run key; none where there is no such folder."""
+    """The run directories in ``runs`` by run key; empty where there is no such folder."""
     if not runs.is_dir():
         return {}
     return {record.key: runs / record.key for record in load_records(runs) if (runs / record.key).is_dir()}
 
 
 def finished_record(folder: Path) -> Record:
-    """The record of a run directory that is through.
+    """The record of a run directory.
 
     Raises:
-        ValueError: it has no record, or that of a failed run.
+        ValueError: the run failed, or has no record yet.
     """
     if not (folder / RECORD).is_file():
-        raise ValueError(f"{folder} has no {RECORD}: it is not a run directory, or the run is not finished")
+        raise ValueError(f"{folder} has no {RECORD}: it is not a run directory, or the run has not finished")
     record = read_record(folder / RECORD)
     if record.status != FINISHED:
         raise ValueError(f"{folder}: the run failed ({record.error}); train it again")
@@ -40,22 +44,22 @@ def finished_record(folder: Path) -> Record:
 
 
 def data_of(record: Record) -> RunData:
-    """The data set that a run was trained on, read again.
+    """The data set that a run was trained on.
 
     Raises:
-        DataError: it is not here, or damaged.
+        DataError: it is not on this machine, or it is damaged.
     """
     return read_data(OmegaConf.create(dict(record.config)))
 
 
 def require_images(count: int) -> None:
-    """Raises ValueError where somebody asks for fewer than one image."""
+    """Raise ValueError for fewer than one image."""
     if count < 1:
         raise ValueError(f"images is {count}; at least 1 is needed")
 
 
 def telling_images(data: RunData, count: int) -> list[int]:
-    """Validation images with many frequency groups and rare classes, at most ``count``, first ones first.
+    """At most ``count`` validation images with many frequency groups and rare classes, in the order of the split.
 
     Raises:
         ValueError: the count is below 1.
@@ -71,14 +75,14 @@ def telling_images(data: RunData, count: int) -> list[int]:
     return sorted(sorted(range(len(data.val)), key=interest)[:count])
 
 
-def gallery(folder: Path, record: Record, data: RunData, images: Sequence[int]) -> Gallery:
-    """Images of the validation split with their objects, and what the run's evaluation found in them.
+def gallery_of(folder: Path, record: Record, data: RunData, images: Sequence[int]) -> Gallery:
+    """Images of the validation split with their objects and the detections of the run's evaluation.
 
     Args:
         images: positions in ``data.val``.
 
     Raises:
-        ValueError: the run directory has no whole file of detections.
+        ValueError: the run directory has no detections, or the file is damaged.
     """
     path = folder / DETECTIONS
     try:
@@ -107,3 +111,13 @@ def gallery(folder: Path, record: Record, data: RunData, images: Sequence[int]) 
             )
         )
     return Gallery(record, data.statistics.names, data.statistics.groups, pictures)
+
+
+def figures_on_training_images(folder: Path) -> dict[str, Any] | None:
+    """The metrics of a run on its training images, without augmentation; None where its weights are not in ``folder``."""
+    if not (folder / "checkpoints" / LAST).exists():
+        return None
+    run = load_run(folder, ["trainer.pictures=0"])
+    with tempfile.TemporaryDirectory() as scratch:
+        metrics = evaluate_run(run, Path(scratch), on_training_images=True)
+    return {name: value for name, value in metrics.items() if name != "per_class"}

@@ -1,4 +1,4 @@
-"""``python -m scripts.report html [results=results] [runs=outputs] [output=outputs/report.html] [images=4]``: one page."""
+"""Everything that is known of the tables and runs, in one page."""
 
 from __future__ import annotations
 
@@ -8,46 +8,48 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from afl.reporting import Table, TableSpec, build_table, load_records
+from afl.reporting.names import in_order
 from afl.reporting.records import cell_of
 from afl.reporting.report import Gallery, Material, report
-from afl.reporting.report.material import in_order
 from afl.tracking import FINISHED, Record, read_metrics, write_text
 from afl.training.run_identity import CURVES, RECORD
 from datasets import DataError
-from scripts.entry import CONF, options_of
+from scripts.entry import CONF
 from scripts.kept import table_spec
-from scripts.run_material import data_of, gallery, run_folders, telling_images
+from scripts.reports.material import data_of, gallery_of, run_folders, telling_images
 
-DEFAULTS = {"results": "results", "runs": "outputs", "output": "outputs/report.html", "images": 4}
 # The table that comes first, and whose runs the charts are drawn of.
 FIRST = "shapes"
 BASELINE, OTHER = "fl", "afl"
 
 
-def write_report(arguments: list[str]) -> Path:
-    """Write the page; returns its path.
+def html(
+    results: str = "results", runs: str = "outputs", output: str = "outputs/report.html", images: int = 4
+) -> Path:
+    """Tables, differences, class frequencies, pictures, curves, gradients and protocol of all runs, in one page.
 
-    Tables are those of ``results/*/records``, and one of the finished runs in ``runs`` that are in none of them. Curves and
-    pictures come from the run directories in ``runs``, for the first table that has some there.
+        python -m scripts.report html [results=results] [runs=outputs] [output=outputs/report.html] [images=4]
+
+    Tables are those of RESULTS/*/records, and one of the finished runs in RUNS that are in none of them. Curves and pictures come
+    from the run directories in RUNS, for the first table that has some there.
 
     Raises:
-        ValueError: an unknown option, or there is no finished run at all.
+        ValueError: there is no finished run at all.
     """
-    options = options_of(arguments, DEFAULTS)
-    runs = Path(options["runs"])
-    tables = tables_of_results(Path(options["results"]))
+    runs = Path(runs)
+    tables = tables_of_results(Path(results))
     own, notes = tables_of_runs(runs, without={key for table in tables for key in _finished(table)})
     tables += own
     if not tables:
         raise ValueError(
-            f"no records in {options['results']}/*/records and no runs in {runs}: train something first, for example "
+            f"no records in {results}/*/records and no runs in {runs}: train something first, for example "
             "make reproduce-table"
         )
     here = run_folders(runs)
     tables.sort(key=lambda table: not here.keys() & _finished(table).keys())
-    material = gather(tables, runs, options["images"], notes)
+    material = gather(tables, runs, images, notes)
     page = report(material)
-    path = Path(options["output"])
+    path = Path(output)
     write_text(path, page)
     for line in material.missing:
         print(line)
@@ -180,7 +182,7 @@ def _galleries(
             shown.setdefault(record.loss, record)
         for record in list(shown.values())[:2]:
             try:
-                found.append(gallery(here[record.key], record, data, images))
+                found.append(gallery_of(here[record.key], record, data, images))
             except (DataError, ValueError) as error:
                 missing.append(str(error))
     return found

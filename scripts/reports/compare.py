@@ -1,4 +1,4 @@
-"""``python -m scripts.report compare RUN RUN [output=FOLDER]``: what was changed between two runs, and where AP moved."""
+"""Two runs: what was changed between them, and where AP moved."""
 
 from __future__ import annotations
 
@@ -7,38 +7,37 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from afl.reporting.compare import Comparison, compare, draw_comparison
+from afl.reporting.compare import Comparison, comparison, draw_comparison
 from afl.reporting.figures import save
-from scripts.entry import options_of
-from scripts.run_material import finished_record
-
-DEFAULTS = {"output": None}
+from scripts.reports.material import finished_record
 
 
-def write_comparison(arguments: list[str]) -> list[Path]:
-    """Print two tables and draw a picture; returns the pictures' paths.
+def compare(*runs: str, output: str = "") -> list[Path]:
+    """Two runs: what was changed between them, and where AP moved.
+
+        python -m scripts.report compare outputs/ONE outputs/OTHER [output=FOLDER]
+
+    Prints what differs in the configs and the metrics, and draws the differences of AP as PNG and PDF, beside the second run.
 
     Raises:
-        ValueError: not two directories of finished runs, or an unknown option.
+        ValueError: not two directories of finished runs.
     """
-    runs = [a for a in arguments if "=" not in a]
-    options = options_of([a for a in arguments if "=" in a], DEFAULTS)
     if len(runs) != 2:
         raise ValueError("which two runs? python -m scripts.report compare outputs/ONE outputs/OTHER")
     first, second = (finished_record(Path(run)) for run in runs)
-    found = compare(first, second)
-    show(found, Console())
-    folder = Path(str(options["output"] or Path(runs[1]).parent))
+    found = comparison(first, second)
+    show(found, Console(markup=False, highlight=False))
+    folder = Path(output or Path(runs[1]).parent)
     paths = save(draw_comparison(found), folder, f"compare-{first.key}-{second.key}")
     print("written:", ", ".join(map(str, paths)))
     return paths
 
 
 def show(found: Comparison, console: Console) -> None:
-    """The tables, for a terminal."""
+    """The tables, for a terminal whose markup is off: names of classes and values may look like markup."""
     for text in found.warnings:
-        console.print(text, highlight=False)
-    console.print(f"first:  {found.first.key}\nsecond: {found.second.key}", highlight=False)
+        console.print(text)
+    console.print(f"first:  {found.first.key}\nsecond: {found.second.key}")
     changes = Table(title="Config", title_justify="left")
     for name in ("changed", "first", "second"):
         changes.add_column(name, overflow="fold")

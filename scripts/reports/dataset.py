@@ -1,4 +1,4 @@
-"""``python -m scripts.report dataset dataset=NAME [dataset.root=FOLDER ...] [output=FILE] [images=12]``: what is in it."""
+"""A data set in one page, before anything is trained on it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from afl.reporting.report.dataset import Split, dataset_page
 from afl.tracking import Picture, write_text
 from afl.training.data import RunData, read_data
 from datasets import AnnotationIndex, read_image
-from scripts.entry import compose_config, own_options
-from scripts.run_material import require_images
-
-DEFAULTS = {"output": None, "images": 12}
+from scripts.entry import compose_config
+from scripts.reports.material import require_images
 
 
-def write_dataset_page(arguments: list[str]) -> Path:
-    """Write the page of a data set; returns its path.
+def dataset(*overrides: str, output: str = "", images: int = 12) -> Path:
+    """A data set in one page: objects of each class, their sizes and shapes, some images, and the defects that were left out.
+
+        python -m scripts.report dataset dataset=shapes [images=12] [output=FILE]
+        python -m scripts.report dataset dataset=coco dataset.root=/data/coco
+
+    Takes every override that scripts.train takes. Writes outputs/dataset-NAME.html.
 
     Raises:
         DataError: the data set is not here, or damaged.
         ValueError: an argument that neither this command nor Hydra knows.
     """
-    options, overrides = own_options(arguments, DEFAULTS)
-    config = compose_config(overrides)
+    config = compose_config(list(overrides))
     data = read_data(config)
     name = config.dataset.name
     page = dataset_page(
@@ -35,9 +37,9 @@ def write_dataset_page(arguments: list[str]) -> Path:
         data.statistics.instances,
         data.statistics.images,
         [split_of("train", data.train), split_of("val", data.val)],
-        samples(data, options["images"]),
+        samples(data, images),
     )
-    path = Path(str(options["output"] or Path(config.paths.output) / f"dataset-{name}.html"))
+    path = Path(output or Path(config.paths.output) / f"dataset-{name}.html")
     write_text(path, page)
     groups = list(data.statistics.groups)
     counts = ", ".join(

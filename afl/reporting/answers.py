@@ -1,0 +1,172 @@
+"""Answers to the questions of ``afl.reporting.questions`` as Markdown. Metrics are shown times 100."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from afl.reporting.inference import Difference, Interval
+from afl.reporting.intervals import Estimate, rounded
+from afl.reporting.markdown import markdown
+from afl.reporting.names import GROUPS
+from afl.reporting.questions import QUARTERS, adjusted, half_width, mean_of, moved_by
+
+Row = tuple[str, str]
+"""(data set, detector)"""
+
+
+def _label(place: Row, places: Sequence[Row]) -> str:
+    dataset, detector = place
+    return detector if len({other for other, _ in places}) == 1 else f"{dataset}: {detector}"
+
+
+def noise_text(found: pd.DataFrame, seeds: int) -> str:
+    """Rows by metrics: spread over seeds / half-width of a paired difference over ``seeds`` seeds."""
+    metrics = list(found.index.unique("metric"))
+    places = list(dict.fromkeys(found.index.droplevel("metric")))
+
+    def cell(place: Row, metric: str) -> str:
+        own = found.loc[(*place, metric)]
+        if math.isnan(own.spread) or math.isnan(own.paired):
+            return "one seed"
+        return f"{100 * own.spread:.1f} / {100 * half_width(own.paired, seeds):.1f}"
+
+    rows = [[_label(place, places), *(cell(place, metric) for metric in metrics)] for place in places]
+    return (
+        f"Standard deviation over seeds / half-width of the 95 % interval of a difference to the baseline over {seeds} seeds, "
+        "x 100, pooled over the arms of a row:\n\n" + markdown(["", *metrics], rows)
+    )
+
+
+def contrast_text(found: Mapping[Row, Mapping[str, Estimate | None]], loss: str, against: str) -> str:
+    """Rows by metrics; bold where the interval is clear of zero."""
+    metrics = list(next(iter(found.values())))
+    rows = [
+        [_label(place, list(found)), *(_bold(own[metric]) for metric in metrics)]
+        for place, own in found.items()
+    ]
+    return markdown([f"{loss} - {against}", *metrics], rows)
+
+
+def _bold(own: Estimate | None) -> str:
+    if own is None:
+        return "—"
+    return f"**{own.percent('+')}**" if own.positive or own.negative else own.percent("+")
+
+
+def contrasts_text(found: Mapping[tuple[str, str, str], Difference], best: str | None = None) -> str:
+    """A line for each contrast and metric, and how to read it; ``best``: the loss to be named as the best other one."""
+    p = adjusted(found)
+
+    def line(place: tuple[str, str, str], own: Difference) -> list[str]:
+        loss, against, metric = place
+        halves = [_half(own.mean, one) for one in (own.unpooled, own.pooled, own.random_detectors)]
+        pairs = zip((own.p_units, own.p_differences), p[place], strict=True)
+        return [
+            f"{loss} - {against}" + (" (best other)" if against == best else ""), metric, rounded(100 * own.mean, "+"), f"{own.detectors} x {own.units}", *halves,
+            *(f"{_p(plain)} ({_p(corrected)})" for plain, corrected in pairs),
+        ]  # fmt: skip
+
+    head = [
+        "contrast", "metric", "mean", "detectors x units", "unpooled", "pooled", "random detectors",
+        "p by unit", "p by difference",
+    ]  # fmt: skip
+    return markdown(head, [line(place, own) for place, own in found.items()], text=2) + "\n\n" + READING
+
+
+READING = """A unit is one data set with one seed; a difference is one detector's in one unit. Differences x 100, averaged over detectors. The
+three intervals are half-widths at 95 %, in brackets their degrees of freedom, bold where the interval excludes zero:
+
+- unpooled: t interval of the means over detectors by unit.
+- pooled: the noise of all detectors together, taken as independent within a unit. More degrees of freedom, and too narrow where a
+  unit moves all detectors alike.
+- random detectors: detectors are a sample of detectors too; variance (MS_detectors + MS_units - MS_rest) / (detectors x units) of
+  the two-way layout, degrees of freedom by Satterthwaite.
+
+P values are two-sided and exact, over all assignments of signs to units or to single differences; n units cannot give less than
+2 / 2^n. In brackets they are adjusted over all lines of this table (Holm). The best other loss was chosen by these same records."""
+
+
+def _half(mean: float, own: Interval | None) -> str:
+    if own is None:
+        return "—"
+    text = f"± {100 * own.half:.1f}"
+    return (f"**{text}**" if abs(mean) > own.half else text) + f" ({own.freedom})"
+
+
+def _p(value: float) -> str:
+    return "< 0.0001" if value < 0.0001 else f"{value:.4f}" if value < 0.01 else f"{value:.2f}"
+
+
+def classes_text(found: pd.DataFrame, baseline: str) -> str:
+    """Classes by losses; in brackets the paired difference to the baseline, bold where its interval is clear of zero."""
+    losses = list(found.columns.unique("loss"))
+
+    def cell(row: pd.Series, loss: str) -> str:
+        value = mean_of(row, loss).percent()
+        return value if loss == baseline else f"{value} ({_bold(moved_by(row, loss, baseline))})"
+
+    rows = [[*place, *(cell(row, loss) for loss in losses)] for place, row in found.iterrows()]
+    return markdown(["class", "group", *losses], rows, text=2)
+
+
+def mechanism_text(found: pd.DataFrame, parts: Sequence[int]) -> str:
+    """Detectors and losses by parts of the training; each cell is rare / common / frequent.
+
+    Args:
+        found: what ``push_ratios`` gives.
+        parts: numbers of parts, from 0; negative ones from the end.
+    """
+    heads, rows = [], []
+    for (detector, loss), own in found.groupby(level=["detector", "loss"], sort=False):
+        chosen = own.iloc[list(parts)]
+        heads.append([f"until step {step:.0f}" for step in chosen.step])
+        cells = [" / ".join(f"{part[group]:.1f}" for group in GROUPS) for _, part in chosen.iterrows()]
+        rows.append([detector, loss, *cells])
+    return markdown(["detector", "loss", *heads[0]], rows, text=2)
+
+
+def gate_text(tables: Mapping[str, pd.DataFrame]) -> str:
+    """Tables and detectors by quarters of the training."""
+    rows = [
+        [table, detector, *(f"{values[name]:.2f}" for name in QUARTERS)]
+        for table, found in tables.items()
+        for detector, values in found.iterrows()
+    ]
+    return markdown(["table", "detector", *QUARTERS], rows, text=2)
+
+
+def choice_text(levels: pd.DataFrame) -> str:
+    """The levels of each factor."""
+
+    def ahead(level) -> str:
+        if level.ahead == level.error == 0:
+            return "(start)"
+        return f"{100 * level.ahead:+.1f}" + (
+            "" if math.isinf(level.error) else f" ± {100 * level.error:.1f}"
+        )
+
+    rows = [
+        [level.factor, level.arm, f"{100 * level.score:+.1f}", ahead(level), "yes" if level.chosen else ""]
+        for level in levels.itertuples()
+    ]
+    return markdown(
+        ["factor", "level", "score", "ahead of the start", "chosen"], rows, align="--- --- ---: ---: :---:"
+    )
+
+
+def fit_text(found: pd.DataFrame, metric: str) -> str:
+    """Detectors by training and validation images; every loss but the first with its difference to the first."""
+    where, losses = (list(found.columns.unique(level)) for level in (0, 1))
+
+    def cells(values: pd.Series) -> list[str]:
+        first = values.iloc[0]
+        later = [f"{rounded(value)} ({rounded(value - first, '+')})" for value in values.iloc[1:]]
+        return [rounded(first), *later]
+
+    rows = [
+        [str(name), *(text for part in where for text in cells(row[part]))] for name, row in found.iterrows()
+    ]
+    return markdown([metric, *(f"{part}: {loss}" for part in where for loss in losses)], rows)

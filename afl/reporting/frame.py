@@ -1,0 +1,73 @@
+"""Records as one long table: a row for each figure of each finished run. Every report is a function of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from afl.reporting.records import CellName, cell_of
+from afl.tracking import FINISHED, Record, mass_curves
+
+AVERAGE = "average"
+CLASS_AP = "AP of a class"
+RUN = ["dataset", "data", "detector", "loss", "unit", "key"]
+COLUMNS = [*RUN, "metric", "name", "group", "part", "step", "value"]
+
+
+def frame(records: Iterable[Record] | Mapping[CellName, Record | None]) -> pd.DataFrame:
+    """The long table of the finished runs among ``records``. Undefined figures have no row.
+
+    Args:
+        records: or the cells of a table, whose units may be variants of a data set with seeds.
+
+    Returns:
+        Columns: the run (``dataset``, ``data``: its fingerprint, ``detector``, ``loss``, ``unit``: the seed, or what the table
+        repeats cells over, ``key``), then
+
+        metric: a metric's name in the record, ``CLASS_AP``, or a figure of the gradient dynamics: ``positive`` and
+            ``negative`` (sum of |dL/dz| in a logged step, over all maps), ``kappa`` and ``ghat`` (mean over maps).
+        name, group: class name and frequency group (r, c, f), where the figure belongs to one.
+        part, step: number of the part of the training, from 0, and its last step, where the figure belongs to one.
+        value: metrics are in [0, 1].
+    """
+    rows = []
+    cells = records.items() if isinstance(records, Mapping) else [(cell_of(one), one) for one in records]
+    for (dataset, detector, loss, unit), record in cells:
+        if record is not None and record.status == FINISHED:
+            run = (dataset, record.data_hash, detector, loss, unit, record.key)
+            rows += [(*run, *row) for row in _figures(record) if row[-1] is not None]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _figures(record: Record) -> list[tuple]:
+    rows: list[tuple] = [(metric, None, None, None, None, value) for metric, value in record.metrics.items()]
+    rows += [
+        (CLASS_AP, name, record.groups.get(name), None, None, value)
+        for name, value in record.per_class.items()
+    ]
+    steps = record.gradient_dynamics.get("steps", ())
+    for metric, group, values in _curves(record.gradient_dynamics):
+        rows += [
+            (metric, None, group, part, step, value)
+            for part, (step, value) in enumerate(zip(steps, values, strict=True))
+        ]
+    return rows
+
+
+def _curves(dynamics: Mapping) -> Iterable[tuple[str, str | None, Iterable[float]]]:
+    """Metric, frequency group and values by part."""
+    if not dynamics:
+        return
+    for name, values in mass_curves(dynamics).items():
+        sign, group = name.split("/")
+        yield sign, group, values
+    for metric in ("kappa", "ghat"):
+        maps = [
+            values
+            for name, values in dynamics["curves"].items()
+            if name.endswith(f"/adaptive_gradient/{metric}")
+        ]
+        if maps:
+            yield metric, None, np.array(maps, float).mean(0).tolist()

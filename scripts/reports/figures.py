@@ -1,0 +1,129 @@
+"""The figures of the losses: as they are configured, and as records show them over training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from afl.losses import MapInfo, MapLoss
+from afl.reporting import load_records
+from afl.reporting.figures import (
+    DEPENDS,
+    EXAMPLE_OVERLAP,
+    MASS_LOSSES,
+    RECONSTRUCTION,
+    configured_curves,
+    draw_class_weights,
+    draw_gate,
+    draw_gradient_mass,
+    draw_gradients,
+    draw_gradients_in_a_map,
+    family_curves,
+    save,
+)
+from afl.reporting.frame import frame
+from afl.reporting.push import draw_push
+from afl.tracking import Record
+from afl.training.build import instantiate
+from datasets.shapes import BENCHMARK_FILLS, BENCHMARK_OUTLINES, instances_by_rank
+from scripts.entry import CONF
+from scripts.kept import kept_table
+
+MAIN_LOSSES = ("fl", "cbl", "afl", "cbfl")
+
+
+def figures(records: str = "", runs: str = "", table: str = "shapes", results: str = "results") -> None:
+    """The figures of the losses, as PNG and PDF in RESULTS/figures.
+
+        python -m scripts.report figures [table=shapes]        # from the records behind a committed table
+        python -m scripts.report figures runs=outputs          # from run directories
+        python -m scripts.report figures records=FOLDER
+
+    The gradient of every loss against p (where it depends on the rest of the map, in an example of a map), AFL's gate, class
+    weights against class count, and, where there are records of fl, cbl or afl, the gradient mass over training.
+    """
+    if records and runs:
+        raise ValueError("figures are drawn from records=FOLDER or from runs=FOLDER, not from both")
+    draw_figures(records_of(records, runs, Path(results) / table), Path(results) / "figures")
+
+
+def records_of(records: str, runs: str, kept: Path) -> list[Record]:
+    """Records of run directories (``runs``), of a folder (``records``), or, by default, those of a kept table."""
+    if runs:
+        return load_records(runs)
+    if not records:
+        return load_records(sorted((kept / "records").glob("*.json")))
+    folder = Path(records)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder of records")
+    return load_records(sorted(folder.glob("*.json")) or sorted(folder.rglob("records/*.json")))
+
+
+def draw_figures(records: list[Record], folder: Path) -> None:
+    """Draw everything that can be drawn, and say what cannot."""
+    losses = configured_losses()
+    curves, without = configured_curves(losses)
+    title = f"First step, class weight 5, IoU {EXAMPLE_OVERLAP} ({RECONSTRUCTION})"
+    drawn = {
+        "gradient": draw_gradients(family_curves(), f"Gradient of one element ({RECONSTRUCTION})"),
+        "gradient_all_losses": draw_gradients(curves, title, legend_columns=1, root=True),
+        "gate": draw_gate(),
+        "class_weights": draw_class_weights(benchmark_counts(), "LongTail Shapes"),
+    }
+    apart = {name: losses[name] for name, reason in without.items() if reason == DEPENDS}
+    if apart:
+        drawn["gradient_in_a_map"] = draw_gradients_in_a_map(apart)
+    masses = draw_gradient_mass(records)
+    for name, figure in (
+        drawn | {f"gradient_mass-{place}": figure for place, figure in masses.items()}
+    ).items():
+        print("written:", ", ".join(map(str, save(figure, folder, name))))
+    for name, reason in without.items():
+        print(f"no curve of {name}: {reason}" + ("; see gradient_in_a_map" if name in apart else ""))
+    if not masses:
+        print(
+            f"no gradient_mass: none of {len(records)} records is a finished run of {', '.join(MASS_LOSSES)} with gradient "
+            "dynamics; train some and say where they are: python -m scripts.report figures runs=outputs"
+        )
+
+
+def configured_losses() -> dict[str, Callable[[MapInfo], MapLoss]]:
+    """Factories of all losses in ``conf/loss`` by name, the main ones first."""
+    others = sorted({path.stem for path in (CONF / "loss").glob("*.yaml")} - set(MAIN_LOSSES))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return {
+            name: instantiate(compose(overrides=[f"+loss={name}"]).loss) for name in (*MAIN_LOSSES, *others)
+        }
+
+
+def benchmark_counts() -> list[int]:
+    """Training instances of the classes of LongTail Shapes, most frequent first."""
+    made = OmegaConf.load(CONF / "dataset" / "shapes_lvis.yaml").folder
+    classes = len(BENCHMARK_OUTLINES) * len(BENCHMARK_FILLS)
+    return instances_by_rank(classes, made.num_train * made.objects_per_image, made.tail_exponent).tolist()
+
+
+def push(
+    tables: list[str] = ("shapes", "data_seeds", "trashcan_frames", "trashcan"),
+    losses: list[str] = ("cbfl", "cbfl_instances", "afl", "ablation/afl_head"),
+    results: str = "results",
+    output: str = "",
+) -> Path:
+    """How hard each loss pushes the positives of each frequency group over training, beside what each group gains.
+
+        python -m scripts.report push [tables=[shapes,trashcan]] [losses=[cbfl,afl]] [output=FOLDER]
+
+    The push is the sum of |dL/dz| as a multiple of the table's baseline on the same seeds, averaged over detectors. Each table is a
+    row of one figure. Writes push.png and push.pdf into RESULTS/figures.
+    """
+    material = {}
+    for name in tables:
+        kept = kept_table({"table": name, "results": results})
+        whole = kept.table()
+        material[name] = (whole, frame(whole.cells))
+    paths = save(draw_push(material, losses), Path(output or Path(results) / "figures"), "push")
+    print("written:", ", ".join(map(str, paths)))
+    return paths[0]

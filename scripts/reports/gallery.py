@@ -1,0 +1,51 @@
+"""What every detector finds in the same validation images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from afl.reporting import load_records
+from afl.reporting.gallery import draw_gallery, save_jpeg
+from afl.reporting.names import in_order
+from afl.tracking import FINISHED
+from scripts.reports.material import data_of, gallery_of, telling_images
+
+
+def gallery(
+    runs: str = "outputs",
+    dataset: str = "shapes_lvis",
+    loss: str = "afl",
+    seed: int = 0,
+    images: int = 4,
+    output: str = "",
+) -> Path:
+    """What every detector finds in the same validation images, as a picture for a README or a paper.
+
+        python -m scripts.report gallery [runs=outputs] [dataset=shapes_lvis] [loss=afl] [seed=0] [images=4] [output=FILE]
+
+    A column for each detector that has a finished run. Writes RUNS/gallery-DATASET-LOSS.jpg.
+
+    Raises:
+        ValueError: no finished run is of this data set, loss and seed.
+        DataError: the data set is not here.
+    """
+    runs = Path(runs)
+    wanted = (dataset, loss, seed)
+    chosen = {
+        record.detector: record
+        for record in (load_records(runs) if runs.is_dir() else [])
+        if record.status == FINISHED
+        and (record.dataset, record.loss, record.seed) == wanted
+        and (runs / record.key).is_dir()
+        and record.config.get("subset") is None
+    }
+    if not chosen:
+        raise ValueError(f"{runs} has no finished run of {wanted[0]} with {wanted[1]} and seed {wanted[2]}")
+    records = [chosen[name] for name in in_order(chosen)]
+    data = data_of(records[0])
+    shown = telling_images(data, images)
+    columns = [gallery_of(runs / record.key, record, data, shown) for record in records]
+    path = Path(output or runs / f"gallery-{wanted[0]}-{wanted[1]}.jpg")
+    save_jpeg(draw_gallery(columns), path)
+    print(f"written: {path} ({', '.join(record.detector for record in records)})")
+    return path

@@ -1,0 +1,198 @@
+"""Questions to the records that ``results/TABLE`` keeps: printed, and written beside them as Markdown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+from omegaconf import OmegaConf
+
+from afl.reporting import answers, questions
+from afl.reporting.documents import refreshed
+from afl.reporting.frame import frame
+from afl.tracking import FINISHED, write_json, write_text
+from scripts.kept import KeptTable, kept_table
+from scripts.reports.material import figures_on_training_images
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = ("README.md", "results/README.md")
+
+
+def noise(table: str = "shapes", seeds: int = 5, results: str = "results") -> None:
+    """How much the figures of a table change when only the seed changes.
+
+        python -m scripts.report noise [table=shapes] [seeds=5]
+
+    Prints the standard deviation over seeds and the half-width that the interval of a difference over ``seeds`` seeds would have.
+    Writes RESULTS/TABLE/noise.md.
+    """
+    kept = kept_table({"table": table, "results": results})
+    if len(kept.seeds) < 2:
+        sys.exit(f"{kept.folder / 'records'} has records of one seed; the spread over seeds needs two")
+    kept.write("noise.md", answers.noise_text(questions.noise(kept.table()), seeds))
+
+
+def contrast(table: str = "shapes", loss: str = "afl", against: str = "", results: str = "results") -> None:
+    """One loss of a table against the others: intervals, exact p values, correction for the number of comparisons.
+
+        python -m scripts.report contrast [table=shapes] [loss=afl] [against=cbfl_instances]
+
+    Without ``against``: the loss against focal loss, class-balanced focal loss, deferred weights and the best other loss, as far as
+    the table has them. Writes RESULTS/TABLE/LOSS-contrasts.md, and by detector the loss against cbfl_instances, which is AFL without
+    its gate. With ``against``: by detector only, in RESULTS/TABLE/LOSS-against-AGAINST.md.
+    """
+    kept = kept_table({"table": table, "results": results})
+    whole = kept.table()
+    if not against:
+        pairs, best = questions.family(whole, loss)
+        found = questions.contrasts(whole, pairs)
+        if not found:
+            sys.exit(f"{kept.folder / 'records'} has no seed with {loss} and another loss on every detector")
+        kept.write(f"{loss}-contrasts.md".replace("/", "_"), answers.contrasts_text(found, best))
+    if not against and ("cbfl_instances" not in whole.spec.losses or loss == "cbfl_instances"):
+        return
+    other = against or "cbfl_instances"
+    text = answers.contrast_text(questions.contrast(whole, loss, other), loss, other)
+    kept.write(f"{loss}-against-{other}.md".replace("/", "_"), text)
+
+
+def classes(
+    table: str = "trashcan", losses: list[str] = (), shown: int = 6, results: str = "results"
+) -> None:
+    """The classes of a table that a loss moves most, averaged over detectors.
+
+        python -m scripts.report classes [table=trashcan] [losses=[fl,afl]] [shown=6]
+
+    Losses are compared with the first one; by default they are the table's. Writes RESULTS/TABLE/classes.md.
+    """
+    kept = kept_table({"table": table, "results": results})
+    whole = kept.table()
+    spec = whole.spec
+    losses = list(losses) or list(spec.losses)
+    spec.require_losses(losses)
+    own = frame(whole.cells)
+    found = questions.classes(own[own.dataset == spec.datasets[0]], spec.detectors, losses)
+    if found.empty:
+        sys.exit(f"no seed of {kept.folder / 'records'} has {', '.join(losses)} on every detector yet")
+    moved = questions.most_moved(found, losses[0], shown)
+    kept.write("classes.md", answers.classes_text(moved, losses[0]))
+
+
+def mechanism(
+    table: str = "shapes",
+    losses: list[str] = ("cbfl_instances", "afl"),
+    parts: list[int] = (0, 2, -1),
+    results: str = "results",
+) -> None:
+    """How hard a loss pushes the positives of each frequency group, as a multiple of the table's baseline, early and late.
+
+        python -m scripts.report mechanism [table=shapes] [losses=[cbfl_instances,afl]] [parts=[0,2,-1]]
+
+    ``parts`` are tenths of the training, from 0; negative ones count from the end. Writes RESULTS/TABLE/mechanism.md.
+    """
+    kept = kept_table({"table": table, "results": results})
+    found = questions.push_ratios(_long(kept), losses, kept.spec.baseline)
+    if found.empty:
+        sys.exit(
+            f"{kept.folder / 'records'} has no seed with runs of {kept.spec.baseline} and of {', '.join(losses)}"
+        )
+    kept.write("mechanism.md", answers.mechanism_text(found, parts))
+
+
+def gate(
+    tables: list[str] = ("shapes", "scratch", "short", "closed", "bccd", "trashcan_frames", "trashcan"),
+    loss: str = "afl",
+    results: str = "results",
+) -> None:
+    """How AFL's gate opens over the training: kappa at each quarter, from 1 (shut) to 0 (open).
+
+        python -m scripts.report gate [tables=[shapes,trashcan]] [loss=afl]
+
+    A gate that stays shut means that training ended before the network was past its large gradients. Writes RESULTS/gate.md.
+    """
+    found = {}
+    for name in tables:
+        kept = kept_table({"table": name, "results": results})
+        found[name] = questions.gate_opening(_long(kept), loss)
+        if found[name].empty:
+            sys.exit(f"no finished run of {loss} in {kept.folder / 'records'} has a gate on record")
+    text, path = answers.gate_text(found), Path(results) / "gate.md"
+    write_text(path, text + "\n")
+    print(text)
+    print("written:", path)
+
+
+def choice(table: str = "search", results: str = "results") -> None:
+    """Which of AFL's free choices its search selects, by the rule of results/protocol.md.
+
+        python -m scripts.report choice [table=search]
+
+    Writes RESULTS/TABLE/choice.md.
+    """
+    kept = kept_table({"table": table, "results": results})
+    if "factors" not in kept.spec:
+        sys.exit(f"table={kept.spec.name} is no search: it names no factors")
+    factors = OmegaConf.to_container(kept.spec.factors)
+    levels = questions.choice(_long(kept), kept.spec.baseline, kept.spec.start, factors)
+    kept.write("choice.md", answers.choice_text(levels))
+
+
+def fit(
+    table: str = "shapes",
+    losses: list[str] = ("fl", "afl"),
+    metrics: list[str] = (),
+    runs: str = "outputs",
+    results: str = "results",
+) -> None:
+    """How well the training images themselves are fitted, beside the validation images.
+
+        python -m scripts.report fit [table=shapes] [losses=[fl,afl]] [metrics=[AP_r,AP_f]] [runs=outputs]
+
+    Runs of the table in ``runs`` that were not measured before are evaluated on their training images, without augmentation, and kept in
+    RESULTS/TABLE/fit.json. By default the metrics are those of the rarest and of the most frequent group of the data set. Writes
+    RESULTS/TABLE/fit.md.
+    """
+    kept = kept_table({"table": table, "results": results})
+    path = kept.folder / "fit.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for record in kept.records:
+        wanted = record.status == FINISHED and record.loss in losses and record.key not in known
+        measured = figures_on_training_images(Path(runs) / record.key) if wanted else None
+        if measured:
+            known[record.key] = measured
+            write_json(path, known)
+            print(f"{record.key}: AP {100 * measured['AP']:.1f} on its training images")
+    own = _long(kept)
+    groups = [name for name in ("AP_r", "AP_c", "AP_f") if (own.metric == name).any()]
+    answered = [
+        answers.fit_text(found, metric)
+        for metric in list(metrics) or dict.fromkeys([*groups[:1], *groups[-1:]])
+        if not (found := questions.fit(own, known, losses, metric)).empty
+    ]
+    if not answered:
+        sys.exit(
+            f"none of the runs of {', '.join(losses)} in {kept.folder / 'records'} has been measured or has its weights in {runs}; "
+            "say where they are: runs=FOLDER"
+        )
+    kept.write("fit.md", "\n\n".join(answered))
+
+
+def documents() -> None:
+    """The tables of results/ inside README.md and results/README.md, written between their marks.
+
+    python -m scripts.report documents
+    """
+    for name in DOCUMENTS:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        if (new := refreshed(text, ROOT / "results")) != text:
+            write_text(ROOT / name, new)
+            print("written:", name)
+        else:
+            print("up to date:", name)
+
+
+def _long(kept: KeptTable) -> pd.DataFrame:
+    """The long table of a kept table's runs, ordered by the names of their cells, as their files are."""
+    return frame(dict(sorted(kept.table().cells.items())))

@@ -1,0 +1,157 @@
+"""The commands that answer questions against the files that are committed, the AP of kept tables, and runs evaluated again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from omegaconf import OmegaConf
+
+from afl.reporting import load_records, questions
+from afl.reporting.frame import frame
+from afl.tracking import write_record
+from afl.training import run_cell
+from afl.training.compose import compose_cell
+from scripts.evaluate import main as evaluate
+from scripts.kept import kept_table
+from scripts.report import MODULES, command, main
+from scripts.reports.questions import ROOT
+
+COMMITTED = [
+    ("choice", [], "search/choice.md"),
+    ("noise", ["table=search"], "search/noise.md"),
+    ("contrast", ["table=shapes"], "shapes/afl-against-cbfl_instances.md"),
+    ("mechanism", [], "shapes/mechanism.md"),
+    ("fit", [], "shapes/fit.md"),
+    ("fit", ["table=trashcan"], "trashcan/fit.md"),
+    ("classes", [], "trashcan/classes.md"),
+    ("gate", [], "gate.md"),
+]
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A copy of results/ whose records are links."""
+    for folder in sorted((ROOT / "results").glob("*/records")):
+        own = tmp_path / folder.parent.name
+        own.mkdir()
+        (own / "records").symlink_to(folder)
+        if (folder.parent / "fit.json").exists():
+            (own / "fit.json").write_bytes((folder.parent / "fit.json").read_bytes())
+    return tmp_path
+
+
+@pytest.mark.parametrize(("name", "options", "path"), COMMITTED)
+def test_the_committed_answer_is_what_the_committed_records_give(results, capsys, name, options, path):
+    main([name, *options, f"results={results}"])
+    text = (ROOT / "results" / path).read_text(encoding="utf-8")
+    assert (results / path).read_text(encoding="utf-8") == text and text in capsys.readouterr().out
+
+
+def test_the_chosen_arm_of_the_search_is_what_the_loss_afl_is():
+    text = (ROOT / "results" / "search" / "choice.md").read_text(encoding="utf-8")
+    (chosen,) = {
+        line.split("|")[2].strip() for line in text.splitlines() if "all that moved" in line and "yes" in line
+    }
+    runs = [
+        record
+        for record in load_records(sorted((ROOT / "results" / "search" / "records").glob("*.json")))
+        if record.loss == chosen
+    ]
+    today = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "loss" / "afl.yaml"))
+    assert runs and all(record.config["loss"] == today for record in runs)
+
+
+def test_the_mean_over_the_classes_of_a_kept_table_is_its_ap():
+    table = kept_table({"table": "trashcan", "results": ROOT / "results"}).table()
+    found = questions.classes(frame(table.cells), table.spec.detectors, ["fl", "afl"])
+    for loss in ("fl", "afl"):
+        for seed, ap in table.values("trashcan", "AP")["average"][loss].items():
+            assert found[loss, seed].mean() == pytest.approx(ap, abs=1e-12)
+
+
+def test_a_contrast_with_one_loss_is_written_by_detector(results, capsys):
+    main(["contrast", "table=search", "loss=ablation/afl_tau025", "against=fl", f"results={results}"])
+    text = (results / "search" / "ablation_afl_tau025-against-fl.md").read_text(encoding="utf-8")
+    assert text in capsys.readouterr().out and "| retinanet | +1.3 ± 1.9 |" in text
+
+
+def test_contrasts_of_the_main_table_equal_what_was_computed_by_hand(results):
+    main(["contrast", f"results={results}"])
+    lines = (results / "shapes" / "afl-contrasts.md").read_text(encoding="utf-8").splitlines()
+    # The unpooled column is the average row of the committed table; three units cannot give a p value below 2 / 2^3.
+    assert any(line.startswith("| afl - fl | AP | +3.8 | 6 x 3 | **± 0.5** (2) |") for line in lines)
+    assert any(line.startswith("| afl - cbfl_instances (best other) | AP | +1.4 |") for line in lines)
+    assert all("| 0.25 (" in line for line in lines if line.startswith("| afl - "))
+
+
+def test_what_cannot_be_answered_is_one_line(results, tmp_path):
+    few = tmp_path / "few"
+    for table, pattern in (("trashcan", "*-fl-s0.json"), ("search", "*-fl-s0.json")):
+        (few / table / "records").mkdir(parents=True)
+        for path in sorted((ROOT / "results" / table / "records").glob(pattern)):
+            (few / table / "records" / path.name).symlink_to(path)
+    for arguments, words in (
+        (["noise", "table=search", f"results={few}"], "needs two"),
+        (["classes", "losses=[fl,afl]", f"results={few}"], "no seed of .* has fl, afl on every detector yet"),
+        (["contrast", "table=search", "loss=afl", f"results={few}"], "no loss afl|no seed with afl"),
+        (["mechanism", "table=search", "losses=[mine]", f"results={results}"], "no seed with runs of fl and of mine"),
+        (["gate", "tables=[short]", "loss=fl", f"results={results}"], "no finished run of fl in .* has a gate"),
+        (["noise", "tables=search"], "Did you mean table"),
+        (["nois"], "did you mean noise"),
+    ):  # fmt: skip
+        with pytest.raises((SystemExit, ValueError), match=words):
+            main(arguments)
+
+
+def test_fit_measures_what_evaluate_measures_and_keeps_it(tmp_path, capsys):
+    options = [
+        "dataset=shapes_lvis", "dataset.folder.num_train=24", "dataset.folder.num_val=10", "initial_weights=null",
+        "logger=none", "trainer.progress=none", "trainer.batch_size=4", "trainer.max_duration=8steps",
+        "trainer.device=cpu", f"paths.output={tmp_path}/outputs", f"paths.cache={tmp_path}/cache",
+    ]  # fmt: skip
+    record = run_cell(compose_cell(detector="fcos", loss="fl", overrides=options))
+    write_record(tmp_path / "results" / "shapes" / "records" / "one.json", record)
+    arguments = ["fit", "losses=[fl]", "metrics=[AP]", f"results={tmp_path}/results"]
+    with pytest.raises(SystemExit, match="none of the runs of fl .* runs=FOLDER"):
+        main([*arguments, f"runs={tmp_path}/nowhere"])
+    main([*arguments, f"runs={tmp_path}/outputs"])
+    kept = json.loads((tmp_path / "results/shapes/fit.json").read_text())[record.key]
+    evaluate([f"run={tmp_path}/outputs/{record.key}", "dataset.val.split=train"])
+    again = json.loads((tmp_path / "outputs" / record.key / "evaluation.json").read_text())
+    assert kept == {name: again[name] for name in kept} and kept["AP"] != record.metrics["AP"]
+    capsys.readouterr()
+    main([*arguments, f"runs={tmp_path}/nowhere"])  # what was measured once needs no weights
+    text = (tmp_path / "results/shapes/fit.md").read_text()
+    assert text in capsys.readouterr().out
+    assert f"| fcos | {100 * kept['AP']:.1f} | {100 * record.metrics['AP']:.1f} |" in text
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_command_has_its_own_help_with_its_options(name, capsys):
+    main([name, "--help"])
+    said, found = capsys.readouterr().out, command(name)
+    assert f"python -m scripts.report {name}" in said and said.strip() == found.document.strip()
+
+
+def test_help_and_wrong_options_load_nothing_heavy():
+    program = (
+        "import sys; from scripts.report import main\n"
+        "main(['noise', '--help'])\n"
+        "try: main(['noise', 'tabel=x'])\n"
+        "except ValueError as problem: assert 'Did you mean table' in str(problem)\n"
+        "print(sorted({'torch', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_the_figure_of_the_push_has_a_row_for_each_table(results, tmp_path):
+    path = main(
+        ["push", "tables=[short,trashcan]", "losses=[afl]", f"results={results}", f"output={tmp_path}"]
+    )
+    assert path.stat().st_size > 10_000 and path.with_suffix(".pdf").exists()
+    with pytest.raises(ValueError, match="no table has gradient dynamics of mine"):
+        main(["push", "tables=[short]", "losses=[mine]", f"results={results}"])

@@ -1,0 +1,344 @@
+"""Questions to records against means, ratios and standard deviations taken by hand, and against noise that was put in."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from afl.reporting import TableSpec, answers, build_table, questions
+from afl.reporting.frame import CLASS_AP, frame
+
+T1, T4 = 12.7062, 2.776445  # printed 0.975 quantiles of Student's t with one and four degrees of freedom
+GROUPS = {"rov": "f", "eel": "c", "net": "c", "cup": "r"}
+
+
+def spec(detectors, losses, seeds, metrics=("AP",)) -> TableSpec:
+    return TableSpec("small", detectors, losses, ["shapes"], seeds, metrics=list(metrics))
+
+
+# ---- the long table ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_long_table_has_every_defined_figure_of_finished_runs_once(record):
+    one = record(
+        "fcos", "afl", 3, metrics={"AP": 0.3, "AP_r": None}, per_class={"a": 0.5, "b": None}, groups={"a": "r"},
+        gradient_dynamics=pushed([1, 2], [0, 0], [4, 5]) | {}, data_hash="x",
+    )  # fmt: skip
+    found = frame([one, record("fcos", "fl", 0, "failed")])
+    assert set(found.detector) == {"fcos"} and set(found.data) == {"x"} and set(found.unit) == {3}
+    by_metric = {metric: own for metric, own in found.groupby("metric")}
+    assert by_metric["AP"].value.tolist() == [0.3] and "AP_r" not in by_metric
+    assert by_metric[CLASS_AP][["name", "group", "value"]].to_numpy().tolist() == [["a", "r", 0.5]]
+    rare = by_metric["positive"][by_metric["positive"].group == "r"]
+    assert rare.value.tolist() == pytest.approx([1.1, 2.2]) and rare.step.tolist() == [50, 840]
+    assert by_metric["negative"].value.tolist() == pytest.approx([100.0] * 6)
+
+
+# ---- noise and contrasts ----------------------------------------------------------------------------------------------------
+
+
+def test_one_group_is_numpys_standard_deviation_and_groups_pool_their_squares():
+    one, other = pd.Series([0.40, 0.46, 0.43, np.nan]), pd.Series([0.9, np.nan, 0.7, np.nan])
+    assert questions.pooled_deviation(one.to_frame())[0] == pytest.approx(np.std(one.dropna(), ddof=1))
+    squares = 2 * np.var(one.dropna(), ddof=1) + np.var(other.dropna(), ddof=1)
+    columns = pd.DataFrame({"a": one, "b": other, "c": [0.1, np.nan, np.nan, np.nan], "d": np.nan})
+    spread, freedom = questions.pooled_deviation(columns)
+    assert freedom == 3 and spread == pytest.approx(math.sqrt(squares / 3))
+    assert math.isnan(questions.pooled_deviation(pd.DataFrame({"a": [1.0]}))[0])
+
+
+def test_what_all_losses_share_by_seed_is_no_noise_of_a_difference(record):
+    records = [
+        record("fcos", loss, seed, metrics={"AP": base + move})
+        for loss, base in (("fl", 0.4), ("afl", 0.5))
+        for seed, move in enumerate((0.0, 0.1, -0.2))
+    ]
+    (own,) = questions.noise(build_table(records, spec(["fcos"], ["fl", "afl"], [0, 1, 2]))).itertuples()
+    assert own.paired == pytest.approx(0.0, abs=1e-12)
+    assert own.spread == pytest.approx(np.std([0.0, 0.1, -0.2], ddof=1)) and own.freedom == 4
+
+
+def test_noise_that_was_put_in_comes_out(record):
+    random, seeds = np.random.default_rng(0), list(range(400))
+    records = [
+        record(detector, loss, seed, metrics={"AP": 0.4 + random.normal(0, 0.02)})
+        for detector in ("fcos", "retinanet")
+        for loss in ("fl", "afl")
+        for seed in seeds
+    ]
+    found = questions.noise(build_table(records, spec(["fcos", "retinanet"], ["fl", "afl"], seeds)))
+    fcos, average = found.loc[("shapes", "fcos", "AP")], found.loc[("shapes", "average", "AP")]
+    assert fcos.spread == pytest.approx(0.02, rel=0.1) and average.spread == pytest.approx(
+        0.02 / math.sqrt(2), rel=0.1
+    )
+    assert fcos.paired == pytest.approx(0.02 * math.sqrt(2), rel=0.1)
+    assert questions.half_width(0.01, 5) == pytest.approx(T4 * 0.01 / math.sqrt(5), rel=1e-6)
+    text = answers.noise_text(found, 5)
+    assert f"| fcos | {100 * fcos.spread:.1f} / {100 * T4 * fcos.paired / math.sqrt(5):.1f} |" in text
+
+
+@pytest.fixture
+def table(record):
+    values = {
+        ("fcos", "fl"): [0.40, 0.41],
+        ("fcos", "cbfl"): [0.50, 0.52],
+        ("fcos", "afl"): [0.53, 0.55, 0.99],  # seed 2 has no pair
+        ("centernet", "fl"): [0.3],
+        ("centernet", "afl"): [0.2, 0.2],
+    }
+    records = [
+        record(detector, loss, seed, metrics={"AP": ap})
+        for (detector, loss), runs in values.items()
+        for seed, ap in enumerate(runs)
+    ]
+    return build_table(records, spec(["fcos", "centernet"], ["fl", "cbfl", "afl"], [0, 1, 2]))
+
+
+def test_differences_are_those_taken_by_hand(table):
+    found = questions.contrast(table, "afl", "cbfl")
+    fcos = found["shapes", "fcos"]["AP"]
+    assert (fcos.mean, fcos.half) == (pytest.approx(0.03), pytest.approx(0.0, abs=1e-9))
+    assert found["shapes", "centernet"]["AP"] is None and found["shapes", "average"]["AP"] is None
+    other = questions.contrast(table, "cbfl", "fl")["shapes", "fcos"]["AP"]
+    assert other.mean == pytest.approx(0.105)
+    assert other.half == pytest.approx(T1 * 0.0070711 / 2**0.5, rel=1e-4)  # 0.10 and 0.11 over two seeds
+    text = answers.contrast_text(found, "afl", "cbfl")
+    assert "| fcos | **+3.0 ± 0.0** |" in text and "| centernet | — |" in text
+    assert "| centernet | -10.0 |" in answers.contrast_text(
+        questions.contrast(table, "afl", "fl"), "afl", "fl"
+    )
+    with pytest.raises(ValueError, match="no loss ohem; it has fl, cbfl, afl"):
+        questions.contrast(table, "ohem", "fl")
+
+
+def test_contrasts_use_units_that_all_detectors_have_and_join_data_sets(record):
+    values = {  # by data set, detector, loss: AP of each seed
+        ("one", "fcos"): {"fl": [0.1, 0.2], "afl": [0.2, 0.4]},
+        ("one", "centernet"): {"fl": [0.1, 0.2], "afl": [0.4]},
+        ("two", "fcos"): {"fl": [0.3], "afl": [0.6]},
+        ("two", "centernet"): {"fl": [0.3], "afl": [0.8]},
+    }
+    records = [
+        record(detector, loss, seed, dataset=dataset, metrics={"AP": ap})
+        for (dataset, detector), losses in values.items()
+        for loss, runs in losses.items()
+        for seed, ap in enumerate(runs)
+    ]
+    wanted = TableSpec("t", ["fcos", "centernet"], ["fl", "afl"], ["one", "two"], [0, 1], metrics=["AP"])
+    (found,) = questions.contrasts(build_table(records, wanted), [("afl", "fl")]).values()
+    # Units: (one, 0) with 0.1 and 0.3, (two, 0) with 0.3 and 0.5; seed 1 of the first set lacks a run.
+    assert (found.detectors, found.units, found.mean) == (2, 2, pytest.approx(0.3))
+    assert found.unpooled.half == pytest.approx(T1 * 0.2 / 2) and found.unpooled.freedom == 1
+    # Both detectors move by 0.2 between the units: squares within detectors 2 x 0.02, freedom 2.
+    assert found.pooled.half == pytest.approx(4.302653 * math.sqrt(0.02 / 4)) and found.pooled.freedom == 2
+
+
+def test_the_family_of_a_loss_names_the_best_other_one(record):
+    aps = {
+        "fl": 0.3,
+        "cbfl": 0.31,
+        "cbfl_deferred": 0.32,
+        "ghm": 0.4,
+        "ohem": 0.2,
+        "afl_head": 0.6,
+        "afl": 0.5,
+    }
+    records = [record("fcos", loss, seed, metrics={"AP": ap}) for loss, ap in aps.items() for seed in (0, 1)]
+    whole = build_table(records, spec(["fcos"], list(aps), [0, 1]))
+    pairs, best = questions.family(whole, "afl")
+    assert best == "ghm" and [other for _, other in pairs] == ["fl", "cbfl", "cbfl_deferred", "ghm"]
+    text = answers.contrasts_text(questions.contrasts(whole, pairs), best)
+    assert "| afl - ghm (best other) | AP | +10.0 | 1 x 2 | **± 0.0** (1) |" in text
+    with pytest.raises(ValueError, match="no loss mine"):
+        questions.family(whole, "mine")
+
+
+# ---- classes ----------------------------------------------------------------------------------------------------------------
+
+
+def runs_of(record, values, groups=(GROUPS, GROUPS, GROUPS)):
+    return frame(
+        record(
+            *cell, metrics={"AP": 0.1}, per_class=dict(zip(GROUPS, aps, strict=True)), groups=groups[cell[2]]
+        )
+        for cell, aps in values.items()
+    )
+
+
+@pytest.fixture
+def by_class(record):
+    return runs_of(
+        record,
+        {
+            ("fcos", "fl", 0): (0.4, 0.1, 0.2, 0.0), ("centernet", "fl", 0): (0.2, 0.3, 0.2, 0.0),
+            ("fcos", "afl", 0): (0.1, 0.2, 0.2, 0.1), ("centernet", "afl", 0): (0.1, 0.3, 0.2, 0.1),
+            ("fcos", "fl", 1): (0.4, 0.1, 0.2, 0.0), ("centernet", "fl", 1): (0.4, 0.3, 0.2, None),
+            ("fcos", "afl", 1): (0.2, 0.2, 0.3, 0.0), ("centernet", "afl", 1): (0.2, 0.3, 0.2, 0.1),
+            ("fcos", "fl", 2): (0.9, 0.9, 0.9, 0.9), ("fcos", "afl", 2): (0.0, 0.0, 0.0, 0.0),  # without CenterNet
+        },
+    )  # fmt: skip
+
+
+def test_classes_are_means_over_detectors_at_the_seeds_that_every_loss_and_detector_has(by_class):
+    found = questions.classes(by_class, ["fcos", "centernet"], ["fl", "afl"])
+    assert sorted(found.index) == sorted(GROUPS.items())
+    rov, cup = found.loc[("rov", "f")], found.loc[("cup", "r")]
+    assert rov["fl"].tolist() == pytest.approx([0.3, 0.4]) and rov["afl"].tolist() == pytest.approx(
+        [0.1, 0.2]
+    )
+    assert questions.moved_by(rov, "afl", "fl").mean == pytest.approx(-0.2)
+    # One detector has no AP of the class at seed 1: that seed says nothing of it.
+    assert cup["fl"].dropna().to_dict() == {0: 0.0} and cup["afl"].tolist() == pytest.approx([0.1, 0.05])
+
+
+def test_the_classes_that_move_farthest_come_first_and_the_others_as_their_mean(by_class):
+    found = questions.classes(by_class, ["fcos", "centernet"], ["fl", "afl"])
+    rows = questions.most_moved(found, "fl", shown=2)
+    assert [name for name, _ in rows.index] == ["rov", "cup", "mean of the other 2"]
+    assert rows.iloc[-1]["fl"].tolist() == pytest.approx([0.2, 0.2])
+    assert rows.iloc[-1]["afl"].tolist() == pytest.approx([(0.25 + 0.2) / 2, (0.25 + 0.25) / 2])
+    text = answers.classes_text(rows, "fl")
+    assert "| rov | f | 35.0 ± 63.5 | 15.0 ± 63.5 (**-20.0 ± 0.0**) |" in text  # sd 7.07, t 12.706, two seeds
+    assert "| cup | r | 0.0 | 7.5 ± 31.8 (+10.0) |" in text
+    assert len(questions.most_moved(found, "fl", shown=9)) == 4
+
+
+def test_a_class_whose_frequency_changes_with_the_data_has_no_group(record):
+    runs = {
+        (d, loss, seed): (0.1, 0.1, 0.1, 0.1)
+        for d in ("fcos", "centernet")
+        for loss in ("fl", "afl")
+        for seed in (0, 1)
+    }
+    own = runs_of(record, runs, groups=(GROUPS, GROUPS | {"eel": "f"}))
+    found = questions.classes(own, ["fcos", "centernet"], ["fl", "afl"])
+    assert dict(found.index) == GROUPS | {"eel": ""}
+
+
+# ---- gradients --------------------------------------------------------------------------------------------------------------
+
+
+def pushed(rare, common, frequent):
+    """Two maps, of which the second adds a tenth; two parts of the training."""
+    curves = {"gradient_norm": [9.0, 9.0]}
+    for group, values in zip("rcf", (rare, common, frequent), strict=True):
+        curves[f"gradient/one/positive/{group}/sum"] = values
+        curves[f"gradient/two/positive/{group}/sum"] = [0.1 * value for value in values]
+        curves[f"gradient/one/negative/{group}/sum"] = [100.0, 100.0]
+    return {"steps": [50, 840], "curves": curves}
+
+
+def test_push_ratios_are_those_taken_by_hand(record):
+    own = frame(
+        [
+            record("fcos", "fl", 0, gradient_dynamics=pushed([1, 2], [10, 4], [40, 0])),
+            record("fcos", "fl", 1, gradient_dynamics=pushed([3, 2], [10, 4], [40, 0])),
+            record("fcos", "afl", 0, gradient_dynamics=pushed([2, 8], [10, 8], [20, 1])),
+            record("fcos", "afl", 1, gradient_dynamics=pushed([4, 4], [5, 8], [20, 1])),
+            record("fcos", "afl", 2, gradient_dynamics=pushed([900, 900], [900, 900], [900, 900])),  # no fl
+            record("fcos", "ohem", 0, "failed"),
+        ]
+    )
+    found = questions.push_ratios(own, ["afl", "ohem"], "fl")
+    assert found.index.tolist() == [("fcos", "afl", 0), ("fcos", "afl", 1)] and found.step.tolist() == [
+        50,
+        840,
+    ]
+    early, late = (row for _, row in found.iterrows())
+    assert early[["r", "c", "f"]].tolist() == pytest.approx([6 / 4, 15 / 20, 40 / 80])
+    assert late[["r", "c"]].tolist() == pytest.approx([12 / 4, 2.0]) and math.isnan(late.f)
+    text = answers.mechanism_text(found, [0, -1])
+    assert "| detector | loss | until step 50 | until step 840 |" in text
+    assert "| fcos | afl | 1.5 / 0.8 / 0.5 | 3.0 / 2.0 / nan |" in text
+    assert questions.push_ratios(own, ["ohem"], "fl").empty
+
+
+def opening(*kappas):
+    """One map for each list of kappas, at steps 50, 100, ..., and a curve that is no kappa."""
+    curves = {f"gradient/map{i}/adaptive_gradient/kappa": values for i, values in enumerate(kappas)}
+    steps = [50 * (i + 1) for i in range(len(kappas[0]))]
+    return {"steps": steps, "curves": curves | {"gradient/map0/adaptive_gradient/ghat": [9.0] * len(steps)}}
+
+
+def test_kappa_is_the_mean_over_maps_and_seeds_at_every_quarter(record):
+    own = frame(
+        [
+            record("fcos", "afl", 0, gradient_dynamics=opening([1.0, 0.8, 0.4, 0.0])),
+            record("fcos", "afl", 1, gradient_dynamics=opening([0.8, 0.6, 0.2, 0.2])),
+            record("cornernet", "afl", 0, gradient_dynamics=opening([1.0] * 4, [0.5, 0.4, 0.3, 0.0])),
+            record(
+                "retinanet", "afl", 0, gradient_dynamics=opening([0.9, 0.1])
+            ),  # each part is nearest twice
+            record("fcos", "fl", 0, gradient_dynamics={"steps": [50], "curves": {"gradient_norm": [1.0]}}),
+            record("objectbox", "afl", 0, "failed", gradient_dynamics=opening([0.3])),
+            record("centernet", "afl", 0),
+        ]
+    )
+    found = questions.gate_opening(own, "afl")
+    assert list(found.index) == ["fcos", "cornernet", "retinanet"]
+    assert found.loc["fcos"].tolist() == pytest.approx([0.9, 0.7, 0.3, 0.1])
+    assert found.loc["cornernet"].tolist() == pytest.approx([0.75, 0.7, 0.65, 0.5])
+    assert found.loc["retinanet"][["half", "all"]].tolist() == pytest.approx([0.9, 0.1])
+    assert "| mine | cornernet | 0.75 | 0.70 | 0.65 | 0.50 |" in answers.gate_text({"mine": found})
+    assert questions.gate_opening(own, "fl").empty
+
+
+# ---- choice and fit ---------------------------------------------------------------------------------------------------------
+
+SEARCH = {
+    "fl": [(0.50, 0.30), (0.52, 0.34), (0.60, 0.40)],
+    "start": [(0.52, 0.34), (0.53, 0.37)],
+    "up": [(0.56, 0.38), (0.55, 0.37)],  # ahead by 0.04 and 0.01: 0.025 +- 0.015
+    "noisy": [(0.60, 0.42), (0.50, 0.32)],  # ahead by 0.08 and -0.04: 0.02 +- 0.06
+}
+
+
+@pytest.fixture
+def search(record):
+    runs = [
+        record("fcos", loss, seed, metrics=dict(zip(("AP", "AP_r"), pair, strict=True)))
+        for loss, seeds in SEARCH.items()
+        for seed, pair in enumerate(seeds)
+    ]
+    return frame([*runs, record("fcos", "noisy", 2, "failed")])
+
+
+def test_a_level_moves_only_if_it_is_ahead_by_more_than_its_standard_error(search):
+    levels = questions.choice(search, "fl", "start", {"a": ["up"], "b": ["noisy"], "c": ["noisy", "up"]})
+    by_name = levels.set_index(["factor", "arm"])
+    up, noisy = by_name.loc[("a", "up")], by_name.loc[("b", "noisy")]
+    assert (up.ahead, up.error, up.score) == pytest.approx((0.025, 0.015, 0.05))
+    assert (noisy.ahead, noisy.error) == pytest.approx((0.02, 0.06))
+    assert by_name.loc[("a", "start")].score == pytest.approx(0.025)  # halves of 0.02 + 0.04 and 0.01 + 0.03
+    assert by_name.index[by_name.chosen].tolist() == [("a", "up"), ("b", "start"), ("c", "up")]
+    text = answers.choice_text(levels)
+    assert "| a | up | +5.0 | +2.5 ± 1.5 | yes |" in text and "| b | start | +2.5 | (start) | yes |" in text
+
+
+def test_one_pair_decides_nothing_and_none_is_an_error(search):
+    up = questions.choice(search[search.unit == 0], "fl", "start", {"a": ["up"]}).iloc[1]
+    assert up.ahead > 0 and math.isinf(up.error) and not up.chosen
+    with pytest.raises(ValueError, match="other has no run"):
+        questions.choice(search, "fl", "start", {"a": ["other"]})
+
+
+def test_fit_is_a_mean_over_the_seeds_that_every_loss_has_and_the_average_over_detectors(record):
+    values = {
+        ("fcos", "fl", 0): (0.5, 0.3), ("fcos", "fl", 1): (0.7, 0.4), ("fcos", "fl", 2): (0.9, 0.9),
+        ("fcos", "afl", 0): (0.6, 0.3), ("fcos", "afl", 1): (0.8, 0.5),
+        ("centernet", "fl", 0): (0.2, 0.1), ("centernet", "afl", 0): (0.4, 0.2), ("objectbox", "fl", 0): (0.4, 0.2),
+    }  # fmt: skip
+    records = [record(*cell, metrics={"AP": 0.1, "AP_r": new}) for cell, (_, new) in values.items()]
+    seen = {one.key: {"AP_r": values[one.detector, one.loss, one.seed][0]} for one in records}
+    own = frame([*records, record("fcos", "ohem", 0, metrics={"AP_r": 0.99})])
+    found = questions.fit(own, seen, ["fl", "afl"], "AP_r")
+    assert set(found.index) == {"fcos", "centernet", "average"} and found.index[-1] == "average"
+    assert found.loc["fcos"].tolist() == pytest.approx([60, 70, 35, 40])
+    assert found.loc["average"].tolist() == pytest.approx([40, 55, 22.5, 30])
+    text = answers.fit_text(found, "AP_r")
+    assert "| AP_r | training images: fl | training images: afl | validation: fl | validation: afl |" in text
+    assert "| fcos | 60.0 | 70.0 (+10.0) | 35.0 | 40.0 (+5.0) |" in text
+    assert questions.fit(own, {}, ["fl"], "AP_r").empty
