@@ -1,6 +1,7 @@
 """Tables of ``results/`` inside documents: written between two marks, so that no figure is copied by hand.
 
 <!-- table shapes AP AP_r -->      the blocks of these metrics of results/shapes/table.md
+<!-- average shapes AP AP_f -->    the average row of each of these metrics, as one table
 <!-- caption shapes -->            its caption and notes
 <!-- file search/choice.md -->     all of results/search/choice.md
 ...
@@ -12,7 +13,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-MARKED = re.compile(r"<!-- (table|caption|file) (\S+)((?: \S+)*) -->\n.*?<!-- end -->", re.S)
+MARKED = re.compile(r"<!-- (table|average|caption|file) (\S+)((?: \S+)*) -->\n.*?<!-- end -->", re.S)
 _HEADING = re.compile(r"^\*\*(?P<dataset>[^*]+): (?P<metric>[^*]+)\*\*\n\n(?P<rows>(?:\|.*\n?)+)", re.M)
 
 
@@ -31,13 +32,26 @@ def refreshed(text: str, results: Path) -> str:
             return f"{start}\n\n{(results / name).read_text(encoding='utf-8').strip()}\n\n<!-- end -->"
         path = results / name / "table.md"
         table = path.read_text(encoding="utf-8")
-        if kind == "caption":
+        if kind == "average":
+            inside = _averages(table, metrics, path)
+        elif kind == "caption":
             inside = table[: _HEADING.search(table).start()].strip()
         else:
             inside = "\n\n".join(_block(table, metric, path) for metric in metrics)
         return f"{start}\n\n{inside}\n\n<!-- end -->"
 
     return MARKED.sub(replaced, text)
+
+
+def _averages(table: str, metrics: list[str], path: Path) -> str:
+    """The head of a table and, for each metric, its average row with the metric's name in front."""
+    rows: list[str] = []
+    for metric in metrics:
+        head, line, *rest = _block(table, metric, path).splitlines()[2:]
+        average = next(row for row in rest if row.startswith("| average |"))
+        rows += [] if rows else [head, line]
+        rows.append(average.replace("| average |", f"| {metric} |", 1))
+    return "\n".join(rows)
 
 
 def _block(table: str, metric: str, path: Path) -> str:

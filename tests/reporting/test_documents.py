@@ -17,12 +17,14 @@ TABLE = """Title. Protocol.
 |  | fl |
 | --- | ---: |
 | fcos | 59.0 |
+| average | 58.0 |
 
 **set: AP_r**
 
 |  | fl |
 | --- | ---: |
 | fcos | 44.0 |
+| average | 43.0 |
 """
 
 
@@ -37,12 +39,19 @@ def test_marks_get_the_blocks_they_ask_for_and_the_rest_stays(results):
     text = "before\n<!-- table mine AP_r -->\nold\n<!-- end -->\nbetween <!-- end -->\n<!-- caption mine -->\n<!-- end -->\nafter"
     new = refreshed(text, results)
     assert new == (
-        "before\n<!-- table mine AP_r -->\n\n**AP_r**\n\n|  | fl |\n| --- | ---: |\n| fcos | 44.0 |\n\n<!-- end -->\n"
+        "before\n<!-- table mine AP_r -->\n\n**AP_r**\n\n|  | fl |\n| --- | ---: |\n| fcos | 44.0 |\n| average | 43.0 |\n\n<!-- end -->\n"
         "between <!-- end -->\n<!-- caption mine -->\n\nTitle. Protocol.\n\n- a note\n\n<!-- end -->\nafter"
     )
     assert refreshed(new, results) == new
     text = "<!-- file mine/table.md -->\n<!-- end -->"
     assert refreshed(text, results) == f"<!-- file mine/table.md -->\n\n{TABLE.strip()}\n\n<!-- end -->"
+
+
+def test_average_rows_of_several_metrics_make_one_table(results):
+    new = refreshed("<!-- average mine AP_r AP -->\n<!-- end -->", results)
+    assert new == (
+        "<!-- average mine AP_r AP -->\n\n|  | fl |\n| --- | ---: |\n| AP_r | 43.0 |\n| AP | 58.0 |\n\n<!-- end -->"
+    )
 
 
 def test_what_is_not_there_is_an_error(results):
