@@ -19,6 +19,7 @@ from datasets.splits import require_usable_splits
 from datasets.statistics import ClassStatistics, frequency_groups
 from datasets.transforms import CropTransform, EvalResize, FixedTransform, PadOnly, ResizeTransform
 from datasets.voc import VOC_CLASSES, read_voc
+from datasets.yolo import read_yolo
 
 __all__ = [
     "AnnotationIndex",
@@ -51,6 +52,7 @@ __all__ = [
     "read_lvis",
     "read_shapes",
     "read_voc",
+    "read_yolo",
     "repeat_factors",
     "printable",
     "require_usable_splits",

@@ -38,6 +38,7 @@ IMAGE_SUFFIXES = (
 )
 
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG"
+_ORIENTATION = 0x0112
 _END_OF_JPEG, _END_OF_PNG = b"\xff\xd9", b"IEND"
 # Within compressed data, byte 255 is followed by 0 or by a restart mark (D0 to D7); everything else is a marker.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -96,6 +97,22 @@ def read_image_file(path: Path) -> np.ndarray:
             "fetch the image again",
         )
     return image
+
+
+def read_header(path: Path) -> tuple[int, int, int] | None:
+    """Width, height and EXIF orientation (1: not rotated) of an image file, of which only the header is read.
+
+    None if the path is not a regular file or not an image.
+    """
+    try:
+        if not path.is_file():
+            return None
+        with Image.open(path) as header:
+            # To look for EXIF data behind the pixels of a PNG, Pillow would decode it.
+            known = header.format != "PNG" or "exif" in header.info
+            return *header.size, int(header.getexif().get(_ORIENTATION, 1)) if known else 1
+    except Exception:  # Pillow's plugins raise almost anything for damaged headers
+        return None
 
 
 def _bytes_of(path: Path, named: str) -> bytes:
