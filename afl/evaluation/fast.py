@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 
 import hotcoco
 import numpy as np
@@ -14,6 +15,8 @@ import numpy as np
 from afl.evaluation.curves import Curves
 from afl.evaluation.detections import DetectionArrays
 from afl.evaluation.ground_truth import GroundTruth
+
+_THREADS: list[int] = []  # the process in which hotcoco has started its threads
 
 
 def coco_curves(truth: GroundTruth, found: DetectionArrays, max_detections: int) -> Curves:
@@ -50,7 +53,17 @@ def lvis_curves(
 def _run(
     truth: GroundTruth, found: DetectionArrays, images: list[dict], max_detections: int, *, lvis: bool
 ) -> Curves:
-    """Evaluate with positions plus 1 as ids, so that the order of ``truth`` breaks ties."""
+    """Evaluate with positions plus 1 as ids, so that the order of ``truth`` breaks ties.
+
+    Raises:
+        RuntimeError: this process was forked after an evaluation; a fork has no threads of hotcoco and would wait forever.
+    """
+    if _THREADS and _THREADS[0] != os.getpid():
+        raise RuntimeError(
+            "this process was forked from one that has evaluated with hotcoco, whose threads a fork does not have: start it with "
+            "multiprocessing's spawn, or set trainer.evaluator=official"
+        )
+    _THREADS[:] = [os.getpid()]
     categories = [{"id": label + 1, "name": name, "frequency": "f"} for label, name in enumerate(truth.names)]
     objects = hotcoco.COCO.from_arrays(
         images,

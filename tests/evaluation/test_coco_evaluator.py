@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import multiprocessing
 import sys
 
 import numpy as np
@@ -161,3 +162,22 @@ def test_evaluation_prints_nothing(one_class, capsys):
     CocoEvaluator(one_class).evaluate()
     CocoEvaluator(one_class, backend="fast").evaluate()
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_fork_after_an_evaluation_is_refused_and_does_not_wait_forever(one_class):
+    """multiprocessing's fork keeps hotcoco's pool and loses its threads."""
+    CocoEvaluator(one_class).evaluate()
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def child():
+        try:
+            CocoEvaluator(one_class).evaluate()
+        except RuntimeError as error:
+            sender.send(str(error))
+
+    process = context.Process(target=child)
+    process.start()
+    assert receiver.poll(30), "the fork waits"
+    assert "spawn" in receiver.recv()
+    process.join()
