@@ -63,7 +63,7 @@ class RelativeCap(Weighting):
     def forward(
         self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights
     ) -> ElementWeights:
-        start = focal_gradient(self.size.new_tensor([self.fresh]), weights.gamma_of_positives).mean()
+        start = focal_gradient(self.size.new_full((1,), self.fresh), weights.gamma_of_positives).mean()
         self.size.copy_(torch.where(self.size > 0, self.size, start))
         found = positives(positive_logits(logits, target), target, replace(weights, gate=None))
         if found is None:
