@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -89,7 +90,8 @@ def test_the_folds_of_a_cell_become_one_record_once_both_are_finished(tmp_path, 
     def cell(unit: str, fold: str | None, **status) -> Cell:
         folder = tmp_path / f"{unit}-{fold}"
         if status:
-            write_record(folder / "record.json", record("ccp", "fl", 0, 0.1, **status))
+            made = dataclasses.replace(record("ccp", "fl", 0, 0.1, **status), key=folder.name)
+            write_record(folder / "record.json", made)
         return Cell(folder.name, folder, unit, fold)
 
     joined = SimpleNamespace(key="both")
