@@ -25,6 +25,7 @@ from rich.console import Console
 from afl.reporting import ServerError, Table, agreement, build_table, connect, load_records, server_records
 from afl.reporting.records import unit_name
 from afl.tables.cells import cells_of
+from afl.tables.pinned import pinned, require_trainable
 from afl.tables.plan import plan
 from afl.tables.sweep import headline, run
 from afl.tracking import FINISHED, Record, write_record, write_text
@@ -62,10 +63,8 @@ def _plan(config: DictConfig) -> None:
 def _run(config: DictConfig) -> None:
     """Train what is missing, then show the user's table beside the committed one."""
     name = config.table.name
-    if config.table.get("trained_at"):
-        sys.exit(
-            f"table={name} was trained with the configs of commit {config.table.trained_at}; check that out to train it again"
-        )
+    require_trainable(config.table)
+    _say_pin(config)
     seeds = list(config.seeds or [0])
     records = run(config, seeds, console)
     kept = _kept_records(config)
@@ -77,11 +76,23 @@ def _run(config: DictConfig) -> None:
         table = build_table(_kept_records(config), table_spec(config.table, seeds))
         _write(table, Path(config.results) / name)
         console.print(table.to_rich())
+        if config.table.get("trained_at"):
+            console.print(
+                f"The kept records have changed: correct trained_at in conf/table/{name}.yaml",
+                markup=False,
+                highlight=False,
+            )
     else:
         table = build_table(records, table_spec(config.table, seeds))
         _show_beside(table, kept, config)
     if any(record.status != FINISHED for record in records) or len(records) < len(table.cells):
         sys.exit(1)
+
+
+def _say_pin(config: DictConfig) -> None:
+    """Print at which commits the committed records were trained."""
+    if pinned(config.table):
+        console.print(f"{pinned(config.table)}.", markup=False, highlight=False, soft_wrap=True)
 
 
 def _show_beside(table: Table, kept: list[Record], config: DictConfig) -> None:
@@ -127,6 +138,8 @@ def _build(config: DictConfig) -> None:
         _refuse_smaller(config, seeds, _kept_records(config))
     table = build_table(records, table_spec(config.table, seeds))
     console.print(table.to_rich())
+    if config.source == "disk":
+        _say_pin(config)
     if config.publish:
         _write(table, Path(config.results) / name)
     elif config.source == "wandb":

@@ -24,6 +24,7 @@ from rich.text import Text
 
 from afl.reporting import load_records
 from afl.tables.cells import DataSets, Name, compose_cells, compose_rows, runs_of, settings_of
+from afl.tables.pinned import pinned, require_trainable
 from afl.tracking import FINISHED, Record, environment
 from afl.training import ConfigError
 from afl.training.compose import compose_cell
@@ -125,17 +126,13 @@ def plan(config: DictConfig, seeds: Sequence[int]) -> Plan:
     """Look at every cell of ``config.table``; trains nothing and downloads nothing.
 
     Raises:
-        ConfigError: ``measure`` is neither auto, true nor false, or the table was trained with configs that are gone.
+        ConfigError: ``measure`` is neither auto, true nor false, or the table was trained with configs that no longer exist.
     """
-    if config.table.get("trained_at"):
-        raise ConfigError(
-            f"table={config.table.name} was trained with the configs of commit {config.table.trained_at}: there is nothing to "
-            f"plan; `make table-{config.table.name}` rebuilds it from its records"
-        )
+    require_trainable(config.table)
     if str(config.measure).lower() not in MEASURE:
         raise ConfigError(f"measure is {config.measure!r}; it is one of {', '.join(MEASURE)}")
     first = compose_rows(config)
-    notes = []
+    notes = [pinned(config.table)] if pinned(config.table) else []
     datasets: DataSets | None = DataSets()
     try:
         for cell in first.values():

@@ -158,6 +158,10 @@ def test_a_run_leaves_the_committed_table_alone_and_is_shown_beside_it(finished,
     assert lines and all("| retinanet |" in line and line.endswith("| equal |") for line in lines)
     shown = capsys.readouterr().out
     assert "all 2 cells are finished" in shown and "committed" in shown
+    pin = (
+        "The committed records were trained at commit c9f1f42, d765e99; your run uses today's configuration."
+    )
+    assert pin in " ".join(shown.split())
 
 
 def test_a_published_table_keeps_every_cell_of_the_committed_one(finished, tmp_path):

@@ -1,0 +1,28 @@
+"""The commits at which a table's committed records were trained: ``trained_at`` in ``conf/table/NAME.yaml``."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from afl.config import ConfigError
+
+
+def pinned(table: DictConfig) -> str:
+    """One sentence about the code of the committed records and that of a new run; empty without committed records."""
+    commits = table.get("trained_at")
+    if not commits:
+        return ""
+    return f"The committed records were trained at commit {', '.join(commits)}; your run uses today's configuration"
+
+
+def require_trainable(table: DictConfig) -> None:
+    """Refuse to plan or train a table whose losses no longer exist.
+
+    Raises:
+        ConfigError: ``trainable`` is false in the table's file.
+    """
+    if not table.get("trainable", True):
+        raise ConfigError(
+            f"table={table.name} was trained with the configs of commit {', '.join(table.trained_at)}, and some of them no longer "
+            f"exist: `make table-{table.name}` rebuilds it from its records; check one of these commits out to train it again"
+        )
