@@ -19,6 +19,7 @@ from rich.progress import (
 
 from datasets.download import Progress as StartLine
 from datasets.download import Tick
+from datasets.errors import printable
 
 PLAIN_LINE_EVERY = 15.0  # seconds
 
@@ -44,12 +45,14 @@ def transfer_progress(console: Console) -> Iterator[tuple[StartLine, Callable[[s
 
         yield (
             start,
-            lambda message: bars.console.print(message, highlight=False, markup=False, soft_wrap=True),
+            lambda message: bars.console.print(
+                printable(message), highlight=False, markup=False, soft_wrap=True
+            ),
         )
 
 
 def _print_now(message: str) -> None:
-    print(message, flush=True)
+    print(printable(message), flush=True)
 
 
 def _plain_line(what: str, total: int, done: int) -> Tick:

@@ -1,33 +1,34 @@
-"""Get and look after data sets.
+"""Download, convert, check and generate data sets.
 
     python -m scripts.prepare_data coco|lvis|voc [dataset.root=FOLDER ...] [OPTION ...]
-        downloads from the official sites, verifies, unpacks, and reads the annotations.  What is complete is left
-        alone; a run that was stopped goes on where it was.
+        downloads a data set from the official sites, verifies and unpacks it, and reads the annotations.  Complete parts
+        are left alone.  The same command resumes a download that was stopped.
     python -m scripts.prepare_data check dataset=coco [dataset.root=FOLDER ...]
-        reads both splits, decodes every image and reports every kind of defect with its count and first
-        examples.  Exit code 0 when there is none or the data set's policy is `skip`, 1 when there are some
-        and it is `error`, 2 when the data set cannot be read at all.
+        reads both splits, decodes every image, and reports every kind of defect with its count and first
+        examples.  Exit code 0: there are none, or the data set's policy is `skip`.  1: there are some and the policy
+        is `error`.  2: the data set cannot be read.
     python -m scripts.prepare_data ccp|chula|foda existing=FOLDER [dataset.root=FOLDER ...]
         converts the authors' release in FOLDER, as docs/photographs.md describes, and reads the result.
     python -m scripts.prepare_data shapes [dataset.seed=1 ...]
-        generates LongTail Shapes and says where.
+        generates LongTail Shapes and prints the folder.
 
 Options of a download:
-    existing=FOLDER      a copy that is on this machine: its parts are linked, its archives used, nothing is copied
-    mirror=URL           a folder with all archives under their names, in place of the official sites
-    keep_archives=true   keep the archives, in dataset.root/archives, after unpacking
+    existing=FOLDER      a copy on this machine: its parts are linked and its archives are used; nothing is copied
+    mirror=URL           a folder that has all archives under their names, in place of the official sites
+    keep_archives=true   keep the archives in dataset.root/archives after unpacking
     connections=4        simultaneous requests
-    verify=false         for a mirror that packed the archives anew: do not demand the published sizes and checksums
+    verify=false         do not require the published sizes and checksums, for a mirror with repacked archives
 
-The other arguments are Hydra overrides, as for scripts.train.  Layouts, as conf/dataset/*.yaml reads them, where
-dataset.root is by default data/coco, data/lvis or data/VOCdevkit (disk: coco 41 GB while unpacking and 21 GB then,
-lvis 2 GB beside COCO's images, voc 6 GB and 3 GB):
+The other arguments are Hydra overrides, as for scripts.train.  dataset.root is data/coco, data/lvis or data/VOCdevkit by
+default.  coco takes 41 GB of disk while unpacking and 21 GB afterwards, lvis 2 GB in addition to COCO's images, voc 6 GB
+and then 3 GB.  Layouts:
     coco   dataset.root/    annotations/instances_{train,val}2017.json  train2017/*.jpg  val2017/*.jpg
     lvis   dataset.root/    annotations/lvis_v1_{train,val}.json
            dataset.images/  train2017/*.jpg  val2017/*.jpg    COCO's; by default data/coco
     voc    dataset.root/    {VOC2007,VOC2012}/{Annotations,ImageSets,JPEGImages,...}
            VOC2007 from both of its archives (trainval and test), VOC2012 from trainval
-and beside them downloads.json: checksums of the archives that were used, and numbers of files.
+downloads.json in the same folder has the checksums of the archives that were used, and numbers of files.  docs/data.md
+describes the layouts for your own data.
 """
 
 from __future__ import annotations
@@ -36,37 +37,29 @@ import difflib
 import functools
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
-from afl.training.build import instantiate
-from datasets import (
-    AnnotationIndex,
-    ClassStatistics,
-    DataError,
-    generate_shapes,
-    require_usable_splits,
-)
-from datasets.defects import Defect
-from datasets.obtain import Sources, obtain
-from datasets.prepare_ccp import prepare_ccp
-from datasets.prepare_chula import prepare_chula
-from datasets.prepare_foda import prepare_foda
-from datasets.releases import PUBLISHED
-from datasets.transfer_progress import transfer_progress
-from scripts.entry import asks_for_help, compose_config
+from scripts.entry import asks_for_help, compose_config, printable
 
+if TYPE_CHECKING:
+    from datasets import AnnotationIndex, ClassStatistics
+    from datasets.defects import Defect
+    from datasets.obtain import Sources
+
+# The functions import `datasets`, and with it torch, after the arguments are read.
 DEFECTS_FOUND, UNREADABLE, INTERRUPTED = 1, 2, 130
-CONVERSIONS = {"ccp": prepare_ccp, "chula": prepare_chula, "foda": prepare_foda}
+DOWNLOADS = ("coco", "lvis", "voc")
+CONVERSIONS = ("ccp", "chula", "foda")
 OPTIONS = ("existing", "mirror", "keep_archives", "connections", "verify")
 
 
 def main(arguments: list[str]) -> int:
     """Run one command; returns the exit code."""
     commands = {"check": check, "shapes": shapes}
-    commands |= {name: functools.partial(fetch, name) for name in PUBLISHED}
+    commands |= {name: functools.partial(fetch, name) for name in DOWNLOADS}
     commands |= {name: functools.partial(convert, name) for name in CONVERSIONS}
     if asks_for_help(arguments, __doc__):
         return 0
@@ -78,26 +71,34 @@ def main(arguments: list[str]) -> int:
     try:
         return commands[arguments[0]](arguments[1:])
     except ValueError as error:  # DataError and ConfigError among them
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
     except OmegaConfBaseException as error:
-        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"error: {printable(str(error).splitlines()[0])}", file=sys.stderr)
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; the same command resumes", file=sys.stderr)
         return INTERRUPTED
     return UNREADABLE
 
 
 def fetch(name: str, arguments: list[str]) -> int:
     """Bring a published data set into its folder, then read its annotations."""
-    sources, overrides = _sources(arguments)
+    options, overrides = _options(arguments)
     dataset = _dataset([f"dataset={name}", *overrides])
-    wanted = [(Path(dataset[entry]), parts) for entry, parts in PUBLISHED[name].items()]
+
+    from rich.console import Console
+
+    from datasets import releases
+    from datasets.obtain import obtain
+    from datasets.transfer_progress import transfer_progress
+
+    sources = _sources(options)
+    wanted = [(Path(dataset[entry]), parts) for entry, parts in releases.PUBLISHED[name].items()]
     folders = " and ".join(dict.fromkeys(str(folder) for folder, _ in wanted))
     with transfer_progress(Console()) as (progress, say):
         changed = obtain(wanted, sources, progress=progress, say=say)
-    print(f"{name} is complete in {folders}")
+    print(printable(f"{name} is complete in {folders}"))
     # Every byte was verified on its way: only `check` itself decodes the images as well.
     return _report(dataset, decode=False) if changed else 0
 
@@ -106,15 +107,20 @@ def convert(name: str, arguments: list[str]) -> int:
     """Convert the authors' release of a photograph data set, then read its annotations."""
     given = dict(argument.split("=", 1) for argument in arguments if argument.startswith("existing="))
     if "existing" not in given:
-        raise DataError(f"{name} has no download: set existing=FOLDER to a copy of the authors' release")
+        raise ValueError(f"{name} has no download: set existing=FOLDER to a copy of the authors' release")
     dataset = _dataset([f"dataset={name}", *(a for a in arguments if not a.startswith("existing="))])
     release, root = Path(given["existing"]).expanduser(), Path(dataset.root)
     if release.resolve() == root.resolve():
-        raise DataError(
+        raise ValueError(
             f"existing= and dataset.root are the same folder {root}: set dataset.root to another one"
         )
-    CONVERSIONS[name](release, root)
-    print(f"{name} is complete in {root}")
+
+    from datasets.prepare_ccp import prepare_ccp
+    from datasets.prepare_chula import prepare_chula
+    from datasets.prepare_foda import prepare_foda
+
+    {"ccp": prepare_ccp, "chula": prepare_chula, "foda": prepare_foda}[name](release, root)
+    print(printable(f"{name} is complete in {root}"))
     return _report(dataset, decode=False)
 
 
@@ -124,6 +130,9 @@ def check(overrides: list[str]) -> int:
 
 
 def _report(dataset: DictConfig, decode: bool) -> int:
+    from afl.training.build import instantiate
+    from datasets import require_usable_splits
+
     policy = dataset.policy
     # Count everything: under `error` reading would end at the first defect.
     dataset.policy = "skip"
@@ -137,7 +146,7 @@ def _report(dataset: DictConfig, decode: bool) -> int:
     train_files, val_files = ({i.image_path(n) for n in range(len(i))} for i in splits.values())
     shared = train_files & val_files
     if shared:
-        print(f"warning: {len(shared)} images are in both splits, for example {min(shared)}")
+        print(printable(f"warning: {len(shared)} images are in both splits, for example {min(shared)}"))
     print(f"{found} defects; policy: {policy}")
     return DEFECTS_FOUND if found and policy == "error" else 0
 
@@ -146,12 +155,15 @@ def shapes(overrides: list[str]) -> int:
     """Generate LongTail Shapes."""
     settings = OmegaConf.to_container(_dataset(["dataset=shapes", *overrides]).folder, resolve=True)
     del settings["_target_"]
-    print(generate_shapes(**settings))
+
+    from datasets import generate_shapes
+
+    print(printable(generate_shapes(**settings)))
     return 0
 
 
-def _sources(arguments: list[str]) -> tuple[Sources, list[str]]:
-    """The options of a download, and the arguments that are Hydra's."""
+def _options(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The options of a download as they were typed, and the arguments that are Hydra's."""
     given: dict[str, str] = {}
     overrides = []
     for argument in arguments:
@@ -161,26 +173,27 @@ def _sources(arguments: list[str]) -> tuple[Sources, list[str]]:
             continue
         near = difflib.get_close_matches(key, OPTIONS, n=1)
         if near and "." not in key:
-            raise DataError(f"there is no option {key!r}; did you mean {near[0]}=...?")
+            raise ValueError(f"there is no option {key!r}; did you mean {near[0]}=...?")
         overrides.append(argument)
     connections = given.get("connections", "4")
     if not connections.isdigit() or not 1 <= int(connections) <= 32:
-        raise DataError(f"connections={connections} is no number from 1 to 32")
-    sources = Sources(
-        mirror=given.get("mirror"),
-        existing=Path(given["existing"]).expanduser() if "existing" in given else None,
-        verify=_truth(given, "verify", True),
-        keep_archives=_truth(given, "keep_archives", False),
-        connections=int(connections),
+        raise ValueError(f"connections={connections} is not a number from 1 to 32")
+    for key in ("verify", "keep_archives"):
+        if given.get(key, "true").lower() not in ("true", "false"):
+            raise ValueError(f"{key}={given[key]} is neither true nor false")
+    return given, overrides
+
+
+def _sources(options: dict[str, str]) -> Sources:
+    from datasets.obtain import Sources
+
+    return Sources(
+        mirror=options.get("mirror"),
+        existing=Path(options["existing"]).expanduser() if "existing" in options else None,
+        verify=options.get("verify", "true").lower() == "true",
+        keep_archives=options.get("keep_archives", "false").lower() == "true",
+        connections=int(options.get("connections", "4")),
     )
-    return sources, overrides
-
-
-def _truth(given: dict[str, str], key: str, default: bool) -> bool:
-    value = given.get(key, str(default)).lower()
-    if value not in ("true", "false"):
-        raise DataError(f"{key}={value} is neither true nor false")
-    return value == "true"
 
 
 def _dataset(overrides: list[str]) -> DictConfig:
@@ -201,8 +214,10 @@ def _groups(split: str, statistics: ClassStatistics) -> str:
 
 
 def _print_split(split: str, index: AnnotationIndex, defects: dict[str, Defect]) -> None:
+    from datasets import ClassStatistics
+
     statistics = ClassStatistics.from_index(index)
-    print(f"{split}: {', '.join(index.sources)}")
+    print(printable(f"{split}: {', '.join(index.sources)}"))
     print(
         f"  {len(index)} images, {len(index.labels)} objects, {index.num_classes} classes{_groups(split, statistics)}"
     )
@@ -210,11 +225,11 @@ def _print_split(split: str, index: AnnotationIndex, defects: dict[str, Defect])
     absent = [name for name, n in zip(statistics.names, statistics.instances, strict=True) if n == 0]
     if absent:
         more = ", ..." if len(absent) > 5 else ""
-        print(f"  {len(absent)} classes without an object: {', '.join(absent[:5])}{more}")
+        print(printable(f"  {len(absent)} classes without an object: {', '.join(absent[:5])}{more}"))
     for kind, defect in sorted(defects.items()):
         print(f"  {defect.count} x {kind}")
         for example in defect.examples:
-            print(f"      {example}")
+            print(printable(f"      {example}"))
 
 
 if __name__ == "__main__":

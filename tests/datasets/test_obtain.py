@@ -24,7 +24,7 @@ from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from datasets import download as transfer
 from datasets import obtain as obtaining
-from datasets import read_coco, read_lvis, read_voc, transfer_progress
+from datasets import read_coco, read_lvis, read_voc, releases, transfer_progress
 from datasets.releases import VOC
 from scripts import prepare_data
 from scripts.prepare_data import main
@@ -164,9 +164,9 @@ def published(archives, monkeypatch):
 
     table = {
         name: {entry: tuple(map(tiny, parts)) for entry, parts in entries.items()}
-        for name, entries in prepare_data.PUBLISHED.items()
+        for name, entries in releases.PUBLISHED.items()
     }
-    monkeypatch.setattr(prepare_data, "PUBLISHED", table)
+    monkeypatch.setattr(releases, "PUBLISHED", table)
 
 
 def files(folder: Path) -> set[str]:
@@ -482,7 +482,7 @@ def test_two_runs_for_one_folder_do_not_mix(prepare, tmp_path, capsys):
     [
         (["miror=http://127.0.0.1"], "there is no option 'miror'; did you mean mirror=...?"),
         (["verify=maybe"], "verify=maybe is neither true nor false"),
-        (["connections=0"], "connections=0 is no number from 1 to 32"),
+        (["connections=0"], "connections=0 is not a number from 1 to 32"),
         (["existing=/nowhere"], "there is no folder /nowhere: correct existing="),
         (["mirror=/data"], "/data/annotations_trainval2017.zip is no http or https address"),
         (["dataset.rot=x"], "dataset.rot"),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
-from scripts.prepare_data import main
+from datasets import releases
+from scripts.prepare_data import CONVERSIONS, DOWNLOADS, main
 
 
 @pytest.fixture
@@ -65,6 +68,51 @@ def test_defects_are_counted_by_kind_and_the_policy_decides_the_exit_code(custom
 def test_what_cannot_be_done_is_said_in_one_message(arguments, message, capsys):
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_every_published_data_set_has_a_command():
+    assert set(releases.PUBLISHED) == set(DOWNLOADS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["chek"],
+        ["check", "dataset=trashcans"],
+        ["coco", "connections=0"],
+        ["coco", "verify=no"],
+        ["ccp"],
+    ],
+    ids=" ".join,
+)
+def test_help_and_mistakes_are_answered_before_torch_is_imported(arguments):
+    code = (
+        f"import sys; from scripts.prepare_data import main; main({arguments}); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize("name", CONVERSIONS)
+def test_a_conversion_without_a_release_says_what_is_missing(name, tmp_path, capsys):
+    assert main([name, f"existing={tmp_path}/none", f"dataset.root={tmp_path}/set"]) == 2
+    assert f"{tmp_path}/none" in capsys.readouterr().err
+
+
+def test_control_characters_in_paths_and_names_are_escaped(custom, small_coco, capsys):
+    root, arguments = custom
+    odd = root.rename(root.with_name("set\x1b[2J"))
+    small_coco["images"][0]["file_name"] = "\x1b]0;title\x07.png"
+    (odd / "train.json").write_text(json.dumps(small_coco))
+    arguments = [f"dataset.root={odd}" if one.startswith("dataset.root") else one for one in arguments]
+    assert main(arguments) == 1
+    printed = capsys.readouterr()
+    assert "set\\x1b[2J/train.json" in printed.out and "\\x1b]0;title\\x07.png" in printed.out
+    assert main([*arguments[:-1], "dataset.train.annotations=/no\x1b[2Jwhere"]) == 2
+    printed_errors = capsys.readouterr().err
+    assert "/no\\x1b[2Jwhere" in printed_errors
+    assert "\x1b" not in printed.out + printed.err + printed_errors
 
 
 def test_shapes_are_made_where_asked(tmp_path, capsys):
