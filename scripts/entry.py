@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from afl.config import CONF, ConfigError, hydra_override, unknown_setting
+from afl.config import CONF, ConfigError, hydra_override, unknown_setting, without_effect
 
 HELP = ("-h", "--help", "help")
 # Hydra's own flags; with `True`, the next argument belongs to the flag.
@@ -67,8 +67,8 @@ def checked(arguments: Sequence[str], config_name: str) -> list[str]:
     """The arguments as Hydra reads them in the sense of the user.
 
     Raises:
-        ConfigError: an argument is not of the form ``NAME=VALUE``, names a group member or a setting that does not exist, or has a
-            value of another kind than the setting's.
+        ConfigError: an argument is not of the form ``NAME=VALUE``, names a group member or a setting that does not exist, has a
+            value of another kind than the setting's, or changes nothing.
     """
     problem = misplaced(arguments) or unknown_choice(arguments)
     if problem:
@@ -86,7 +86,7 @@ def checked(arguments: Sequence[str], config_name: str) -> list[str]:
             found.append(argument)
             continue
         if not argument.startswith("+") and not (sweep and any("," in choice for choice in choices)):
-            problem = unknown_setting(key, base)
+            problem = unknown_setting(key, base) or without_effect(key, base, arguments)
             if problem:
                 raise ConfigError(problem)
         found.append(hydra_override(argument, base, sweep=sweep))

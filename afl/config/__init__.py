@@ -10,6 +10,7 @@ from afl.config.overrides import (
     hydra_override,
     quoted,
     unknown_setting,
+    without_effect,
 )
 from afl.config.saved import CONFIG, UNRESOLVED, read_config, save_config
 from afl.config.values import check_values
@@ -26,4 +27,5 @@ __all__ = [
     "read_config",
     "save_config",
     "unknown_setting",
+    "without_effect",
 ]

@@ -7,6 +7,7 @@ A leading ``~`` means the home folder. A value of another kind than the setting'
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 import re
@@ -24,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 CONF = Path(__file__).resolve().parents[2] / "conf"
 # A setting whose default is this word may also be switched on or off.
 AUTO = "auto"
+IMAGE_SIZE = "dataset.image_size"
 _ASSIGNMENT = re.compile(r"(\+{0,2})([A-Za-z_][\w./@:-]*)=(.*)", re.DOTALL)
 
 
@@ -98,9 +100,9 @@ def apply_overrides(config: DictConfig, arguments: Sequence[str]) -> None:
         if found is None:
             raise ConfigError(f"{argument!r} is not of the form NAME=VALUE")
         key = found[2]
-        unknown = unknown_setting(key, config)
-        if unknown:
-            raise ConfigError(unknown)
+        problem = unknown_setting(key, config) or without_effect(key, config, arguments)
+        if problem:
+            raise ConfigError(problem)
         (parsed,) = OverridesParser.create().parse_overrides([hydra_override(argument.lstrip("+"), config)])
         try:
             OmegaConf.update(config, key, parsed.value(), merge=True)
@@ -124,6 +126,42 @@ def unknown_setting(key: str, config: DictConfig) -> str | None:
     if not near:  # the right name in the wrong place
         near = [one for one in known if one.rpartition(".")[2] == name][:1]
     return f"There is no {key}." + (f" Did you mean {near[0]}?" if near else "")
+
+
+def without_effect(key: str, config: DictConfig, arguments: Sequence[str]) -> str | None:
+    """One line if ``dataset.image_size`` changes nothing for the detector and data set of ``config``; None for other settings.
+
+    The published resizing of some data sets keeps the short side in a range for the dense detectors, which one size cannot
+    describe.
+
+    Args:
+        key: the setting that is changed.
+        config: the config before the change.
+        arguments: all changes; one of them may let another setting take its value from this one.
+    """
+    if key != IMAGE_SIZE or any(f"${{{IMAGE_SIZE}}}" in argument for argument in arguments):
+        return None
+    family = config.get("family")
+
+    def dataset(size: int) -> dict:
+        changed = copy.deepcopy(config)
+        OmegaConf.update(changed, key, size)
+        content = OmegaConf.to_container(changed.dataset, resolve=True)
+        transforms = [content.pop(name, {}).get(family) for name in ("train_transform", "eval_transform")]
+        return {**content, "image_size": None, "transforms": transforms}
+
+    try:
+        if dataset(1) != dataset(2):
+            return None
+    except OmegaConfBaseException:  # refused with its own message when the config is composed
+        return None
+    if config.get("subset"):
+        return f"{key} has no effect with this experiment: set subset.image_size"
+    return (
+        f"{key} has no effect on this detector with dataset={config.dataset.name}: set "
+        f"dataset.train_transform.{family}.short_sides and dataset.eval_transform.{family}.short_side, or add experiment=small, "
+        "which resizes images to it for all detectors"
+    )
 
 
 def _keys(config: dict, prefix: str = "") -> list[str]:
