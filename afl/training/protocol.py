@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
+from afl.training.initial_weights import SHAPES
 from afl.training.loop import LoopOptions
 
 
@@ -11,13 +12,8 @@ def protocol(config: DictConfig, options: LoopOptions) -> dict[str, str]:
     """The description of a run in a caption, without its detector, loss, data set and seed."""
     trainer = config.trainer
     backbone = config.backbone.get("name") or "tiny"
-    start = (
-        "ImageNet weights"
-        if config.backbone.get("pretrained")
-        else config.initial_weights or "random weights"
-    )
     return {
-        "backbone": f"{backbone}, {start if start != 'shapes' else 'pre-trained on generated images of other classes'}",
+        "backbone": f"{backbone}, {_start(config)}",
         "image size": _image_size(config),
         "schedule": f"{trainer.max_duration} ({options.total_steps} steps of {trainer.batch_size} images), "
         f"{config.schedule.factory['_target_'].split('.')[-1].removesuffix('_schedule')}",
@@ -25,6 +21,14 @@ def protocol(config: DictConfig, options: LoopOptions) -> dict[str, str]:
         "precision": trainer.precision,
         "metric": config.dataset.metric,
     }
+
+
+def _start(config: DictConfig) -> str:
+    """The weights that training starts from: ``initial_weights`` is loaded over those of the backbone."""
+    imagenet = "ImageNet weights" if config.backbone.get("pretrained") else ""
+    if config.initial_weights == SHAPES:
+        return f"{imagenet}{', then ' if imagenet else ''}pre-trained on generated images of other classes"
+    return config.initial_weights or imagenet or "random weights"
 
 
 def _image_size(config: DictConfig) -> str:

@@ -97,3 +97,22 @@ def test_the_protocol_says_the_size_that_is_evaluated(detector, overrides, size)
     config = compose_cell(detector=detector, loss="fl", overrides=overrides)
     options = loop_options(config, num_images=100, world_size=1)
     assert protocol(config, options)["image size"] == size
+
+
+@pytest.mark.parametrize(
+    "overrides, start",
+    [
+        (["dataset=coco"], "resnet50, ImageNet weights"),
+        (["dataset=shapes"], "tiny, pre-trained on generated images of other classes"),
+        (
+            ["dataset=shapes", "backbone=resnet18"],
+            "resnet18, ImageNet weights, then pre-trained on generated images of other classes",
+        ),
+        (["dataset=coco", "initial_weights=my.pt"], "resnet50, my.pt"),
+        (["dataset=shapes", "initial_weights=null"], "tiny, random weights"),
+    ],
+)
+def test_the_protocol_says_which_weights_training_starts_from(overrides, start):
+    config = compose_cell(detector="fcos", loss="fl", overrides=overrides)
+    options = loop_options(config, num_images=100, world_size=1)
+    assert protocol(config, options)["backbone"] == start
