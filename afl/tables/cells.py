@@ -12,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from afl.config import quoted
 from afl.tracking import FINISHED, DamagedRecord, Record, read_record
+from afl.tracking.run_key import VARIANT
+from afl.training.build import check_preset
 from afl.training.compose import compose_cell
 from afl.training.data import RunData, read_data
 from afl.training.run_identity import cell_key
@@ -100,7 +102,9 @@ def _compose(config: DictConfig, loss: str, dataset: str, detector: str) -> Dict
     overrides = [
         *preset(config, detector), f"dataset={dataset}", *paths, *config.table.overrides, *config.overrides,
     ]  # fmt: skip
-    return compose_cell(detector=detector, loss=loss, overrides=overrides)
+    composed = compose_cell(detector=detector, loss=loss, overrides=overrides)
+    check_preset(composed)
+    return composed
 
 
 class DataSets:
@@ -137,14 +141,10 @@ def cell_of(
 ) -> Cell:
     """The run of a composed config, in the table's folder of runs."""
     key = cell_key(composed, data)
-    words = [f"{name}{value}" for name, value in variant.items()]
-    unit = "-".join([key.slug, *words])
-    return Cell(
-        "-".join([unit, *([f"fold_{fold}"] if fold else [])]),
-        Path(config.paths.output) / key.name,
-        unit,
-        fold,
-    )
+    words = [f"{name}{value}" for name, value in variant.items() if name not in VARIANT]
+    unit = "-".join([key.slug.removesuffix(f"-fold_{fold}"), *words])
+    name = f"{unit}-fold_{fold}" if fold else unit
+    return Cell(name, Path(config.paths.output) / key.name, unit, fold)
 
 
 def runs_of(config: DictConfig, cell: DictConfig, seed: int, datasets: DataSets) -> list[Cell]:

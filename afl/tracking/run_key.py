@@ -39,13 +39,16 @@ EXCLUDED = (
     "trainer.threads",
 )
 
+VARIANT = ("draw", "split", "fold")
+"""Settings of a data set that choose one of its variants; the slug names them."""
+
 
 @dataclass(frozen=True)
 class RunKey:
     """Name of a run.
 
     Attributes:
-        slug: ``dataset-detector-loss-sSEED``, for people.
+        slug: ``dataset-detector-loss-sSEED``, then the variant of a data set that has some: ``-split0-fold_a``. For people.
         digest: 8 hexadecimal digits of the configuration, for machines.
         name: ``slug-digest``, the name of the run's folder.
     """
@@ -75,7 +78,7 @@ def run_key(config: Mapping[str, Any], data: str = "") -> RunKey:
     names = [_name(config, key) for key in ("dataset", "detector", "loss")]
     if config.get("seed") is None:
         raise ValueError("the configuration has no seed, and the name of a run needs one; set seed=0")
-    slug = "-".join([*map(_plain, names), f"s{config['seed']}"])
+    slug = "-".join([*map(_plain, names), f"s{config['seed']}", *_variant(config["dataset"])])
     content = json.dumps([_canonical(config, ""), data], sort_keys=True)
     return RunKey(slug=slug, digest=hashlib.sha256(content.encode()).hexdigest()[:8])
 
@@ -99,6 +102,16 @@ def _name(config: Mapping[str, Any], key: str) -> str:
     if not isinstance(name, str) or not name:
         raise ValueError(f"the configuration has no {key}.name, and the name of a run needs one")
     return name
+
+
+def _variant(dataset: str | Mapping[str, Any]) -> list[str]:
+    """``["split0", "fold_a"]``; empty for a data set without variants."""
+    chosen = {name: dataset.get(name) for name in VARIANT} if isinstance(dataset, Mapping) else {}
+    return [
+        f"{name}{value}" if isinstance(value, int) else f"{name}_{_plain(value)}"
+        for name, value in chosen.items()
+        if isinstance(value, int | str)
+    ]
 
 
 def _plain(name: str) -> str:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from afl.config import ConfigError
+from afl.training.compose import CONF
 from afl.training.duration import Duration
 from afl.training.loop import LoopOptions
 from afl.training.schedule import Schedule, warmed_up
@@ -135,7 +136,7 @@ def bound(config: DictConfig) -> Any:
 
 
 def check_preset(config: DictConfig) -> None:
-    """Refuse an experiment with another detector or data set than it is made for.
+    """Refuse an experiment with a detector or data set that it is not made for.
 
     Raises:
         ConfigError: with the choices that go together.
@@ -146,9 +147,15 @@ def check_preset(config: DictConfig) -> None:
     chosen = " ".join(f"{part}={config.cell[part]}" for part in ("detector", "dataset"))
     if chosen != made_for:
         raise ConfigError(
-            f"the experiment is the protocol of {made_for}, not of {chosen}; leave one of them out, or write {chosen} regime=published "
-            "without the experiment"
+            f"the experiment is the protocol of {made_for}, not of {chosen}; leave one of them out, or write {chosen} "
+            f"regime={_published_regime(config.cell.dataset)} without the experiment"
         )
+
+
+def _published_regime(dataset: str) -> str:
+    """The published regime of a data set: its file in ``conf/regime`` if there is one, else that of MS COCO."""
+    regime = f"published_{dataset}"
+    return regime if (CONF / "regime" / f"{regime}.yaml").exists() else "published"
 
 
 def build_detector(config: DictConfig, classes: ClassCounts) -> nn.Module:

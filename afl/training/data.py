@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -140,10 +141,16 @@ def training_batches(config: DictConfig, data: RunData, world: World, start_step
         samples,
         plan,
         start_step=start_step * trainer.accumulate,
-        num_workers=trainer.num_workers,
+        num_workers=loader_processes(config),
         pin_memory=world.device.type == "cuda",
         divisor=DIVISOR_COMPILED if wants_compiled(trainer.compile, world.device) else DIVISOR,
     )
+
+
+def loader_processes(config: DictConfig) -> int:
+    """``trainer.num_workers``, at most the number of cores that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(config.trainer.num_workers, cores)
 
 
 def evaluation_samples(config: DictConfig, data: RunData) -> DetectionDataset:
@@ -162,7 +169,7 @@ def evaluation_batches(config: DictConfig, data: RunData, world: World):
         config.trainer.eval_batch_size,
         rank=world.rank,
         world_size=world.size,
-        num_workers=config.trainer.num_workers,
+        num_workers=loader_processes(config),
         pin_memory=world.device.type == "cuda",
     )
 

@@ -152,6 +152,15 @@ def test_a_table_of_older_configs_is_not_planned():
         plan(config, [0])
 
 
+def test_a_row_of_another_data_set_than_its_experiment_is_not_planned():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("tables", overrides=["table=coco", "action=plan", "table.datasets=[voc]"])
+    with pytest.raises(
+        ConfigError, match="protocol of detector=cornernet dataset=coco, not of .*regime=published_voc"
+    ):
+        plan(config, [0])
+
+
 def test_cells_that_work_alike_are_known_whatever_their_loss():
     def work(*overrides: str, loss: str = "fl"):
         return planning._work(

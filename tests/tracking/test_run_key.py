@@ -62,6 +62,16 @@ def test_slug_names_the_cell_in_one_word():
     assert run_key(changed("loss.name", "afl, tau = 0.5/x")).slug == "shapes_lvis-centernet-afl_tau_0.5_x-s3"
 
 
+def test_slug_names_the_variant_of_a_data_set_that_has_some():
+    assert run_key(changed("dataset.draw", 1)).slug == "shapes_lvis-centernet-afl-s3-draw1"
+    folds = {}
+    for fold in "ab":
+        config = changed("dataset.fold", fold)
+        config["dataset"]["split"] = 0
+        folds[fold] = run_key(config).slug
+    assert folds == {fold: f"shapes_lvis-centernet-afl-s3-split0-fold_{fold}" for fold in "ab"}
+
+
 @given(st.randoms(use_true_random=False))
 def test_order_of_keys_does_not_matter(rng: random.Random):
     assert run_key(shuffled(CONFIG, rng)) == run_key(CONFIG)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
+from PIL import Image
 
+from afl.tracking import FINISHED
+from afl.training import run_cell
 from afl.training.build import ConfigError, bound, check_preset
 from afl.training.compose import CONF, compose_cell
+from afl.training.data import loader_processes
 
 OWNED = {
     "regime": {"trainer", "optimizer", "schedule", "initial_weights", "per_detector"},
@@ -100,3 +105,49 @@ def test_an_experiment_with_another_data_set_is_refused():
     check_preset(cell("experiment=coco/cornernet", detector="cornernet"))
     with pytest.raises(ConfigError, match="dataset=coco, not of detector=cornernet dataset=shapes_lvis"):
         check_preset(cell("experiment=coco/cornernet", "dataset=shapes", detector="cornernet"))
+
+
+@pytest.mark.parametrize(
+    "dataset, regime", [("coco", "published"), ("lvis", "published_lvis"), ("voc", "published_voc")]
+)
+def test_the_remedy_for_a_mixed_experiment_names_the_regime_of_the_chosen_data_set(dataset, regime):
+    other = "coco" if dataset != "coco" else "voc"
+    with pytest.raises(ConfigError, match=f"write detector=fcos dataset={dataset} regime={regime} without"):
+        check_preset(cell(f"experiment={other}/fcos", f"dataset={dataset}", detector="fcos"))
+    assert cell(f"dataset={dataset}").trainer == cell(f"dataset={dataset}", f"regime={regime}").trainer
+
+
+def test_images_are_loaded_by_at_most_as_many_processes_as_there_are_cores(monkeypatch):
+    config = cell("dataset=coco")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 5}, raising=False)
+    for asked, started in ((0, 0), (2, 2), (3, 3), (64, 3)):
+        config.trainer.num_workers = asked
+        assert loader_processes(config) == started
+
+
+def test_the_small_experiment_trains_a_data_set_of_one_s_own(tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        for number in (1, 2):
+            Image.new("RGB", (60, 40), (90, 90, 40 * number)).save(tmp_path / split / f"{number}.png")
+        content = {
+            "images": [
+                {"id": number, "file_name": f"{number}.png", "width": 60, "height": 40} for number in (1, 2)
+            ],
+            "annotations": [
+                {"id": number, "image_id": number, "category_id": number, "bbox": [10, 10, 20, 20], "area": 400, "iscrowd": 0}
+                for number in (1, 2)
+            ],
+            "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+        }  # fmt: skip
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    own = [
+        "dataset.name=pets", f"dataset.root={tmp_path}", f"paths.output={tmp_path}/runs", f"paths.cache={tmp_path}/cache",
+        "dataset.image_size=64", "trainer.max_duration=2steps", "trainer.batch_size=2", "trainer.device=cpu",
+        "trainer.progress=none", "logger=none",
+    ]  # fmt: skip
+    config = cell("experiment=small", *own, detector="fcos")
+    assert (config.backbone.name, config.trainer.num_workers) == ("lite0", 2)
+    record = run_cell(config)
+    assert (record.status, record.dataset, record.steps) == (FINISHED, "pets", 2)
+    assert record.protocol["backbone"] == "lite0, ImageNet weights"
