@@ -9,7 +9,8 @@ from afl.config import CONF, CONFIG, UNRESOLVED, ConfigError, read_config, save_
 from afl.config.saved import references
 from scripts.entry import compose_config
 
-TRAINED = ["dataset=custom", "detector=fcos", "backbone=tiny", "dataset.root=/data/good"]
+# `experiment=small` lets the images of every detector follow dataset.image_size.
+TRAINED = ["experiment=small", "dataset=custom", "detector=fcos", "backbone=tiny", "dataset.root=/data/good"]
 
 
 def composed(*overrides: str):
