@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import logging
 import os
 import re
@@ -19,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from afl.config import CONF, ConfigError, hydra_override, unknown_setting, without_effect
+from afl.config import CONF, IMAGE_SIZE, ConfigError, hydra_override, unknown_setting, without_effect
 
 HELP = ("-h", "--help", "help")
 # Hydra's own flags; with `True`, the next argument belongs to the flag.
@@ -89,6 +90,10 @@ def checked(arguments: Sequence[str], config_name: str) -> list[str]:
             problem = unknown_setting(key, base) or without_effect(key, base, arguments)
             if problem:
                 raise ConfigError(problem)
+        elif key == IMAGE_SIZE:
+            for cell in _cells(choices, config_name):
+                if problem := without_effect(key, cell, arguments):
+                    raise ConfigError(problem)
         found.append(hydra_override(argument, base, sweep=sweep))
     return found
 
@@ -111,6 +116,17 @@ def _group_defaults(config_name: str) -> dict[str, str | None]:
     entries = yaml.safe_load((CONF / f"{config_name}.yaml").read_text(encoding="utf-8"))["defaults"]
     named = {group: member for entry in entries if isinstance(entry, dict) for group, member in entry.items()}
     return {group: member for group, member in named.items() if " " not in group and (CONF / group).is_dir()}
+
+
+def _cells(choices: Sequence[str], config_name: str) -> list[DictConfig]:
+    """The configs of a sweep's detectors, data sets and experiments, with the first member of every other group."""
+    values = []
+    for choice in choices:
+        group, _, listed = choice.partition("=")
+        swept = group in ("detector", "dataset", "experiment")
+        values.append([f"{group}={one}" for one in listed.split(",")[: None if swept else 1]])
+    bases = (_base(combination, config_name) for combination in itertools.product(*values))
+    return [base for base in bases if base is not None]
 
 
 def _base(choices: Sequence[str], config_name: str) -> DictConfig | None:

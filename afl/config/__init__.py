@@ -5,6 +5,7 @@ Imports neither torch nor a data set, so that a command can answer a typo before
 
 from afl.config.overrides import (
     CONF,
+    IMAGE_SIZE,
     ConfigError,
     apply_overrides,
     hydra_override,
@@ -18,6 +19,7 @@ from afl.config.values import check_values
 __all__ = [
     "CONF",
     "CONFIG",
+    "IMAGE_SIZE",
     "UNRESOLVED",
     "ConfigError",
     "apply_overrides",

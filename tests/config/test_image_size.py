@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from afl.config import CONF, ConfigError, apply_overrides
-from scripts.entry import compose_config
+from scripts.entry import checked, compose_config
 
 # The published resizing of the dense detectors keeps the short side in a range.
 BY_SHORT_SIDE = {"coco", "lvis", "voc", "bccd", "custom", "custom_voc", "custom_yolo"}
@@ -63,3 +63,10 @@ def test_a_finished_run_refuses_it_too():
     config = compose_config(["detector=fcos", "dataset=coco"])
     with pytest.raises(ConfigError, match="dataset.image_size has no effect"):
         apply_overrides(config, ["dataset.image_size=64"])
+
+
+def test_one_detector_of_a_sweep_that_would_ignore_it_is_enough():
+    sweep = ["-m", "loss=fl,afl", "dataset=coco", "dataset.image_size=64"]
+    with pytest.raises(ConfigError, match="dataset.image_size has no effect on this detector"):
+        checked([*sweep, "detector=centernet,fcos"], "config")
+    assert "dataset.image_size=64" in checked([*sweep, "detector=centernet,cornernet"], "config")
