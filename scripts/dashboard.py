@@ -22,6 +22,7 @@ import yaml
 
 from scripts.entry import CONF, asks_for_help, options_of, run_command
 
+DEFAULTS = {"entity": None, "project": None, "dashboard": "arms"}
 MISSING = "wandb-workspaces is not installed: .venv/bin/python -m pip install wandb-workspaces"
 
 
@@ -29,7 +30,7 @@ def main(arguments: list[str]) -> None:
     """Save the view that the arguments ask for."""
     if asks_for_help(arguments, __doc__):
         return
-    options = options_of(arguments, {"entity": None, "project": None, "dashboard": "arms"})
+    options = options_of(arguments, DEFAULTS)
     if not options["entity"] or not options["project"]:
         sys.exit("which project? python -m scripts.dashboard entity=ME project=afl [dashboard=arms]")
     spec = read_spec(options["dashboard"])

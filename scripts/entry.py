@@ -20,7 +20,16 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from afl.config import CONF, IMAGE_SIZE, ConfigError, hydra_override, unknown_setting, without_effect
+from afl.config import (
+    CONF,
+    IMAGE_SIZE,
+    ConfigError,
+    hydra_override,
+    members,
+    unknown_choice,
+    unknown_setting,
+    without_effect,
+)
 
 HELP = ("-h", "--help", "help")
 # Hydra's own flags; with `True`, the next argument belongs to the flag.
@@ -171,28 +180,6 @@ def not_assigned(argument: str, following: Sequence[str]) -> str:
     if not equals:
         value = following[0] if following and "=" not in following[0] and following[0][:1] != "-" else "VALUE"
     return f"{argument!r} is not of the form NAME=VALUE; write {name}={value}"
-
-
-def unknown_choice(arguments: Sequence[str]) -> str | None:
-    """One line about the first ``group=member`` whose member does not exist, or None."""
-    for argument in arguments:
-        found = re.fullmatch(r"\+?([a-z_/]+)=([\w,/.-]+)", argument)
-        # Hydra's own groups have members in its plugins as well.
-        if not found or found[1].startswith("hydra/") or not (CONF / found[1]).is_dir():
-            continue
-        known = members(found[1])
-        for member in found[2].split(","):
-            if member not in known and member != "null":
-                near = difflib.get_close_matches(member, known, n=1, cutoff=0.4)
-                meant = f" Did you mean {found[1]}={near[0]}?" if near else ""
-                return f"There is no {found[1]} {member!r}.{meant} There are: {', '.join(known)}"
-    return None
-
-
-def members(group: str) -> list[str]:
-    """The members of a config group."""
-    folder = CONF / group
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
 def groups_help(config_name: str) -> str:

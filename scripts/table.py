@@ -17,207 +17,23 @@ On a cluster every cell is a job of its own (this process must see the disk with
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.console import Console
 
-from afl.reporting import ServerError, Table, agreement, build_table, connect, load_records, server_records
-from afl.reporting.records import unit_name
-from afl.tables.cells import cells_of
-from afl.tables.pinned import pinned, require_trainable
-from afl.tables.plan import plan
-from afl.tables.sweep import headline, run
-from afl.tracking import FINISHED, Record, write_record, write_text
-from datasets import DataError
 from scripts.entry import quiet_libraries, run_hydra
-from scripts.kept import portable, table_spec
-
-console = Console() if sys.stdout.isatty() else Console(width=150)
 
 
 def main(config: DictConfig) -> None:
-    """Do what ``config.action`` says; a fault of data or configuration is one line."""
+    """Do what ``config.action`` says. A fault of the data or the configuration is one line."""
+    # The rest of the project takes seconds: it is imported after the arguments have been checked.
+    from afl.reporting import ServerError
+    from afl.tables.actions import act
+
     quiet_libraries()
     try:
-        _main(config)
+        act(config)
     except (ValueError, OSError, ServerError) as problem:
         sys.exit(str(problem))
-
-
-def _main(config: DictConfig) -> None:
-    """Plan, or train if asked to, then print the table and write it where it belongs."""
-    actions = {"plan": _plan, "run": _run, "build": _build}
-    if config.action not in actions or config.source not in ("disk", "wandb"):
-        sys.exit(
-            f"action is {config.action!r} and source {config.source!r}; the action is build, run or plan, the source of build "
-            "disk or wandb"
-        )
-    actions[config.action](config)
-
-
-def _plan(config: DictConfig) -> None:
-    console.print(plan(config, list(config.seeds or [0])).to_rich())
-
-
-def _run(config: DictConfig) -> None:
-    """Train what is missing, then show the user's table beside the committed one."""
-    name = config.table.name
-    require_trainable(config.table)
-    _say_pin(config)
-    seeds = list(config.seeds or [0])
-    records = run(config, seeds, console)
-    kept = _kept_records(config)
-    if config.publish:
-        seeds = sorted({*seeds, *(record.seed for record in kept)})
-        _refuse_smaller(config, seeds, kept)
-        for record in records:
-            write_record(_kept_folder(config) / f"{_file_name(record, config.table)}.json", portable(record))
-        table = build_table(_kept_records(config), table_spec(config.table, seeds))
-        _write(table, Path(config.results) / name)
-        console.print(table.to_rich())
-        if config.table.get("trained_at"):
-            console.print(
-                f"The kept records have changed: correct trained_at in conf/table/{name}.yaml",
-                markup=False,
-                highlight=False,
-            )
-    else:
-        table = build_table(records, table_spec(config.table, seeds))
-        _show_beside(table, kept, config)
-    if any(record.status != FINISHED for record in records) or len(records) < len(table.cells):
-        sys.exit(1)
-
-
-def _say_pin(config: DictConfig) -> None:
-    """Print at which commits the committed records were trained."""
-    if pinned(config.table):
-        console.print(f"{pinned(config.table)}.", markup=False, highlight=False, soft_wrap=True)
-
-
-def _show_beside(table: Table, kept: list[Record], config: DictConfig) -> None:
-    """Print the user's table, beside the committed one where there is one, and write both comparisons and table."""
-    folder = Path(config.tables) / config.table.name
-    _write(table, folder)
-    seeds = sorted({record.seed for record in kept})
-    committed = build_table(kept, table_spec(config.table, seeds)) if kept else None
-    found = agreement.agreements(table, committed) if committed else []
-    for note in table.notes:
-        console.print(f"{note}.", style="yellow", markup=False, highlight=False)
-    if not found:
-        console.print(table.to_rich())
-        return
-    console.print(agreement.to_rich(found, headline(config.table.metrics)))
-    for line in agreement.other_protocol(table, committed):
-        console.print(f"The protocols differ: {line}", markup=False, highlight=False)
-    outside = sum(one.verdict == agreement.OUTSIDE for one in found)
-    console.print(
-        f"{len(found)} figures beside those of {_kept_folder(config).parent} (seeds {', '.join(map(str, seeds))}): {outside} outside the "
-        f"noise over seeds; about {len(found) * 0.05:.0f} would be by chance",
-        markup=False, highlight=False,
-    )  # fmt: skip
-    write_text(folder / "committed.md", agreement.to_markdown(found))
-    console.print(f"written: {folder}/committed.md, all figures of both")
-
-
-def _build(config: DictConfig) -> None:
-    """The table from the committed records, or from those of a W&B project."""
-    name = config.table.name
-    if config.source == "wandb":
-        records = _on_server(config)
-        if not records:
-            sys.exit(f"W&B project {config.project} has no record of a cell of table={name}")
-    else:
-        records = _kept_records(config)
-        if not records:
-            sys.exit(
-                f"{_kept_folder(config)} has no records yet; make them: python -m scripts.table table={name} action=run publish=true"
-            )
-    seeds = list(config.seeds or sorted({record.seed for record in records}))
-    if config.publish:
-        _refuse_smaller(config, seeds, _kept_records(config))
-    table = build_table(records, table_spec(config.table, seeds))
-    console.print(table.to_rich())
-    if config.source == "disk":
-        _say_pin(config)
-    if config.publish:
-        _write(table, Path(config.results) / name)
-    elif config.source == "wandb":
-        _write(table, Path(config.tables) / name)
-    if any(record.status != FINISHED for record in records) or len(records) < len(table.cells):
-        sys.exit(1)
-
-
-def _write(table: Table, folder: Path) -> None:
-    for name, text in (
-        ("table.md", table.to_markdown()),
-        ("table.tex", table.to_latex()),
-        ("table.csv", table.to_folded_csv()),
-        ("cells.csv", table.to_csv()),
-    ):
-        write_text(folder / name, text)
-    console.print(f"written: {folder}/table.md, table.tex, table.csv, cells.csv", soft_wrap=True)
-
-
-def _kept_folder(config: DictConfig) -> Path:
-    return Path(config.results) / config.table.name / "records"
-
-
-def _kept_records(config: DictConfig) -> list[Record]:
-    return load_records(sorted(_kept_folder(config).glob("*.json")))
-
-
-def _file_name(record: Record, table: DictConfig) -> str:
-    names = (table.get("variants") or {}).get(record.dataset) or {}
-    unit = unit_name({name: record.config["dataset"][name] for name in names}, record.seed)
-    return (
-        f"{record.dataset}-{record.detector}-{record.loss.replace('/', '_')}-{unit if names else f's{unit}'}"
-    )
-
-
-def _refuse_smaller(config: DictConfig, seeds: list[int], kept: list[Record]) -> None:
-    """Refuse to publish a table that has less than the committed one.
-
-    Raises:
-        ValueError: a kept record belongs to no cell of the table.
-    """
-    table = config.table
-    dropped = [
-        _file_name(record, table)
-        for record in kept
-        if record.detector not in table.detectors
-        or record.loss not in table.losses
-        or record.dataset not in table.datasets
-        or record.seed not in seeds
-    ]
-    if dropped:
-        raise ValueError(
-            f"publish=true would drop {len(dropped)} of the cells that {_kept_folder(config)} has, {dropped[0]} among them: leave out "
-            "seeds=... and table....=..., or write a table of your own without publish=true"
-        )
-
-
-def _on_server(config: DictConfig) -> list[Record]:
-    """The records that a W&B project has of the table's cells."""
-    table = config.table
-    own = [
-        record
-        for record in server_records(connect(), entity=config.entity, project=config.project)
-        if record.detector in table.detectors
-        and record.loss in table.losses
-        and record.dataset in table.datasets
-    ]
-    seeds = sorted({record.seed for record in own})
-    try:
-        keys = {cell.folder.name for cell in cells_of(config, seeds)}
-    except DataError:  # without the data the names of the runs are unknown: all runs of these cells count
-        return own
-    others = [record.key for record in own if record.key not in keys]
-    if others:
-        console.print(
-            f"left out, with another configuration than the table's: {', '.join(others)}", markup=False
-        )
-    return [record for record in own if record.key in keys]
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Imports neither torch nor a data set, so that a command can answer a typo before it loads them.
 """
 
+from afl.config.choices import members, unknown_choice
 from afl.config.overrides import (
     CONF,
     IMAGE_SIZE,
@@ -25,9 +26,11 @@ __all__ = [
     "apply_overrides",
     "check_values",
     "hydra_override",
+    "members",
     "quoted",
     "read_config",
     "save_config",
+    "unknown_choice",
     "unknown_setting",
     "without_effect",
 ]

@@ -26,11 +26,11 @@ from afl.reporting.figures import (
 )
 from afl.reporting.frame import frame
 from afl.reporting.push import draw_push
+from afl.tables.kept import kept_table
 from afl.tracking import Record
 from afl.training.build import instantiate
 from datasets.shapes import BENCHMARK_FILLS, BENCHMARK_OUTLINES, instances_by_rank
 from scripts.entry import CONF
-from scripts.kept import kept_table
 
 MAIN_LOSSES = ("fl", "cbl", "afl", "cbfl")
 

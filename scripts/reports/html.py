@@ -11,11 +11,11 @@ from afl.reporting import Table, TableSpec, build_table, load_records
 from afl.reporting.names import in_order
 from afl.reporting.records import cell_of
 from afl.reporting.report import Gallery, Material, report
+from afl.tables.kept import table_spec
 from afl.tracking import FINISHED, Record, read_metrics, write_text
 from afl.training.run_identity import CURVES, RECORD
 from datasets import DataError
 from scripts.entry import CONF
-from scripts.kept import table_spec
 from scripts.reports.material import data_of, gallery_of, run_folders, telling_images
 
 # The table that comes first, and whose runs the charts are drawn of.

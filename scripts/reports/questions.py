@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from afl.reporting import answers, questions
 from afl.reporting.documents import refreshed
 from afl.reporting.frame import frame
+from afl.tables.kept import KeptTable, kept_table
 from afl.tracking import FINISHED, write_json, write_text
-from scripts.kept import KeptTable, kept_table
 from scripts.reports.material import figures_on_training_images
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,11 +11,11 @@ from omegaconf import OmegaConf
 
 from afl.reporting import load_records, questions
 from afl.reporting.frame import frame
+from afl.tables.kept import kept_table
 from afl.tracking import write_record
 from afl.training import run_cell
 from afl.training.compose import compose_cell
 from scripts.evaluate import main as evaluate
-from scripts.kept import kept_table
 from scripts.report import MODULES, command, main
 from scripts.reports.questions import ROOT
 

@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from afl.benchmarks import project, step_parts, training_step
+from afl.benchmarks.decode import differing, enumerate_quadruples, scene
+from afl.benchmarks.evaluation import in_a_process
+from afl.benchmarks.harness import Row, bytes_saved, machine, peak_bytes, quantity, take_turns
+from afl.benchmarks.loss import growth
+from afl.benchmarks.page import page_of as page_of_figures
+from afl.benchmarks.step_profile import PARTS, VARIANTS, page_of
 from detectors.extreme_grouping import group_extremes
 from scripts.benchmark import main
-from scripts.benchmarks import project, step_parts, training_step
-from scripts.benchmarks.decode import differing, enumerate_quadruples, scene
-from scripts.benchmarks.evaluation import in_a_process
-from scripts.benchmarks.harness import Row, bytes_saved, machine, peak_bytes, quantity, take_turns
-from scripts.benchmarks.loss import growth
-from scripts.benchmarks.page import page_of as page_of_figures
-from scripts.benchmarks.step_profile import PARTS, VARIANTS, page_of
 
 
 def test_sides_take_turns_and_the_first_round_does_not_count():
@@ -215,8 +215,8 @@ def test_both_sides_of_a_training_step_move_their_weights(name):
 
 
 def test_a_typing_error_is_answered_in_one_line():
-    for wrong in ("losses", "fast=true"):
-        with pytest.raises(SystemExit, match="does not know"):
+    for wrong, message in (("losses", "does not know 'losses'"), ("fast=true", "no option 'fast'")):
+        with pytest.raises(ValueError, match=message):
             main([wrong])
 
 

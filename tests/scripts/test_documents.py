@@ -68,14 +68,14 @@ def test_there_are_commands_of_every_kind():
     for module, known in (
         ("predict", predict.DEFAULTS),
         ("export", export.DEFAULTS),
-        ("dashboard", dict.fromkeys(dashboard.OPTIONS)),
+        ("dashboard", dashboard.DEFAULTS),
     ):
         examples = commands(rf"python -m scripts\.{module} (.+)")
         assert examples, module
         for line in examples:
             options_of([word for word in shlex.split(line) if not word.startswith("[")], known)
     for line in commands(r"python -m scripts\.report (.+)"):
-        assert line.split()[0] in report.COMMANDS, line
+        assert line.split()[0] in report.MODULES, line
     for line in commands(r"python -m scripts\.prepare_data (.+)"):
         assert line.split()[0] in {"check", "shapes", *prepare_data.DOWNLOADS, *prepare_data.CONVERSIONS}, (
             line

@@ -9,12 +9,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from afl.tables import sweep as sweeping
 from afl.tables.cells import cells_of, compose_cells
+from afl.tables.kept import portable
 from afl.tables.plan import FEATURES, Plan, Row
 from afl.tracking import write_record
 from afl.training import run_cell
 from afl.training.compose import CONF, compose_cell
 from afl.training.initial_weights import identity
-from scripts.kept import portable
 from scripts.table import main
 
 SMALL = [

@@ -20,10 +20,10 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from afl.benchmarks.harness import Row, take_turns
 from datasets import DetectionDataset, ResizeTransform, read_coco
 from datasets.batch import collate
 from datasets.index import AnnotationIndex
-from scripts.benchmarks.harness import Row, take_turns
 
 SIDES = (640, 672, 704, 736, 768, 800)
 LONGEST = 1333

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from afl.benchmarks.harness import Row, take_turns
 from detectors.extreme_grouping import BOTTOM, LEFT, RIGHT, TOP, Groups, X, Y, group_extremes
-from scripts.benchmarks.harness import Row, take_turns
 
 POINTS, THRESHOLD, LIMIT = 40, 0.1, 1000
 

@@ -1,9 +1,8 @@
-"""The records that are kept of a table: read by name for the reports on one, and freed of the folders of the machine that made them."""
+"""The committed records of a table: read by its name, and freed of the folders of the machine that made them."""
 
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from afl.config import CONF, ConfigError, unknown_choice
 from afl.reporting import Table, TableSpec, build_table, load_records
 from afl.tracking import Record, write_text
 from afl.training.compose import compose_cell
-from scripts.entry import CONF, unknown_choice
 
 
 @dataclass(frozen=True)
@@ -48,15 +47,15 @@ class KeptTable:
 
 
 def kept_table(options: Mapping[str, Any]) -> KeptTable:
-    """The table ``options['table']`` below ``options['results']``; leaves with one line where there is none."""
+    """The table ``options['table']`` below ``options['results']``; ConfigError where there is none."""
     problem = unknown_choice([f"table={options['table']}"])
     if problem:
-        sys.exit(problem)
+        raise ConfigError(problem)
     spec = OmegaConf.load(CONF / "table" / f"{options['table']}.yaml")
     folder = Path(options["results"]) / options["table"]
     records = load_records(sorted((folder / "records").glob("*.json")))
     if not records:
-        sys.exit(
+        raise ConfigError(
             f"{folder / 'records'} has no records yet; make them: python -m scripts.table table={options['table']} action=run"
         )
     return KeptTable(folder, spec, records)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
+from afl.benchmarks.harness import Row, bytes_saved, take_turns
 from afl.losses import ClassificationTarget
 from afl.training.build import instantiate
 from afl.training.compose import compose_cell
 from detectors.contract import ClassCounts
-from scripts.benchmarks.harness import Row, bytes_saved, take_turns
 
 SIZES = ((20_000, 80, 5.0), (20_000, 1203, 10.0))
 SIZES_ON_GPU = ((20_000, 80), (20_000, 1203), (200_000, 80), (200_000, 1203))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from scripts.benchmarks.harness import quantity
+from afl.benchmarks.harness import quantity
 
 COLUMNS = ("what", "ours", "theirs", "ratio", "memory, ours", "theirs", "budget", "verdict", "against")
 

@@ -13,9 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from afl.benchmarks.harness import Row
 from afl.reporting import load_records
 from afl.tracking import FINISHED
-from scripts.benchmarks.harness import Row
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "results" / "shapes" / "records"

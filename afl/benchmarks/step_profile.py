@@ -10,9 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from afl.benchmarks.harness import machine
+from afl.benchmarks.step_parts import PARTS
 from afl.tracking import git_state, write_text
-from scripts.benchmarks.harness import machine
-from scripts.benchmarks.step_parts import PARTS
 
 ROOT = Path(__file__).resolve().parents[2]
 DETECTORS = ("cornernet", "centernet", "extremenet", "retinanet", "fcos", "objectbox")

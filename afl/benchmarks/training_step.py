@@ -18,13 +18,13 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from afl.benchmarks.harness import Row, peak_bytes, take_turns
 from afl.training.build import build_detector
 from afl.training.compiled import compiled_forward
 from afl.training.compose import compose_cell
 from afl.training.inputs import normalise
 from afl.training.optimizer import build_optimizer
 from detectors.contract import ClassCounts, Targets, weighted_sum
-from scripts.benchmarks.harness import Row, peak_bytes, take_turns
 
 CLASSES, OBJECTS = 80, 8
 CPU_BUDGET, GPU_BUDGET = 1.3, 1.5

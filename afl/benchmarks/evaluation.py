@@ -21,9 +21,9 @@ import torch
 from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+from afl.benchmarks.harness import Row
 from afl.evaluation import CocoEvaluator, LvisEvaluator
 from detectors.contract import Detections
-from scripts.benchmarks.harness import Row
 
 FIGURES = {"AP": "AP", "AP50": "AP50", "AP75": "AP75"}
 TOLERANCE = 1e-9

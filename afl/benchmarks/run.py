@@ -1,0 +1,77 @@
+"""Measure subjects, print their tables and write the pages of ``results/benchmark`` and ``results/speed``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from afl.benchmarks import decode, evaluation, input_pipeline, loss, project, step_profile, training_step
+from afl.benchmarks.harness import Row, machine
+from afl.benchmarks.page import COLUMNS, cells, page_of
+from afl.tracking import write_text
+
+MEASURES: dict[str, Callable[[bool], list[Row]]] = {
+    "loss": loss.measure,
+    "step": training_step.measure,
+    "eval": evaluation.measure,
+    "input": input_pipeline.measure,
+    "decode": decode.measure,
+    "project": project.from_records,
+    "clone": project.clone,
+}
+ONLY_WHEN_NAMED = ("clone",)  # takes an hour
+
+
+def run(subjects: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Measure ``subjects`` (none: all but the long ones), or write the page of ``profile``."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(options["threads"])
+    quick = options["quick"]
+    if "profile" in subjects:
+        folder = Path(options["results"]) / "speed"
+        page = step_profile.write_page(
+            folder, options["against"], options["steps"], options["rounds"], options["compiled"]
+        )
+        print("written:", page)
+        return
+    folder = Path(options["results"]) / "benchmark" / ("quick" if quick else "")
+    missed = 0
+    for subject in subjects or [name for name in MEASURES if name not in ONLY_WHEN_NAMED]:
+        rows = MEASURES[subject](quick)
+        if quick:  # budgets are for the real sizes
+            rows = [replace(row, budget=None) for row in rows]
+        facts = machine()
+        content = {"machine": facts, "quick": quick, "rows": [_plain(row) for row in rows]}
+        write_text(folder / f"{subject}.json", json.dumps(content, indent=1) + "\n")
+        show(subject, rows, facts)
+        missed += sum(row.verdict == "missed" for row in rows)
+    if not quick:
+        write_text(folder / "README.md", page_of(folder, tuple(MEASURES)))
+        print(f"{missed} budgets missed" if missed else "every budget that this machine can measure is met")
+
+
+def _plain(row: Row) -> dict:
+    return asdict(row) | {"verdict": row.verdict}
+
+
+def show(subject: str, rows: list[Row], facts: dict[str, object]) -> None:
+    """Print a subject's table."""
+    title = f"{subject}: {facts['cpu']}, {facts['threads']} thread, load {facts['load']}, {facts['gpu']}, torch {facts['torch']}"
+    table = Table(title=title, title_justify="left")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column in ("what", "against", "verdict") else "right")
+    for row in rows:
+        table.add_row(*cells(_plain(row)))
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(table)

@@ -1,0 +1,31 @@
+"""The members of config groups, and the nearest one to a wrong name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+
+from afl.config.overrides import CONF
+
+
+def unknown_choice(arguments: Sequence[str]) -> str | None:
+    """One line about the first ``group=member`` whose member does not exist, or None."""
+    for argument in arguments:
+        found = re.fullmatch(r"\+?([a-z_/]+)=([\w,/.-]+)", argument)
+        # Hydra's own groups have members in its plugins as well.
+        if not found or found[1].startswith("hydra/") or not (CONF / found[1]).is_dir():
+            continue
+        known = members(found[1])
+        for member in found[2].split(","):
+            if member not in known and member != "null":
+                near = difflib.get_close_matches(member, known, n=1, cutoff=0.4)
+                meant = f" Did you mean {found[1]}={near[0]}?" if near else ""
+                return f"There is no {found[1]} {member!r}.{meant} There are: {', '.join(known)}"
+    return None
+
+
+def members(group: str) -> list[str]:
+    """The members of a config group."""
+    folder = CONF / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
