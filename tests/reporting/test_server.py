@@ -11,6 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from afl.reporting import ServerError, server_records
+from afl.tables import actions
 from afl.tracking import RECORD, record_of_summary, summary_of_record, write_record
 from afl.training.compose import CONF
 from scripts import table as table_script
@@ -81,7 +82,7 @@ def test_disk_and_server_give_the_same_bytes(voc_records, tmp_path, monkeypatch,
     disk = build(tables(tmp_path, "disk"), capsys)
     others = [SimpleNamespace(name="x", id="1", config={}, summary={"AP": 0.9})]
     api = StandIn([server_run(one, n) for n, one in enumerate(reversed(voc_records))] + others)
-    monkeypatch.setattr(table_script, "connect", lambda: api)
+    monkeypatch.setattr(actions, "connect", lambda: api)
     server = build(tables(tmp_path, "server", "source=wandb", "entity=me", "project=afl"), capsys)
     assert api.asked == ["me/afl"]
     assert set(disk) == {"table.md", "table.tex", "table.csv", "cells.csv"} and server == disk
@@ -113,7 +114,7 @@ def test_a_server_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
     api = StandIn(error=OSError("no route\nto host"))
     with pytest.raises(ServerError, match="me/afl cannot be read .*no route to host"):
         server_records(api, entity="me", project="afl")
-    monkeypatch.setattr(table_script, "connect", lambda: api)
+    monkeypatch.setattr(actions, "connect", lambda: api)
     with pytest.raises(SystemExit, match="cannot be read"):
         table_script.main(tables(tmp_path, "server", "source=wandb"))
 
@@ -121,11 +122,11 @@ def test_a_server_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
 def test_runs_of_another_configuration_are_left_out(voc_records, tmp_path, monkeypatch, capsys):
     other = [replace(one, key=one.key[:-8] + "ffffffff") for one in voc_records]
     api = StandIn([server_run(one) for one in voc_records + other])
-    monkeypatch.setattr(table_script, "connect", lambda: api)
+    monkeypatch.setattr(actions, "connect", lambda: api)
     cells = [SimpleNamespace(folder=tmp_path / one.key) for one in voc_records]
     monkeypatch.setattr(table_script, "cells_of", lambda config, seeds: cells)
     config = tables(tmp_path, "server", "source=wandb")
-    assert table_script._on_server(config) == sorted(
+    assert actions._on_server(config) == sorted(
         server_records(StandIn([server_run(one) for one in voc_records]), entity=None, project="afl"),
         key=lambda record: record.key,
     )

@@ -321,7 +321,8 @@ def test_a_damaged_image_is_one_line_whoever_loads_it(small_cell, workers):
     with pytest.raises(DataError) as refused:
         run_cell(small_cell("centernet", "fl", f"trainer.num_workers={workers}"))
     assert str(refused.value) == (
-        f"image {image} (id 3) is damaged and cannot be decoded; fetch the image again"
+        f"image {image} (id 3) is damaged and cannot be decoded; fetch the image again, or set dataset.policy=skip to "
+        "leave such records out"
     )
 
 
