@@ -124,7 +124,7 @@ def test_runs_of_another_configuration_are_left_out(voc_records, tmp_path, monke
     api = StandIn([server_run(one) for one in voc_records + other])
     monkeypatch.setattr(actions, "connect", lambda: api)
     cells = [SimpleNamespace(folder=tmp_path / one.key) for one in voc_records]
-    monkeypatch.setattr(table_script, "cells_of", lambda config, seeds: cells)
+    monkeypatch.setattr(actions, "cells_of", lambda config, seeds: cells)
     config = tables(tmp_path, "server", "source=wandb")
     assert actions._on_server(config) == sorted(
         server_records(StandIn([server_run(one) for one in voc_records]), entity=None, project="afl"),

@@ -32,7 +32,7 @@ def commands(pattern: re.Pattern | str) -> list[str]:
         joined = re.sub(r"\\\n *", "", text)
         for line in [*joined.splitlines(), *re.findall(r"`([^`\n]+)`", joined)]:
             match = re.match(pattern, line.strip())
-            if match and "..." not in line:
+            if match and not re.search(r"\.\.\.|scripts\.\w+ NAME", line):
                 found.append(re.sub(r"\s#.*| {2,}\S.*", "", match[1]).strip())
     return list(dict.fromkeys(found))
 
