@@ -142,7 +142,7 @@ def to_rich(table: Table) -> Any:
         shown = _rich_frame(RichTable, _heading(block), columns)
         for name, entries in rows.items():
             shown.add_row(
-                name,
+                Text(name),
                 *(Text(_plain_entry(entry, "\n"), style="bold" if entry.best else "") for entry in entries),
             )
         parts.append(shown)
@@ -156,7 +156,7 @@ def to_rich(table: Table) -> Any:
         )
         shown = _rich_frame(RichTable, f"{dataset}: wall time per cell, seconds", columns)
         for name, seconds in rows.items():
-            shown.add_row(name, *seconds)
+            shown.add_row(Text(name), *map(Text, seconds))
         parts.append(shown)
     return Group(*parts)
 

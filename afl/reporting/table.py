@@ -32,8 +32,9 @@ class TableSpec:
         datasets: one group of blocks each.
         seeds: the runs that a cell is folded over.
         metrics: one block each, by their names in the record.
-        baseline: loss to which differences are taken.
+        baseline: loss to which differences are taken; None: the table has no differences.
         title: first sentence of the caption.
+        label: short name in a list of tables; empty: the title.
         keys: run keys that belong to the table, where a folder holds other runs of the same cells; None: all.
         variants: for a data set with several draws or splits, its settings and their values, such as
             ``{"ccp": {"split": [0, 1]}}``; a cell is then folded over all variants with all seeds.
@@ -45,8 +46,9 @@ class TableSpec:
     datasets: Sequence[str]
     seeds: Sequence[int]
     metrics: Sequence[str] = ("AP", "AP_r", "AP_c", "AP_f")
-    baseline: str = "fl"
+    baseline: str | None = "fl"
     title: str = ""
+    label: str = ""
     keys: Sequence[str] | None = None
     variants: Mapping[str, Mapping[str, Sequence[object]]] = field(default_factory=dict)
 
@@ -65,7 +67,7 @@ class TableSpec:
                 raise ValueError(f"table {self.name!r} has no {what}")
             if len(set(values)) < len(values):
                 raise ValueError(f"table {self.name!r} names one of its {what} twice")
-        if self.baseline not in self.losses:
+        if self.baseline is not None and self.baseline not in self.losses:
             raise ValueError(f"baseline {self.baseline!r} of table {self.name!r} is not among its losses")
 
     def require_losses(self, names: Iterable[str]) -> None:
@@ -251,7 +253,7 @@ def _row(
     differences = {
         loss: paired_difference(values[loss], values[spec.baseline])
         for loss in spec.losses
-        if loss != spec.baseline
+        if spec.baseline is not None and loss != spec.baseline
     }
     means = {loss: estimate([values[loss][seed] for seed in sorted(values[loss])]) for loss in spec.losses}
     best = _best(means, differences, spec.baseline)
@@ -269,12 +271,12 @@ def _row(
 
 
 def _best(
-    means: Mapping[str, Estimate | None], differences: Mapping[str, Estimate | None], baseline: str
+    means: Mapping[str, Estimate | None], differences: Mapping[str, Estimate | None], baseline: str | None
 ) -> str | None:
     """The loss with the largest mean, if its paired difference to the baseline is clear of zero; the baseline
-    itself, if every other one's is."""
+    itself, if every other one's is. Without a baseline none is the best."""
     present = {loss: mean.mean for loss, mean in means.items() if mean is not None}
-    if len(present) < 2:
+    if baseline is None or len(present) < 2:
         return None
     first = max(present, key=lambda loss: present[loss])
     if first != baseline:
@@ -304,6 +306,10 @@ def _caption(spec: TableSpec, finished: Mapping[CellName, Record]) -> str:
         )
     else:
         sentences.append(f"Metrics x 100, seed {seeds} only; in brackets the difference to {spec.baseline}")
+    if spec.baseline is None:
+        sentences[-1] = (
+            f"Metrics x 100, {'mean over ' * (len(spec.seeds) > 1)}seeds {seeds}; no loss to compare with"
+        )
     sentences.append(f"Protocol: {'; '.join(_protocol(finished.values())) or 'no finished cell yet'}")
     devices = sorted({_device(record) for record in finished.values()})
     if devices:
@@ -379,7 +385,7 @@ def _unlike(spec: TableSpec, finished: Mapping[CellName, Record]) -> list[CellNa
     unlike = []
     for cell, record in finished.items():
         dataset, detector, _, seed = cell
-        base = finished.get((dataset, detector, spec.baseline, seed))
+        base = finished.get((dataset, detector, spec.baseline, seed)) if spec.baseline else None
         if base is not None and _terms(record) != _terms(base):
             unlike.append(cell)
     return unlike

@@ -72,6 +72,7 @@ def table_spec(spec: DictConfig, seeds: list[int]) -> TableSpec:
         metrics=list(spec.metrics),
         baseline=spec.baseline,
         title=spec.title,
+        label=spec.get("label") or "",
         variants=OmegaConf.to_container(spec.variants) if spec.get("variants") else {},
     )
 

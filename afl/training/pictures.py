@@ -13,6 +13,8 @@ from detectors.contract import Detections
 
 TRUTH_COLOR, FOUND_COLOR, TEXT_COLOR = (60, 200, 60), (250, 120, 30), (255, 255, 255)
 SIDE = 384
+STRIP = 26  # height of the title and of the legend of a sheet
+INK_COLOR = (30, 30, 40)
 # Smaller images are enlarged to about this side before names are written over them.
 LEGIBLE_SIDE = 600
 # Okabe and Ito's palette, which colour-blind readers tell apart.
@@ -28,20 +30,21 @@ CLASS_COLORS = (
 
 
 def draw_picture(picture: Picture, names: Sequence[str], score_threshold: float = 0.3) -> np.ndarray:
-    """Ground truth (green, left half) beside detections above the threshold (orange, right half), the best on top.
+    """Ground truth (green, left half) and detections of at least the threshold (orange, right half).
+
+    No name covers another one: the best detections choose their places first, and a name without a free place is left out.
 
     Returns:
         (SIDE, 2 * SIDE, 3) uint8 RGB.
     """
     scale = SIDE / max(picture.pixels.shape[:2])
     truth, found = _canvas(picture.pixels, scale), _canvas(picture.pixels, scale)
-    for box, label in zip(picture.boxes, picture.labels, strict=True):
-        _draw(truth, box * scale, legible(names[int(label)], int(label)), TRUTH_COLOR)
+    objects = [legible(names[int(label)], int(label)) for label in picture.labels]
+    _draw_all(truth, picture.boxes * scale, objects, TRUTH_COLOR)
     scores, labels = picture.found_scores, picture.found_labels
-    for i in np.argsort(scores, kind="stable"):
-        if scores[i] >= score_threshold:
-            name = legible(names[int(labels[i])], int(labels[i]))
-            _draw(found, picture.found_boxes[i] * scale, f"{name} {float(scores[i]):.2f}", FOUND_COLOR)
+    best = [i for i in np.argsort(-scores, kind="stable") if scores[i] >= score_threshold]
+    words = [f"{legible(names[int(labels[i])], int(labels[i]))} {float(scores[i]):.2f}" for i in best]
+    _draw_all(found, picture.found_boxes[best] * scale, words, FOUND_COLOR)
     return np.concatenate([truth, found], 1)
 
 
@@ -58,22 +61,41 @@ def draw_found(pixels: np.ndarray, found: Detections, names: Sequence[str]) -> n
     factor = max(1, -(-LEGIBLE_SIDE // max(pixels.shape[:2])))
     canvas = cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
     thickness = max(2, round(max(canvas.shape[:2]) / 500))
-    for box, score, label in reversed(list(zip(found.boxes, found.scores, found.labels, strict=True))):
-        color = CLASS_COLORS[int(label) % len(CLASS_COLORS)]
-        name = legible(names[int(label)], int(label))
-        _draw(canvas, box.numpy() * factor, f"{name} {float(score):.2f}", color, thickness)
+    labels = [int(label) for label in found.labels]
+    words = [
+        f"{legible(names[label], label)} {float(score):.2f}"
+        for label, score in zip(labels, found.scores, strict=True)
+    ]
+    colors = [CLASS_COLORS[label % len(CLASS_COLORS)] for label in labels]
+    _draw_all(canvas, found.boxes.numpy() * factor, words, colors, thickness)
     return canvas
 
 
-def contact_sheet(pictures: Sequence[Picture], names: Sequence[str], columns: int = 2) -> np.ndarray:
-    """All pictures in one image, ``columns`` pairs beside each other: (rows * height, columns * 2 * SIDE, 3) RGB, where height is
-    that of the tallest picture once its longer side is SIDE."""
+def contact_sheet(
+    pictures: Sequence[Picture], names: Sequence[str], title: str = "", columns: int = 2
+) -> np.ndarray:
+    """All pictures in one image under a title and a legend.
+
+    Returns:
+        (STRIP + rows * height + STRIP, columns * 2 * SIDE, 3) uint8 RGB, ``columns`` pairs in a row, where height is that of the tallest
+        picture once its longer side is SIDE.
+    """
     height = max(round(SIDE * p.pixels.shape[0] / max(p.pixels.shape[:2])) for p in pictures)
     drawn = [draw_picture(picture, names)[: max(1, height)] for picture in pictures]
     while len(drawn) % columns:
         drawn.append(np.full_like(drawn[0], 255))
     rows = [np.concatenate(drawn[i : i + columns], 1) for i in range(0, len(drawn), columns)]
-    return np.concatenate(rows)
+    top, bottom = (np.full((STRIP, rows[0].shape[1], 3), 255, np.uint8) for _ in range(2))
+    write(top, title, (6, 4), 15, INK_COLOR)
+    x = 6
+    for color, text in (
+        (TRUTH_COLOR, "left of each pair: the objects"),
+        (FOUND_COLOR, "right: detections with a score of at least 0.30"),
+    ):
+        cv2.rectangle(bottom, (x, 7), (x + 12, 19), color, cv2.FILLED)
+        write(bottom, text, (x + 18, 4), 14, INK_COLOR)
+        x += 42 + size_of(text, 14)[0]
+    return np.concatenate([top, *rows, bottom])
 
 
 def draw_maps(
@@ -122,15 +144,46 @@ def _canvas(pixels: np.ndarray, scale: float) -> np.ndarray:
     return canvas
 
 
-def _draw(
-    canvas: np.ndarray, box: np.ndarray, text: str, color: tuple[int, int, int], thickness: int = 1
+def _draw_all(
+    canvas: np.ndarray,
+    boxes: np.ndarray,
+    words: Sequence[str],
+    color: tuple[int, int, int] | Sequence[tuple[int, int, int]],
+    thickness: int = 1,
 ) -> None:
-    """A box with its text on a filled strip at its upper side; letters grow with the line."""
-    x1, y1, x2, y2 = (int(round(float(v))) for v in box)
-    cv2.rectangle(canvas, (x1, y1), (x2, y2), color, thickness, cv2.LINE_AA)
-    size = 5 + 5 * thickness
-    width, height = size_of(text, size)
-    x, y = max(0, min(x1, canvas.shape[1] - width)), max(y1, height)
-    cv2.rectangle(canvas, (x, y - height), (x + width, y), color, cv2.FILLED)
-    ink = TEXT_COLOR if np.dot(color, (0.299, 0.587, 0.114)) < 150 else (0, 0, 0)
-    write(canvas, text, (x, y - height), size, ink)
+    """Boxes (n, 4) with their words, the most important first; letters grow with the line."""
+    colors = [color] * len(words) if isinstance(color, tuple) else list(color)
+    corners = [tuple(int(round(float(v))) for v in box) for box in boxes]
+    for (x1, y1, x2, y2), one in reversed(list(zip(corners, colors, strict=True))):
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), one, thickness, cv2.LINE_AA)
+    size, taken = 5 + 5 * thickness, []
+    for corner, text, one in zip(corners, words, colors, strict=True):
+        width, height = size_of(text, size)
+        place = _free_place(corner, width, height, canvas.shape[:2], taken)
+        if place is None:
+            continue
+        x, y = place
+        taken.append((x, y, x + width, y + height))
+        cv2.rectangle(canvas, (x, y), (x + width, y + height), one, cv2.FILLED)
+        ink = TEXT_COLOR if np.dot(one, (0.299, 0.587, 0.114)) < 150 else (0, 0, 0)
+        write(canvas, text, (x, y), size, ink)
+
+
+def _free_place(
+    corner: tuple[int, ...],
+    width: int,
+    height: int,
+    room: tuple[int, int],
+    taken: Sequence[tuple[int, int, int, int]],
+) -> tuple[int, int] | None:
+    """The first upper left corner for a label at its box that covers no label so far: above, below, inside; None for none."""
+    x1, y1, x2, y2 = corner
+    for x in (x1, x2 - width):
+        for y in (y1 - height, y2, y1, y2 - height):
+            x, y = min(max(0, x), max(0, room[1] - width)), min(max(0, y), max(0, room[0] - height))
+            if all(
+                x + width <= left or right <= x or y + height <= top or bottom <= y
+                for left, top, right, bottom in taken
+            ):
+                return x, y
+    return None

@@ -272,7 +272,7 @@ def _trained_and_evaluated(run: Run, training: Training, evaluation: Evaluation,
             [[name, record.groups[name], int(count), per_class[name]] for name, count in counts],
         )
         if pictures:
-            sheet = contact_sheet(pictures, run.data.statistics.names)
+            sheet = contact_sheet(pictures, run.data.statistics.names, f"{run.key.slug}: validation images")
             write_bytes(run.folder / PICTURES, cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
     return replace(
         record,

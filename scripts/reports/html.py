@@ -124,8 +124,9 @@ def _spec(name: str, records: list[Record], title: str = "") -> TableSpec:
         losses=losses,
         datasets=sorted({record.dataset for record in records}),
         seeds=seeds,
-        baseline=losses[0],
+        baseline=BASELINE if BASELINE in losses and len(losses) > 1 else None,
         title=title or name,
+        label="Your runs" if title else name,
     )
 
 
@@ -167,10 +168,9 @@ def _galleries(
     main: Table, records: list[Record], here: dict, data, images: list[int], missing: list[str]
 ) -> list[Gallery]:
     """For each detector the baseline and AFL (another loss where AFL is not there), first seed."""
-    arms = [
-        main.spec.baseline,
-        *sorted((x for x in main.spec.losses if x != main.spec.baseline), key=OTHER.__ne__),
-    ]
+    baseline = main.spec.baseline
+    others = sorted((loss for loss in main.spec.losses if loss != baseline), key=OTHER.__ne__)
+    arms = [baseline, *others] if baseline else others
     found = []
     for detector in main.spec.detectors:
         own = sorted(

@@ -16,7 +16,17 @@ from afl.reporting.report import Gallery, Material, report
 from afl.reporting.report.material import styles
 from afl.reporting.report.page import Section, document
 from afl.reporting.report.pictures import correct
-from afl.reporting.report.svg import Axis, Mark, Series, chart, dot_rows, even_ticks, log_ticks, stacked_bars
+from afl.reporting.report.svg import (
+    Axis,
+    Mark,
+    Series,
+    bars,
+    chart,
+    dot_rows,
+    even_ticks,
+    log_ticks,
+    stacked_bars,
+)
 from afl.tracking import Picture
 from tests.reporting.browser import visit
 
@@ -210,3 +220,26 @@ def test_an_arm_has_one_colour_in_every_table():
     assert small == {"fl": "s0", "afl": "s1"}
     assert (large["fl"], large["afl"], large["cbl"]) == ("s0", "s1", "s2")
     assert len({style for style in large.values() if style != "sx"}) == 7 and large["other8"] == "sx"
+
+
+def test_the_navigation_names_tables_by_their_labels_and_runs_without_focal_loss_have_no_differences(
+    record, material
+):
+    labelled = replace(material.tables[0], spec=replace(material.tables[0].spec, label="Other data sets"))
+    runs = [record(loss=loss, seed=0) for loss in ("ohem", "afl")]
+    own = build_table(
+        runs,
+        TableSpec(
+            "runs", ["fcos"], ["afl", "ohem"], ["shapes"], [0], ["AP"], baseline=None, label="Your runs"
+        ),
+    )
+    page = report(replace(material, tables=[own, labelled]))
+    assert '<a href="#results-toy">Other data sets</a>' in page and ">Your runs</a>" in page
+    assert "Table toy" not in page
+    section = page.split('<section id="results-runs">')[1].split("</section>")[0]
+    assert "Difference to" not in section and "no differences are shown" in section
+
+
+def test_names_of_classes_are_written_on_their_bars():
+    drawn = bars("t", [("r", "cat: 3", 3.0), ("f", "a<b: 9", 9.0)], Axis(1, 10), names=["cat", "a<b"])
+    assert re.findall(r'class="onbar"[^>]*>([^<]*)<', drawn) == ["cat", "a&lt;b"]

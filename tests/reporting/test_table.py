@@ -301,3 +301,17 @@ def test_more_losses_than_a_page_has_room_for_run_down_it(record):
     printed = shown(long)
     assert len(re.findall(r"^ *loss\d+ ", printed, re.M)) == 22  # values, then wall times
     assert long.to_csv().count("\n") == 23
+
+
+def test_a_table_without_a_baseline_has_values_and_no_differences(record):
+    records = [
+        record(loss=loss, seed=seed, metrics={"AP": 0.4 + 0.1 * seed})
+        for loss in ("ohem", "afl")
+        for seed in (0, 1)
+    ]
+    spec = TableSpec("own", ["fcos"], ["afl", "ohem"], ["shapes"], [0, 1], metrics=["AP"], baseline=None)
+    table = build_table(records, spec)
+    entries = [entry for block in table.blocks for row in block.rows.values() for entry in row.values()]
+    assert entries and all(entry.difference is None and not entry.best for entry in entries)
+    assert [round(entry.value.mean, 6) for entry in entries] == [0.45, 0.45]
+    assert "no loss to compare with" in table.caption and "None" not in table.to_markdown()

@@ -13,7 +13,9 @@ from afl.training.load import load_run
 from afl.training.pictures import (
     FOUND_COLOR,
     SIDE,
+    STRIP,
     TRUTH_COLOR,
+    _free_place,
     contact_sheet,
     draw_found,
     draw_maps,
@@ -49,11 +51,38 @@ def close_to(pixels: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
 
 
 def test_a_sheet_holds_every_picture():
-    assert contact_sheet([picture(96)] * 3, ["a", "b"]).shape == (2 * SIDE, 4 * SIDE, 3)
+    assert contact_sheet([picture(96)] * 3, ["a", "b"]).shape == (
+        2 * SIDE + 2 * STRIP,
+        4 * SIDE,
+        3,
+    )
 
 
 def test_a_sheet_of_wide_pictures_is_as_low_as_the_tallest_of_them():
-    assert contact_sheet([picture(48), picture(32)], ["a", "b"]).shape == (SIDE // 2, 4 * SIDE, 3)
+    assert contact_sheet([picture(48), picture(32)], ["a", "b"]).shape == (
+        SIDE // 2 + 2 * STRIP,
+        4 * SIDE,
+        3,
+    )
+
+
+def test_labels_never_cover_each_other_and_those_without_a_place_are_left_out():
+    room, taken = (100, 200), []
+    while (place := _free_place((60, 40, 120, 60), 50, 12, room, taken)) is not None:
+        taken.append((*place, place[0] + 50, place[1] + 12))
+    assert len(taken) == 3  # above and below, left and right; inside is too low for a second line
+    for i, (left, top, right, bottom) in enumerate(taken):
+        assert 0 <= left and right <= 200 and 0 <= top and bottom <= 100
+        for other in taken[:i]:
+            assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
+
+
+def test_a_sheet_has_its_title_above_and_the_legend_below():
+    plain, titled = (contact_sheet([picture()], ["a", "b"], title) for title in ("", "run"))
+    differ = (plain != titled).any(axis=(1, 2))
+    assert differ[:STRIP].any() and not differ[STRIP:].any()
+    for color in (TRUTH_COLOR, FOUND_COLOR):
+        assert (titled[-STRIP:] == color).all(-1).any()
 
 
 def test_the_best_of_detections_in_one_place_is_the_one_that_can_be_read():
@@ -62,9 +91,11 @@ def test_the_best_of_detections_in_one_place_is_the_one_that_can_be_read():
         replace(picture(), found_boxes=twice[:n], found_scores=np.array([0.9, 0.5])[:n], found_labels=np.array([1, 0])[:n])
         for n in (1, 2)
     )  # fmt: skip
-    # The smoothed lines of two equal boxes are a little stronger than those of one; a letter more or less is far more.
+    # Its label above the box is as if it were alone; the other one's is below.
     drawn, best = (draw_picture(which, ["name", "name"]).astype(int) for which in (both, alone))
-    assert np.abs(drawn - best).max() < 40
+    scale = SIDE // 96
+    assert np.abs(drawn - best)[: 24 * scale].max() < 40
+    assert np.abs(drawn - best)[37 * scale :].max() > 100
 
 
 def test_score_maps_are_bright_where_the_score_is():

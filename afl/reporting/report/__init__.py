@@ -43,7 +43,7 @@ def report(material: Material) -> str:
         _introduction(material.tables, keys),
         [section for section in sections if section is not None],
         f"Made by <code>python -m scripts.report html</code> from {keys} finished runs. "
-        "Hover over a mark for its value; dots, lines and boxes all say what they are.",
+        "Hover over a dot, a line or a box for its name and value.",
     )
 
 
@@ -68,6 +68,6 @@ def _introduction(tables: Sequence[Table], runs: int) -> str:
     boxes = "".join(f"<div><b>{escape(value)}</b><span>{escape(name)}</span></div>" for value, name in tiles)
     return (
         '<p class="soft">One backbone, one data layer and one training loop; only the classification loss changes. '
-        "What stands here under AFL is a reconstruction: the paper's formula is not public.</p>"
+        "AFL here is a reconstruction: the paper's formula is not public.</p>"
         f'<div class="tiles">{boxes}</div>'
     )

@@ -16,6 +16,7 @@ from afl.tracking import Picture
 
 BINS = 24
 MOST_LISTED = 400
+MOST_NAMED = 80  # classes; the bars of more are narrower than a letter
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,12 @@ def _classes(names: Sequence[str], groups: Sequence[str], instances: np.ndarray,
     ]
     y = Axis(0.8, max(float(instances.max()) * 1.2, 10.0), "training objects", log=True)
     drawn = bars(
-        "Training objects of each class", values, y, width=1040, x_label="classes by falling frequency"
+        "Training objects of each class",
+        values,
+        y,
+        width=1040,
+        x_label="classes by falling frequency",
+        names=[names[c] for c in order] if len(order) <= MOST_NAMED else (),
     )
     listed = table(
         ["class", "group", "objects", "images"],

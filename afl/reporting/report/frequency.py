@@ -49,6 +49,8 @@ def frequency_section(material: Material) -> Section | None:
 
 def _by_group(material: Material, found: Table, dataset: str) -> str:
     style, drawings, baseline = styles(found.spec), [], found.spec.baseline
+    if baseline is None:
+        return ""
     for detector in found.spec.detectors:
         base = _group_values(material.records(found, dataset, detector, baseline))
         series, reached = [], [0.0, 1.0, -1.0]
@@ -78,6 +80,8 @@ def _group_values(records: Sequence[Record]) -> list[float | None]:
 
 
 def _by_class(material: Material, found: Table, dataset: str) -> str:
+    if found.spec.baseline is None:
+        return ""
     counts = material.instances[dataset]
     arms = [loss for loss in found.spec.losses if loss != found.spec.baseline]
     arms.sort(key=lambda loss: loss != "afl")

@@ -62,7 +62,11 @@ class Material:
 def styles(spec: TableSpec) -> dict[str, str]:
     """The colour class of every loss of a table: grey for the baseline, a colour of their own for the ``FOREMOST``."""
     kept = [loss for loss in FOREMOST if loss != spec.baseline]
-    ordered = [spec.baseline, *kept, *(loss for loss in spec.losses if loss not in (spec.baseline, *kept))]
+    ordered = [
+        *([spec.baseline] if spec.baseline else []),
+        *kept,
+        *(loss for loss in spec.losses if loss not in (spec.baseline, *kept)),
+    ]
     return {
         loss: f"s{i}" if i < SHOWN_STYLES else "sx" for i, loss in enumerate(ordered) if loss in spec.losses
     }

@@ -21,3 +21,36 @@ for (const select of document.querySelectorAll("select[data-shows]")) {
     for (const part of parts) part.hidden = part.dataset.value !== select.value;
   });
 }
+// What is wider than its place says that it scrolls.
+const hint = document.createElement("p");
+hint.className = "hint";
+hint.textContent = "Wider than the page: scroll sideways \u2192";
+const links = document.querySelector("nav .links");
+const measure = () => {
+  for (const box of document.querySelectorAll(".scroll")) {
+    const known = box.previousElementSibling?.classList.contains("hint") ? box.previousElementSibling : null;
+    const wide = box.scrollWidth > box.clientWidth + 1;
+    if (wide && !known) box.before(hint.cloneNode(true));
+    if (!wide && known) known.remove();
+  }
+  if (links) links.classList.toggle("more", links.scrollLeft + links.clientWidth < links.scrollWidth - 1);
+};
+window.addEventListener("resize", measure);
+document.addEventListener("change", measure);
+document.addEventListener("toggle", measure, true);
+measure();
+// The navigation follows the section on the screen.
+if (links) {
+  links.addEventListener("scroll", measure);
+  const seen = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      for (const link of links.children) {
+        const here = link.hash === `#${entry.target.id}`;
+        link.classList.toggle("here", here);
+        if (here) links.scrollTo({ left: link.offsetLeft - links.clientWidth / 2, behavior: "smooth" });
+      }
+    }
+  }, { rootMargin: "-20% 0px -70% 0px" });
+  for (const section of document.querySelectorAll("section[id]")) seen.observe(section);
+}

@@ -18,23 +18,34 @@ def results_section(found: Table) -> Section:
     """Differences to the baseline as dots, then every metric as a table."""
     spec = found.spec
     several = len(spec.datasets) > 1
-    drawings = "".join(_differences(block, found, several) for block in found.blocks)
+    drawings = "".join(_differences(block, found, several) for block in found.blocks if spec.baseline)
     tables = {_heading(block, several): _table(block, found) for block in found.blocks}
     keys = [("sx", "small, coloured: one detector"), ("ink", "large: average over detectors")]
+    differences = (
+        f'<h3>Difference to {escape(spec.baseline)}</h3><div class="grid two">{drawings}</div>{legend(keys)}'
+        if spec.baseline
+        else ""
+    )
     body = (
         _reading(found)
-        + f'<h3>Difference to {escape(spec.baseline)}</h3><div class="grid two">{drawings}</div>{legend(keys)}'
+        + differences
         + "<h3>Figures</h3>"
         + choices(f"{spec.name}-metric", "Metric", tables)
         + "".join(note(escape(text) + ".") for text in found.notes)
     )
-    return Section(f"results-{spec.name}", spec.title or spec.name, f"Table {spec.name}", body)
+    return Section(
+        f"results-{spec.name}", spec.title or spec.name, spec.label or spec.title or spec.name, body
+    )
 
 
 def _reading(found: Table) -> str:
     """What a difference is worth: with one seed nothing is known of chance, with several how many would be false."""
     spec = found.spec
     seeds = len(spec.seeds)
+    if spec.baseline is None:
+        return note(
+            "Metrics × 100. There is no second loss to compare with focal loss here, so no differences are shown."
+        )
     if seeds == 1:
         return note(
             f"<b>One seed.</b> There is no interval and no significance here: a difference of a point or two is within "

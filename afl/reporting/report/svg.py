@@ -228,8 +228,13 @@ def bars(
     width: int = 660,
     height: int = 260,
     x_label: str = "",
+    names: Sequence[str] = (),
 ) -> str:
-    """Upright bars (class, tooltip, value) side by side from the axis' low end."""
+    """Upright bars (class, tooltip, value) side by side from the axis' low end.
+
+    Args:
+        names: of the bars, written upwards along each; none for bars without names.
+    """
     frame = Axis(0, 1, label=x_label, ticks=())
     step = (width - LEFT - RIGHT) / max(len(values), 1)
     parts = [_frame(title, frame, y, width, height)]
@@ -239,6 +244,10 @@ def bars(
             f'<rect class="{style} bar" x="{LEFT + i * step + 0.1 * step:.2f}" y="{top:.1f}" '
             f'width="{0.8 * step:.2f}" height="{max(height - BOTTOM - top, 0.5):.1f}"><title>{escape(note)}</title></rect>'
         )
+    for i, name in enumerate(names):
+        x = LEFT + (i + 0.5) * step + 4
+        place = f'x="{x:.1f}" y="{height - BOTTOM - 5}" transform="rotate(-90 {x:.1f} {height - BOTTOM - 5})"'
+        parts.append(f'<text class="onbar" {place}>{escape(name)}</text>')
     return _svg(width, height, title, parts)
 
 
