@@ -28,7 +28,7 @@ from afl.tables.pinned import pinned, require_trainable
 from afl.tracking import FINISHED, Record, environment
 from afl.training import ConfigError
 from afl.training.compose import compose_cell
-from afl.training.cost import checkpoint_bytes, forward_macs, measure_throughput
+from afl.training.cost import NetworkCost, measure_throughput, network_cost
 from afl.training.duration import Duration
 from afl.training.initial_weights import SHAPES, pretraining_config
 from datasets import DataError
@@ -190,7 +190,7 @@ class Speeds:
                 self._records.setdefault(_work(record.config), []).append(record)
         self._measure = measure
         self._measured: dict[str, Speed] = {}
-        self._macs: dict[str, int] = {}
+        self._costs: dict[str, NetworkCost] = {}
 
     @cached_property
     def here(self) -> str:
@@ -201,7 +201,14 @@ class Speeds:
     def _published_macs(self) -> int:
         detector = PUBLISHED_CELL.rpartition("/")[2]
         cell = compose_cell(detector=detector, loss="fl", overrides=[PUBLISHED_CELL])
-        return forward_macs(cell, SIZES["coco"].classes)
+        return network_cost(cell, SIZES["coco"].classes).forward_macs
+
+    def cost(self, cell: DictConfig, num_classes: int) -> NetworkCost:
+        """Of a cell's network; counted once for all losses of a row."""
+        name = f"{_work(cell)} {num_classes}"
+        if name not in self._costs:
+            self._costs[name] = network_cost(cell, num_classes)
+        return self._costs[name]
 
     def of(self, cell: DictConfig, num_classes: int) -> Speed:
         """Of one cell, from the best source."""
@@ -210,10 +217,7 @@ class Speeds:
         at_home = [record for record in alike if record.environment.get("device") == self.here]
         if at_home:
             return _from_records(at_home, cell.cell.loss)
-        name = str(work)
-        if name not in self._macs:
-            self._macs[name] = forward_macs(cell, num_classes)
-        macs = self._macs[name]
+        name, macs = str(work), self.cost(cell, num_classes).forward_macs
         if self._may_measure(macs):
             return self._measure_once(name, cell, num_classes, macs)
         if alike:
@@ -313,7 +317,7 @@ def _row(
         done=done,
         hours_each=statistics.fmean(hours_each),
         hours_left=hours_left,
-        bytes_each=CHECKPOINTS * checkpoint_bytes(cell, counts.classes) + detections,
+        bytes_each=CHECKPOINTS * speeds.cost(cell, counts.classes).checkpoint_bytes + detections,
         device=sources[0].device,
         source=_told(sources),
     )
@@ -369,7 +373,7 @@ def _pretraining(config: DictConfig, cells: Sequence[DictConfig], speeds: Speeds
         there = any(Path(config.paths.output).glob(name))
         done += there
         left += 0.0 if there else hours[-1]
-        size = max(size, CHECKPOINTS * checkpoint_bytes(pretraining, classes))
+        size = max(size, CHECKPOINTS * speeds.cost(pretraining, classes).checkpoint_bytes)
     return Row(FEATURES, len(cells), done, statistics.fmean(hours), left, size, speed.device, speed.source)
 
 

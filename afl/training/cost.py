@@ -27,6 +27,7 @@ from afl.training.learner import Learner
 from afl.training.loop import Observer, Training, train
 from afl.training.optimizer import build_optimizer
 from datasets.batch import Batch
+from detectors.backbone import FrozenBatchNorm
 from detectors.contract import ClassCounts
 
 DIVISOR = 32  # sides of batches
@@ -76,6 +77,10 @@ def without_download(config: DictConfig) -> DictConfig:
     return config
 
 
+# Layers that keep the shape and have no products to count.
+WITHOUT_PRODUCTS = (nn.BatchNorm2d, nn.GroupNorm, nn.ReLU, FrozenBatchNorm)
+
+
 def skeleton(config: DictConfig, num_classes: int) -> nn.Module:
     """The run's network on the ``meta`` device, which has shapes without numbers. Its loss is focal loss, whose constructor
     reads no numbers."""
@@ -86,23 +91,37 @@ def skeleton(config: DictConfig, num_classes: int) -> nn.Module:
         return build_detector(config, _even_counts(num_classes))
 
 
-def forward_macs(config: DictConfig, num_classes: int) -> int:
-    """Multiply-adds of one image's forward pass, by PyTorch's own counter; convolutions and matrix products only."""
-    detector = skeleton(config, num_classes)
-    with torch.device("meta"):
-        images = torch.empty(1, 3, *training_size(config))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        detector.eval()(images)
-    return counter.get_total_flops() // 2
+@dataclass(frozen=True)
+class NetworkCost:
+    """What a run's network costs.
+
+    Attributes:
+        forward_macs: multiply-adds of one image's forward pass, by PyTorch's counter; convolutions and matrix products only.
+        checkpoint_bytes: weights, the optimiser's state, and averaged weights if the run keeps them, in float32.
+    """
+
+    forward_macs: int
+    checkpoint_bytes: int
 
 
-def checkpoint_bytes(config: DictConfig, num_classes: int) -> int:
-    """Size of a checkpoint: weights, the optimiser's state, and averaged weights if the run keeps them, in float32."""
+def network_cost(config: DictConfig, num_classes: int) -> NetworkCost:
+    """The cost of a run's network, counted on shapes alone."""
     detector = skeleton(config, num_classes)
     trained = sum(p.numel() for p in detector.parameters() if p.requires_grad)
     kept = sum(value.numel() for value in detector.state_dict().values())
     moments = 2 if config.optimizer.factory.betas is not None else 1
-    return 4 * (kept * (2 if config.trainer.ema else 1) + trained * moments)
+    for module in list(detector.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, WITHOUT_PRODUCTS):  # a shape of the meta device costs time, too
+                setattr(module, name, nn.Identity())
+    with torch.device("meta"):
+        images = torch.empty(1, 3, *training_size(config))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        detector.eval()(images)
+    return NetworkCost(
+        forward_macs=counter.get_total_flops() // 2,
+        checkpoint_bytes=4 * (kept * (2 if config.trainer.ema else 1) + trained * moments),
+    )
 
 
 def measure_throughput(

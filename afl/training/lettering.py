@@ -5,14 +5,8 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib.font_manager import findSystemFonts
-from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
-
-# Comes with matplotlib: the same letters on every machine, Latin, Greek, Cyrillic, Arabic and more.
-DEJAVU = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 def legible(name: str, label: int) -> str:
@@ -50,20 +44,32 @@ def write(
 
 
 def _font(text: str, height: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(_font_file(text) or DEJAVU), height)
+    return ImageFont.truetype(str(_font_file(text) or _dejavu()), height)
+
+
+@functools.cache
+def _dejavu() -> Path:
+    """The font of matplotlib: the same letters on every machine, Latin, Greek, Cyrillic, Arabic and more."""
+    import matplotlib  # takes long, and most commands draw nothing
+
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 @functools.cache
 def _font_file(text: str) -> Path | None:
     """A font with all letters of ``text``; None where this machine has none."""
+    from matplotlib.font_manager import findSystemFonts
+
     needed = {ord(letter) for letter in text if not letter.isspace()}
-    if needed <= _letters(DEJAVU):
-        return DEJAVU
+    if needed <= _letters(_dejavu()):
+        return _dejavu()
     return next((path for path in map(Path, sorted(findSystemFonts())) if needed <= _letters(path)), None)
 
 
 @functools.cache
 def _letters(path: Path) -> frozenset[int]:
+    from matplotlib.ft2font import FT2Font
+
     try:
         return frozenset(FT2Font(str(path)).get_charmap())
     except (OSError, RuntimeError):  # a file that is no font

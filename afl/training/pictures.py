@@ -156,7 +156,8 @@ def _draw_all(
     corners = [tuple(int(round(float(v))) for v in box) for box in boxes]
     for (x1, y1, x2, y2), one in reversed(list(zip(corners, colors, strict=True))):
         cv2.rectangle(canvas, (x1, y1), (x2, y2), one, thickness, cv2.LINE_AA)
-    size, taken = 5 + 5 * thickness, []
+    size = 5 + 5 * thickness
+    taken: list[tuple[int, int, int, int]] = []
     for corner, text, one in zip(corners, words, colors, strict=True):
         width, height = size_of(text, size)
         place = _free_place(corner, width, height, canvas.shape[:2], taken)

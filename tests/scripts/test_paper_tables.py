@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from afl.tables import sweep as sweeping
 from afl.tables.cells import compose_cells, preset
 from afl.training.compose import CONF, compose_cell
-from afl.training.cost import forward_macs
+from afl.training.cost import network_cost
 from afl.training.duration import Duration
 from datasets.releases import SIZES
 from scripts import table as table_script
@@ -75,8 +75,15 @@ def test_an_experiment_is_its_detector_on_its_data_with_resnet_50_at_the_hours_i
     assert f"experiment={name} " in header
     # 41 V100 hours are 90,000 steps of 0.205 s on 8 GPUs; the rest follows from multiply-adds and images.
     reference = experiment("coco/retinanet")
-    work = images(config, dataset) * forward_macs(config, SIZES[dataset].classes)
-    hours = 90_000 * 0.205 * 8 / 3600 * work / (images(reference, "coco") * forward_macs(reference, 80))
+    work = images(config, dataset) * network_cost(config, SIZES[dataset].classes).forward_macs
+    hours = (
+        90_000
+        * 0.205
+        * 8
+        / 3600
+        * work
+        / (images(reference, "coco") * network_cost(reference, 80).forward_macs)
+    )
     said = float(re.search(r"^# GPU hours ([\d.]+) V100 hours", header, re.M)[1])
     assert said == pytest.approx(hours, rel=0.03)
 

@@ -12,9 +12,8 @@ from afl.training.build import build_detector, loop_options
 from afl.training.checkpoint import LAST
 from afl.training.compose import compose_cell
 from afl.training.cost import (
-    checkpoint_bytes,
-    forward_macs,
     measure_throughput,
+    network_cost,
     random_batches,
     skeleton,
     training_size,
@@ -38,7 +37,7 @@ def test_multiply_adds_are_those_of_every_convolution_counted_by_hand(small_cell
         if isinstance(module, torch.nn.Conv2d):
             module.register_forward_hook(count)
     detector(torch.zeros(1, 3, *training_size(config)))
-    assert forward_macs(config, 30) == total > 0
+    assert network_cost(config, 30).forward_macs == total > 0
 
 
 def test_retinanet_takes_the_arithmetic_that_detectron2_publishes():
@@ -46,7 +45,9 @@ def test_retinanet_takes_the_arithmetic_that_detectron2_publishes():
     config = compose_cell(detector="retinanet", loss="fl", overrides=["experiment=coco/retinanet"])
     height, width = training_size(config)
     assert (height, width) == (800, 1088)
-    assert forward_macs(config, 80) * 800 * 800 / (height * width) == pytest.approx(146e9, rel=0.03)
+    assert network_cost(config, 80).forward_macs * 800 * 800 / (height * width) == pytest.approx(
+        146e9, rel=0.03
+    )
 
 
 @pytest.mark.parametrize("detector, optimizer", [("centernet", "adamw"), ("fcos", "sgd")])
@@ -55,7 +56,7 @@ def test_a_checkpoint_is_as_large_as_was_said(small_cell, detector, optimizer):
     config = small_cell(detector, "fl", *options)
     record = run_cell(config)
     found = os.path.getsize(f"{config.paths.output}/{record.key}/checkpoints/{LAST}")
-    assert checkpoint_bytes(config, 30) == pytest.approx(found, rel=0.15)
+    assert network_cost(config, 30).checkpoint_bytes == pytest.approx(found, rel=0.15)
 
 
 def test_speed_is_measured_on_the_size_and_batch_of_the_cell(small_cell):

@@ -147,7 +147,7 @@ def test_letters_outside_ascii_are_drawn_as_themselves():
 
 
 def test_a_class_whose_letters_no_font_has_gets_its_number(monkeypatch):
-    monkeypatch.setattr(lettering, "findSystemFonts", list)
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", list)
     lettering._font_file.cache_clear()
     assert lettering.legible("猫", 7) == "7" and lettering.legible("cat", 7) == "cat"
     assert lettering.legible(" ", 7) == "7" and lettering.legible("a\nb", 7) == "7"
