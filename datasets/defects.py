@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Defect:
-    """How often one kind of defect was found, and the messages of its first occurrences."""
+    """How often one kind of defect was found, and messages with remedies of its first occurrences."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
@@ -48,7 +48,7 @@ class DefectLog:
         defect = self.defects.setdefault(kind, Defect())
         defect.count += 1
         if len(defect.examples) < MAX_EXAMPLES:
-            defect.examples.append(printable(message))
+            defect.examples.append(printable(f"{message}; {remedy}"))
 
 
 def defect_counts(defects: dict[str, Defect]) -> str:

@@ -50,6 +50,17 @@ def test_defects_are_counted_by_kind_and_the_policy_decides_the_exit_code(custom
     assert main([*arguments, "dataset.policy=skip"]) == 0
 
 
+def test_two_classes_of_one_name_are_found_with_file_ids_and_remedy(custom, small_coco, capsys):
+    root, arguments = custom
+    first, second = small_coco["categories"][:2]
+    second["name"] = first["name"]
+    (root / "train.json").write_text(json.dumps(small_coco))
+    main(arguments)
+    printed = capsys.readouterr().out
+    assert "duplicate_class_name" in printed and f"{root / 'train.json'}: categories[1]" in printed
+    assert str(second["id"]) in printed and str(first["id"]) in printed and "rename one of them" in printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
