@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from afl.reporting.records import CellName, cell_of
 from afl.tracking import FINISHED, Record, mass_curves
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 AVERAGE = "average"
 CLASS_AP = "AP of a class"
@@ -38,6 +41,8 @@ def frame(records: Iterable[Record] | Mapping[CellName, Record | None]) -> pd.Da
         if record is not None and record.status == FINISHED:
             run = (dataset, record.data_hash, detector, loss, unit, record.key)
             rows += [(*run, *row) for row in _figures(record) if row[-1] is not None]
+    import pandas as pd  # takes long, and a plan needs no frame
+
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

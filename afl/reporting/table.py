@@ -9,14 +9,16 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from afl.reporting import render
 from afl.reporting.frame import AVERAGE
 from afl.reporting.intervals import Estimate, estimate, paired_difference
 from afl.reporting.records import CellName, Unit, cell_name, one_per_cell, unit_name
 from afl.tracking.record import FINISHED, Record
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHOWN = 6  # cells named in a note, before "and n more"
 LONGEST = 160  # characters of an error in a note
@@ -138,6 +140,8 @@ class Table:
             for loss, values in losses.items()
             for unit, value in values.items()
         ]
+        import pandas as pd  # takes long, and a plan needs no frame
+
         return pd.DataFrame(rows, columns=["dataset", "metric", "detector", "loss", "unit", "value"])
 
     def to_csv(self) -> str:
