@@ -1,8 +1,8 @@
-"""A trained detector on your own images, from its checkpoint alone.
+"""A trained detector on your own images, from its file alone.
 
     from afl.predict import load_predictor
 
-    predictor = load_predictor("outputs/NAME")      # or the path of a checkpoint, wherever it was copied to
+    predictor = load_predictor("outputs/NAME")      # or the path of a checkpoint, or a detector of the zoo: "zoo:NAME"
     found = predictor("street.jpg")                 # boxes (n, 4) xyxy in pixels, scores (n,), labels (n,)
 
 ``predictor.names[label]`` is the name of a class. A list of images gives a list. Images are resized as in the run's evaluation;
@@ -29,6 +29,7 @@ from afl.training.detect import TestTime, detect
 from afl.training.distributed import choose_device
 from afl.training.load import load_weights
 from afl.training.prior import adapt_threshold
+from afl.zoo.files import PREFIX, SUFFIX, read_entry, zoo_file
 from datasets import Sample, collate, read_image_file
 from detectors.contract import ClassCounts, Detections
 
@@ -117,10 +118,11 @@ def above(found: Detections, score: float) -> Detections:
 def load_predictor(
     run: str | Path, *, device: str = "auto", test_time: TestTime | None = None, batch_size: int = 8
 ) -> Predictor:
-    """The detector of a run directory, or of a checkpoint file alone; neither data set nor network is needed.
+    """The detector of a run directory, of a checkpoint file alone, or of the zoo; neither data set nor network is needed.
 
     Args:
-        run: run directory of ``scripts.train``, or a checkpoint such as its ``checkpoints/last.pt``.
+        run: run directory of ``scripts.train``, a checkpoint such as its ``checkpoints/last.pt``, ``zoo:NAME``, or a file of
+            the zoo, wherever it was copied to.
         device: ``auto`` (CUDA where there is one), or a torch device name.
         test_time: views of every image; None: those of the run's own evaluation.
         batch_size: images per pass.
@@ -134,7 +136,7 @@ def load_predictor(
         raise ValueError(f"batch_size is {batch_size}; at least one image is needed")
     chosen = choose_device(device)
     path = checkpoint_of(run)
-    state = load_checkpoint(path)
+    state = state_of(path)
     about = described(state, path)
     config = OmegaConf.create(about["config"])
     try:
@@ -217,11 +219,13 @@ def _reference(value: Any, name: str) -> str | None:
 
 
 def checkpoint_of(run: str | Path) -> Path:
-    """The checkpoint file that ``run`` means: itself, or the last one of a run directory.
+    """The file that ``run`` means: itself, the last checkpoint of a run directory, or that of ``zoo:NAME``.
 
     Raises:
-        CheckpointError: a folder without one, or nothing at all.
+        CheckpointError: a folder without a checkpoint, or a name that the zoo does not have.
     """
+    if str(run).startswith(PREFIX):
+        return zoo_file(str(run).removeprefix(PREFIX))
     path = Path(run)
     if not path.is_dir():
         return path
@@ -231,6 +235,18 @@ def checkpoint_of(run: str | Path) -> Path:
     raise CheckpointError(
         f"{path} has no checkpoints/{LAST}: it is not a run directory, or nothing was trained"
     )
+
+
+def state_of(path: Path) -> Mapping[str, Any]:
+    """The content of a checkpoint, or of a file of the zoo in the same form.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or of another kind.
+    """
+    if path.suffix != SUFFIX:
+        return load_checkpoint(path)
+    entry, weights = read_entry(path)
+    return {"model": weights, "average": None, "step": entry.step, "about": entry.about}
 
 
 def _sample(image: Image) -> Sample:

@@ -1,10 +1,12 @@
-"""Detect on your own images with a trained run.
+"""Detect on your own images with a trained detector.
 
+    python -m scripts.predict demo                                         # images that come with the zoo, in a few seconds
     python -m scripts.predict run=outputs/NAME images=photos               # a folder and its subfolders
+    python -m scripts.predict run=zoo:NAME images=photos                   # a detector of the zoo (python -m scripts.zoo)
     python -m scripts.predict run=last.pt images=street.jpg output=found   # a checkpoint alone is enough
 
 Options:
-    run=FOLDER|FILE            a run directory or a checkpoint
+    run=FOLDER|FILE|zoo:NAME   a run directory, a checkpoint, or a detector of the zoo
     images=FOLDER|FILE         the images
     output=predictions         the folder for the results
     score=0.3                  least score of a box, in pictures and JSON; 0 keeps all boxes
@@ -18,7 +20,7 @@ The output folder gets every image with its boxes, under its own name as PNG or 
 images, categories with the training set's ids, and annotations with a score and boxes as [x, y, width, height] in pixels of the
 upright image. The command never writes over the images, and skips pictures that an earlier call left in the output folder.
 
-The command names a damaged file in a folder, leaves it out, and ends with exit code 1.
+The command names a damaged file in a folder, leaves it out, and ends with exit code 1. `demo` takes run=zoo:NAME and output=FILE.
 """
 
 from __future__ import annotations
@@ -51,6 +53,11 @@ DEFAULTS = {
 }
 
 
+# The demo takes the first of these that the zoo has.
+DEMOS = ("fcos-foda-afl", "fcos-shapes-afl")
+GENERATED = "note: {} was trained on LongTail Shapes and knows generated shapes of {} pixels only; its boxes in photographs mean nothing"
+
+
 @dataclass
 class Pictures:
     """Image files one by one; keeps those that were read and a line about each that was not."""
@@ -75,10 +82,12 @@ class Pictures:
 
 
 def main(arguments: list[str]) -> int:
-    """Detect on ``images=FILE|FOLDER`` with ``run=FOLDER|FILE``; returns the exit code."""
+    """Detect on ``images=FILE|FOLDER`` with ``run=FOLDER|FILE|zoo:NAME``; returns the exit code."""
     if asks_for_help(arguments, __doc__):
         return 0
     quiet_libraries()
+    if arguments[:1] == ["demo"]:
+        return demo(arguments[1:])
     options = options_of(arguments, DEFAULTS)
     for name in ("run", "images"):
         if options[name] is None:
@@ -108,6 +117,9 @@ def main(arguments: list[str]) -> int:
         test_time=None if test_time is None else TestTime(**test_time),
         batch_size=options["batch"],
     )
+    dataset = predictor.config.dataset
+    if predictor.config.cell.dataset.startswith("shapes"):
+        print(GENERATED.format(options["run"], dataset.image_size), file=sys.stderr)
     pictures = Pictures(files)
     document = {"images": [], "annotations": [], "categories": _categories(predictor)}
     stream, console = predictor.stream(pictures, score=score), Console(stderr=True)
@@ -133,6 +145,34 @@ def main(arguments: list[str]) -> int:
         + (" and the pictures beside it" if options["pictures"] else "")
     )
     return 1 if pictures.broken else 0
+
+
+def demo(arguments: list[str]) -> int:
+    """Draw what a detector of the zoo finds in images that come with it; returns the exit code."""
+    options = options_of(arguments, {"run": None, "output": "outputs/demo.png"})
+    import cv2
+
+    from afl.predict import load_predictor
+    from afl.tracking import write_bytes
+    from afl.zoo import ZOO, names, read_entry
+    from afl.zoo.kept import kept_sheet
+
+    run = options["run"] or next(f"zoo:{name}" for name in DEMOS if name in names())
+    predictor = load_predictor(run, device="cpu")
+    if predictor.checkpoint.parent != ZOO:
+        raise ValueError(f"run={run} is not of the zoo; a demo needs zoo:NAME, other runs need images=FOLDER")
+    entry, _ = read_entry(predictor.checkpoint)
+    if not entry.kept:
+        raise ValueError(f"{run} has no images in the zoo; name your own: images=FOLDER")
+    sheet = kept_sheet(
+        predictor, ZOO / entry.kept["folder"], 4, f"{entry.name}: validation images. {entry.note}"
+    )
+    output = Path(options["output"])
+    write_bytes(output, cv2.imencode(output.suffix or ".png", sheet[..., ::-1])[1].tobytes())
+    print(
+        f"{entry.name}: AP {100 * entry.metrics['AP']:.1f} on the whole validation set; 4 of its images: {output}"
+    )
+    return 0
 
 
 def image_files(place: Path, without: Path | None = None) -> tuple[list[Path], Path]:

@@ -73,7 +73,9 @@ def test_there_are_commands_of_every_kind():
         examples = commands(rf"python -m scripts\.{module} (.+)")
         assert examples, module
         for line in examples:
-            options_of([word for word in shlex.split(line) if not word.startswith("[")], known)
+            options_of(
+                [word for word in shlex.split(line) if not word.startswith("[") and word != "demo"], known
+            )
     for line in commands(r"python -m scripts\.report (.+)"):
         assert line.split()[0] in report.MODULES, line
     for line in commands(r"python -m scripts\.prepare_data (.+)"):

@@ -1,0 +1,193 @@
+"""Every file of the zoo against pycocotools on the kept images, the committed records and the bytes themselves."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from safetensors.torch import load_file, save_file
+
+from afl.config import CONF
+from afl.predict import load_predictor
+from afl.tracking import read_record
+from afl.training.checkpoint import CheckpointError
+from afl.zoo import ZOO, names, read_entry, write_entry, zoo_file
+from afl.zoo.page import page
+from scripts import zoo as command
+from scripts.predict import main as predict
+
+NAMES = names()
+ROOT = CONF.parent
+
+
+def test_the_zoo_is_small_and_made_by_the_specification():
+    files = [path for path in ZOO.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 40e6
+    spec = yaml.safe_load((CONF / "zoo.yaml").read_text())
+    assert NAMES and set(NAMES) <= set(spec["entries"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_reproduces_its_ap_on_the_kept_images(name):
+    entry, _ = read_entry(zoo_file(name))
+    predictor = load_predictor(f"zoo:{name}", device="cpu")
+    folder = ZOO / entry.kept["folder"]
+    truth = COCO(str(folder / "annotations.json"))
+    rows = []
+    for image in truth.dataset["images"]:
+        found = predictor(folder / image["file_name"], score=0)
+        for box, score, label in zip(found.boxes.double(), found.scores, found.labels, strict=True):
+            x1, y1, x2, y2 = box.tolist()
+            rows.append(
+                [image["id"], x1, y1, x2 - x1, y2 - y1, float(score), predictor.category_ids[int(label)]]
+            )
+    evaluation = COCOeval(truth, truth.loadRes(np.array(rows)), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    precision = evaluation.eval["precision"][:, :, :, 0, 2]
+    # Other processors round bfloat16 products in another order.
+    assert precision[precision > -1].mean() == pytest.approx(entry.kept["AP"], abs=0.02)
+    assert len(truth.dataset["images"]) == entry.kept["images"] and entry.kept["AP"] > 0.3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_entry_agrees_with_its_run_and_with_the_committed_records_of_the_same_cell(name):
+    entry, weights = read_entry(zoo_file(name))
+    cell = entry.about["config"]["cell"]
+    for metric in ("AP", "AP_r", "AP_c", "AP_f"):
+        assert entry.metrics[metric] == pytest.approx(entry.run["metrics"][metric], abs=0.01), metric
+    records = list(
+        (ROOT / "results").glob(f"*/records/{cell['dataset']}-{cell['detector']}-{cell['loss']}-s*.json")
+    )
+    for record in [read_record(path) for path in records]:
+        if record.protocol == entry.run["protocol"] and record.data_hash == entry.run["data_hash"]:
+            assert entry.metrics["AP"] == pytest.approx(record.metrics["AP"], abs=0.06)
+            assert entry.run["parameters"] == record.parameters
+    assert ("reconstruction" in entry.note) == ("afl" in cell["loss"])
+    assert not re.search(r'"/|home/|_target_": "afl.tracking', json.dumps(entry.about["config"]))
+    learnt = sum(w.numel() for n, w in weights.items() if "running_" not in n and "num_batches" not in n)
+    assert entry.run["parameters"] <= learnt
+
+
+def test_the_page_says_what_the_files_say():
+    entries = [read_entry(zoo_file(name))[0] for name in NAMES]
+    sizes = {name: zoo_file(name).stat().st_size for name in NAMES}
+    text = (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8")
+    assert text == page(entries, sizes), "python -m scripts.zoo page"
+    rows = {row.split("`")[1]: row for row in text.splitlines() if row.startswith("| `")}
+    for entry in entries:
+        for metric in ("AP", "AP_r", "AP_c", "AP_f"):
+            assert f"{100 * entry.metrics[metric]:.1f}" in rows[entry.name]
+
+
+def test_a_file_is_read_by_the_library_alone_and_refused_when_it_is_changed(tmp_path):
+    path = zoo_file(NAMES[0])
+    entry, weights = read_entry(path)
+    raw = load_file(path)
+    assert raw.keys() == weights.keys()
+    assert {value.dtype for value in raw.values() if value.dim() > 1} == {torch.bfloat16}
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    (tmp_path / "flipped.safetensors").write_bytes(data)
+    (tmp_path / "short.safetensors").write_bytes(data[:5000])
+    (tmp_path / "text.safetensors").write_text("no tensors")
+    save_file(raw, tmp_path / "foreign.safetensors")
+    header = path.read_bytes().replace(b"commit", b"commat", 1)
+    (tmp_path / "described.safetensors").write_bytes(header)
+    for name, words in (("flipped", "damaged"), ("short", "cannot be read"), ("text", "cannot be read"), ("foreign", "not written by"),
+                        ("described", "damaged"), ("gone", "does not exist")):  # fmt: skip
+        with pytest.raises(CheckpointError, match=words) as caught:
+            load_predictor(tmp_path / f"{name}.safetensors")
+        assert "\n" not in str(caught.value)
+    write_entry(tmp_path / "again.safetensors", entry, weights)
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_a_config_of_a_file_cannot_call_anything_else(tmp_path):
+    entry, weights = read_entry(zoo_file(NAMES[0]))
+    config = json.loads(json.dumps(entry.about["config"]))
+    config["loss"] = {"_target_": "os.system", "command": "true"}
+    changed = {**vars(entry), "about": {**entry.about, "config": config}}
+    write_entry(tmp_path / "foreign.safetensors", type(entry)(**changed), weights)
+    with pytest.raises(CheckpointError, match="cannot call it"):
+        load_predictor(tmp_path / "foreign.safetensors")
+
+
+def test_names_that_are_nearly_right_are_answered_with_the_right_one():
+    with pytest.raises(CheckpointError, match=f"Did you mean {NAMES[0]}"):
+        load_predictor(f"zoo:{NAMES[0]}s")
+    for arguments, words in ((["mak"], "Did you mean make"), (["make", "names=[fcos-shape-fl]"], "Did you mean fcos-shapes-fl"),
+                             (["add", "run=outputs/x"], "which name"), (["make", "detectr=fcos"], "detector")):  # fmt: skip
+        with pytest.raises((ValueError, RuntimeError), match=words):
+            command.main(arguments)
+
+
+def test_the_demo_draws_a_picture_and_photos_get_a_warning_from_a_shapes_model(tmp_path, capsys):
+    import cv2
+
+    assert predict(["demo", "run=zoo:fcos-shapes-afl", f"output={tmp_path}/demo.png"]) == 0
+    assert f"{tmp_path}/demo.png" in capsys.readouterr().out
+    assert min(cv2.imread(str(tmp_path / "demo.png")).shape[:2]) > 500
+    image = next((ZOO / "images" / "shapes_lvis").glob("*.png"))
+    assert predict(["run=zoo:fcos-shapes-afl", f"images={image}", f"output={tmp_path}/found"]) == 0
+    said = capsys.readouterr()
+    assert "knows generated shapes of 96 pixels only" in said.err and "reconstruction" not in said.err
+    with pytest.raises(ValueError, match="needs zoo:NAME"):
+        copy = tmp_path / "mine.safetensors"
+        copy.write_bytes(zoo_file(NAMES[0]).read_bytes())
+        predict(["demo", f"run={copy}"])
+
+
+def test_torch_hub_loads_a_checkout(tmp_path):
+    program = (
+        f"import torch; p = torch.hub.load(r'{ROOT}', 'detector', 'fcos-shapes-afl', device='cpu', source='local');"
+        f"print(len(p.names), torch.hub.load(r'{ROOT}', 'zoo', source='local')[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.split() == ["30", NAMES[0]], done.stderr
+
+
+def test_an_entry_from_a_run_finds_what_the_run_found(tmp_path, monkeypatch):
+    from afl.training import run_cell
+    from afl.training.compose import compose_cell
+
+    config = compose_cell(
+        detector="retinanet",
+        loss="afl",
+        overrides=[
+            "dataset=shapes_lvis", "dataset.folder.num_train=24", "dataset.folder.num_val=10", "initial_weights=null",
+            "logger=none", "trainer.progress=none", "trainer.batch_size=4", "trainer.max_duration=3steps", "trainer.device=cpu",
+            f"paths.output={tmp_path}/outputs", f"paths.cache={tmp_path}/cache",
+        ],
+    )  # fmt: skip
+    record = run_cell(config)
+    run = tmp_path / "outputs" / record.key
+    command.main(["add", "name=mine", f"run={run}", "images=3", f"zoo={tmp_path}/zoo"])
+    path = tmp_path / "zoo" / "mine.safetensors"
+    entry, _ = read_entry(path)
+    assert entry.run["key"] == record.key and entry.step == 3 and entry.command.endswith("seed=0")
+    assert str(tmp_path) not in json.dumps(entry.about["config"])
+    assert len(list((tmp_path / "zoo" / "images" / "shapes_lvis").glob("*.png"))) == 3
+    ours, theirs = load_predictor(path, device="cpu"), load_predictor(run, device="cpu")
+    assert ours.names == theirs.names
+    state = theirs.detector.state_dict()
+    for key, value in ours.detector.state_dict().items():
+        expected = state[key]
+        if value.is_floating_point() and value.dim() > 1:
+            expected = expected.to(torch.bfloat16).float()
+        assert torch.equal(value, expected), key
+    predict(
+        [
+            f"run={path}",
+            f"images={next(iter((tmp_path / 'zoo' / 'images').rglob('*.png')))}",
+            f"output={tmp_path}/found",
+        ]
+    )
