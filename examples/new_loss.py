@@ -1,0 +1,80 @@
+"""A loss of your own on all six detectors: square-root frequency weights (Mahajan et al., ECCV 2018) on focal loss.
+
+    python -m examples.new_loss
+
+A remedy that multiplies the loss of elements is a *weighting*, one class with ``forward``. It composes with every other one
+in a chain. For the command line, put the class into afl/losses/, export it in afl/losses/__init__.py, and write
+conf/loss/mine.yaml:
+
+    _target_: afl.losses.ClassificationLoss
+    _partial_: true
+    gamma: 2.0
+    chain: {sqrt_frequency: {_target_: afl.losses.SquareRootFrequency, _partial_: true, power: 0.5}}
+
+Then ``python -m scripts.train detector=cornernet loss=mine dataset=shapes`` trains with it. A loss that has another shape, such as a
+ranking loss, derives from ``afl.losses.MapLoss`` and implements ``compute``.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from afl.losses import ClassificationLoss, ClassificationTarget, ElementWeights, MapInfo, Weighting
+from detectors import FCOS, TinyBackbone
+from examples.scenes import scenes, train
+
+
+class SquareRootFrequency(Weighting):
+    """Positives of class c weigh (n_max / n_c)^power, n_c its number of training instances.
+
+    Args:
+        info: what a loss may know about its map: name, class counts, prior.
+        power: 0.5 for the square root, 0 for plain focal loss.
+    """
+
+    weight: Tensor
+
+    def __init__(self, info: MapInfo, *, power: float = 0.5) -> None:
+        super().__init__()
+        counts = info.instances_per_class.clamp(min=1)
+        self.register_buffer("weight", (counts.max() / counts) ** power)
+
+    def forward(
+        self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights
+    ) -> ElementWeights:
+        return weights.times(positive=self.weight[target.positive_class])
+
+    def statistics(self) -> dict[str, float | Tensor]:
+        """Logged for every map."""
+        return {"weight_max": self.weight.max()}
+
+
+def main(steps: int = 30) -> list[float]:
+    """Train FCOS with it on the scenes; returns the loss of every step."""
+    torch.manual_seed(0)
+    images, targets, classes = scenes()
+    loss = partial(ClassificationLoss, chain={"sqrt_frequency": SquareRootFrequency})
+    detector = FCOS(
+        backbone=TinyBackbone(),
+        classes=classes,
+        loss=loss,
+        strides=(4, 8, 16),
+        channels=32,
+        tower_depth=1,
+        norm="batch_per_level",
+        pyramid_batch_norm=True,
+    )
+    values = train(detector, images, targets, steps)
+    print(f"loss {values[0]:.2f} -> {values[-1]:.2f} in {steps} steps")
+    print(
+        "rarest class weighs",
+        round(detector.classification["classification"].chain["sqrt_frequency"].weight.max().item(), 2),
+    )
+    return values
+
+
+if __name__ == "__main__":
+    main()
