@@ -11,6 +11,7 @@ Pages and pictures:
     heads       the score maps of a run for one image
     figures     the figures of the losses, in results/figures
     push        how hard each loss pushes each frequency group over training, and what each group gains
+    screen      how hard losses would push each frequency group of a trained detector
 
 Questions to the records of a table, answered in results/TABLE:
     contrast    one loss against the others: intervals, exact p values, correction for the number of comparisons
@@ -40,7 +41,7 @@ HERE = Path(__file__).parent / "reports"
 # The module in ``scripts.reports`` of each command; the function has the command's name.
 MODULES = {
     "html": "html", "dataset": "dataset", "compare": "compare", "gallery": "gallery", "heads": "heads",
-    "figures": "figures", "push": "figures", "contrast": "questions", "noise": "questions", "classes": "questions",
+    "figures": "figures", "push": "figures", "screen": "screen", "contrast": "questions", "noise": "questions", "classes": "questions",
     "mechanism": "questions", "gate": "questions", "choice": "questions", "fit": "questions",
     "documents": "questions",
 }  # fmt: skip

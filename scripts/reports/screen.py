@@ -1,0 +1,53 @@
+"""How hard losses would push each frequency group of a trained detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+
+from afl.reporting.markdown import markdown
+from afl.training.build import build_detector
+from afl.training.load import load_run
+from afl.training.screen import positive_gradients
+from scripts.entry import CONF
+
+
+def screen(
+    *overrides: str, run: str = "", losses: Sequence[str] = ("fl", "cbfl", "afl"), batches: int = 20
+) -> None:
+    """How hard losses would push each frequency group of a trained detector, before anything is trained with them.
+
+        python -m scripts.report screen run=outputs/NAME [losses=[fl,cbfl,afl]] [batches=20] [OVERRIDE ...]
+
+    Prints the size of the gradient of positives by frequency group over that of the run's own loss, and the ratio of rare
+    to frequent classes. The outputs are those of the run's last checkpoint on its training images.
+
+    Raises:
+        ValueError: no run is named.
+    """
+    if not run:
+        raise ValueError("which run? python -m scripts.report screen run=outputs/NAME losses=[fl,afl]")
+    loaded = load_run(Path(run), list(overrides))
+    detectors = {}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for name in losses:
+            config = loaded.config.copy()
+            config.loss = compose("config", overrides=[f"loss={name}"]).loss
+            detectors[name] = build_detector(config, loaded.data.classes)
+    found = positive_gradients(loaded, {"": loaded.detector, **detectors}, batches=batches)
+    own = found.pop("")
+    groups = [group for group in "rcf" if own.get(group)]
+    rows = []
+    for name, sums in found.items():
+        ratio = {group: sums[group] / own[group] for group in groups}
+        rows.append(
+            [
+                name,
+                *(f"{ratio[group]:.2f}" for group in groups),
+                f"{ratio[groups[0]] / ratio[groups[-1]]:.2f}",
+            ]
+        )
+    print(f"positive gradients over those of {loaded.config.cell.loss}, {run}, step {loaded.step}\n")
+    print(markdown(["loss", *groups, f"{groups[0]} / {groups[-1]}"], rows))

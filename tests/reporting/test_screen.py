@@ -1,0 +1,57 @@
+"""The screen of a loss against what its weights say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from afl.losses import class_balanced_weights
+from afl.training.build import build_detector
+from afl.training.compose import compose_cell
+from afl.training.load import load_run
+from afl.training.run import run_cell
+from afl.training.screen import positive_gradients
+from scripts.report import main
+
+OPTIONS = [
+    "dataset=shapes_coco", "dataset.folder.num_train=24", "dataset.folder.num_val=10", "initial_weights=null", "logger=none",
+    "trainer.progress=none", "trainer.batch_size=4", "trainer.max_duration=4steps", "trainer.device=cpu",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("screen")
+    options = [*OPTIONS, f"paths.output={place}/outputs", f"paths.cache={place}/cache"]
+    run_cell(compose_cell(detector="fcos", loss="fl", overrides=options))
+    (found,) = (place / "outputs").glob("*fcos-fl*")
+    return found
+
+
+def with_loss(loaded, name: str):
+    config = loaded.config.copy()
+    config.loss = compose_cell(detector="fcos", loss=name, overrides=OPTIONS).loss
+    return build_detector(config, loaded.data.classes)
+
+
+def test_class_weights_push_each_group_between_their_least_and_their_largest_weight(folder):
+    loaded = load_run(folder)
+    found = positive_gradients(loaded, {name: with_loss(loaded, name) for name in ("fl", "cbfl")}, batches=3)
+    weights = class_balanced_weights(torch.as_tensor(loaded.data.statistics.instances), cap=5.0)
+    groups = loaded.data.statistics.groups
+    pushed = [group for group, total in found["fl"].items() if total > 0]
+    assert pushed
+    for group in pushed:
+        own = torch.stack([w for w, g in zip(weights, groups, strict=True) if g == group])
+        ratio = found["cbfl"][group] / found["fl"][group]
+        assert float(own.min()) * (1 - 1e-5) <= ratio <= float(own.max()) * (1 + 1e-5)
+    assert found["cbfl"] != found["fl"]
+
+
+def test_the_command_prints_a_ratio_of_one_for_the_run_s_own_loss(folder, capsys):
+    main(["screen", f"run={folder}", "losses=[fl,afl]", "batches=2"])
+    printed = capsys.readouterr().out
+    (row,) = [line for line in printed.splitlines() if line.startswith("| fl ")]
+    assert {cell.strip() for cell in row.strip("|").split("|")[1:]} == {"1.00"}
+    with pytest.raises(ValueError, match="which run"):
+        main(["screen"])
