@@ -16,6 +16,7 @@ from afl.losses.dr_loss import DRLoss
 from afl.losses.efl import EqualizedFocus
 from afl.losses.eqlv2 import EqualizationV2
 from afl.losses.errors import UndefinedPair
+from afl.losses.federated import FederatedSampling
 from afl.losses.functional import (
     AdaptiveFocalLoss,
     adaptive_focal_loss,
@@ -24,6 +25,7 @@ from afl.losses.functional import (
 )
 from afl.losses.ghm import GradientHarmonizing
 from afl.losses.gradient_balance import GradientBalance
+from afl.losses.image_repeats import ImageRepeats
 from afl.losses.libra import IouBalancedSampling
 from afl.losses.loss_warmup import LossWarmUp
 from afl.losses.ohem import OnlineHardExampleMining
@@ -31,6 +33,7 @@ from afl.losses.pisa import PrimeSampleAttention
 from afl.losses.positive_scale import PositiveScale
 from afl.losses.qfl import QualityFocalLoss
 from afl.losses.relative_cap import RelativeCap
+from afl.losses.repeat_factors import RepeatFactorSampling
 from afl.losses.sampling_free import ElementCounter, SamplingFree, count_elements
 from afl.losses.seesaw import Seesaw
 from afl.losses.ssd import HardNegativeMining
@@ -53,9 +56,11 @@ __all__ = [
     "ElementWeights",
     "EqualizationV2",
     "EqualizedFocus",
+    "FederatedSampling",
     "GradientBalance",
     "GradientHarmonizing",
     "HardNegativeMining",
+    "ImageRepeats",
     "IouBalancedSampling",
     "LossWarmUp",
     "MapInfo",
@@ -65,6 +70,7 @@ __all__ = [
     "PrimeSampleAttention",
     "QualityFocalLoss",
     "RelativeCap",
+    "RepeatFactorSampling",
     "SamplingFree",
     "ScheduledGradient",
     "Seesaw",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from afl.losses.contract import MapInfo, MapLoss
+from afl.losses.image_repeats import ImageRepeats
 from afl.losses.primitive import weighted_loss
 from afl.losses.target import ClassificationTarget
 from afl.losses.weighting import ElementWeights, Weighting
@@ -62,6 +63,8 @@ class ClassificationLoss(MapLoss):
         weights = ElementWeights(alpha=self.alpha, gamma=self.gamma)
         with torch.no_grad():
             for link in self.chain.values():
+                target = link.prepared(target)
+            for link in self.chain.values():
                 weights = link(logits.detach(), target, weights)
             if self.training:
                 # Nothing that has the size of the map is kept.
@@ -86,6 +89,12 @@ class ClassificationLoss(MapLoss):
     def _head_prior(self) -> float | None:
         wanted: list[float | None] = [link.head_prior for link in self.chain.values()]
         return next((prior for prior in wanted if prior is not None), None)
+
+    @property
+    def image_repeats(self) -> ImageRepeats | None:
+        """The wish of the first link that has one."""
+        wanted: list[ImageRepeats | None] = [link.image_repeats for link in self.chain.values()]
+        return next((repeats for repeats in wanted if repeats is not None), None)
 
     def update(self) -> None:
         """Update the running state of every link."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from afl.losses.image_repeats import ImageRepeats
 from afl.losses.target import ClassificationTarget
 from afl.losses.weighting import ElementWeights
 
@@ -114,6 +115,11 @@ class MapLoss(nn.Module, ABC):
     @property
     def score_threshold(self) -> float | None:
         """Highest score threshold that suits the scores this loss teaches; None keeps the detector's own."""
+        return None
+
+    @property
+    def image_repeats(self) -> ImageRepeats | None:
+        """How often training repeats images with rare classes; None leaves that to the data set."""
         return None
 
     def update(self) -> None:

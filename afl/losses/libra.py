@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 
 from afl.losses.contract import MapInfo
+from afl.losses.draws import uniform
 from afl.losses.sampling import (
     CROSS_ENTROPY,
     check_ratio,
@@ -128,25 +129,6 @@ def selection_probability(available: Tensor, wanted: Tensor) -> Tensor:
     missing = wanted - share.sum(1, keepdim=True)
     extra = rest * (missing / rest.sum(1, keepdim=True).clamp(min=1e-9)).clamp(0.0, 1.0)
     return (share + extra) / available.clamp(min=1.0)
-
-
-def uniform(position: Tensor, step: Tensor) -> Tensor:
-    """A pseudo-random number in [0, 1) for each position and step, float32.
-
-    Args:
-        position: int64 below 2^32, any shape.
-        step: int64 scalar.
-    """
-    number = _scrambled(position ^ _scrambled(step + 1))
-    return (number >> 8).to(torch.float32) * 2.0**-24
-
-
-def _scrambled(x: Tensor) -> Tensor:
-    """A bijection of 32-bit numbers that carries every bit into all others."""
-    for _ in range(2):
-        # The factor has 27 bits: no product leaves int64.
-        x = ((x >> 16) ^ x) * 0x45D9F3B & 0xFFFFFFFF
-    return (x >> 16) ^ x
 
 
 def tallest_gaussian(target: ClassificationTarget) -> Tensor:

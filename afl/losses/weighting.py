@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from afl.losses.gradient import computing_type
+from afl.losses.image_repeats import ImageRepeats
 from afl.losses.target import ClassificationTarget
 
 
@@ -77,10 +78,19 @@ class Weighting(nn.Module):
     Attributes:
         uses_overlap: whether the detector must fill ``target.overlap``.
         head_prior: probability that a fresh head must give to every element; None keeps the detector's own.
+        image_repeats: how often training repeats images with rare classes; None leaves that to the data set.
     """
 
     uses_overlap: bool = False
     head_prior: float | None = None
+    image_repeats: ImageRepeats | None = None
+
+    def prepared(self, target: ClassificationTarget) -> ClassificationTarget:
+        """The target that the loss is computed on; every link's is applied before the first link's ``forward``.
+
+        A link that leaves elements out or shifts logits overrides this; the default changes nothing.
+        """
+        return target
 
     def forward(
         self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 
 from afl.evaluation import CocoEvaluator, Evaluator, LvisEvaluator, VocEvaluator
+from afl.losses import ImageRepeats
 from afl.training.build import ConfigError, instantiate
 from afl.training.compiled import DIVISOR, DIVISOR_COMPILED, wants_compiled
 from afl.training.distributed import World
@@ -114,8 +116,14 @@ def learnable_images(
     )
 
 
-def training_batches(config: DictConfig, data: RunData, world: World, start_step: int):
-    """Endless batches, beginning with those of ``start_step``; each optimiser step takes ``trainer.accumulate`` of them."""
+def training_batches(
+    config: DictConfig, data: RunData, world: World, start_step: int, repeats: ImageRepeats | None = None
+):
+    """Endless batches, beginning with those of ``start_step``; each optimiser step takes ``trainer.accumulate`` of them.
+
+    Args:
+        repeats: how often the loss wants images repeated; None leaves that to the data set's settings.
+    """
     trainer, dataset = config.trainer, config.dataset
     samples = DetectionDataset(
         data.train,
@@ -131,11 +139,7 @@ def training_batches(config: DictConfig, data: RunData, world: World, start_step
         seed=config.seed,
         rank=world.rank,
         world_size=world.size,
-        repeat_factors=repeat_factors(
-            data.train, dataset.repeat_threshold, count_instances=dataset.repeat_by_instances
-        )
-        if dataset.repeat_threshold
-        else None,
+        repeat_factors=_repeat_factors(config, data, repeats),
     )
     return make_train_loader(
         samples,
@@ -145,6 +149,23 @@ def training_batches(config: DictConfig, data: RunData, world: World, start_step
         pin_memory=world.device.type == "cuda",
         divisor=DIVISOR_COMPILED if wants_compiled(trainer.compile, world.device) else DIVISOR,
     )
+
+
+def _repeat_factors(config: DictConfig, data: RunData, repeats: ImageRepeats | None) -> np.ndarray | None:
+    """Repeat factor of each training image, as the data set or the loss asks for; None without repeats.
+
+    Raises:
+        ConfigError: both ask for repeats.
+    """
+    threshold, count_instances = config.dataset.repeat_threshold, config.dataset.repeat_by_instances
+    if repeats is not None:
+        if threshold:
+            raise ConfigError(
+                f"dataset.repeat_threshold={threshold:g} and loss={config.cell.loss} both repeat images; set "
+                "dataset.repeat_threshold=null, or take a loss without repeat-factor sampling"
+            )
+        threshold, count_instances = repeats.images / len(data.train), repeats.count_instances
+    return repeat_factors(data.train, threshold, count_instances=count_instances) if threshold else None
 
 
 def loader_processes(config: DictConfig) -> int:

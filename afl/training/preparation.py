@@ -55,7 +55,10 @@ def prepare(run: Run, pretrain: Pretrain) -> tuple[Training, Evaluation]:
     evaluation.check()
     detector = build_detector(config, data.classes)
     saved = _resume(run)
-    batches = training_batches(config, data, world, start_step=saved["step"] if saved else 0)
+    wishes = (loss.image_repeats for loss in detector.classification.values())
+    repeats = next((wish for wish in wishes if wish is not None), None)
+    start_step = saved["step"] if saved else 0
+    batches = training_batches(config, data, world, start_step, repeats)
     if saved is None:
         start_from(config, detector, world, partial(_unnoticed, pretrain))
     layout = torch.channels_last if options.channels_last else torch.contiguous_format

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from afl.losses import ClassificationTarget, ElementWeights, IouBalancedSampling, MapInfo
+from afl.losses import ClassificationTarget, ElementWeights, FederatedSampling, IouBalancedSampling, MapInfo
 from afl.losses.reference import alpha_t, cross_entropy, dense_target, quality_focal_loss
 from tests.losses.test_ap_loss import by_pairs
 from tests.losses.test_dr_loss import by_image
@@ -311,6 +311,19 @@ class Varifocal:
         q, weight = dense(logits, replace(target, value=target.overlap))
         own = torch.where(q > 0, q, 0.75 * torch.sigmoid(logits) ** 2)
         return differentiated((weight * own * cross_entropy(logits, q)).sum() / normalizer, logits)
+
+
+class Federated:
+    """A step on the negatives of the classes in S_b alone; test_federated.py tests the draw of S_b."""
+
+    def __init__(self, info: MapInfo, *, inner: Callable[[MapInfo], Step]) -> None:
+        self.sampling, self.inner = FederatedSampling(info), inner(info)
+
+    def __call__(self, logits, target, normalizer, box):
+        kept = self.sampling.classes(target)
+        self.sampling.update()
+        verified = kept if target.verified is None else target.verified & kept
+        return self.inner(logits, replace(target, verified=verified), normalizer, box)
 
 
 class Guided:

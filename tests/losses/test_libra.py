@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from afl.losses import ClassificationLoss, ElementWeights, IouBalancedSampling
-from afl.losses.libra import selection_probability, uniform
+from afl.losses.draws import uniform
+from afl.losses.libra import selection_probability
 from tests.losses.cases import loss_and_gradient, make_info, plain_target, random_logits, random_target
 
 N = torch.tensor(7.0)
