@@ -130,8 +130,8 @@ class CenterNet(nn.Module):
 
     def _boxes(self, outputs: Outputs, cells: Tensor) -> Tensor:
         """(B, K, 2) cells to the boxes (B, K, 4) found there, in pixels."""
-        centre = cells + gather_cells(outputs["offset"], cells).float()
-        half = gather_cells(outputs["size"], cells).float().clamp(min=0) / 2
+        centre = cells + gather_cells(outputs["offset"], cells)
+        half = gather_cells(outputs["size"], cells).clamp(min=0) / 2
         return torch.cat([centre - half, centre + half], -1) * self.stride
 
     def losses(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
@@ -139,8 +139,8 @@ class CenterNet(nn.Module):
         target, cells = self.assign(outputs, targets)
         valid = targets.valid
         objects = mean_over_ranks(valid.sum())
-        size = gather_cells(outputs["size"], cells).float()
-        offset = gather_cells(outputs["offset"], cells).float()
+        size = gather_cells(outputs["size"], cells)
+        offset = gather_cells(outputs["offset"], cells)
         centre = (targets.boxes[..., :2] + targets.boxes[..., 2:]) / 2 / self.stride
         wanted = (targets.boxes[..., 2:] - targets.boxes[..., :2]) / self.stride
         offset_loss = masked_sum((offset - (centre - cells)).abs(), valid.unsqueeze(-1)) / (2 * objects)

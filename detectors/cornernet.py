@@ -178,9 +178,7 @@ class CornerNet(nn.Module):
             )
             for corner in CORNERS
         ) / mean_over_ranks(valid.sum())
-        tags = [
-            gather_cells(outputs[f"{corner}_tag"], cells[corner]).squeeze(-1).float() for corner in CORNERS
-        ]
+        tags = [gather_cells(outputs[f"{corner}_tag"], cells[corner]).squeeze(-1) for corner in CORNERS]
         pull, push = pull_and_push(*tags, valid)
         images = mean_over_ranks(valid.any(1).sum())
         terms = {"pull": pull.sum() / images, "push": push.sum() / images, "offset": offset}
@@ -204,8 +202,8 @@ class CornerNet(nn.Module):
         for corner in CORNERS:
             heat = keep_peaks(outputs[corner].float().sigmoid())
             scores[corner], labels[corner], cells = top_peaks(heat, self.max_corners)
-            tags[corner] = gather_cells(outputs[f"{corner}_tag"], cells).squeeze(-1).float()
-            points[corner] = cells + gather_cells(outputs[f"{corner}_offset"], cells).float()
+            tags[corner] = gather_cells(outputs[f"{corner}_tag"], cells).squeeze(-1)
+            points[corner] = cells + gather_cells(outputs[f"{corner}_offset"], cells)
         first, second = CORNERS
         # Pairs (B, K, K): a top left corner in a row, a bottom right one in a column.
         left, right = points[first].unsqueeze(2), points[second].unsqueeze(1)

@@ -227,7 +227,7 @@ class ExtremeNet(nn.Module):
             heat = outputs[name].float().sigmoid()
             heat = aggregate_edges(heat, along, self.aggregation, self.score_threshold)
             peaks.append(top_peaks(keep_peaks(heat).clamp_(max=1), self.max_points))
-            points.append(peaks[-1][2] + gather_cells(outputs[f"{name}_offset"], peaks[-1][2]).float())
+            points.append(peaks[-1][2] + gather_cells(outputs[f"{name}_offset"], peaks[-1][2]))
         scores, labels, cells = (torch.stack(part, 1) for part in zip(*peaks, strict=True))
         groups = group_extremes(
             scores,

@@ -31,6 +31,7 @@ from detectors.heads import Tower, as_map, normal_init, prior_bias
 from detectors.heatmap import cell_centres
 from detectors.normalizer import mean_over_ranks
 from detectors.postprocess import detect_on_levels
+from detectors.rows import rows_at
 
 BACKGROUND = -1
 
@@ -193,7 +194,7 @@ class FCOS(nn.Module):
             positive=torch.where(location >= 0, at * self.num_classes + label, PADDING),
             ignored=ignored.flatten(),
             verified=targets.verified,
-            overlap=aligned_iou(self._boxes_at(outputs, at), boxes)
+            overlap=aligned_iou(self._boxes_at(outputs, location), boxes)
             if self.classification["classification"].uses_overlap
             else None,
             object=torch.where(location >= 0, slot, PADDING),
@@ -225,9 +226,11 @@ class FCOS(nn.Module):
         normalizer = mean_over_ranks(target.num_positives())
         at, present = location.clamp(min=0), location >= 0
         points = outputs["points"][at % outputs["points"].shape[0]]
-        box = masked_sum(1 - aligned_giou(self._boxes_at(outputs, at), boxes), present) / normalizer
+        box = masked_sum(1 - aligned_giou(self._boxes_at(outputs, location), boxes), present) / normalizer
         centerness = F.binary_cross_entropy_with_logits(
-            outputs["centerness"].flatten()[at].float(), box_centerness(points, boxes), reduction="none"
+            rows_at(outputs["centerness"].flatten(), location, distinct=True),
+            box_centerness(points, boxes),
+            reduction="none",
         )
         centerness = masked_sum(centerness, present) / normalizer
         localization = self.loss_weights["box"] * box + self.loss_weights["centerness"] * centerness
@@ -236,10 +239,10 @@ class FCOS(nn.Module):
         )
         return {"classification": classification, "box": box, "centerness": centerness}
 
-    def _boxes_at(self, outputs: Outputs, at: Tensor) -> Tensor:
-        """Boxes (P, 4) predicted at positions (P,) of the flattened (B * A) cells."""
-        cell = at % outputs["points"].shape[0]
-        distances = outputs["distances"].flatten(0, 1)[at]
+    def _boxes_at(self, outputs: Outputs, location: Tensor) -> Tensor:
+        """Boxes (P, 4) predicted at padded positions (P,) of the flattened (B * A) cells."""
+        cell = location.clamp(min=0) % outputs["points"].shape[0]
+        distances = rows_at(outputs["distances"].flatten(0, 1), location, distinct=True)
         return boxes_from_distances(outputs["points"][cell], outputs["strides"][cell], distances)
 
     @torch.no_grad()

@@ -197,8 +197,11 @@ def cell_centres(height: int, width: int, stride: int, device: torch.device) -> 
 
 
 def gather_cells(features: Tensor, cells: Tensor) -> Tensor:
-    """Values of a map at cells: features (B, D, H, W), cells (B, M, 2) column, row, to (B, M, D)."""
-    flat = features.flatten(2).transpose(1, 2)
+    """Values of a map at cells: features (B, D, H, W), cells (B, M, 2) column, row, to (B, M, D) float32.
+
+    The map is small, and so becomes float32 first: gradients of objects that share a cell are then added in float32.
+    """
+    flat = features.float().flatten(2).transpose(1, 2)
     index = cells[..., 1] * features.shape[-1] + cells[..., 0]
     return flat.gather(1, index.unsqueeze(-1).expand(-1, -1, flat.shape[-1]))
 
@@ -211,7 +214,7 @@ def offset_loss(offsets: Tensor, points: Tensor, cells: Tensor, mask: Tensor, st
         points: (B, M, 2) x, y in pixels; cells: (B, M, 2) column, row they fall into; mask: (B, M) bool.
     """
     wanted = points / stride - cells
-    distance = F.smooth_l1_loss(gather_cells(offsets, cells).float(), wanted, reduction="none")
+    distance = F.smooth_l1_loss(gather_cells(offsets, cells), wanted, reduction="none")
     return masked_sum(distance, mask.unsqueeze(-1))
 
 

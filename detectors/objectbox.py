@@ -47,6 +47,7 @@ from detectors.fpn import FeaturePyramid
 from detectors.heads import Tower, as_map, normal_init, prior_bias
 from detectors.normalizer import mean_over_ranks
 from detectors.postprocess import detect_on_levels
+from detectors.rows import rows_at
 
 CELLS_PER_LEVEL = 4
 
@@ -68,6 +69,11 @@ class Claims:
     object: Tensor
     image: Tensor
     distances: Tensor
+
+    @property
+    def padded_location(self) -> Tensor:
+        """(P,) int64, ``location`` with ``PADDING`` where nothing is present."""
+        return torch.where(self.present, self.location, PADDING)
 
 
 class ObjectBox(nn.Module):
@@ -260,14 +266,15 @@ class ObjectBox(nn.Module):
     def _overlap(self, outputs: Outputs, targets: Targets, claims: Claims) -> Tensor:
         cell = claims.location % outputs["cells"].shape[0]
         boxes = boxes_from_distances(
-            outputs["cells"][cell], outputs["strides"][cell], self._distances(outputs, claims.location)
+            outputs["cells"][cell], outputs["strides"][cell], self._distances(outputs, claims)
         )
         return aligned_iou(boxes, targets.boxes.flatten(0, 1)[claims.object])
 
-    def _distances(self, outputs: Outputs, location: Tensor) -> Tensor:
-        """Predicted distances (P, 4) in cells at positions (P,) of the flattened (B * A) cells."""
-        reach = outputs["reach"][location % outputs["cells"].shape[0]]
-        return activate(outputs["distances"].flatten(0, 1)[location], reach)
+    def _distances(self, outputs: Outputs, claims: Claims) -> Tensor:
+        """Predicted distances (P, 4) in cells, for each claim."""
+        reach = outputs["reach"][claims.location % outputs["cells"].shape[0]]
+        raw = rows_at(outputs["distances"].flatten(0, 1), claims.padded_location, distinct=False)
+        return activate(raw, reach)
 
     def assignment_statistics(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
         """What the assignment cannot say: scalar counts over the batch.
@@ -292,7 +299,7 @@ class ObjectBox(nn.Module):
         """``objectness`` divided by the number of positive cells, ``class`` and ``box`` by the number of claims."""
         claims = self.assign(outputs, targets)
         count = mean_over_ranks(claims.present.sum())
-        similarity = sdiou(self._distances(outputs, claims.location), claims.distances)
+        similarity = sdiou(self._distances(outputs, claims), claims.distances)
         box = masked_sum(1 - similarity, claims.present) / count
         localization = (self.loss_weights["box"] * box).detach()
         target = self.objectness_target(outputs, targets, claims, similarity.detach())
@@ -304,7 +311,7 @@ class ObjectBox(nn.Module):
         )
         # The box terms are worth something to one map only, or they would count twice.
         by_class = self.classification["class"](
-            outputs["classes"].flatten(0, 1)[claims.location],
+            rows_at(outputs["classes"].flatten(0, 1), claims.padded_location, distinct=False),
             self.class_target(outputs, targets, claims),
             count,
         )

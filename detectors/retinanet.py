@@ -32,6 +32,7 @@ from detectors.fpn import FeaturePyramid
 from detectors.heads import Tower, as_map, normal_init, prior_bias
 from detectors.normalizer import mean_over_ranks
 from detectors.postprocess import detect_on_levels
+from detectors.rows import rows_at
 
 
 class RetinaNet(nn.Module):
@@ -165,7 +166,7 @@ class RetinaNet(nn.Module):
         normalizer = mean_over_ranks(target.num_positives())
         at = location.clamp(min=0)
         anchors = outputs["anchors"][at % outputs["anchors"].shape[0]]
-        predicted = outputs["deltas"].flatten(0, 1)[at].float()
+        predicted = rows_at(outputs["deltas"].flatten(0, 1), location, distinct=True)
         distance = (predicted - encode_deltas(anchors, boxes)).abs()
         box = masked_sum(distance, (location >= 0).unsqueeze(1)) / normalizer
         logits = outputs["logits"].flatten(0, 1)
