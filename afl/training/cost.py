@@ -110,10 +110,9 @@ def network_cost(config: DictConfig, num_classes: int) -> NetworkCost:
     trained = sum(p.numel() for p in detector.parameters() if p.requires_grad)
     kept = sum(value.numel() for value in detector.state_dict().values())
     moments = 2 if config.optimizer.factory.betas is not None else 1
-    for module in list(detector.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, WITHOUT_PRODUCTS):  # a shape of the meta device costs time, too
-                setattr(module, name, nn.Identity())
+    for module in detector.modules():
+        if isinstance(module, WITHOUT_PRODUCTS):  # a shape of the meta device costs time, too
+            module.forward = lambda x: x  # the module stays: a folded norm is read, not called
     with torch.device("meta"):
         images = torch.empty(1, 3, *training_size(config))
     with FlopCounterMode(display=False) as counter, torch.no_grad():

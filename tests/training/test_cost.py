@@ -50,6 +50,22 @@ def test_retinanet_takes_the_arithmetic_that_detectron2_publishes():
     )
 
 
+@pytest.mark.parametrize("detector", ["fcos", "centernet"])
+def test_norms_that_are_folded_into_their_convolutions_cost_no_multiply_adds(detector):
+    both = [
+        network_cost(
+            compose_cell(
+                detector=detector,
+                loss="fl",
+                overrides=["dataset=foda", "dataset.root=unused", f"backbone.frozen_batch_norm={folded}"],
+            ),
+            31,
+        )
+        for folded in ("true", "false")
+    ]
+    assert both[0].forward_macs == both[1].forward_macs > 10**7
+
+
 @pytest.mark.parametrize("detector, optimizer", [("centernet", "adamw"), ("fcos", "sgd")])
 def test_a_checkpoint_is_as_large_as_was_said(small_cell, detector, optimizer):
     options = ("trainer.max_duration=1steps", "trainer.ema=0.9", f"optimizer={optimizer}")
