@@ -2,7 +2,9 @@
 
 from afl.tracking.environment import environment, git_state
 from afl.tracking.gradient_dynamics import mass_curves, summarize
+from afl.tracking.local import CsvTracker, TensorBoardTracker
 from afl.tracking.metrics_log import MetricsLog, read_metrics
+from afl.tracking.overview import overview
 from afl.tracking.record import (
     FAILED,
     FINISHED,
@@ -29,6 +31,7 @@ from datasets.files import (
 __all__ = [
     "RECORD",
     "Chart",
+    "CsvTracker",
     "DamagedRecord",
     "record_from",
     "record_of_summary",
@@ -40,12 +43,14 @@ __all__ = [
     "Picture",
     "Record",
     "RunKey",
+    "TensorBoardTracker",
     "Tracker",
     "WandbTracker",
     "differing",
     "environment",
     "git_state",
     "mass_curves",
+    "overview",
     "read_metrics",
     "read_record",
     "remove_leftovers",

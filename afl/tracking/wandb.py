@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 MODES = ("auto", "online", "offline")
 # Longest time of a call in seconds; W&B itself allows sixty for an upload at the end.
 PATIENCE = 90.0
-STEP = "global_step"
 # The charts of W&B that draw ours, and the names of their columns.
 CHARTS = {
     "lines": ("wandb/area-under-curve/v0", ("class", "x", "y")),
@@ -130,8 +129,8 @@ class NullTracker:
 class WandbTracker:
     """One W&B run.
 
-    Online, a restarted run continues the W&B run of the same id. W&B cannot do that offline, so every attempt is a separate run
-    in the same group; ``wandb sync`` uploads them.
+    W&B's step is the optimiser step. All attempts of an interrupted run have one id, its ``run_id``: online a later attempt continues the
+    run, and offline each attempt leaves a folder of its own, which ``wandb sync`` uploads in their order as one run.
     """
 
     def __init__(
@@ -176,6 +175,10 @@ class WandbTracker:
 
             self._wandb = wandb
             Path(directory).mkdir(parents=True, exist_ok=True)
+            settings = _settings(wandb, system_metrics)
+            # Silent from here on: offline, ``init`` warns that it cannot resume; the id and the mark of a resumed run are what
+            # ``wandb sync`` needs.
+            wandb.setup(settings=settings)
             self._run = wandb.init(
                 project=project,
                 entity=entity,
@@ -184,17 +187,15 @@ class WandbTracker:
                 job_type=job_type,
                 tags=list(tags),
                 name=name,
-                id=run_id if mode == "online" else None,
-                resume="allow" if mode == "online" else None,
+                id=run_id,
+                resume="allow",
                 dir=str(directory),
                 config=dict(config or {}),
-                settings=_settings(wandb, system_metrics),
+                settings=settings,
             )
-            self._run.define_metric(STEP, hidden=True)
-            self._run.define_metric("*", step_metric=STEP)
             for best, names in BEST.items():
                 for name in names:
-                    self._run.define_metric(name, step_metric=STEP, summary=f"last,{best}")
+                    self._run.define_metric(name, summary=f"last,{best}")
             log.info(
                 "W&B %s run in %s%s", mode, directory, "; wandb sync uploads it" if mode == "offline" else ""
             )
@@ -203,14 +204,14 @@ class WandbTracker:
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Numbers by name; a tensor or array of several values becomes a histogram of its finite ones."""
-        self._safely("log", lambda run: run.log(self._plain(values) | {STEP: step}))
+        self._safely("log", lambda run: run.log(self._plain(values), step=step))
 
     def log_pictures(self, step: int, pictures: Sequence[Picture]) -> None:
         """Images with ground-truth and predicted boxes, under ``images/NAME``."""
 
         def send(run: Any) -> None:
             images = {f"images/{picture.name}": self._image(picture) for picture in pictures}
-            run.log(images | {STEP: step})
+            run.log(images, step=step)
 
         self._safely("log pictures", send)
 
@@ -219,7 +220,7 @@ class WandbTracker:
 
         def send(run: Any) -> None:
             table = self._wandb.Table(columns=list(columns), data=[list(row) for row in rows])
-            run.log({name: table, STEP: step})
+            run.log({name: table}, step=step)
 
         self._safely("log a table", send)
 
@@ -238,7 +239,7 @@ class WandbTracker:
                     fields=dict(zip(fields, chart.columns, strict=True)),
                     string_fields={"title": chart.title},
                 )
-            run.log(drawn | {STEP: step})
+            run.log(drawn, step=step)
 
         self._safely("log charts", send)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from afl.tracking import MetricsLog, Tracker
+from afl.tracking import MetricsLog, Tracker, overview
 from afl.training.evaluation import Evaluation
 from afl.training.learner import Learner
 from afl.training.loop import Observer
@@ -50,7 +50,7 @@ class RunObserver(Observer):
     def write(self, step: int, figures: Mapping[str, Any]) -> None:
         """Figures of a step, on the first process."""
         self._curves.log(step, figures)
-        self._tracker.log(step, figures)
+        self._tracker.log(step, {**overview(figures), **figures})
 
     def write_metrics(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Metrics of an evaluation, on the first process."""

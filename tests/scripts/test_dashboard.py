@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import re
 import sys
 
 import pytest
 
-from afl.tracking import read_metrics
+from afl.tracking import overview, read_metrics
 from afl.training import run_cell
 from afl.training.compose import compose_cell
 from afl.training.diagnostics import diagnostic_charts
 from scripts import dashboard
 from scripts.dashboard import MISSING, main, read_spec, workspace
+from scripts.entry import CONF
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,8 @@ def run(tmp_path_factory):
     )  # fmt: skip
     record = run_cell(config)
     home = folder / "outputs" / record.key
-    names = {name for line in read_metrics(home / "metrics.jsonl") for name in line}
+    lines = read_metrics(home / "metrics.jsonl")
+    names = {name for line in lines for name in [*line, *overview(line)]}
     return record, names, set(diagnostic_charts(home / "diagnostics.json"))
 
 
@@ -67,11 +71,57 @@ def test_the_view_passes_the_package_that_saves_it():
         assert word in text, word
 
 
+@pytest.mark.filterwarnings("ignore")  # of the package about itself
+def test_the_report_has_every_panel_of_the_view_and_the_tables(monkeypatch):
+    interface = pytest.importorskip("wandb_workspaces.reports.v2.interface")
+    # It asks the server for the number of the project.
+    monkeypatch.setattr(interface, "_get_api", lambda: None)
+    monkeypatch.setattr(interface, "execute_graphql", lambda *_: {"project": {"internalId": "7"}})
+    text = (
+        dashboard.report(read_spec("arms"), ["shapes"], entity="me", project="afl")
+        ._to_model()
+        .model_dump_json()
+    )
+    for word in (
+        "0_overview/AP_r",
+        "0_overview/push_f",
+        "shapes/table",
+        "shapes/cells",
+        "reconstruction",
+        "gate_q50",
+    ):
+        assert word in text, word
+
+
+def test_the_tables_of_results_become_tables_of_an_offline_run(tmp_path, monkeypatch, capsys):
+    """Read back from W&B's own files, against the CSV files."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+    main(["project=afl", "tables=[shapes]", f"results={CONF.parent}/results"])
+    assert "wandb sync uploads it" in capsys.readouterr().out
+    written = {
+        path.name.split("_")[0]: path
+        for path in tmp_path.glob("wandb/offline-run-*/files/media/table/shapes/*.json")
+    }
+    for name in ("table", "cells"):
+        with open(CONF.parent / "results" / "shapes" / f"{name}.csv", newline="") as file:
+            header, *rows = csv.reader(file)
+        content = json.loads(written[name].read_text())
+        assert content["columns"] == header and len(content["data"]) == len(rows)
+        for row, expected in zip(content["data"], rows, strict=True):
+            for value, cell in zip(row, expected, strict=True):
+                assert (
+                    value == pytest.approx(float(cell)) if isinstance(value, float) else (value or "") == cell
+                )
+
+
 def test_what_is_missing_is_one_line(monkeypatch, capsys):
     for arguments, message in (
         ([], "entity=ME"),
         (["entity=me", "project=afl", "dashbord=arms"], "Did you mean dashboard?"),
         (["entity=me", "project=afl", "dashboard=arm"], "there are: arms"),
+        (["project=afl", "report=true", "tables=[shapes]"], "entity=ME"),
+        (["project=afl", "tables=[shpes]", f"results={CONF.parent}/results"], "there are tables: ablation"),
     ):
         with pytest.raises((SystemExit, ValueError), match=re.escape(message)):
             main(arguments)

@@ -24,7 +24,7 @@ class StandIn:
         self.failing = failing
         self.calls = []
         self.run = SimpleNamespace(summary=SimpleNamespace())
-        for name in ("init", "Image", "Table", "Histogram", "Settings", "teardown", "plot_table"):
+        for name in ("init", "Image", "Table", "Histogram", "Settings", "setup", "teardown", "plot_table"):
             setattr(self, name, self.call(name))
         for name in ("log", "define_metric", "finish"):
             setattr(self.run, name, self.call(name))
@@ -90,6 +90,7 @@ CHART = Chart(
 )
 CALLS = (
     "Settings",
+    "setup",
     "init",
     "define_metric",
     "Histogram",
@@ -146,7 +147,8 @@ def test_values_pictures_and_tables_arrive(tmp_path, stand_in):
     fake = stand_in()
     use(start(tmp_path, class_names=["cat", "dog"]))
     (values,), _ = fake.named("log")[0]
-    assert values["loss"] == 2.0 and values["note"] == "x" and values["global_step"] == 1
+    assert values["loss"] == 2.0 and values["note"] == "x"
+    assert [named for _, named in fake.named("log")] == [{"step": 1}] * 4
     assert values["gate"][0] == "Histogram" and values["gate"][1][0].tolist() == [0, 1, 2, 3]
     boxes = fake.named("Image")[0][1]["boxes"]
     assert boxes["ground_truth"]["box_data"] == [
@@ -177,9 +179,8 @@ def test_summaries_keep_the_best_value_beside_the_last(tmp_path, stand_in):
     fake = stand_in()
     start(tmp_path)
     defined = {positional[0]: named for positional, named in fake.named("define_metric")}
-    assert defined["val/AP_r"] == {"step_metric": "global_step", "summary": "last,max"}
-    assert defined["loss/total"]["summary"] == "last,min" and defined["*"] == {"step_metric": "global_step"}
-    assert set(defined) == {"global_step", "*", *BEST["max"], *BEST["min"]}
+    assert defined["val/AP_r"] == {"summary": "last,max"} and defined["loss/total"] == {"summary": "last,min"}
+    assert set(defined) == {*BEST["max"], *BEST["min"]}
 
 
 def test_histograms_leave_out_what_is_not_finite(tmp_path, stand_in):
@@ -187,17 +188,16 @@ def test_histograms_leave_out_what_is_not_finite(tmp_path, stand_in):
     tracker = start(tmp_path)
     tracker.log(1, {"a": np.array([1.0, np.nan, np.inf]), "b": np.array([np.nan, np.nan]), "c": np.empty(0)})
     (values,), _ = fake.named("log")[0]
-    assert set(values) == {"a", "global_step"}
+    assert set(values) == {"a"}
     assert values["a"][1][0].tolist() == [1.0]
 
 
-def test_online_runs_are_continued_and_offline_runs_are_new(tmp_path, stand_in, monkeypatch):
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_all_attempts_of_a_run_have_its_id(tmp_path, stand_in, mode):
     fake = stand_in()
-    start(tmp_path, mode="online")
-    assert (fake.named("init")[-1][1]["id"], fake.named("init")[-1][1]["resume"]) == ("0a1b2c3d", "allow")
-    start(tmp_path, mode="offline", group="cell")
+    start(tmp_path, mode=mode, group="cell")
     last = fake.named("init")[-1][1]
-    assert (last["id"], last["resume"], last["group"]) == (None, None, "cell")
+    assert (last["id"], last["resume"], last["group"]) == ("0a1b2c3d", "allow", "cell")
 
 
 def test_auto_is_online_only_for_who_is_logged_in(tmp_path, stand_in, monkeypatch):

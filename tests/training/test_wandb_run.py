@@ -36,6 +36,11 @@ def small(folder: Path) -> DictConfig:
 def written(folder: Path) -> Path:
     """The file of W&B's only run; its own process writes it, and may still be at it when the run is over."""
     (file,) = folder.glob("outputs/*/wandb/offline-run-*/run-*.wandb")
+    return complete(file)
+
+
+def complete(file: Path) -> Path:
+    """The same file once its last record is in it."""
     deadline = time.monotonic() + 30
     while not any(item.HasField("exit") for item in wandb_file.records(file)) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -66,7 +71,7 @@ def test_the_curves_are_those_of_the_run_directory(run):
     _, folder, file = run
     logged: dict[int, dict] = {}
     for line in wandb_file.history(file):
-        logged.setdefault(line["global_step"], {}).update(line)
+        logged.setdefault(line["_step"], {}).update(line)
     for line in read_metrics(folder / "metrics.jsonl"):
         for name, value in line.items():
             if name != "step" and value is not None:
@@ -74,10 +79,10 @@ def test_the_curves_are_those_of_the_run_directory(run):
     assert any(name.startswith("gradient/") and name.endswith("/sum") for name in logged[6])
 
 
-def test_summaries_have_last_and_best_and_every_curve_its_step(run):
+def test_summaries_have_last_and_best(run):
     record, _, file = run
     defined = {item.metric.name: item.metric for item in wandb_file.records(file) if item.HasField("metric")}
-    assert defined["val/AP"].step_metric == defined["gradient_norm"].step_metric == "global_step"
+    assert not any(metric.step_metric for metric in defined.values())  # W&B's own step is the optimiser step
     assert defined["val/AP"].summary.max and defined["val/AP"].summary.last
     found = wandb_file.summary(file)
     assert found["val/AP"]["last"] == pytest.approx(record.metrics["AP"])
@@ -92,6 +97,50 @@ def test_the_record_comes_back_from_summary_and_config(run):
     assert back.config == record.config
     for name in ("key", "status", "metrics", "protocol", "environment", "git", "data_hash", "seed", "steps"):
         assert getattr(back, name) == getattr(record, name), name
+
+
+def test_the_curves_that_come_first_are_those_of_the_argument(run):
+    """Rare and frequent AP, kappa, and the ratio of gradients, computed here from the file that the run itself keeps."""
+    _, folder, file = run
+    logged: dict[int, dict] = {}
+    for line in wandb_file.history(file):
+        logged.setdefault(line["_step"], {}).update(line)
+    names = sorted({name for line in logged.values() for name in line if not name.startswith("_")})
+    # The small data set has no frequent class.
+    assert names[:4] == [f"0_overview/{name}" for name in ("AP", "AP_r", "kappa", "push_r")]
+    last = {
+        name: value
+        for line in read_metrics(folder / "metrics.jsonl")
+        if line["step"] == 6
+        for name, value in line.items()
+    }
+    assert logged[6]["0_overview/AP_r"] == pytest.approx(last["val/AP_r"])
+    assert logged[6]["0_overview/kappa"] == pytest.approx(
+        last["gradient/classification/adaptive_gradient/kappa"]
+    )
+    ratio = last["gradient/classification/positive/r/sum"] / last["gradient/classification/negative/r/sum"]
+    assert logged[6]["0_overview/push_r"] == pytest.approx(ratio)
+
+
+def test_the_offline_attempts_of_an_interrupted_run_are_parts_of_one_run(tmp_path):
+    """Their files carry one id, the mark of a resumed run and steps that follow each other: what `wandb sync` joins."""
+    from afl.tracking import WandbTracker
+
+    for steps in ((10, 20), (30, 40)):
+        tracker = WandbTracker(
+            project="p", directory=tmp_path, name="n", run_id="0a1b2c3d", mode="offline", group="cell"
+        )
+        for step in steps:
+            tracker.log(step, {"loss": 1.0 / step})
+        tracker.finish()
+    files = sorted(
+        tmp_path.glob("wandb/offline-run-*/run-0a1b2c3d.wandb"), key=lambda path: path.stat().st_mtime_ns
+    )
+    assert len(files) == 2
+    for file, steps in zip(map(complete, files), ((10, 20), (30, 40)), strict=True):
+        (start,) = [item.run for item in wandb_file.records(file) if item.HasField("run")]
+        assert (start.run_id, start.resume, start.run_group) == ("0a1b2c3d", True, "cell")
+        assert [line["_step"] for line in wandb_file.history(file)] == list(steps)
 
 
 def test_pictures_have_boxes_of_truth_and_predictions_with_class_names(run):

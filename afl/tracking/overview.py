@@ -1,0 +1,40 @@
+"""The figures that show the paper's argument, under names that every tracker lists first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+PREFIX = "0_overview"
+GROUPS = ("r", "f")
+
+
+def overview(figures: Mapping[str, Any]) -> dict[str, float]:
+    """What a step's figures say about rare and frequent classes.
+
+    Args:
+        figures: by their names in ``metrics.jsonl``.
+
+    Returns:
+        ``0_overview/AP``, ``AP_r`` and ``AP_f`` of an evaluation; ``kappa``, the mean of AFL's kappa over the maps of the
+        detector; ``push_r`` and ``push_f``, the sum of |dL/dz| over the positives of the group's classes divided by that over their
+        negatives, all maps together. Only what the figures have.
+    """
+    found: dict[str, float] = {}
+    for metric in ("AP", "AP_r", "AP_f"):
+        value = figures.get(f"val/{metric}")
+        if value is not None:
+            found[f"{PREFIX}/{metric}"] = value
+    kappas = [
+        value for name, value in figures.items() if name.startswith("gradient/") and name.endswith("/kappa")
+    ]
+    if kappas:
+        found[f"{PREFIX}/kappa"] = sum(kappas) / len(kappas)
+    for group in GROUPS:
+        positive, negative = (
+            sum(value for name, value in figures.items() if name.endswith(f"/{sign}/{group}/sum"))
+            for sign in ("positive", "negative")
+        )
+        if negative > 0:
+            found[f"{PREFIX}/push_{group}"] = positive / negative
+    return found
