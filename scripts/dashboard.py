@@ -40,6 +40,7 @@ DEFAULTS = {
 }
 MISSING = "wandb-workspaces is not installed: .venv/bin/python -m pip install wandb-workspaces"
 FILES = ("table", "cells")
+OUTPUT = Path("outputs")  # W&B's own folder goes here
 NOTE = "AFL here is a reconstruction: the paper's formula is not public."
 QUESTIONS = """What to look at, from top to bottom:
 
@@ -113,6 +114,7 @@ def log_tables(
 
     from afl.tracking.wandb import logged_in
 
+    OUTPUT.mkdir(exist_ok=True)
     mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
     run = wandb.init(
         project=project,
@@ -122,7 +124,7 @@ def log_tables(
         job_type="tables",
         tags=["tables", "reconstruction"],
         notes=NOTE,
-        dir=str(Path.cwd()),
+        dir=str(OUTPUT),
         settings=wandb.Settings(silent=True, console="off", disable_code=True, disable_git=True),
     )
     for name, files in contents.items():

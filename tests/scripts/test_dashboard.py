@@ -101,7 +101,7 @@ def test_the_tables_of_results_become_tables_of_an_offline_run(tmp_path, monkeyp
     assert "wandb sync uploads it" in capsys.readouterr().out
     written = {
         path.name.split("_")[0]: path
-        for path in tmp_path.glob("wandb/offline-run-*/files/media/table/shapes/*.json")
+        for path in tmp_path.glob("outputs/wandb/offline-run-*/files/media/table/shapes/*.json")
     }
     for name in ("table", "cells"):
         with open(CONF.parent / "results" / "shapes" / f"{name}.csv", newline="") as file:
