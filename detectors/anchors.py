@@ -7,7 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from detectors.boxes import box_area, pairwise_intersection, pairwise_iou
+from detectors.boxes import (
+    blocks_of_objects,
+    box_area,
+    pairwise_intersection,
+    pairwise_iou,
+)
 
 MAX_LOG_SCALE = math.log(1000 / 16)  # a decoded side grows at most 62.5-fold: exp cannot overflow
 
@@ -44,35 +49,42 @@ def match_anchors(
     """Which object each anchor stands for, for a whole batch.
 
     An anchor whose best IoU is at least ``high`` is positive, below ``low`` it is background, in between it takes no
-    part. With ``keep_best`` the best anchors of an object are positive however small that IoU is (but not zero).
+    part. With ``keep_best`` the best anchors of an object are positive however small that IoU is (but not zero). Of equal
+    IoUs the first object wins.
 
     Args:
-        anchors: (A, 4); boxes: (B, M, 4); valid: (B, M) bool.
+        anchors: (A, 4), none of them empty; boxes: (B, M, 4); valid: (B, M) bool.
 
     Returns:
         match (B, A) int64: position of the object in its image, ``BACKGROUND`` or ``BETWEEN``; and the best IoU (B, A).
     """
-    batch, count = valid.shape
-    if count == 0:
-        shape = (batch, anchors.shape[0])
-        return torch.full(shape, BACKGROUND, device=anchors.device), torch.zeros(shape, device=anchors.device)
-    iou = pairwise_iou(boxes, anchors.expand(batch, -1, -1))
-    iou = torch.where(valid.unsqueeze(-1), iou, -1.0)
-    best, match = iou.max(1)
-    chosen = best >= high
-    if keep_best:
-        best_of_object = iou.amax(2, keepdim=True)
-        chosen = chosen | ((iou == best_of_object) & (best_of_object > 0)).any(1)
-    background = torch.where(best < low, BACKGROUND, BETWEEN)
-    return torch.where(chosen, match, background), best.clamp(min=0)
+    # Each coordinate contiguous, which is faster to read.
+    anchors = anchors.t().contiguous().t()
+    shape = (len(boxes), len(anchors))
+    best = torch.zeros(shape, device=anchors.device)
+    match = torch.zeros(shape, dtype=torch.int64, device=anchors.device)
+    kept = torch.zeros(shape, dtype=torch.bool, device=anchors.device)
+    for images, first, some in blocks_of_objects(boxes, valid, len(anchors)):
+        iou = pairwise_iou(some, anchors)
+        overlap, which = iou.max(1)
+        match[images] = torch.where(overlap > best[images], which + first, match[images])
+        best[images] = torch.maximum(best[images], overlap)
+        if keep_best:
+            best_of_object = iou.amax(2, keepdim=True)
+            # The difference is 0 at the best anchors and negative elsewhere; no IoU equals 2.
+            below = iou.sub_(torch.where(best_of_object > 0, best_of_object, 2.0))
+            kept[images] |= below.amax(1) == 0
+    other = torch.where(best < low, BACKGROUND, BETWEEN)
+    return torch.where((best >= high) | kept, match, other), best
 
 
 def anchors_in_ignored(anchors: Tensor, boxes: Tensor, ignored: Tensor) -> Tensor:
     """(B, A) bool: anchors with more than half of their area inside one ignored region."""
-    if boxes.shape[1] == 0:
-        return torch.zeros(boxes.shape[0], anchors.shape[0], dtype=torch.bool, device=anchors.device)
-    inside = pairwise_intersection(boxes, anchors.expand(boxes.shape[0], -1, -1)) / box_area(anchors)
-    return ((inside > 0.5) & ignored.unsqueeze(-1)).any(1)
+    inside = torch.zeros(len(boxes), len(anchors), dtype=torch.bool, device=anchors.device)
+    area = box_area(anchors)
+    for images, _, some in blocks_of_objects(boxes, ignored, len(anchors)):
+        inside[images] |= (pairwise_intersection(some, anchors) / area > 0.5).any(1)
+    return inside
 
 
 def encode_deltas(anchors: Tensor, boxes: Tensor) -> Tensor:

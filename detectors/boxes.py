@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+
+# Pairs of an object and an anchor or cell that are compared at once. On a CPU their overlaps fit the cache.
+_AT_ONCE, _AT_ONCE_ON_CPU = 1 << 24, 1 << 17
 
 
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     """IoU of every box of ``a`` (..., N, 4) with every box of ``b`` (..., K, 4), xyxy: (..., N, K)."""
     inter = pairwise_intersection(a, b)
-    union = box_area(a).unsqueeze(-1) + box_area(b).unsqueeze(-2) - inter
-    return inter / union.clamp(min=1e-9)
+    union = (box_area(a).unsqueeze(-1) + box_area(b).unsqueeze(-2)).sub_(inter)
+    return inter / union.clamp_(min=1e-9)
 
 
 def pairwise_intersection(a: Tensor, b: Tensor) -> Tensor:
@@ -28,6 +33,32 @@ def pairwise_intersection(a: Tensor, b: Tensor) -> Tensor:
 def box_area(boxes: Tensor) -> Tensor:
     """(..., 4) xyxy to (...) area, zero for degenerate boxes."""
     return (boxes[..., 2] - boxes[..., 0]).clamp(min=0) * (boxes[..., 3] - boxes[..., 1]).clamp(min=0)
+
+
+def blocks_of_objects(boxes: Tensor, mask: Tensor, places: int) -> Iterator[tuple[slice, int, Tensor]]:
+    """The masked objects of a batch in blocks, so that overlaps with ``places`` anchors or cells stay small.
+
+    On an accelerator a block has a few objects of every image. On a CPU, where looking at the mask costs nothing, it has
+    those of one image, without the padding behind them.
+
+    Args:
+        boxes: (B, M, 4) xyxy; mask: (B, M) bool.
+
+    Yields:
+        The block's images; position of its first object in them; and its boxes (b, m, 4), empty where the mask is false.
+        An empty box overlaps nothing.
+    """
+    batch, count = mask.shape
+    boxes = torch.where(mask.unsqueeze(-1), boxes, 0.0)
+    if boxes.device.type == "cpu":
+        ends = (mask * torch.arange(1, count + 1)).amax(1).tolist() if count else [0] * batch
+        parts = [(slice(i, i + 1), end) for i, end in enumerate(ends)]
+        size = max(1, _AT_ONCE_ON_CPU // max(places, 1))
+    else:
+        parts, size = [(slice(None), count)], max(1, _AT_ONCE // max(batch * places, 1))
+    for images, end in parts:
+        for first in range(0, end, size):
+            yield images, first, boxes[images, first : min(first + size, end)]
 
 
 def aligned_iou(a: Tensor, b: Tensor) -> Tensor:

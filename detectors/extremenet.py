@@ -173,7 +173,14 @@ class ExtremeNet(nn.Module):
         points = targets.extreme_points.nan_to_num()
         height, width = outputs["center"].shape[-2:]
         cells = point_cells(points, self.stride, height, width)
-        center = torch.stack([cells[..., (LEFT, RIGHT), X].sum(-1), cells[..., (TOP, BOTTOM), Y].sum(-1)], -1)
+        # Indexing with a tuple would copy it to the device and wait.
+        center = torch.stack(
+            [
+                cells[..., LEFT, X] + cells[..., RIGHT, X],
+                cells[..., TOP, Y] + cells[..., BOTTOM, Y],
+            ],
+            -1,
+        )
         center = torch.div(center, 2, rounding_mode="floor")
         boxes = torch.stack(
             [points[..., LEFT, X], points[..., TOP, Y], points[..., RIGHT, X], points[..., BOTTOM, Y]], -1

@@ -1,0 +1,77 @@
+"""Matching of many objects: equal to one table of all pairs, in memory that does not grow with their number."""
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torchvision.models.detection._utils import Matcher
+from torchvision.ops import box_iou
+
+import detectors.boxes
+from detectors.anchors import anchors_in_ignored, base_anchors, grid_anchors, match_anchors
+from detectors.boxes import blocks_of_objects, box_area, pairwise_intersection
+
+
+def scene(count: int, seed: int = 0, batch: int = 2, side: int = 16):
+    """Anchors; boxes, some of them twice so that their IoUs tie; and a mask with holes."""
+    generator = torch.Generator().manual_seed(seed)
+    anchors = grid_anchors(base_anchors(32.0, (0.5, 1.0, 2.0), (1.0,)), side, side, 8)
+    corner = torch.rand(batch, count, 2, generator=generator) * side * 6
+    boxes = torch.cat([corner, corner + 4 + torch.rand(batch, count, 2, generator=generator) * 40], -1)
+    boxes[:, count // 2 :] = boxes[:, : count - count // 2]
+    return anchors, boxes, torch.rand(batch, count, generator=generator) < 0.8
+
+
+def peak_bytes(work) -> int:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        work()
+    changes = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = most = 0
+    for change in sorted(changes, key=lambda e: e.start_ns()):
+        held += change.nbytes()
+        most = max(most, held)
+    return most
+
+
+@pytest.mark.parametrize("at_once", [1, 2000, 1 << 17])
+@pytest.mark.parametrize("count", [1, 9, 40])
+def test_blocks_of_any_size_match_as_torchvision_does(monkeypatch, at_once, count):
+    monkeypatch.setattr(detectors.boxes, "_AT_ONCE_ON_CPU", at_once)
+    anchors, boxes, valid = scene(count)
+    match, overlap = match_anchors(anchors, boxes, valid)
+    for b in range(len(boxes)):
+        number = valid[b].nonzero().flatten()
+        if not len(number):
+            assert (match[b] == Matcher.BELOW_LOW_THRESHOLD).all()
+            continue
+        iou = box_iou(boxes[b, number], anchors)
+        expected = Matcher(0.5, 0.4, allow_low_quality_matches=True)(iou)
+        assert torch.equal(match[b], torch.where(expected >= 0, number[expected.clamp(min=0)], expected))
+        assert torch.equal(overlap[b], iou.amax(0))
+
+
+@pytest.mark.parametrize("at_once", [1, 1 << 17])
+def test_blocks_of_any_size_find_the_anchors_in_ignored_regions(monkeypatch, at_once):
+    monkeypatch.setattr(detectors.boxes, "_AT_ONCE_ON_CPU", at_once)
+    anchors, boxes, ignored = scene(12, seed=1)
+    table = pairwise_intersection(boxes, anchors.expand(2, -1, -1)) / box_area(anchors)
+    expected = ((table > 0.5) & ignored.unsqueeze(-1)).any(1)
+    assert 0 < expected.sum() < expected.numel()
+    assert torch.equal(anchors_in_ignored(anchors, boxes, ignored), expected)
+
+
+def test_blocks_on_an_accelerator_have_some_objects_of_every_image(monkeypatch):
+    monkeypatch.setattr(detectors.boxes, "_AT_ONCE", 2 * 100 * 4)
+    boxes = torch.zeros(2, 10, 4, device="meta")
+    blocks = list(blocks_of_objects(boxes, torch.zeros(2, 10, dtype=torch.bool, device="meta"), 100))
+    assert [first for _, first, _ in blocks] == [0, 4, 8]
+    assert [tuple(block.shape) for _, _, block in blocks] == [(2, 4, 4), (2, 4, 4), (2, 2, 4)]
+    assert all(boxes[images].shape == boxes.shape for images, _, _ in blocks)
+
+
+def test_memory_of_matching_does_not_grow_with_the_number_of_objects():
+    small, large = scene(20, side=64), scene(300, side=64)
+    few = peak_bytes(lambda: match_anchors(*small))
+    many = peak_bytes(lambda: match_anchors(*large))
+    assert many < 1.1 * few
+    # A table of all pairs alone would have 2 x 300 x 12,288 float32 numbers.
+    assert many < 2 * 300 * 12_288 * 4 / 5
