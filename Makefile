@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python -m
 RUN_TABLE = $(RUN) scripts.table action=run seeds=[$(SEEDS)] jobs=$(JOBS) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test lint demo reproduce-table reproduce-table-sampling reproduce-table-ablation reproduce-table-prior reproduce-table-trashcan reproduce-table-photos reproduce-table-bccd reproduce-table-data-seeds reproduce-table-short reproduce-table-closed reproduce-table-scratch reproduce-table-trashcan-frames report figures data-coco data-lvis data-voc clean test-faults benchmark zoo
+.PHONY: help setup lock test lint demo reproduce-table reproduce-table-sampling reproduce-table-ablation reproduce-table-prior reproduce-table-trashcan reproduce-table-photos reproduce-table-bccd reproduce-table-data-seeds reproduce-table-short reproduce-table-closed reproduce-table-scratch reproduce-table-trashcan-frames report figures data-coco data-lvis data-voc clean test-faults benchmark benchmark-gpu zoo
 
 help:  ## this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-32s %s\n", $$1, $$2}'
@@ -81,6 +81,9 @@ table-%: setup  ## rebuild results/NAME (shapes, sampling, ablation, coco, ...) 
 
 report: setup  ## all tables and figures in one page, outputs/report.html
 	@$(RUN) scripts.report html
+
+benchmark-gpu: setup  ## losses and steps on this machine's GPU, three minutes
+	@$(RUN) scripts.benchmark gpu $(ARGS)
 
 benchmark: setup  ## losses, steps, evaluation, input, decoding against others on this machine (ARGS="loss" for one)
 	@$(RUN) scripts.benchmark $(ARGS)

@@ -16,34 +16,14 @@ from afl.training.compose import compose_cell
 from detectors.contract import ClassCounts
 
 SIZES = ((20_000, 80, 5.0), (20_000, 1203, 10.0))
-SIZES_ON_GPU = ((20_000, 80), (20_000, 1203), (200_000, 80), (200_000, 1203))
-GPU_BUDGET, COPY_BUDGET, AFL_BUDGET, LINEAR_BUDGET = 5.0, 1.5, 1.1, 1.1
+AFL_BUDGET, LINEAR_BUDGET = 1.1, 1.1
 POSITIVES = 200
 
 
 def measure(quick: bool) -> list[Row]:
-    """Lines for the CPU, and for the GPU where there is one."""
-    rows = _on_device(torch.device("cpu"), quick)
-    if not torch.cuda.is_available():
-        return [*rows, *_lines_of_a_gpu()]
-    return [*rows, *_on_device(torch.device("cuda"), quick)]
-
-
-def _lines_of_a_gpu() -> list[Row]:
-    """What would be measured on a GPU, without figures."""
-    size = f"up to {SIZES_ON_GPU[-1][0]:,} x {SIZES_ON_GPU[-1][1]:,}, cuda"
-    return [
-        Row(f"FL forward + backward, {size}", budget=GPU_BUDGET, note="no GPU"),
-        Row(f"FL / copy of the logits, {size}", budget=COPY_BUDGET, at_most=True, note="no GPU"),
-        Row(f"AFL / FL, {size}", budget=AFL_BUDGET, at_most=True, note="no GPU"),
-    ]
-
-
-def _on_device(device: torch.device, quick: bool) -> list[Row]:
-    gpu = device.type == "cuda"
-    sizes = [(r, c, GPU_BUDGET) for r, c in SIZES_ON_GPU] if gpu else SIZES
-    if quick:
-        sizes = [(500, c, budget) for _, c, budget in sizes[:2]]
+    """Lines for the CPU."""
+    device = torch.device("cpu")
+    sizes = [(500, c, budget) for _, c, budget in SIZES] if quick else SIZES
     repetitions = 3 if quick else 11
     rows = []
     # Training feeds bfloat16 logits; both sides get the same type.
@@ -85,8 +65,6 @@ def _on_device(device: torch.device, quick: bool) -> list[Row]:
             _against_fl("AFL", seconds["afl"], seconds["fl"], size, AFL_BUDGET),
             _against_fl("AFL balanced", seconds["afl_balanced"], seconds["fl"], size, None),
         ]
-        if gpu:
-            rows.append(_against_copy(logits, seconds["fl"], size, repetitions))
     return [*rows, *_linear(device, quick)]
 
 
@@ -99,20 +77,6 @@ def _against_fl(name: str, seconds: float, fl: float, size: str, budget: float |
         budget=budget,
         at_most=True,
         note="same kernel without the gate" if budget else "a second pass for the balance of negatives",
-    )
-
-
-def _against_copy(logits: Tensor, fl: float, size: str, repetitions: int) -> Row:
-    """Reading the logits once and writing a gradient once is what copying them takes."""
-    source, place = logits.detach(), torch.empty_like(logits)
-    copy = take_turns({"copy": lambda: place.copy_(source)}, repetitions)["copy"]
-    return Row(
-        f"FL / copy of the logits, {size}",
-        ours=fl,
-        theirs=copy,
-        ratio=fl / copy,
-        budget=COPY_BUDGET,
-        at_most=True,
     )
 
 

@@ -112,7 +112,7 @@ def network_cost(config: DictConfig, num_classes: int) -> NetworkCost:
     moments = 2 if config.optimizer.factory.betas is not None else 1
     for module in detector.modules():
         if isinstance(module, WITHOUT_PRODUCTS):  # a shape of the meta device costs time, too
-            module.forward = lambda x: x  # the module stays: a folded norm is read, not called
+            module.forward = lambda x: x  # type: ignore[method-assign]  # the module stays: a folded norm is read, not called
     with torch.device("meta"):
         images = torch.empty(1, 3, *training_size(config))
     with FlopCounterMode(display=False) as counter, torch.no_grad():

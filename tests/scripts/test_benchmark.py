@@ -87,8 +87,8 @@ def test_time_of_the_table_is_that_of_its_records(tmp_path, repository):
             json.dumps(record | {"train_seconds": seconds, "eval_seconds": 10.0})
         )
     *unmeasured, table = project.from_records(quick=False, folder=tmp_path)
-    assert table.ratio == pytest.approx(36 * 100.0 / 2 / 60) and table.budget == 45 and table.verdict == "met"
-    assert [row.budget for row in unmeasured] == [6, 45, 10]
+    assert table.ratio == pytest.approx(48 * 100.0 / 60) and table.budget == 60 and table.verdict == "missed"
+    assert [row.budget for row in unmeasured] == [6, 60, 10]
     assert all(row.verdict == "not measured" and "an hour" in row.note for row in unmeasured)
     assert len(project.from_records(quick=False, folder=tmp_path / "nothing")) == 3
 
@@ -119,10 +119,10 @@ def test_a_clean_clone_is_watched_by_what_it_prints(tmp_path, capfd, code):
         with pytest.raises(RuntimeError, match="make test failed"):
             project.clone(quick=False, source=tmp_path)
         return
-    first, wanted, whole, tests = project.clone(quick=False, source=tmp_path)
-    assert 0 < first.ours <= wanted.ours - 0.3 and wanted.ours <= whole.ours and tests.ours >= 0.2
+    first, cores, whole, tests = project.clone(quick=False, source=tmp_path)
+    assert 0 < first.ours <= whole.ours - 0.3 and 0 < cores.ours < whole.ours and tests.ours >= 0.2
     assert "all 3 cells" in whole.what and whole.budget is None
-    assert [row.verdict for row in (first, wanted, tests)] == ["met"] * 3
+    assert [row.verdict for row in (first, cores, tests)] == ["met"] * 3
     assert "[2/3] other" in capfd.readouterr().out
 
 
@@ -183,11 +183,11 @@ def test_enumeration_knows_a_box_that_is_missing():
 
 
 def test_quick_run_prints_and_writes_every_row(tmp_path, capfd):
-    main(["loss", "eval", "input", "decode", "project", "quick=true", f"results={tmp_path}"])
+    main(["loss", "gpu", "eval", "input", "decode", "project", "quick=true", f"results={tmp_path}"])
     files = {
         path.stem: json.loads(path.read_text()) for path in (tmp_path / "benchmark" / "quick").glob("*.json")
     }
-    assert set(files) == {"loss", "eval", "input", "decode", "project"}
+    assert set(files) == {"loss", "gpu", "eval", "input", "decode", "project"}
     for content in files.values():
         assert content["quick"] and content["machine"]["torch"] == torch.__version__
         for row in content["rows"]:
