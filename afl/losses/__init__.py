@@ -6,17 +6,21 @@ The equations are in ``gradient``, the fused operation is in ``primitive``, and 
 ``reference``.
 """
 
+from afl.losses.acsl import AdaptiveClassSuppression
 from afl.losses.adaptive_gradient import AdaptiveGradient, ScheduledGradient
 from afl.losses.anchored_gradient import AnchoredGradient
 from afl.losses.ap_loss import APLoss
+from afl.losses.asymmetric import AsymmetricFocus
 from afl.losses.class_weights import ClassWeights, class_balanced_weights
 from afl.losses.classification_loss import ClassificationLoss
 from afl.losses.contract import MapInfo, MapLoss
 from afl.losses.dr_loss import DRLoss
 from afl.losses.efl import EqualizedFocus
+from afl.losses.eql import Equalization
 from afl.losses.eqlv2 import EqualizationV2
 from afl.losses.errors import UndefinedPair
 from afl.losses.federated import FederatedSampling
+from afl.losses.frequency_weights import FrequencyWeights
 from afl.losses.functional import (
     AdaptiveFocalLoss,
     adaptive_focal_loss,
@@ -27,6 +31,8 @@ from afl.losses.ghm import GradientHarmonizing
 from afl.losses.gradient_balance import GradientBalance
 from afl.losses.image_repeats import ImageRepeats
 from afl.losses.libra import IouBalancedSampling
+from afl.losses.loce import EquilibriumMargin
+from afl.losses.logit_shift import ClassMargin, LogitShift, logit_shift
 from afl.losses.loss_warmup import LossWarmUp
 from afl.losses.ohem import OnlineHardExampleMining
 from afl.losses.pisa import PrimeSampleAttention
@@ -43,6 +49,14 @@ from afl.losses.vfl import VarifocalLoss
 from afl.losses.weighting import ElementWeights, Weighting
 
 __all__ = [
+    "logit_shift",
+    "LogitShift",
+    "ClassMargin",
+    "EquilibriumMargin",
+    "FrequencyWeights",
+    "Equalization",
+    "AsymmetricFocus",
+    "AdaptiveClassSuppression",
     "PADDING",
     "APLoss",
     "AdaptiveFocalLoss",

@@ -31,6 +31,8 @@ clips the norm of the gradient at 35; here the trainer's ``clip_norm`` does that
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -49,9 +51,8 @@ _CROSS_ENTROPY = ElementWeights(alpha=-1.0, gamma=0.0)
 class GradientHarmonizing(Weighting):
     """Weighs every element by the inverse density of its gradient's size.
 
-    The current batch counts, so the first step is already harmonised. It keeps one weight and one byte per element, reads
-    the logits once more and, under torch.distributed, needs a small all-reduce in ``forward``, which all ranks must call
-    equally often.
+    The current batch counts, so the first step is already harmonised. It reads the logits once more and,
+    under torch.distributed, needs a small all-reduce in ``forward``, which all ranks must call equally often.
 
     Args:
         info: the map.
@@ -79,7 +80,7 @@ class GradientHarmonizing(Weighting):
         self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights
     ) -> ElementWeights:
         at_positives = self._bin(positive_hardness(logits, target)).long()
-        index, seen = self._histogram(logits, target, at_positives)
+        seen = self._histogram(logits, target, at_positives)
         counts = torch.cat([seen, target.num_positives().reshape(1), seen.new_ones(1)])
         if self.training:
             # Here and not in ``update``: the weights of this very step depend on all ranks.
@@ -95,10 +96,7 @@ class GradientHarmonizing(Weighting):
         share = torch.maximum(number, ranks) / filled.sum().clamp(min=1)
         weight = torch.where(filled, share / torch.where(filled, density, 1.0), 0.0)
         weight = weight.to(computing_type(logits.dtype))
-        return weights.times(
-            positive=weight[at_positives],
-            negative_element=weight.index_select(0, index.flatten().int()).view(index.shape),
-        )
+        return replace(weights.times(positive=weight[at_positives]), negative_bin=weight)
 
     def update(self) -> None:
         self.running.copy_(self._moved(self.pending / self.passes.clamp(min=1)))
@@ -118,22 +116,19 @@ class GradientHarmonizing(Weighting):
         """Number of the bin, as a float tensor of g's shape."""
         return (g * self.bins).clamp_(max=self.bins - 1).floor_()
 
-    def _histogram(
-        self, logits: Tensor, target: ClassificationTarget, at_positives: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Bin (R, C) uint8 of each element, as if a negative, and the mass (bins,) float64 in each bin."""
-        index = torch.empty(logits.shape, dtype=torch.uint8, device=logits.device)
+    def _histogram(self, logits: Tensor, target: ClassificationTarget, at_positives: Tensor) -> Tensor:
+        """The mass (bins,) float64 of the elements in each bin."""
         seen = torch.zeros(self.bins, dtype=torch.float64, device=logits.device)
         seen.index_add_(0, at_positives, target.is_positive.to(seen.dtype))
         one = torch.ones((), dtype=computing_type(logits.dtype), device=logits.device)
         for block in negative_blocks(logits, target, _CROSS_ENTROPY, one):
             number = self._bin(block.g)
-            index[block.start : block.stop] = number
             # Exceptions have factor 0 and become -1, which is outside all bins.
             counted = number.add_(1.0).mul_(block.factor).sub_(1.0)
             seen += torch.histc(counted, bins=self.bins, min=0, max=self.bins)
         scaled = scaled_negatives(logits, target, _CROSS_ENTROPY)
         if scaled is not None:
             mass = torch.where(scaled.valid, scaled.weight, 0.0).to(seen.dtype)
-            seen.index_add_(0, index.flatten()[scaled.index].long(), mass)
-        return index, seen
+            # A negative's cross-entropy has the gradient g.
+            seen.index_add_(0, self._bin(scaled.gradient).long(), mass)
+        return seen

@@ -51,13 +51,17 @@ def negative_blocks(
     g, factor, loss, spare = (buffer[: rows * classes].view(rows, classes) for buffer in buffers)
     eraser = Eraser(target, locations, rows)
     unverified = None if target.verified is None else ~target.verified
+    shift = None if target.shift is None else target.shift.to(dtype)
+    slots = None if weights.slot is None else _Slots(weights, rows)
 
     for number, start in enumerate(range(0, locations, rows)):
         stop = min(start + rows, locations)
         if stop - start < rows:
             g, factor, loss, spare = (buffer[: stop - start] for buffer in (g, factor, loss, spare))
         z = logits[start:stop]
-        if z.dtype != dtype:
+        if shift is not None:
+            z = torch.add(z, shift, out=spare)
+        elif z.dtype != dtype:
             z = spare.copy_(z)
 
         torch.sigmoid(z, out=g)
@@ -72,9 +76,49 @@ def negative_blocks(
             factor.mul_(weights.negative_location[start:stop, None])
         if weights.negative_element is not None:
             factor.mul_(weights.negative_element[start:stop])
+        if weights.slot is not None:
+            slots.weigh(factor, number)
+        if weights.negative_bin is not None:
+            factor.mul_(weights_by_size(weights.negative_bin, g))
         factor.mul_(scale)
         torch.mul(factor, negative_log_block(z, g, out=loss), out=loss)
         yield NegativeBlock(start, stop, g=g, factor=factor, loss=loss, spare=spare)
+
+
+def weights_by_size(weight: Tensor, g: Tensor) -> Tensor:
+    """Weights of elements with gradients of the sizes ``g``, of g's shape, from those of M equal bins of [0, 1]."""
+    place = (g * len(weight)).clamp_(max=len(weight) - 1).to(torch.int32)
+    return weight.index_select(0, place.view(-1)).view(g.shape)
+
+
+class _Slots:
+    """Multiplies the rows of a block that have a slot by its weights.
+
+    Args:
+        weights: with ``slot`` and ``negative_slot``.
+        rows: locations of a block.
+    """
+
+    def __init__(self, weights: ElementWeights, rows: int) -> None:
+        self.slot, self.weight, self.rows = weights.slot, weights.negative_slot, rows
+        self.found: Tensor | None = None
+        if Eraser.on_host and self.slot.device.type == "cpu":
+            self.found = (self.slot >= 0).nonzero().squeeze(1)
+            starts = torch.arange(0, len(self.slot) + rows, rows)
+            self.bounds = torch.searchsorted(self.found, starts).tolist()
+
+    def weigh(self, block: Tensor, number: int) -> None:
+        """Weigh block ``number``, (n, C), in place."""
+        start = number * self.rows
+        if self.found is None:
+            slot = self.slot[start : start + len(block)]
+            own = self.weight[slot.clamp(min=0)]
+            block.mul_(torch.where((slot >= 0).unsqueeze(1), own, 1.0))
+            return
+        found = self.found[slice(*self.bounds[number : number + 2])]
+        if len(found):
+            row = found - start
+            block.index_copy_(0, row, block[row] * self.weight[self.slot[found]])
 
 
 class Eraser:

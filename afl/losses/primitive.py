@@ -33,7 +33,7 @@ from afl.losses.gradient import (
     modulation,
     negative_log,
 )
-from afl.losses.negatives import negative_blocks
+from afl.losses.negatives import negative_blocks, weights_by_size
 from afl.losses.target import ClassificationTarget
 from afl.losses.weighting import ElementWeights, positive_logits
 
@@ -118,7 +118,7 @@ def _dense_negatives(
         strength = 0.0
     # An open gate divides by 1: on a CPU, where reading it is free, it is skipped.
     gated = not (isinstance(strength, float) and strength == 0.0)
-    if table.serves(logits, weights, strength):
+    if table.serves(logits, target, weights, strength):
         return table.dense_negatives(logits, target, weights, scale, strength, gradient)
     for block in negative_blocks(logits, target, weights, scale):
         rows = None if gradient is None else gradient[block.start : block.stop]
@@ -213,6 +213,8 @@ def scaled_negatives(
         valid &= target.verified[target.image[location], label]
 
     z = logits.reshape(-1)[index].to(computing_type(logits.dtype))
+    if target.shift is not None:
+        z = z + target.shift.to(z.dtype)[label]
     gamma = _of_class(weights.gamma, label)
     g = torch.sigmoid(z)
     factor = modulation(g, gamma)
@@ -224,6 +226,11 @@ def scaled_negatives(
         weight = weight * weights.negative_location[location]
     if weights.negative_element is not None:
         weight = weight * weights.negative_element.reshape(-1)[index]
+    if weights.slot is not None and len(weights.negative_slot):
+        slot = weights.slot[location]
+        weight = weight * torch.where(slot >= 0, weights.negative_slot[slot.clamp(min=0), label], 1.0)
+    if weights.negative_bin is not None:
+        weight = weight * weights_by_size(weights.negative_bin, g)
     gradient = gradient_size(g, factor, loss, gamma)
     weight = _gated(weight, gradient, weights.gate, label)
     return Exceptions(index, valid, loss, gradient, weight, alpha_balance(0.0, weights.alpha))

@@ -60,6 +60,7 @@ def weighted_loss(
     logits: Tensor, target: ClassificationTarget, weights: ElementWeights, normalizer: Tensor
 ) -> Tensor:
     """Sparse target (R, C): the sum over elements of W A alpha_t |p - y|^gamma BCE, over the normaliser."""
+    logits = logits + dense_shift(target, logits)
     y, weight = dense_target(target, weights, logits)
     strength = 0.0 if weights.gate is None else weights.gate
     gamma = weights.gamma
@@ -70,6 +71,20 @@ def weighted_loss(
     closed = gate(z, quality_focal_loss(z, y, gamma), weight, strength)
     loss = closed * weight * alpha_t(y, weights.alpha) * quality_focal_loss(logits, y, gamma)
     return loss.sum() / normalizer
+
+
+def dense_shift(target: ClassificationTarget, logits: Tensor) -> Tensor:
+    """(R, C) what the target adds to each logit, of the logits' type."""
+    shift = torch.zeros_like(logits)
+    if target.shift is not None:
+        shift = shift + target.shift
+    if target.positive_shift is not None:
+        for position, index in enumerate(target.positive.tolist()):
+            if index >= 0:
+                shift[index // target.num_classes, index % target.num_classes] += target.positive_shift[
+                    position
+                ]
+    return shift
 
 
 def dense_target(
@@ -83,6 +98,14 @@ def dense_target(
         weight = weight * weights.negative_location[:, None]
     if weights.negative_element is not None:
         weight = weight * weights.negative_element
+    if weights.slot is not None:
+        for row, slot in enumerate(weights.slot.tolist()):
+            if slot >= 0:
+                weight[row] *= weights.negative_slot[slot]
+    if weights.negative_bin is not None:
+        bins = len(weights.negative_bin)
+        place = (torch.sigmoid(logits.detach()) * bins).floor().clamp(max=bins - 1).long()
+        weight = weight * weights.negative_bin[place]
     if target.negative_index is not None:
         for index, scale in zip(target.negative_index.tolist(), target.negative_scale.tolist(), strict=True):
             if index >= 0:

@@ -23,7 +23,9 @@ _VALUES = 1 << 16
 BLOCK = 1 << 17
 
 
-def serves(logits: Tensor, weights: ElementWeights, strength: float | Tensor) -> bool:
+def serves(
+    logits: Tensor, target: ClassificationTarget, weights: ElementWeights, strength: float | Tensor
+) -> bool:
     """Whether the plain negatives of this map can be looked up, and there are enough of them."""
     return (
         logits.device.type == "cpu"
@@ -34,6 +36,9 @@ def serves(logits: Tensor, weights: ElementWeights, strength: float | Tensor) ->
         and weights.negative_class is None
         and weights.negative_location is None
         and weights.negative_element is None
+        and weights.slot is None
+        and weights.negative_bin is None
+        and target.shift is None
     )
 
 

@@ -42,6 +42,8 @@ class ClassificationTarget:
             to; None if it was not requested.
         location_overlap: (R,) float, largest IoU of an anchor with any ground truth; None for heads without
             anchors.
+        shift: (C,) float, added to every logit of a class before the loss; a loss sets it, no detector does.
+        positive_shift: (P,) float, added to the logit of each positive in addition; a loss sets it, no detector does.
     """
 
     num_classes: int
@@ -56,6 +58,8 @@ class ClassificationTarget:
     overlap: Tensor | None = None
     object: Tensor | None = None
     location_overlap: Tensor | None = None
+    shift: Tensor | None = None
+    positive_shift: Tensor | None = None
 
     @property
     def num_locations(self) -> int:

@@ -33,6 +33,12 @@ def reciprocal(x):
 
 
 @triton.jit
+def bin_of(g, BINS: tl.constexpr):
+    """Which of BINS equal bins of [0, 1] holds g; some bin for NaN."""
+    return tl.maximum(tl.minimum((g * BINS).to(tl.int32), BINS - 1), 0)
+
+
+@triton.jit
 def _exp_of_negative(x):
     """exp(-|x|); 0 below the smallest normal number."""
     if _NVIDIA:

@@ -20,7 +20,15 @@ from torch import Tensor
 from afl.losses.fused import gradient_type
 from afl.losses.gradient import alpha_balance
 from afl.losses.target import ClassificationTarget
-from afl.losses.triton_element import GAMMA_ANY, GAMMA_TWO, GAMMA_ZERO, hard_terms, reciprocal, soft_terms
+from afl.losses.triton_element import (
+    GAMMA_ANY,
+    GAMMA_TWO,
+    GAMMA_ZERO,
+    bin_of,
+    hard_terms,
+    reciprocal,
+    soft_terms,
+)
 from afl.losses.triton_launch import WARPS, block_size, interpreted, on_device_of, stored_type
 from afl.losses.weighting import ElementWeights
 
@@ -96,6 +104,10 @@ def _launch(
                 index=target.positive.contiguous(),
                 value=_contiguous(target.value),
                 weight=_contiguous(weights.positive),
+                shift=where["shift"],
+                positive_shift=None
+                if target.positive_shift is None
+                else target.positive_shift.float().contiguous(),
                 alpha=weights.alpha,
                 ALPHA=weights.alpha >= 0,
                 count=positives,
@@ -147,6 +159,11 @@ def negative_weights(target: ClassificationTarget, weights: ElementWeights) -> d
         "negative_class": _contiguous(weights.negative_class),
         "negative_location": _contiguous(weights.negative_location),
         "negative_element": _contiguous(weights.negative_element),
+        "slot": _contiguous(weights.slot),
+        "negative_slot": None if weights.slot is None else weights.negative_slot.float().contiguous(),
+        "negative_bin": None if weights.negative_bin is None else weights.negative_bin.float().contiguous(),
+        "BINS": 0 if weights.negative_bin is None else len(weights.negative_bin),
+        "shift": None if target.shift is None else target.shift.float().contiguous(),
         "balance": float(alpha_balance(0.0, weights.alpha)),
     }
 
@@ -225,6 +242,8 @@ def _positives(
     index,
     value,
     weight,
+    shift,
+    positive_shift,
     alpha,
     count,
     GATE_OF_CLASS: tl.constexpr,
@@ -239,6 +258,10 @@ def _positives(
     element = tl.where(valid, element, 0)
     z = tl.load(logits + element, mask=valid, other=0.0).to(tl.float32)
     label = element % C
+    if shift is not None:
+        z += tl.load(shift + label, mask=valid, other=0.0)
+    if positive_shift is not None:
+        z += tl.load(positive_shift + entry, mask=valid, other=0.0)
     if gamma_of_class is not None:
         gamma = tl.load(gamma_of_class + label, mask=valid, other=1.0).to(tl.float32)
     if value is None:
@@ -279,6 +302,10 @@ def _scaled_negatives(
     negative_class,
     negative_location,
     negative_element,
+    slot,
+    negative_slot,
+    negative_bin,
+    shift,
     balance,
     partial,
     index,
@@ -288,6 +315,7 @@ def _scaled_negatives(
     GATE_OF_CLASS: tl.constexpr,
     C: tl.constexpr,
     KIND: tl.constexpr,
+    BINS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     entry = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -303,6 +331,8 @@ def _scaled_negatives(
         own = tl.load(image + row, mask=counts, other=0)
         counted = counted & (tl.load(verified + own * C + label, mask=counts, other=0) != 0)
     z = tl.load(logits + element, mask=counted, other=0.0).to(tl.float32)
+    if shift is not None:
+        z += tl.load(shift + label, mask=counts, other=0.0)
     if gamma_of_class is not None:
         gamma = tl.load(gamma_of_class + label, mask=counts, other=1.0).to(tl.float32)
     total = tl.load(scale + entry, mask=counts, other=0.0).to(tl.float32)
@@ -312,7 +342,12 @@ def _scaled_negatives(
         total = total * tl.load(negative_location + row, mask=counts, other=0.0).to(tl.float32)
     if negative_element is not None:
         total = total * tl.load(negative_element + element, mask=counts, other=0.0).to(tl.float32)
+    if slot is not None:
+        own = tl.load(slot + row, mask=counts, other=-1).to(tl.int64)
+        total = total * tl.load(negative_slot + own * C + label, mask=own >= 0, other=1.0)
     g, q, factor, cross_entropy = hard_terms(z, gamma, KIND)
+    if negative_bin is not None:
+        total = total * tl.load(negative_bin + bin_of(g, BINS))
     loss = factor * cross_entropy
     size = g * factor + q * gamma * loss
     if gate is not None:
@@ -337,12 +372,17 @@ def _plain_negatives(
     negative_class,
     negative_location,
     negative_element,
+    slot,
+    negative_slot,
+    negative_bin,
+    shift,
     balance,
     partial,
     elements,
     GATE_OF_CLASS: tl.constexpr,
     C: tl.constexpr,
     KIND: tl.constexpr,
+    BINS: tl.constexpr,
     MASS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -365,6 +405,8 @@ def _plain_negatives(
     if verified is not None:
         own = tl.load(image + first_row + row, mask=counted, other=0)
         counted = counted & (tl.load(verified + own * C + label, mask=counted, other=0) != 0)
+    if shift is not None:
+        z += tl.load(shift + label)
     if gamma_of_class is not None:
         gamma = tl.load(gamma_of_class + label).to(tl.float32)
     g, q, factor, cross_entropy = hard_terms(z, gamma, KIND)
@@ -374,6 +416,11 @@ def _plain_negatives(
         factor = factor * tl.load(negative_location + first_row + row, mask=counted, other=0.0).to(tl.float32)
     if negative_element is not None:
         factor = factor * tl.load(negative_element + start + inside, mask=counted, other=0.0).to(tl.float32)
+    if slot is not None:
+        own_slot = tl.load(slot + first_row + row, mask=counted, other=-1).to(tl.int64)
+        factor = factor * tl.load(negative_slot + own_slot * C + label, mask=own_slot >= 0, other=1.0)
+    if negative_bin is not None:
+        factor = factor * tl.load(negative_bin + bin_of(g, BINS))
     loss = factor * cross_entropy
     size = g * factor + q * gamma * loss
     if gate is not None:

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from afl.losses.target import ClassificationTarget
-from afl.losses.triton_element import hard_terms
+from afl.losses.triton_element import bin_of, hard_terms
 from afl.losses.triton_kernel import mark, negative_weights
 from afl.losses.triton_launch import block_size, interpreted, on_device_of
 from afl.losses.weighting import ElementWeights
@@ -93,12 +93,17 @@ def _plain_terms(
     negative_class,
     negative_location,
     negative_element,
+    slot,
+    negative_slot,
+    negative_bin,
+    shift,
     balance,
     locations,
     row,
     label,
     C: tl.constexpr,
     KIND: tl.constexpr,
+    BINS: tl.constexpr,
 ):
     """Weighted losses and sizes of gradients of a tile, rows (ROWS,) by labels (1, COLUMNS); 0 at exceptions."""
     real = row < locations
@@ -110,6 +115,8 @@ def _plain_terms(
         own = tl.load(image + row, mask=real, other=0)[:, None]
         counted = counted & (tl.load(verified + own * C + label, mask=counted, other=0) != 0)
     z = tl.load(logits + element, mask=valid, other=0.0).to(tl.float32)
+    if shift is not None:
+        z += tl.load(shift + label, mask=label < C, other=0.0)
     if gamma_of_class is not None:
         gamma = tl.load(gamma_of_class + label, mask=label < C, other=1.0).to(tl.float32)
     g, q, factor, cross_entropy = hard_terms(z, gamma, KIND)
@@ -120,6 +127,13 @@ def _plain_terms(
         factor = factor * tl.load(negative_location + row, mask=real, other=0.0).to(tl.float32)[:, None]
     if negative_element is not None:
         factor = factor * tl.load(negative_element + element, mask=valid, other=0.0).to(tl.float32)
+    if slot is not None:
+        own_slot = tl.load(slot + row, mask=real, other=-1).to(tl.int64)[:, None]
+        factor = factor * tl.load(
+            negative_slot + own_slot * C + label, mask=(own_slot >= 0) & valid, other=1.0
+        )
+    if negative_bin is not None:
+        factor = factor * tl.load(negative_bin + bin_of(g, BINS))
     loss = factor * cross_entropy
     size = g * factor + q * gamma * loss
     return tl.where(counted, loss, 0.0), tl.where(counted, size, 0.0)
@@ -138,10 +152,15 @@ def _by_location(
     negative_class,
     negative_location,
     negative_element,
+    slot,
+    negative_slot,
+    negative_bin,
+    shift,
     balance,
     locations,
     C: tl.constexpr,
     KIND: tl.constexpr,
+    BINS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -153,7 +172,7 @@ def _by_location(
         # fmt: off
         loss, _ = _plain_terms(
             logits, marked, gamma, gamma_of_class, verified, image, negative_class, negative_location,
-            negative_element, balance, locations, row, label, C, KIND,
+            negative_element, slot, negative_slot, negative_bin, shift, balance, locations, row, label, C, KIND, BINS,
         )
         # fmt: on
         total += tl.sum(loss, 1)
@@ -174,11 +193,16 @@ def _by_class(
     negative_class,
     negative_location,
     negative_element,
+    slot,
+    negative_slot,
+    negative_bin,
+    shift,
     balance,
     locations,
     C: tl.constexpr,
     STEPS: tl.constexpr,
     KIND: tl.constexpr,
+    BINS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -189,7 +213,7 @@ def _by_class(
         # fmt: off
         _, size = _plain_terms(
             logits, marked, gamma, gamma_of_class, verified, image, negative_class, negative_location,
-            negative_element, balance, locations, row, label, C, KIND,
+            negative_element, slot, negative_slot, negative_bin, shift, balance, locations, row, label, C, KIND, BINS,
         )
         # fmt: on
         total += tl.sum(size, 0)[None, :]

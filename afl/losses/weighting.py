@@ -17,7 +17,8 @@ class ElementWeights:
     """The element loss and the product W of the weights so far; None means 1 everywhere.
 
     The weight of a positive element is ``positive``. That of a negative element is the product of ``negative_class``,
-    ``negative_location`` and ``negative_element``, times the target's ``negative_scale``. All tensors are detached.
+    ``negative_location``, ``negative_element``, ``negative_slot`` and ``negative_bin``, times the target's
+    ``negative_scale``. All tensors are detached.
 
     Attributes:
         alpha: balance of positives and negatives, negative switches it off.
@@ -27,6 +28,9 @@ class ElementWeights:
         negative_class: (C,) weights of negatives.
         negative_location: (R,) weights of negatives.
         negative_element: (R, C) weights of single negatives.
+        slot: (R,) int32, row of ``negative_slot`` that belongs to a location; -1 where no row does.
+        negative_slot: (S, C) weights of the negatives at the locations that have a slot; 1 at the others.
+        negative_bin: (M,) weights of negatives by the size g of their gradient, in M equal bins of [0, 1].
         gate: kappa / tau of the Adaptive Gradient Function, scalar or (C,); None: no gate. The gate sees the
             whole W, whatever its place in the chain, so it bounds the final gradient.
     """
@@ -37,6 +41,9 @@ class ElementWeights:
     negative_class: Tensor | None = None
     negative_location: Tensor | None = None
     negative_element: Tensor | None = None
+    slot: Tensor | None = None
+    negative_slot: Tensor | None = None
+    negative_bin: Tensor | None = None
     gate: Tensor | None = None
     positive_gamma: float | None = None
 
@@ -61,6 +68,15 @@ class ElementWeights:
             negative_location=_product(self.negative_location, negative_location),
             negative_element=_product(self.negative_element, negative_element),
         )
+
+    def times_at(self, slot: Tensor, weight: Tensor) -> ElementWeights:
+        """The same weights, the negatives at some locations multiplied by ``weight``.
+
+        Args:
+            slot: (R,) int32 from ``slots_of_positives``.
+            weight: (S, C).
+        """
+        return replace(self, slot=slot, negative_slot=_product(self.negative_slot, weight))
 
 
 def _product(weight: Tensor | None, factor: Tensor | None) -> Tensor | None:
@@ -110,7 +126,10 @@ def positive_logits(logits: Tensor, target: ClassificationTarget) -> Tensor:
     """(P,) logits of the target's positives in the computing type; at padding, some other element's."""
     if not logits.numel():
         return logits.new_zeros(target.positive.shape, dtype=computing_type(logits.dtype))
-    return logits.reshape(-1)[target.positive.clamp(min=0)].to(computing_type(logits.dtype))
+    z = logits.reshape(-1)[target.positive.clamp(min=0)].to(computing_type(logits.dtype))
+    if target.shift is not None:
+        z = z + target.shift.to(z.dtype)[target.positive_class]
+    return z if target.positive_shift is None else z + target.positive_shift.to(z.dtype)
 
 
 def positive_hardness(logits: Tensor, target: ClassificationTarget) -> Tensor:

@@ -52,6 +52,7 @@ def random_target(
     ignored: bool = False,
     verified: bool = False,
     padding: int = 3,
+    shifted: bool = False,
 ) -> ClassificationTarget:
     """``locations`` per image; lists padded anywhere; some of the scaled negatives are positives too."""
     random = torch.Generator().manual_seed(seed)
@@ -79,6 +80,8 @@ def random_target(
         negative_index=pad(overlapping, PADDING) if scaled else None,
         negative_scale=torch.rand(len(overlapping) + padding, generator=random) if scaled else None,
         verified=torch.rand(images, classes, generator=random) < 0.5 if verified else None,
+        shift=4 * torch.rand(classes, generator=random) - 3 if shifted else None,
+        positive_shift=-2 * torch.rand(len(index), generator=random) if shifted else None,
     )
 
 
@@ -91,14 +94,20 @@ def random_weights(
     gate: str = "none",
     negatives: bool = False,
     positive_gamma: float | None = None,
+    slots: bool = False,
 ) -> ElementWeights:
-    """``gate`` none | scalar | class; ``gamma`` a number or ``class`` for one per class; double precision."""
+    """``gate`` none | scalar | class; ``gamma`` a number or ``class`` for one per class; double precision.
+
+    With ``slots`` some locations have weights of their own, and so have some sizes of gradients.
+    """
     random = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int, low: float = 0.0, high: float = 3.0) -> Tensor:
         return low + (high - low) * torch.rand(shape, generator=random, dtype=torch.float64)
 
     classes, locations = target.num_classes, target.num_locations
+    chosen = torch.rand(locations, generator=random) < 0.3
+    slot = torch.where(chosen, chosen.cumsum(0) - 1, -1).to(torch.int32)
     return ElementWeights(
         alpha=alpha,
         gamma=draw(classes, low=0.5) if gamma == "class" else gamma,
@@ -106,6 +115,9 @@ def random_weights(
         negative_class=draw(classes) if negatives else None,
         negative_location=draw(locations) if negatives else None,
         negative_element=draw(locations, classes) if negatives else None,
+        slot=slot if slots else None,
+        negative_slot=draw(int(chosen.sum()), classes) if slots else None,
+        negative_bin=draw(7) if slots else None,
         gate={"none": None, "scalar": draw(1)[0], "class": draw(classes)}[gate],
         positive_gamma=positive_gamma,
     )

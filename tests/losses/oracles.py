@@ -266,26 +266,141 @@ class ByGradients:
         return value, gradient
 
 
-class Seesaw:
-    """Focal loss in which the other classes at an object have the weight S / (1 - p + S p)."""
+def hits_of(target: ClassificationTarget) -> list[tuple[int, int]]:
+    """(location, class) of every positive."""
+    return [divmod(index, target.num_classes) for index in target.positive.tolist() if index >= 0]
 
-    def __init__(self, info: MapInfo) -> None:
-        self.alpha, self.counts = info.alpha, [0.0] * info.num_classes
+
+class AtObjects:
+    """Focal loss whose negatives of other classes at an object weigh ``factor(probabilities, class, counts)``."""
+
+    def __init__(self, info: MapInfo, *, factor: Callable[[Tensor, int, Tensor], Tensor]) -> None:
+        self.alpha, self.counts, self.factor = info.alpha, info.images_per_class, factor
 
     def __call__(self, logits, target, normalizer, box):
         y, weight = dense(logits, target)
-        classes = target.num_classes
-        hits = [divmod(index, classes) for index in target.positive.tolist() if index >= 0]
         at_object = torch.zeros_like(logits)
-        for row, label in hits:
-            s = published_factors(logits[row], label, self.counts, 0.8, 2.0, 1e-2)
-            shifted = s / (torch.sigmoid(-logits[row]) + s * torch.sigmoid(logits[row]))
-            at_object[row] = torch.maximum(at_object[row], shifted.detach())
-        for row, _ in hits:
+        for row, label in hits_of(target):
+            own = self.factor(torch.sigmoid(logits[row].detach()), label, self.counts)
+            at_object[row] = torch.maximum(at_object[row], own)
+        for row in {row for row, _ in hits_of(target)}:
             weight[row] = torch.where(y[row] == 1, weight[row], weight[row] * at_object[row])
-            at_object[row] = 1.0  # a row with two objects is weighed once
-        for _, label in hits:
-            self.counts[label] += 1
+        each = alpha_t(y, self.alpha) * quality_focal_loss(logits, y, 2.0)
+        return differentiated((weight * each).sum() / normalizer, logits)
+
+
+def spare_rare(p: Tensor, label: int, counts: Tensor) -> Tensor:
+    """EQL: 0 for classes in fewer than 100 images."""
+    return torch.tensor([0.0 if n < 100 else 1.0 for n in counts.tolist()], dtype=torch.float64)
+
+
+def spare_unlikely(p: Tensor, label: int, counts: Tensor) -> Tensor:
+    """ACSL: 1 for classes with a probability of at least 0.7."""
+    return torch.tensor([1.0 if one >= 0.7 else 0.0 for one in p.tolist()], dtype=torch.float64)
+
+
+def of_shifted(p: Tensor, s: Tensor) -> Tensor:
+    """Gradient of -ln(1 - sigmoid(z + ln s)) over that of -ln(1 - sigmoid(z)), from p = sigmoid(z)."""
+    return s / (1 - p + s * p)
+
+
+class Seesaw(AtObjects):
+    """The other classes at an object have the weight S / (1 - p + S p), S from the samples so far."""
+
+    def __init__(self, info: MapInfo) -> None:
+        self.samples = [0.0] * info.num_classes
+        super().__init__(info, factor=self._factor)
+
+    def _factor(self, p, label, counts):
+        s = published_factors(p.logit(), label, self.samples, 0.8, 2.0, 1e-2)
+        return of_shifted(p, s)
+
+    def __call__(self, logits, target, normalizer, box):
+        found = super().__call__(logits, target, normalizer, box)
+        for _, label in hits_of(target):
+            self.samples[label] += 1
+        return found
+
+
+class Equilibrium(AtObjects):
+    """LOCE: the same with S the ratio of the classes' mean scores."""
+
+    def __init__(self, info: MapInfo) -> None:
+        self.score = [info.prior] * info.num_classes
+        super().__init__(info, factor=self._factor)
+
+    def _factor(self, p, label, counts):
+        score = torch.tensor(self.score, dtype=torch.float64).clamp(min=1e-6)
+        return of_shifted(p, score / score[label])
+
+    def __call__(self, logits, target, normalizer, box):
+        found = super().__call__(logits, target, normalizer, box)
+        for label in {label for _, label in hits_of(target)}:
+            own = [torch.sigmoid(logits[hit]).item() for hit in hits_of(target) if hit[1] == label]
+            self.score[label] = 0.9 * self.score[label] + 0.1 * sum(own) / len(own)
+        return found
+
+
+class Shifted:
+    """Focal loss of z + delta_c, delta written down for each form."""
+
+    def __init__(self, info: MapInfo, *, form: str) -> None:
+        n = [max(1.0, count) for count in info.instances_per_class.tolist()]
+        of_form = {
+            "adjustment": [math.log(one / max(n)) for one in n],
+            "balanced": [math.log(one / (sum(n) - one)) for one in n],
+            "ecm": [math.log((one / (sum(n) - one)) ** 0.25) for one in n],
+        }
+        self.alpha, self.shift = info.alpha, torch.tensor(of_form[form], dtype=torch.float64)
+
+    def __call__(self, logits, target, normalizer, box):
+        y, weight = dense(logits, target)
+        each = alpha_t(y, self.alpha) * quality_focal_loss(logits + self.shift, y, 2.0)
+        return differentiated((weight * each).sum() / normalizer, logits)
+
+
+class Margin:
+    """LDAM: focal loss of z - 2 (1 / n_c)^(1/4) on positives; the rarest class has a count of 1 here."""
+
+    def __init__(self, info: MapInfo, *, fade: int = 0) -> None:
+        n = info.instances_per_class.double().clamp(min=1)
+        self.alpha, self.margin, self.fade, self.steps = info.alpha, 2.0 * n**-0.25, fade, 0
+        self.weight = (
+            class_weights(info.instances_per_class, 0.999, "head", 5.0) if fade else torch.ones_like(n)
+        )
+
+    def __call__(self, logits, target, normalizer, box):
+        y, weight = dense(logits, target)
+        power = min(1.0, self.steps / self.fade) if self.fade else 1.0
+        self.steps += 1
+        weight = torch.where(y == 1, self.weight**power, weight)
+        each = alpha_t(y, self.alpha) * quality_focal_loss(logits - y * self.margin, y, 2.0)
+        return differentiated((weight * each).sum() / normalizer, logits)
+
+
+class Asymmetric:
+    """Cross-entropy on positives, p^4 (-ln(1 - p)) on negatives."""
+
+    def __init__(self, info: MapInfo) -> None:
+        pass
+
+    def __call__(self, logits, target, normalizer, box):
+        y, weight = dense(logits, target)
+        own = torch.where(y == 1, 1.0, torch.sigmoid(logits) ** 4)
+        return differentiated((weight * own * cross_entropy(logits, y)).sum() / normalizer, logits)
+
+
+class ByFrequency:
+    """Focal loss with positives weighing (n of the most frequent class / n_c)^power, at most 5."""
+
+    def __init__(self, info: MapInfo, *, power: float) -> None:
+        n = [max(1.0, count) for count in info.instances_per_class.tolist()]
+        self.alpha = info.alpha
+        self.weight = torch.tensor([min(5.0, (max(n) / one) ** power) for one in n], dtype=torch.float64)
+
+    def __call__(self, logits, target, normalizer, box):
+        y, weight = dense(logits, target)
+        weight = torch.where(y == 1, self.weight, weight)
         each = alpha_t(y, self.alpha) * quality_focal_loss(logits, y, 2.0)
         return differentiated((weight * each).sum() / normalizer, logits)
 

@@ -38,6 +38,8 @@ def assert_equals_reference(logits, target, weights):
     gate=st.sampled_from(["none", "scalar", "class"]),
     positive_gamma=st.sampled_from([None, 0.0, 1.5]),
     classes=st.sampled_from([1, 5]),
+    slots=st.booleans(),
+    shifted=st.booleans(),
 )
 def test_fused_equals_dense_reference_on_random_targets(
     seed,
@@ -53,6 +55,8 @@ def test_fused_equals_dense_reference_on_random_targets(
     gate,
     positive_gamma,
     classes,
+    slots,
+    shifted,
 ):
     target = random_target(
         seed,
@@ -63,6 +67,7 @@ def test_fused_equals_dense_reference_on_random_targets(
         ignored=ignored,
         verified=verified,
         classes=classes,
+        shifted=shifted,
     )
     weights = random_weights(
         seed,
@@ -72,6 +77,7 @@ def test_fused_equals_dense_reference_on_random_targets(
         gate=gate,
         negatives=negatives,
         positive_gamma=positive_gamma,
+        slots=slots,
     )
     assert_equals_reference(random_logits(seed, target), target, weights)
 
@@ -79,8 +85,8 @@ def test_fused_equals_dense_reference_on_random_targets(
 @pytest.mark.parametrize("block", [1, 7, 5 * 13, 1 << 20])
 def test_fused_equals_dense_reference_for_every_size_of_block(monkeypatch, block):
     monkeypatch.setattr(negatives, "BLOCK", block)
-    target = random_target(3, ignored=True, verified=True, scaled=40, positives=20)
-    weights = random_weights(3, target, gate="class", negatives=True)
+    target = random_target(3, ignored=True, verified=True, scaled=40, positives=20, shifted=True)
+    weights = random_weights(3, target, gate="class", negatives=True, slots=True)
     assert_equals_reference(random_logits(3, target), target, weights)
 
 
@@ -103,8 +109,8 @@ def test_path_without_host_synchronisation_equals_dense_reference(monkeypatch, b
     """Off the CPU the exceptions of a block are not counted on the host; the same code runs here."""
     monkeypatch.setattr(negatives, "BLOCK", block)
     monkeypatch.setattr(negatives.Eraser, "on_host", False)
-    target = random_target(4, ignored=True, verified=True, scaled=40, positives=20)
-    weights = random_weights(4, target, gate="scalar", negatives=True)
+    target = random_target(4, ignored=True, verified=True, scaled=40, positives=20, shifted=True)
+    weights = random_weights(4, target, gate="scalar", negatives=True, slots=True)
     assert_equals_reference(random_logits(4, target), target, weights)
 
 

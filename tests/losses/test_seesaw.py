@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from afl.losses import ClassificationLoss, ElementWeights, Seesaw, UndefinedPair, seesaw
+from afl.losses import ClassificationLoss, ElementWeights, Seesaw, at_objects
 from tests.losses.cases import loss_and_gradient, make_info, plain_target, random_logits, random_target
 
 
@@ -33,7 +33,7 @@ def published_factors(z, i, counts, p, q, eps):
 @pytest.mark.parametrize("options", [{}, {"p": 0.0}, {"q": 0.0}, {"p": 2.0, "q": 1.0, "eps": 0.1}])
 @pytest.mark.parametrize("block", [1, 1 << 16])
 def test_gradient_equals_cross_entropy_on_shifted_logits_by_autograd(options, block, monkeypatch):
-    monkeypatch.setattr(seesaw, "_BLOCK", block)
+    monkeypatch.setattr(at_objects, "_BLOCK", block)
     loss = build(**options)
     p, q, eps = options.get("p", 0.8), options.get("q", 2.0), options.get("eps", 1e-2)
     counts = [0.0] * 5
@@ -63,7 +63,9 @@ def test_gradient_equals_cross_entropy_on_shifted_logits_by_autograd(options, bl
 
 
 def element_weights(link, z, target):
-    return link(z, target, ElementWeights(alpha=-1.0, gamma=0.0)).negative_element
+    """(R, C), 1 where the link leaves a location alone."""
+    found = link(z, target, ElementWeights(alpha=-1.0, gamma=0.0))
+    return torch.where((found.slot >= 0).unsqueeze(1), found.negative_slot[found.slot.clamp(min=0)], 1.0)
 
 
 def test_rare_class_is_spared_by_the_ratio_of_counts_and_a_frequent_one_is_not():
@@ -106,17 +108,15 @@ def test_confident_mistakes_keep_their_digits_in_single_precision():
         assert weight[0, 1].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_map_with_one_class_is_refused_when_built_or_left_alone_if_asked():
+def test_map_with_one_class_has_plain_weights_like_the_published_objectness_branch():
     info = make_info([1.0], name="objectness")
-    with pytest.raises(UndefinedPair, match="'objectness' has one class"):
-        Seesaw(info)
     z, target = torch.tensor([[0.4], [-1.0]]), plain_target(2, 1, [0])
     plain = ClassificationLoss(info)(z, target, torch.tensor(1.0))
-    chain = {"seesaw": lambda info: Seesaw(info, single_class="plain")}
+    chain = {"seesaw": Seesaw}
     assert ClassificationLoss(info, chain=chain)(z, target, torch.tensor(1.0)) == plain
 
 
-@pytest.mark.parametrize("options", [{"p": -1.0}, {"q": -1.0}, {"eps": 0.0}, {"single_class": "skip"}])
+@pytest.mark.parametrize("options", [{"p": -1.0}, {"q": -1.0}, {"eps": 0.0}])
 def test_options_out_of_range_are_named(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         build(**options)

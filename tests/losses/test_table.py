@@ -24,7 +24,7 @@ def case(seed, dtype, *, spread=4.0, **options):
 
 
 def assert_reference(z, target, weights):
-    assert table.serves(z, weights, 0.0)
+    assert table.serves(z, target, weights, 0.0)
     exact = z.detach().double().requires_grad_()
     loss, gradient = loss_and_gradient(weighted_loss(z, target, weights, N), z)
     expected, slope = loss_and_gradient(reference.weighted_loss(exact, target, weights, N), exact)
@@ -93,9 +93,10 @@ def test_a_nan_is_passed_on():
 def test_only_maps_without_weights_of_elements_are_looked_up():
     target, z = case(5, torch.bfloat16)
     plain = ElementWeights(alpha=0.25, gamma=2.0)
-    assert table.serves(z, plain, 0.5)
+    assert table.serves(z, target, plain, 0.5)
     ones = torch.ones(target.num_classes)
     for weights in (replace(plain, gamma=2 * ones), replace(plain, negative_class=ones)):
-        assert not table.serves(z, weights, 0.0)
-    assert not table.serves(z, plain, ones) and not table.serves(z.float(), plain, 0.0)
-    assert not table.serves(z[:10], plain, 0.0)
+        assert not table.serves(z, target, weights, 0.0)
+    assert not table.serves(z, target, plain, ones) and not table.serves(z.float(), target, plain, 0.0)
+    assert not table.serves(z[:10], target, plain, 0.0)
+    assert not table.serves(z, replace(target, shift=ones), plain, 0.0)

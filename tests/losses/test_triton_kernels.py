@@ -71,13 +71,15 @@ def assert_equals_reference(logits, target, weights, smallest=0.0):
     ignored=st.booleans(),
     verified=st.booleans(),
     negatives=st.booleans(),
+    slots=st.booleans(),
+    shifted=st.booleans(),
     gamma=st.sampled_from([0.0, 0.5, 1.0, 2.0, "class"]),
     positive_gamma=st.sampled_from([None, 0.0, 1.5]),
     alpha=st.sampled_from([-1.0, 0.0, 0.25]),
     gate=st.sampled_from(["none", "scalar", "class"]),
 )
 def test_kernels_equal_dense_reference_on_random_targets(
-    seed, locations, classes, positives, scaled, padding, soft, ignored, verified, negatives, gamma,
+    seed, locations, classes, positives, scaled, padding, soft, ignored, verified, negatives, slots, shifted, gamma,
     positive_gamma, alpha, gate,
 ):  # fmt: skip
     target = random_target(
@@ -90,6 +92,7 @@ def test_kernels_equal_dense_reference_on_random_targets(
         soft=soft,
         ignored=ignored,
         verified=verified,
+        shifted=shifted,
     )
     weights = random_weights(
         seed,
@@ -98,6 +101,7 @@ def test_kernels_equal_dense_reference_on_random_targets(
         alpha=alpha,
         gate=gate,
         negatives=negatives,
+        slots=slots,
         positive_gamma=positive_gamma,
     )
     # A soft target may meet its probability, where the gradient is a difference of nearly equal numbers.
@@ -257,13 +261,14 @@ from afl.losses import triton_dense, triton_kernel, triton_launch, triton_rows
 POINTERS = dict(
     logits="*bf16", gradient="*bf16", marked="*i32", normalizer="*fp32", partial="*fp32", gate="*fp32", ignored="*u8",
     verified="*u8", image="*i64", negative_class="*fp32", negative_location="*fp32", negative_element="*u8",
-    gamma_of_class="*fp32", index="*i64", value="*fp32", weight="*fp32", scale="*fp32", upstream="*fp32", sums="*fp32", largest="*fp32",
+    gamma_of_class="*fp32", index="*i64", value="*fp32", weight="*fp32", slot="*i32", negative_slot="*fp32", negative_bin="*fp32",
+    shift="*fp32", positive_shift="*fp32", scale="*fp32", upstream="*fp32", sums="*fp32", largest="*fp32",
     targets="*fp32", losses="*fp32", class_weights="*fp32", strength="*fp32", free="*u8",
 )
 NUMBERS = dict(gamma="fp32", balance="fp32", alpha="fp32", elements="i64", count="i32", locations="i32")
 CHOSEN = dict(
     GATE_OF_CLASS=True, STRENGTH_OF_CLASS=True, ALPHA=True, MASS=False, C=1203, KIND=2, BLOCK=1024, gamma_of_class=None,
-    ROWS=8, WORDS=64, COLUMNS=128, STEPS=4,
+    ROWS=8, WORDS=64, COLUMNS=128, STEPS=4, BINS=30,
 )
 for kernel, own in (
     (triton_kernel._mark_listed, {}),

@@ -15,18 +15,15 @@ from afl.training.compose import CONF, compose_cell
 from detectors.contract import ClassCounts, Targets
 
 CLASSES, SIZE = 5, 64
-# Corners and extreme points span no box; ObjectBox's objectness is one class.
+# Corners and extreme points span no box.
 UNDEFINED = {
-    **{
-        (detector, loss): "predicts no box there"
-        for detector in ("cornernet", "extremenet")
-        for loss in ("pisa", "qfl", "vfl")
-    },
-    ("objectbox", "seesaw"): "has one class",
+    (detector, loss): "predicts no box there"
+    for detector in ("cornernet", "extremenet")
+    for loss in ("pisa", "qfl", "vfl")
 }
 DEFINED = [
     *((detector, "pisa") for detector in ("centernet", "retinanet", "fcos", "objectbox")),
-    *((detector, "seesaw") for detector in ("cornernet", "extremenet")),
+    *((detector, "seesaw") for detector in ("cornernet", "extremenet", "objectbox")),
 ]
 
 
@@ -62,11 +59,6 @@ def test_a_pair_without_a_meaning_is_refused_in_one_line_that_names_loss_map_and
 @pytest.mark.parametrize(("detector", "loss"), DEFINED)
 def test_the_same_losses_are_defined_on_the_other_detectors(detector, loss):
     assert all(value.isfinite() for value in losses(detector, loss))
-
-
-def test_seesaw_trains_the_rest_of_objectbox_where_its_one_class_map_is_left_alone():
-    found = losses("objectbox", "seesaw", "loss.chain.seesaw.single_class=plain")
-    assert all(value.isfinite() for value in found)
 
 
 def test_a_sweep_goes_on_past_it_and_ends_without_a_traceback(tmp_path):
