@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import multiprocessing
 import os
 import signal
 import threading
@@ -202,11 +203,20 @@ def _loader(
         collate_fn=partial(_collate_or_reason, divisor=divisor),
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
+        multiprocessing_context=_start_method() if num_workers else None,
         # The loader draws a seed for its workers at each start; from the global generator that would make a
         # resumed training differ from an uninterrupted one.
         generator=torch.Generator().manual_seed(0),
     )
     return _OrError(loader)
+
+
+def _start_method() -> str | None:
+    """How workers are started: None for the platform's usual way. A process of joblib's has a way of its own as its default,
+    which starts no workers of a loader."""
+    if multiprocessing.get_start_method(allow_none=True) != "loky":
+        return None
+    return "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 class _OrReason:

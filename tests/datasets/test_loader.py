@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -141,6 +142,18 @@ def test_batches_do_not_depend_on_the_number_of_workers(dataset):
     assert len(alone) == len(helped) == 6
     assert all(equal(a, b) for a, b in zip(alone, helped, strict=True))
     assert not equal(alone[0], alone[1])
+
+
+def test_the_cells_of_a_sweep_load_with_workers_too(dataset):
+    # joblib's processes, in which a sweep runs its cells, have a default start method that no worker of a loader knows.
+    plan = EpochPlan(len(dataset), 8, seed=5)
+    (ids,) = joblib.Parallel(n_jobs=2)([joblib.delayed(loaded_ids)(dataset, plan)])
+    assert ids == [batch.image_ids.tolist() for batch in make_train_loader(dataset, plan, num_steps=3)]
+
+
+def loaded_ids(dataset: DetectionDataset, plan: EpochPlan) -> list[list[int]]:
+    batches = make_train_loader(dataset, plan, num_steps=3, num_workers=1)
+    return [batch.image_ids.tolist() for batch in batches]
 
 
 def test_going_on_in_mid_epoch_gives_the_batches_that_were_left(dataset):
