@@ -15,8 +15,8 @@ from matplotlib.patches import Patch, Rectangle
 from afl.reporting.compare import GROUP_COLORS
 from afl.reporting.figures import STYLE
 from afl.reporting.names import GROUPS, detector_name
-from afl.reporting.report.material import Gallery
-from afl.reporting.report.pictures import SCORE, correct
+from afl.reporting.pages.material import Gallery
+from afl.reporting.pages.pictures import SCORE, correct
 from afl.tracking import Picture, write_bytes
 
 WIDTH = 7.16  # inches, both columns of a page

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from afl.reporting.report.dataset import Split, dataset_page
+from afl.reporting.pages.dataset import Split, dataset_page
 from afl.tracking import Picture, write_text
 from afl.training.data import RunData, read_data
 from datasets import AnnotationIndex, read_image

@@ -9,8 +9,9 @@ from omegaconf import OmegaConf
 
 from afl.reporting import Table, TableSpec, build_table, load_records
 from afl.reporting.names import in_order
+from afl.reporting.pages.material import Gallery, Material
+from afl.reporting.pages.report import report
 from afl.reporting.records import cell_of
-from afl.reporting.report import Gallery, Material, report
 from afl.tables.kept import table_spec
 from afl.tracking import FINISHED, Record, read_metrics, write_text
 from afl.training.run_identity import CURVES, RECORD

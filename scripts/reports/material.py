@@ -12,7 +12,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from afl.reporting import load_records
-from afl.reporting.report import Gallery
+from afl.reporting.pages.material import Gallery
 from afl.tracking import FINISHED, Picture, Record, read_record
 from afl.training.checkpoint import LAST
 from afl.training.data import RunData, read_data

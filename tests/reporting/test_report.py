@@ -12,23 +12,12 @@ import yaml
 
 from afl.reporting import TableSpec, build_table
 from afl.reporting.names import in_order
-from afl.reporting.report import Gallery, Material, report
-from afl.reporting.report.material import styles
-from afl.reporting.report.page import Section, document
-from afl.reporting.report.pictures import correct
-from afl.reporting.report.svg import (
-    Axis,
-    Mark,
-    Series,
-    bars,
-    chart,
-    dot_rows,
-    even_ticks,
-    log_ticks,
-    stacked_bars,
-)
+from afl.reporting.pages.material import Gallery, Material, styles
+from afl.reporting.pages.pictures import correct
+from afl.reporting.pages.report import report
 from afl.tracking import Picture
 from tests.reporting.browser import visit
+from tests.reporting.conftest import make_record
 
 T_ONE = 12.7062  # Student's t, 97.5 %, one degree of freedom
 CLASSES = {"tin <can>": ("f", 900), "net & rope": ("c", 60), "snail": ("r", 4)}
@@ -48,8 +37,8 @@ def picture(name: str) -> Picture:
     )
 
 
-@pytest.fixture
-def material(record) -> Material:
+@pytest.fixture(scope="module")
+def material() -> Material:
     """Two detectors, three losses, two seeds, with curves, gradients and pictures."""
     parts = [3.0, 2.0, 1.0]
     curves = {
@@ -62,7 +51,7 @@ def material(record) -> Material:
     for detector, shift in (("fcos", 0.0), ("centernet", 0.1)):
         for loss, values in VALUES.items():
             for seed, value in enumerate(values):
-                made = record(
+                made = make_record(
                     detector, loss, seed,
                     metrics={"AP": value + shift, "AP_r": value, "AP_c": value + 0.01, "AP_f": None},
                     per_class={name: value + shift for name in CLASSES},
@@ -90,12 +79,15 @@ def material(record) -> Material:
     )
 
 
+@pytest.fixture(scope="module")
+def html(material) -> str:
+    return report(material)
+
+
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
-def test_a_browser_shows_everything_in_both_themes_without_a_word_in_its_console(
-    material, tmp_path, width, dark
-):
+def test_a_browser_shows_everything_in_both_themes_without_a_word_in_its_console(html, tmp_path, width, dark):
     page = tmp_path / "report.html"
-    page.write_text(report(material), encoding="utf-8")
+    page.write_text(html, encoding="utf-8")
     seen = visit(page, tmp_path, width=width, dark=dark)
     assert seen["errors"] == [] and seen["console"] == [] and seen["requests"] == []
     assert seen["pictures"] == [80, 80] and seen["uses"] == 0
@@ -108,9 +100,8 @@ def test_a_browser_shows_everything_in_both_themes_without_a_word_in_its_console
     )  # nothing but tables and the navigation scrolls sideways
 
 
-def test_figures_are_the_means_intervals_and_paired_differences_of_the_seeds(material):
-    html = report(material)
-    row = re.search(r"<tr><td>FCOS</td>(.*?)</tr>", html)[1]
+def test_figures_are_the_means_intervals_and_paired_differences_of_the_seeds(html):
+    row = re.search(r"<tr><td>FCOS</td>(.*?)</tr>", html, re.DOTALL)[1]
     cells = re.findall(r"<td[^>]*><b>([\d.]+)</b>(?: ± ([\d.]+))?<small>([^<]*)</small>", row)
     assert len(cells) == 3
     for (mean, half, difference), (loss, values) in zip(cells, VALUES.items(), strict=True):
@@ -127,45 +118,19 @@ def test_figures_are_the_means_intervals_and_paired_differences_of_the_seeds(mat
     assert row.count('class="sure') == 1
 
 
-def test_names_are_escaped_and_the_page_refers_to_nothing_outside(material):
-    html = report(material)
+def test_names_are_escaped_and_the_page_refers_to_nothing_outside(html):
     assert "tin &lt;can&gt;" in html and "net &amp; rope" in html and "Toy &lt;1&gt;" in html
     assert "<can>" not in html and "<thing>" not in html
     assert not re.search(r'(?:href|src)="(?!#|data:)', html) and "http" not in html.replace("http-equiv", "")
 
 
-def test_the_same_records_give_the_same_bytes(material):
-    assert report(material) == report(material)
+def test_the_same_records_give_the_same_bytes(html, material):
+    assert html == report(material)
 
 
 def test_only_the_better_of_two_detections_of_an_object_is_right():
     # The second one overlaps less but scores more, and comes first; the third has the wrong class.
     assert correct(picture("1")).tolist() == [False, True, False]
-
-
-def test_ticks_and_places():
-    assert [value for value, _ in even_ticks(0, 1)] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    assert [value for value, _ in even_ticks(-23, 8)] == pytest.approx([-20, -10, 0])
-    assert [value for value, _ in log_ticks(2, 1500)] == pytest.approx([10, 100, 1000])
-    assert Axis(1, 100, log=True).place(10, 0, 50) == pytest.approx(25)
-    assert Axis(-1, 1).place(0, 100, 0) == pytest.approx(50)
-
-
-def test_a_line_breaks_at_gaps():
-    drawn = chart("x", [Series("a", "s1", [0, 1, 2, 3], [1.0, None, 1.0, 1.0])], Axis(0, 3), Axis(0, 2))
-    path = re.search(r'class="s1 line" d="([^"]*)"', drawn)[1]
-    assert path.count("M") == 2 and path.count("L") == 1
-
-
-def test_long_names_of_rows_have_room(tmp_path):
-    name = "ablation/afl_balanced_instances_tau025"
-    drawn = dot_rows("Differences", [(name, [Mark(1.0, "s1", "note")])], Axis(-2, 2), width=420)
-    drawn += stacked_bars("Shares", [(name, [("r", "rare", 0.4), ("f", "frequent", 0.6)])])
-    page = tmp_path / "page.html"
-    grid = f'<div class="grid two">{drawn}</div>'
-    page.write_text(document("Names", "", [Section("names", "Names", "Names", grid)]), encoding="utf-8")
-    seen = visit(page, tmp_path)
-    assert seen["charts"] == 2 and seen["spilled"] == []
 
 
 def test_detectors_stand_in_the_order_of_the_benchmarks_table(repository):
@@ -238,8 +203,3 @@ def test_the_navigation_names_tables_by_their_labels_and_runs_without_focal_loss
     assert "Table toy" not in page
     section = page.split('<section id="results-runs">')[1].split("</section>")[0]
     assert "Difference to" not in section and "no differences are shown" in section
-
-
-def test_names_of_classes_are_written_on_their_bars():
-    drawn = bars("t", [("r", "cat: 3", 3.0), ("f", "a<b: 9", 9.0)], Axis(1, 10), names=["cat", "a<b"])
-    assert re.findall(r'class="onbar"[^>]*>([^<]*)<', drawn) == ["cat", "a&lt;b"]

@@ -14,7 +14,7 @@ import cv2
 import pytest
 
 from afl.reporting.gallery import draw_gallery
-from afl.reporting.report.pictures import correct
+from afl.reporting.pages.pictures import correct
 from afl.tracking import read_record, write_record
 from afl.training import run_cell
 from afl.training.compose import compose_cell

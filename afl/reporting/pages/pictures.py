@@ -3,73 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
 
 from afl.reporting.names import detector_name
-from afl.reporting.report.material import Gallery, Material
-from afl.reporting.report.page import Photos, Section, choices
-from afl.reporting.report.svg import legend
+from afl.reporting.pages.material import Gallery, Material
+from afl.reporting.pages.page import Section
+from afl.reporting.pages.photos import Box, Photos, View, box
 from afl.tracking import Picture
 
-SCORE, MATCH = 0.3, 0.5
+SCORE, MATCH = 0.3, 0.5  # lowest score of a shown detection, lowest IoU of a right one
 
 
 def pictures_section(material: Material) -> Section | None:
-    """Ground truth beside the detections of the baseline and of another loss, for each detector."""
+    """Ground truth, then the detections of the baseline and of another loss, for each detector."""
     if not material.galleries:
         return None
     photos, shown = Photos(), {}
     baseline = material.main.spec.baseline
-    places = {(g.record.dataset, g.record.detector): None for g in material.galleries}
+    places = dict.fromkeys((own.record.dataset, own.record.detector) for own in material.galleries)
     for dataset, detector in places:
         arms = [g for g in material.galleries if (g.record.dataset, g.record.detector) == (dataset, detector)]
         arms.sort(key=lambda gallery: gallery.record.loss != baseline)
         name = detector_name(detector) + (f", {dataset}" if len({place[0] for place in places}) > 1 else "")
-        shown[name] = f'<div class="photos">{_figures(photos, arms)}</div>'
-    body = (
-        f'<p class="soft">Ground truth, then detections with a score of at least {SCORE:g}. Boxes have the colour of their '
-        f"class's frequency group; a broken line is a detection without an object of its class at IoU {MATCH:g}.</p>"
-        + choices("pictures", "Detector", shown)
-        + '<div class="photos-legend">'
-        + legend([("r", "rare"), ("c", "common"), ("f", "frequent")])
-        + "</div>"
-    )
-    return Section("pictures", "What they find", "Pictures", body + photos.store())
+        shown[name] = _figures(photos, arms)
+    content = {"score": SCORE, "match": MATCH, "detectors": shown, "photos": photos}
+    return Section("pictures", "What they find", "Pictures", "pictures.html.j2", content)
 
 
-def _figures(photos: Photos, arms: Sequence[Gallery]) -> str:
+def _figures(photos: Photos, arms: Sequence[Gallery]) -> list[tuple[list[View], str]]:
+    """The views of each image with their caption."""
+    first = arms[0]
+    caption = " · ".join(["ground truth", *(arm.record.loss for arm in arms)])
     figures = []
-    for i, picture in enumerate(arms[0].pictures):
-        name = f"{arms[0].record.dataset}-{picture.name}"
-        views = [photos.show(name, picture.pixels, truth_boxes(picture, arms[0].names, arms[0].groups))]
+    for i, picture in enumerate(first.pictures):
+        name = f"{first.record.dataset}-{picture.name}"
+        views = [photos.show(name, picture.pixels, truth_boxes(picture, first.names, first.groups))]
         views += [
             photos.show(name, arm.pictures[i].pixels, found_boxes(arm.pictures[i], arm)) for arm in arms
         ]
-        labels = " · ".join(["ground truth", *(arm.record.loss for arm in arms)])
-        many = " three" if len(views) == 3 else ""
-        figures.append(
-            f'<figure><div class="views{many}">{"".join(views)}</div><figcaption>{escape(labels)}</figcaption></figure>'
-        )
-    return "".join(figures)
+        figures.append((views, caption))
+    return figures
 
 
-def truth_boxes(
-    picture: Picture, names: Sequence[str], groups: Sequence[str]
-) -> list[tuple[np.ndarray, str, str]]:
-    """Box, class of its colour and tooltip of every object."""
+def truth_boxes(picture: Picture, names: Sequence[str], groups: Sequence[str]) -> list[Box]:
+    """The box of every object, in the colour of its group."""
     return [
-        (box, groups[label], names[label])
-        for box, label in zip(picture.boxes, picture.labels.tolist(), strict=True)
+        box(xyxy, groups[label], names[label])
+        for xyxy, label in zip(picture.boxes, picture.labels.tolist(), strict=True)
     ]
 
 
-def found_boxes(picture: Picture, gallery: Gallery) -> list[tuple[np.ndarray, str, str]]:
-    """The same of every detection above the score, the best last, so that it lies on top."""
+def found_boxes(picture: Picture, gallery: Gallery) -> list[Box]:
+    """The box of every detection above the score; the best is last and therefore on top."""
     right = correct(picture)
     return [
-        (
+        box(
             picture.found_boxes[k],
             gallery.groups[int(picture.found_labels[k])] + ("" if right[k] else " wrong"),
             f"{gallery.names[int(picture.found_labels[k])]} {float(picture.found_scores[k]):.2f}"
