@@ -95,8 +95,12 @@ def encode_deltas(anchors: Tensor, boxes: Tensor) -> Tensor:
 
 
 def decode_deltas(anchors: Tensor, deltas: Tensor) -> Tensor:
-    """The inverse of :func:`encode_deltas`; growth is limited to ``MAX_LOG_SCALE``."""
-    size, centre = anchors[:, 2:] - anchors[:, :2], (anchors[:, :2] + anchors[:, 2:]) / 2
-    centre = centre + deltas[:, :2] * size
-    half = deltas[:, 2:].clamp(max=MAX_LOG_SCALE).exp() * size / 2
-    return torch.cat([centre - half, centre + half], 1)
+    """Anchors (..., 4) and deltas (..., 4) to boxes (..., 4): the inverse of :func:`encode_deltas`.
+
+    Growth is limited to ``MAX_LOG_SCALE``.
+    """
+    low, high = anchors[..., :2], anchors[..., 2:]
+    size, centre = high - low, (low + high) / 2
+    centre = centre + deltas[..., :2] * size
+    half = deltas[..., 2:].clamp(max=MAX_LOG_SCALE).exp() * size / 2
+    return torch.cat([centre - half, centre + half], -1)

@@ -34,6 +34,7 @@ from detectors.heatmap import (
     top_peaks,
 )
 from detectors.normalizer import mean_over_ranks
+from detectors.postprocess import on_cpu
 
 SIZE_LOSSES = ("l1", "giou")
 
@@ -167,10 +168,10 @@ class CenterNet(nn.Module):
     def decode(self, outputs: Outputs, image_sizes: Tensor) -> list[Detections]:
         """Boxes around the best peaks of each image."""
         scores, labels, cells = top_peaks(keep_peaks(outputs["heat"].float().sigmoid()), self.max_detections)
-        boxes = self._boxes(outputs, cells)
-        found = []
-        for i, size in enumerate(image_sizes):
-            clipped = clip_boxes(boxes[i], size)
-            solid = (clipped[:, 2:] > clipped[:, :2]).all(1)
-            found.append(Detections(boxes=clipped[solid], scores=scores[i][solid], labels=labels[i][solid]))
-        return found
+        boxes, scores, labels = on_cpu(self._boxes(outputs, cells), scores, labels)
+        boxes = clip_boxes(boxes, image_sizes.cpu().unsqueeze(1))
+        solid = (boxes[..., 2:] > boxes[..., :2]).all(-1)
+        return [
+            Detections(boxes=b[kept], scores=s[kept], labels=c[kept])
+            for b, s, c, kept in zip(boxes, scores, labels, solid, strict=True)
+        ]

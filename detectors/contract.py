@@ -53,7 +53,7 @@ class Targets:
 @dataclass(frozen=True)
 class Detections:
     """What was found in one image: boxes (n, 4) float32 xyxy, scores (n,) float32, labels (n,) int64,
-    by falling score."""
+    by falling score; on the CPU."""
 
     boxes: Tensor
     scores: Tensor
@@ -102,7 +102,7 @@ class Detector(Protocol):
         """Named scalars, each already divided by its normaliser and not yet by its weight in the sum."""
 
     def decode(self, outputs: Outputs, image_sizes: Tensor) -> list[Detections]:
-        """(B, 2) sizes of the images inside the batch; boxes clipped to them."""
+        """(B, 2) sizes of the images inside the batch, on any device; detections, clipped to them, on the CPU."""
 
 
 def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:

@@ -17,7 +17,6 @@ positives is averaged over processes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +29,7 @@ from detectors.fpn import FeaturePyramid
 from detectors.heads import Tower, as_map, normal_init, prior_bias
 from detectors.heatmap import cell_centres
 from detectors.normalizer import mean_over_ranks
-from detectors.postprocess import detect_on_levels
+from detectors.postprocess import detect_on_levels, rows_of_images
 from detectors.rows import rows_at
 
 BACKGROUND = -1
@@ -248,33 +247,30 @@ class FCOS(nn.Module):
     @torch.no_grad()
     def decode(self, outputs: Outputs, image_sizes: Tensor) -> list[Detections]:
         """Boxes of each image: threshold, best pairs per level, per-class NMS."""
-        per_level = outputs["level_sizes"].tolist()
-        points, strides = outputs["points"].split(per_level), outputs["strides"].split(per_level)
-
-        def level(i: int, k: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-            logits, centerness, distances = (
-                outputs[name][i].split(per_level)[k] for name in ("logits", "centerness", "distances")
-            )
-            scores = (logits.float().sigmoid() * centerness.float().sigmoid().unsqueeze(-1)).sqrt()
-            return scores, lambda at: boxes_from_distances(points[k][at], strides[k][at], distances[at])
-
-        return [
-            detect_on_levels(
-                (level(i, k) for k in range(len(per_level))),
-                size,
-                threshold=self.score_threshold,
-                candidates=self.candidates_per_level,
-                iou=self.nms_iou,
-                limit=self.max_detections,
-            )
-            for i, size in enumerate(image_sizes)
-        ]
+        return detect_on_levels(
+            outputs,
+            outputs["level_sizes"].tolist(),
+            image_sizes,
+            num_classes=self.num_classes,
+            per_image=("logits", "centerness", "distances"),
+            shared=("points", "strides"),
+            scores=lambda level: (
+                level["logits"].float().sigmoid() * level["centerness"].float().sigmoid().unsqueeze(-1)
+            ).sqrt(),
+            boxes=lambda level, at: boxes_from_distances(
+                level["points"][at], level["strides"][at], rows_of_images(level["distances"], at)
+            ),
+            threshold=self.score_threshold,
+            candidates=self.candidates_per_level,
+            iou=self.nms_iou,
+            limit=self.max_detections,
+        )
 
 
 def boxes_from_distances(points: Tensor, strides: Tensor, distances: Tensor) -> Tensor:
-    """Points (P, 2), strides (P,) and raw distances (P, 4) to boxes (P, 4) xyxy in pixels, float32."""
+    """Points (..., 2), strides (...) and raw distances (..., 4) to boxes (..., 4) xyxy in pixels, float32."""
     reach = F.relu(distances.float()) * strides.unsqueeze(-1)
-    return torch.cat([points - reach[:, :2], points + reach[:, 2:]], 1)
+    return torch.cat([points - reach[..., :2], points + reach[..., 2:]], -1)
 
 
 def box_centerness(points: Tensor, boxes: Tensor) -> Tensor:

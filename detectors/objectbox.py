@@ -33,7 +33,6 @@ once instead of twice; crowd regions are ignored.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +45,7 @@ from detectors.contract import ClassCounts, Detections, LossFactory, Outputs, Ta
 from detectors.fpn import FeaturePyramid
 from detectors.heads import Tower, as_map, normal_init, prior_bias
 from detectors.normalizer import mean_over_ranks
-from detectors.postprocess import detect_on_levels
+from detectors.postprocess import detect_on_levels, rows_of_images
 from detectors.rows import rows_at
 
 CELLS_PER_LEVEL = 4
@@ -320,29 +319,26 @@ class ObjectBox(nn.Module):
     @torch.no_grad()
     def decode(self, outputs: Outputs, image_sizes: Tensor) -> list[Detections]:
         """Boxes of each image: threshold, best pairs per level, per-class NMS."""
-        per_level = outputs["level_shapes"].prod(1).tolist()
-        cells, strides, reach = (outputs[name].split(per_level) for name in ("cells", "strides", "reach"))
-
-        def level(i: int, k: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-            objectness, classes, distances = (
-                outputs[name][i].split(per_level)[k] for name in ("objectness", "classes", "distances")
-            )
-            scores = objectness.float().sigmoid().unsqueeze(-1) * classes.float().sigmoid()
-            return scores, lambda at: boxes_from_distances(
-                cells[k][at], strides[k][at], activate(distances[at], reach[k][at])
-            )
-
-        return [
-            detect_on_levels(
-                (level(i, k) for k in range(len(per_level))),
-                size,
-                threshold=self.score_threshold,
-                candidates=self.candidates_per_level,
-                iou=self.nms_iou,
-                limit=self.max_detections,
-            )
-            for i, size in enumerate(image_sizes)
-        ]
+        return detect_on_levels(
+            outputs,
+            outputs["level_shapes"].prod(1).tolist(),
+            image_sizes,
+            num_classes=self.num_classes,
+            per_image=("objectness", "classes", "distances"),
+            shared=("cells", "strides", "reach"),
+            scores=lambda level: (
+                level["objectness"].float().sigmoid().unsqueeze(-1) * level["classes"].float().sigmoid()
+            ),
+            boxes=lambda level, at: boxes_from_distances(
+                level["cells"][at],
+                level["strides"][at],
+                activate(rows_of_images(level["distances"], at), level["reach"][at]),
+            ),
+            threshold=self.score_threshold,
+            candidates=self.candidates_per_level,
+            iou=self.nms_iou,
+            limit=self.max_detections,
+        )
 
 
 def _layers(levels: int, channels: int, outputs: int, bias: float = 0.0) -> nn.ModuleList:
@@ -384,13 +380,13 @@ def cells_of_objects(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Te
 
 
 def activate(raw: Tensor, reach: Tensor) -> Tensor:
-    """Raw outputs (P, 4) to distances in (0, reach) cells, float32; ``reach`` (P,). 4 x 2^i sigmoid^2 on level i."""
+    """Raw outputs (..., 4) to distances in (0, reach) cells, float32; ``reach`` (...). 4 x 2^i sigmoid^2 on level i."""
     return raw.float().sigmoid().square() * reach.unsqueeze(-1)
 
 
 def boxes_from_distances(cells: Tensor, strides: Tensor, distances: Tensor) -> Tensor:
-    """Cells (P, 2), pixels per cell (P,) and distances (P, 4) in cells to boxes (P, 4) xyxy in pixels."""
-    corners = torch.cat([cells + 1 - distances[:, :2], cells + distances[:, 2:]], 1)
+    """Cells (..., 2), pixels per cell (...) and distances (..., 4) in cells to boxes (..., 4) xyxy in pixels."""
+    corners = torch.cat([cells + 1 - distances[..., :2], cells + distances[..., 2:]], -1)
     return corners * strides.unsqueeze(-1)
 
 

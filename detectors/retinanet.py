@@ -11,8 +11,6 @@ number of positives is averaged over processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +29,7 @@ from detectors.contract import ClassCounts, Detections, LossFactory, Outputs, Ta
 from detectors.fpn import FeaturePyramid
 from detectors.heads import Tower, as_map, normal_init, prior_bias
 from detectors.normalizer import mean_over_ranks
-from detectors.postprocess import detect_on_levels
+from detectors.postprocess import detect_on_levels, rows_of_images
 from detectors.rows import rows_at
 
 
@@ -178,22 +176,19 @@ class RetinaNet(nn.Module):
     @torch.no_grad()
     def decode(self, outputs: Outputs, image_sizes: Tensor) -> list[Detections]:
         """Boxes of each image: threshold, best pairs per level, deltas, per-class NMS."""
-        per_level = outputs["level_sizes"].tolist()
-        anchors = outputs["anchors"].split(per_level)
-
-        def level(i: int, k: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-            deltas = outputs["deltas"][i].split(per_level)[k]
-            scores = outputs["logits"][i].split(per_level)[k].float().sigmoid()
-            return scores, lambda at: decode_deltas(anchors[k][at], deltas[at].float())
-
-        return [
-            detect_on_levels(
-                (level(i, k) for k in range(len(per_level))),
-                size,
-                threshold=self.score_threshold,
-                candidates=self.candidates_per_level,
-                iou=self.nms_iou,
-                limit=self.max_detections,
-            )
-            for i, size in enumerate(image_sizes)
-        ]
+        return detect_on_levels(
+            outputs,
+            outputs["level_sizes"].tolist(),
+            image_sizes,
+            num_classes=self.num_classes,
+            per_image=("logits", "deltas"),
+            shared=("anchors",),
+            scores=lambda level: level["logits"].float().sigmoid(),
+            boxes=lambda level, at: decode_deltas(
+                level["anchors"][at], rows_of_images(level["deltas"], at).float()
+            ),
+            threshold=self.score_threshold,
+            candidates=self.candidates_per_level,
+            iou=self.nms_iou,
+            limit=self.max_detections,
+        )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from detectors.boxes import clip_boxes, pairwise_iou
 from detectors.contract import Detections
+from detectors.postprocess import on_cpu
 
 MIN_SCORE = 0.001  # a box with less is dropped
 
@@ -71,7 +72,8 @@ def soft_suppress(
 
 
 def as_detections(boxes: Tensor, scores: Tensor, labels: Tensor) -> list[Detections]:
-    """Padded batch (score 0 at padding, scores falling) to one list entry per image."""
+    """Padded batch (score 0 at padding, scores falling) to one list entry per image, on the CPU."""
+    boxes, scores, labels = on_cpu(boxes, scores, labels)
     counts = (scores > 0).sum(1).tolist()
     return [
         Detections(boxes=boxes[i, :n], scores=scores[i, :n], labels=labels[i, :n])

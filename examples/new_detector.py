@@ -23,7 +23,7 @@ from detectors.fpn import FeaturePyramid
 from detectors.heads import Tower, as_map, normal_init, prior_bias
 from detectors.heatmap import cell_centres
 from detectors.normalizer import mean_over_ranks
-from detectors.postprocess import detect_on_levels
+from detectors.postprocess import detect_on_levels, rows_of_images
 from examples.scenes import scenes, train
 
 ALPHA, PRIOR = 0.25, 0.01
@@ -105,17 +105,25 @@ class CentreCell(nn.Module):
     @torch.no_grad()
     def decode(self, outputs: Outputs, image_sizes: Tensor) -> list[Detections]:
         """The best cells of each image after non-maximum suppression."""
-        found = []
-        for logits, distances, size in zip(outputs["logits"], outputs["distances"], image_sizes, strict=True):
-            boxes = self._boxes(outputs["points"], distances)
-            levels = [(logits.sigmoid(), lambda at, boxes=boxes: boxes[at])]
-            found.append(detect_on_levels(levels, size, threshold=0.05, candidates=1000, iou=0.6, limit=100))
-        return found
+        return detect_on_levels(
+            outputs,
+            [len(outputs["points"])],
+            image_sizes,
+            num_classes=self.num_classes,
+            per_image=("logits", "distances"),
+            shared=("points",),
+            scores=lambda level: level["logits"].float().sigmoid(),
+            boxes=lambda level, at: self._boxes(level["points"][at], rows_of_images(level["distances"], at)),
+            threshold=0.05,
+            candidates=1000,
+            iou=0.6,
+            limit=100,
+        )
 
     def _boxes(self, points: Tensor, distances: Tensor) -> Tensor:
-        """(n, 2) points and (n, 4) distances in strides to (n, 4) xyxy in pixels."""
+        """(..., 2) points and (..., 4) distances in strides to (..., 4) xyxy in pixels."""
         reach = distances.float().relu() * self.stride
-        return torch.cat([points - reach[:, :2], points + reach[:, 2:]], 1)
+        return torch.cat([points - reach[..., :2], points + reach[..., 2:]], -1)
 
 
 def main(steps: int = 60) -> CentreCell:

@@ -116,9 +116,8 @@ def detect(
     detector.eval()
     for batch in batches:
         images = normalise(batch.images.to(device, non_blocking=True), channels_last)
-        sizes = batch.sizes.to(device)
         views = [
-            look(detector, images, sizes, scale=scale, mirrored=mirrored, autocast=autocast)
+            look(detector, images, batch.sizes, scale=scale, mirrored=mirrored, autocast=autocast)
             for scale, mirrored in test_time.views
         ]
         found = views[0]
