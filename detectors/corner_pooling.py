@@ -1,14 +1,16 @@
-"""Corner pooling (Law & Deng, CornerNet, ECCV 2018, 3.3) as a running maximum, with no compiled extension.
+"""Corner pooling (Law & Deng, CornerNet, ECCV 2018, 3.3) as a running maximum, without a compiled extension.
 
-Nothing of an object lies at the corner of its box, so each cell is told the largest value that a walk from it meets:
-for a top left corner, downwards (where the left side may be) and to the right (where the top side may be). A running
-maximum along one axis gives all walks of that axis at once; walks against the axis flip it before and after.
+The corner of a box has no local evidence, so each cell receives the largest value on a walk that starts at it. For a top
+left corner one walk goes down (along a possible left side) and one goes right (along a possible top side). A running
+maximum along one axis computes all walks of that axis; walks against the axis flip it before and after.
 
-Among equal values the gradient goes to the one that the walk meets last; the official kernel takes the first, a
+Among equal values the gradient goes to the one that the walk meets last. The official kernel takes the first, and a
 maximum of pairs would split it. All are subgradients, and ties are common only at the zeros behind a ReLU.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,38 +21,72 @@ CORNERS = ("top_left", "bottom_right")
 
 def top_pool(x: Tensor) -> Tensor:
     """(..., H, W): at row i the maximum over rows i, i + 1, ..., H - 1 of the same column."""
-    return x.flip(-2).cummax(-2).values.flip(-2)
+    return _RunningMaximum.apply(x, -2, False)
 
 
 def left_pool(x: Tensor) -> Tensor:
     """(..., H, W): at column j the maximum over columns j, j + 1, ..., W - 1 of the same row."""
-    return x.flip(-1).cummax(-1).values.flip(-1)
+    return _RunningMaximum.apply(x, -1, False)
 
 
 def bottom_pool(x: Tensor) -> Tensor:
     """(..., H, W): at row i the maximum over rows 0, 1, ..., i of the same column."""
-    return x.cummax(-2).values
+    return _RunningMaximum.apply(x, -2, True)
 
 
 def right_pool(x: Tensor) -> Tensor:
     """(..., H, W): at column j the maximum over columns 0, 1, ..., j of the same row."""
-    return x.cummax(-1).values
+    return _RunningMaximum.apply(x, -1, True)
 
 
-# By its pool: the axis of a walk, and whether it goes towards smaller indices.
+class _RunningMaximum(torch.autograd.Function):
+    """Running maximum of (..., H, W) along an axis, whose gradients are summed in float32.
+
+    A cell can be the maximum of a whole row, and a sum of that many gradients in bfloat16 would lose most of them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, axis: int, towards_start: bool) -> Tensor:
+        # A GPU scans the innermost dimension slowly. In channels_last memory that can be the channels, without a copy.
+        ctx.moved = x.ndim > 2 and x.stride(-3) == 1
+        ctx.axis, ctx.towards_start = axis - ctx.moved, towards_start
+        values, index = _RunningMaximum._inner(ctx, x).cummax(ctx.axis)
+        ctx.save_for_backward(index)
+        return _RunningMaximum._outer(ctx, values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (index,) = ctx.saved_tensors
+        inner = _RunningMaximum._inner(ctx, gradient)
+        dtype = torch.promote_types(inner.dtype, torch.float32)
+        result = torch.zeros_like(inner, dtype=dtype).scatter_add_(ctx.axis, index, inner.to(dtype))
+        return _RunningMaximum._outer(ctx, result.to(gradient.dtype)), None, None
+
+    @staticmethod
+    def _inner(ctx: Any, x: Tensor) -> Tensor:
+        x = x.movedim(-3, -1) if ctx.moved else x
+        return x if ctx.towards_start else x.flip(ctx.axis)
+
+    @staticmethod
+    def _outer(ctx: Any, x: Tensor) -> Tensor:
+        x = x if ctx.towards_start else x.flip(ctx.axis)
+        return x.movedim(-1, -3) if ctx.moved else x
+
+
+# For each pool: the axis of its walk, and whether the walk goes to smaller indices.
 WALKS = {top_pool: (-2, False), left_pool: (-1, False), bottom_pool: (-2, True), right_pool: (-1, True)}
 
 
 def pool_by_doubling(x: Tensor, axis: int, towards_start: bool, longest: int) -> Tensor:
-    """A running maximum of pads, slices and maxima alone, for exchange formats without an operator for it (ONNX).
+    """A running maximum made of pads, slices and maxima, for formats such as ONNX that have no operator for it.
 
-    After the step of k, every cell knows the largest of the 2 k cells of its walk that come first, itself included.
+    After the step of k, every cell holds the largest of the first 2 k cells of its walk, itself included.
 
     Args:
         x: (B, c, H, W).
-        axis: -2 or -1, along which is walked.
-        towards_start: whether cells look at smaller indices.
-        longest: cells of the longest walk; a longer map needs a larger one.
+        axis: -2 or -1, the direction of the walk.
+        towards_start: whether the walk goes to smaller indices.
+        longest: largest number of cells in a walk that is computed correctly.
 
     Returns:
         The same shape, equal to the pool of ``WALKS`` with this axis and direction.

@@ -58,6 +58,19 @@ def test_gradient_equals_finite_differences_without_ties(pool):
     assert gradcheck(pool, (x.requires_grad_(),))
 
 
+@pytest.mark.parametrize("pool", POOLS, ids=lambda pool: pool.__name__)
+def test_gradients_of_a_long_walk_are_added_in_float32(pool):
+    # One large value in the middle receives the gradients of 150 cells and more; 256 + 1 is 256 in bfloat16.
+    x = torch.zeros(1, 1, 301, 301, dtype=torch.bfloat16)
+    x[0, 0, 150, 150] = 1.0
+    found = pool(x.requires_grad_())
+    upstream = torch.ones_like(found)
+    upstream[0, 0, 150, 150] = 256.0
+    found.backward(upstream)
+    assert x.grad.dtype == torch.bfloat16
+    assert x.grad[0, 0, 150, 150].item() == 406.0
+
+
 @pytest.mark.parametrize("corner", ["top_left", "bottom_right"])
 def test_a_corner_sees_its_object_and_nothing_behind_it(corner):
     # In evaluation mode batch norm is the identity; 5x5 cells around a cell are its convolutions' neighbourhood.
