@@ -122,6 +122,7 @@ RULES = {
     "trainer.evaluate_every": Length(optional=True),
     "trainer.compile": Word((True, False, "auto")),
     "trainer.progress": Word(("auto", "bar", "lines", "none")),
+    "trainer.fixed_detections": Number(1, whole=True, optional=True),
     "trainer.evaluator": Word(("official", "fast")),
     "schedule.warmup": Length(),
     "optimizer.factory.lr": Number(),

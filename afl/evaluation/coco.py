@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from afl.evaluation.curves import Curves
 from afl.evaluation.detections import DetectionArrays
 from afl.evaluation.evaluator import Evaluator, check_backend
 
@@ -23,6 +24,7 @@ class CocoEvaluator(Evaluator):
         max_detections: int = 100,
         backend: str = "fast",
         groups: Sequence[str] | None = None,
+        image_cap: int | None = None,
     ) -> None:
         """
         Args:
@@ -31,16 +33,23 @@ class CocoEvaluator(Evaluator):
                 counts so).
             backend: ``official`` or ``fast``.
             groups: (C,) "r", "c" or "f" of each class for AP_r, AP_c and AP_f.
+            image_cap: see ``Evaluator``.
         """
-        super().__init__(ground_truth, groups)
+        super().__init__(ground_truth, groups, image_cap)
         if max_detections < 1:
             raise ValueError(f"max_detections must be at least 1, it is {max_detections}")
         self.max_detections = max_detections
         self.backend = check_backend(backend)
 
     def _measure(self, found: DetectionArrays) -> dict:
+        return self._summarized(self._curves(found, self.max_detections))
+
+    def _uncapped(self, found: DetectionArrays) -> Curves:
+        return self._curves(found, found.largest_count())
+
+    def _curves(self, found: DetectionArrays, max_detections: int) -> Curves:
         if self.backend == "official":
             from afl.evaluation.official import coco_curves
         else:
             from afl.evaluation.fast import coco_curves
-        return self._summarized(coco_curves(self.truth, found, self.max_detections))
+        return coco_curves(self.truth, found, max_detections)

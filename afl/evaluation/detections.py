@@ -33,6 +33,20 @@ class DetectionArrays:
         """The detections of ``rows`` (indices or a mask)."""
         return DetectionArrays(self.image[rows], self.label[rows], self.boxes[rows], self.scores[rows])
 
+    def best_per_class(self, limit: int) -> DetectionArrays:
+        """The ``limit`` best scores of each class over all images, the first of equal ones; the order stays as it is."""
+        order = np.lexsort((-self.scores, self.label))
+        label = self.label[order]
+        rank = np.arange(len(self)) - np.searchsorted(label, label)
+        keep = np.zeros(len(self), bool)
+        keep[order[rank < limit]] = True
+        return self.take(keep)
+
+    def largest_count(self) -> int:
+        """The largest number of detections of one class in one image, at least 1."""
+        _, counts = np.unique(np.stack([self.image, self.label]), axis=1, return_counts=True)
+        return int(counts.max(initial=1))
+
     def best_per_image(self, limit: int) -> DetectionArrays:
         """The ``limit`` best scores of each image, the first of equal ones; the order stays as it is."""
         order = np.lexsort((-self.scores, self.image))

@@ -21,12 +21,15 @@ from afl.evaluation.confusion import confusion_counts, precision_by_group
 from afl.evaluation.curves import Curves, summarize
 from afl.evaluation.detections import DetectionArrays
 from afl.evaluation.ground_truth import GroundTruth
+from afl.evaluation.groups import group_means
 from datasets.files import arrays_as_bytes, read_checked, write_checked
 
 log = logging.getLogger(__name__)
 
 BACKENDS = ("official", "fast")
 METRICS = ("AP", "AP50", "AP75", "AP_s", "AP_m", "AP_l", "AP_r", "AP_c", "AP_f", "AR")
+FIXED_DETECTIONS = 10_000
+"""Detections of each class over the whole set that count for AP_fixed (Dave et al. 2021, section 4)."""
 
 
 class DetectionsLike(Protocol):
@@ -40,18 +43,32 @@ class DetectionsLike(Protocol):
 class Evaluator(ABC):
     """Collects detections and the order of classes; what is measured is a subclass's ``evaluate``.
 
+    With ``image_cap`` the evaluator also measures AP without a cap per image, ``AP_fixed`` and its group means ``AP_fixed_r``,
+    ``AP_fixed_c`` and ``AP_fixed_f``: the 10,000 best detections of each class over the whole set count, however many are in one
+    image (Dave et al., Evaluating Large-Vocabulary Object Detectors: The Devil is in the Details, 2021, section 4). Under a cap
+    per image the classes compete for places; AP_fixed of a class depends on its own scores alone.
+
     Attributes:
+        per_class_fixed: AP_fixed or None by class name; empty before ``evaluate`` and without ``image_cap``.
         precision: by ``all``, ``r``, ``c`` and ``f``, (101,) precision at recalls 0, 0.01, ... 1 and an overlap of 0.5, mean
             over classes; empty before ``evaluate``.
     """
 
-    def __init__(self, ground_truth: Mapping, groups: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, ground_truth: Mapping, groups: Sequence[str] | None = None, image_cap: int | None = None
+    ) -> None:
         """
         Args:
             ground_truth: COCO-format dictionary; labels are positions in its ``categories``.
             groups: (C,) "r", "c" or "f" of each class, by its frequency in training; None: the ``frequency``
                 of the categories where they have one, else no group metrics.
+            image_cap: the best detections of an image that count for all figures but AP_fixed; None: all of them
+                count, and AP_fixed is not measured.
         """
+        if image_cap is not None and image_cap < 1:
+            raise ValueError(f"image_cap must be at least 1, it is {image_cap}")
+        self.image_cap = image_cap
+        self.per_class_fixed: dict[str, float | None] = {}
         self.truth = GroundTruth.from_coco(ground_truth)
         self.groups = self.truth.frequency_groups(groups)
         self._position = {number: position for position, number in enumerate(self.truth.image_ids)}
@@ -194,7 +211,8 @@ class Evaluator(ABC):
 
         Returns:
             AP, AP50, AP75, AP_s, AP_m, AP_l, AP_r, AP_c, AP_f and AR in [0, 1], None where undefined (no such
-            object or class), and ``per_class``: AP or None by class name.
+            object or class), and ``per_class``: AP or None by class name. With ``image_cap`` also AP_fixed, AP_fixed_r,
+            AP_fixed_c and AP_fixed_f.
         """
         missing = len(self.truth.image_ids) - len(self._processed)
         if missing:
@@ -203,11 +221,22 @@ class Evaluator(ABC):
                 missing,
                 len(self.truth.image_ids),
             )
-        return self._measure(self.detections())
+        found = self.detections()
+        if self.image_cap is None:
+            return self._measure(found)
+        metrics = self._measure(found.best_per_image(self.image_cap))
+        return metrics | self._fixed(found.best_per_class(FIXED_DETECTIONS))
+
+    def _fixed(self, found: DetectionArrays) -> dict[str, float | None]:
+        figures = summarize(self._uncapped(found), self.truth.names, self.groups)
+        self.per_class_fixed = figures["per_class"]
+        return {"AP_fixed": figures["AP"]} | fixed_group_means(self.per_class_fixed, self.groups)
 
     def confusion(self) -> dict[tuple[int, int], int]:
         """How often an object of one class was found as another: ``confusion_counts``."""
         found = self.detections()
+        if self.image_cap is not None:
+            found = found.best_per_image(self.image_cap)
         return confusion_counts(self.truth, found, self._may_be_wrong(found))
 
     def _may_be_wrong(self, found: DetectionArrays) -> np.ndarray | None:
@@ -216,12 +245,24 @@ class Evaluator(ABC):
 
     @abstractmethod
     def _measure(self, found: DetectionArrays) -> dict:
-        """What ``evaluate`` returns."""
+        """What ``evaluate`` returns of detections that are cut per image already, without AP_fixed."""
+
+    @abstractmethod
+    def _uncapped(self, found: DetectionArrays) -> Curves:
+        """Curves of these detections, however many are in one image."""
 
     def _summarized(self, curves: Curves) -> dict:
         """COCO's figures of ``curves``; the precision that charts need stays in ``self.precision``."""
         self.precision = precision_by_group(curves.precision[curves.row_of(50), :, :, 0], self.groups)
         return summarize(curves, self.truth.names, self.groups)
+
+
+def fixed_group_means(
+    per_class: Mapping[str, float | None], groups: Sequence[str] | None
+) -> dict[str, float | None]:
+    """AP_fixed_r, AP_fixed_c and AP_fixed_f: means of AP_fixed over the groups of classes."""
+    means = group_means(per_class, groups)
+    return {name.replace("AP_", "AP_fixed_"): value for name, value in means.items()}
 
 
 def check_backend(name: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from afl.evaluation.curves import Curves
 from afl.evaluation.detections import DetectionArrays
 from afl.evaluation.evaluator import Evaluator, check_backend
 
@@ -31,6 +32,7 @@ class LvisEvaluator(Evaluator):
         max_detections: int = 300,
         backend: str = "fast",
         groups: Sequence[str] | None = None,
+        image_cap: int | None = None,
     ) -> None:
         """
         Args:
@@ -39,11 +41,12 @@ class LvisEvaluator(Evaluator):
             max_detections: largest number of detections of an image.
             backend: ``official`` or ``fast``.
             groups: (C,) "r", "c" or "f" of each class, instead of ``frequency``.
+            image_cap: see ``Evaluator``.
 
         Raises:
             ValueError: one of these fields is missing.
         """
-        super().__init__(ground_truth, groups)
+        super().__init__(ground_truth, groups, image_cap)
         if max_detections < 1:
             raise ValueError(f"max_detections must be at least 1, it is {max_detections}")
         if self.groups is None:
@@ -71,12 +74,14 @@ class LvisEvaluator(Evaluator):
         return np.array(pairs, np.int64).reshape(-1, 2)
 
     def _measure(self, found: DetectionArrays) -> dict:
-        found = found.best_per_image(self.max_detections)
+        return self._summarized(self._uncapped(found.best_per_image(self.max_detections)))
+
+    def _uncapped(self, found: DetectionArrays) -> Curves:
         if self.backend == "official":
             from afl.evaluation.official import lvis_curves
         else:
             from afl.evaluation.fast import lvis_curves
-        return self._summarized(lvis_curves(self.truth, found, self.negative, self.not_exhaustive))
+        return lvis_curves(self.truth, found, self.negative, self.not_exhaustive)
 
     def _may_be_wrong(self, found: DetectionArrays) -> np.ndarray:
         """Detections of classes that were checked in their image, and not left unfinished there."""

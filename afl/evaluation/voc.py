@@ -37,6 +37,7 @@ class VocEvaluator(CocoEvaluator):
         iou: float = 0.5,
         groups: Sequence[str] | None = None,
         backend: str = "fast",
+        image_cap: int | None = None,
     ) -> None:
         """
         Args:
@@ -46,8 +47,9 @@ class VocEvaluator(CocoEvaluator):
             iou: least overlap of a true positive; the key of the result is mAP and 100 times this number.
             groups: (C,) "r", "c" or "f" of each class.
             backend: COCO's figures by pycocotools (``official``) or hotcoco (``fast``).
+            image_cap: see ``Evaluator``; AP_fixed is COCO's AP.
         """
-        super().__init__(ground_truth, groups=groups, backend=backend)
+        super().__init__(ground_truth, groups=groups, backend=backend, image_cap=image_cap)
         if metric not in RULES:
             raise ValueError(f"the VOC metric is {' or '.join(RULES)}, not {metric!r}")
         if not 0 < iou <= 1:

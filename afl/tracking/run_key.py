@@ -39,6 +39,9 @@ EXCLUDED = (
     "trainer.threads",
 )
 
+LATER = ("trainer.fixed_detections",)
+"""Settings that came after the first committed records. They are left out while they are null, so that keys stay what they were."""
+
 VARIANT = ("draw", "split", "fold")
 """Settings of a data set that choose one of its variants; the slug names them."""
 
@@ -123,7 +126,11 @@ def _plain(name: str) -> str:
 def _canonical(value: Any, path: str) -> Any:
     if isinstance(value, Mapping):
         children = {str(key): (child, f"{path}.{key}" if path else str(key)) for key, child in value.items()}
-        return {key: _canonical(child, at) for key, (child, at) in children.items() if at not in EXCLUDED}
+        return {
+            key: _canonical(child, at)
+            for key, (child, at) in children.items()
+            if at not in EXCLUDED and not (at in LATER and child is None)
+        }
     if isinstance(value, list | tuple):
         return [_canonical(child, path) for child in value]
     if isinstance(value, float) and value.is_integer():

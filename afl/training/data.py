@@ -200,6 +200,8 @@ def build_evaluator(config: DictConfig, data: RunData) -> Evaluator:
     metric, truth = config.dataset.metric, data.val.coco_dict()
     limit = config.dataset.max_detections
     shared = {"groups": list(data.statistics.groups), "backend": config.trainer.evaluator}
+    if config.trainer.get("fixed_detections"):
+        shared["image_cap"] = limit
     if metric == "coco":
         return CocoEvaluator(truth, max_detections=limit, **shared)
     if metric == "lvis":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,12 @@ class Evaluation:
         """
         adapt_threshold(detector)
         share_buffers(detector, self.world)
+        with evaluated(detector, self.config.trainer.get("fixed_detections")):
+            return self._measured(detector, interruption)
+
+    def _measured(
+        self, detector: nn.Module, interruption: Interruption | None
+    ) -> tuple[dict[str, Any], list[Picture]]:
         evaluator = build_evaluator(self.config, self.data)
         number = {int(image_id): i for i, image_id in enumerate(self.data.val.image_ids)}
         pictures: list[Picture] = []
@@ -121,6 +129,17 @@ class Evaluation:
             found_scores=found.scores.float().numpy(),
             found_labels=found.labels.numpy(),
         )
+
+
+@contextlib.contextmanager
+def evaluated(detector: nn.Module, fixed_detections: int | None) -> Iterator[None]:
+    """The detector as it is evaluated: with at least ``fixed_detections`` detections of an image, if that is given."""
+    own = detector.max_detections
+    detector.max_detections = max(own, fixed_detections or 0)
+    try:
+        yield
+    finally:
+        detector.max_detections = own
 
 
 def evaluate_run(

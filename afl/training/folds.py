@@ -11,6 +11,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from afl.evaluation import CocoEvaluator, group_means
+from afl.evaluation.evaluator import fixed_group_means
 from afl.tracking.record import FINISHED, Record, read_record
 from afl.training.build import ConfigError
 from afl.training.data import read_data
@@ -59,13 +60,17 @@ class _Found:
 
 
 def evaluate_folds(
-    folds: Sequence[Fold], *, max_detections: int = 100, backend: str = "fast"
+    folds: Sequence[Fold],
+    *,
+    max_detections: int = 100,
+    backend: str = "fast",
+    image_cap: int | None = None,
 ) -> FoldedMetrics:
     """COCO's metrics over the union of the folds' validation images.
 
     Args:
         folds: folds of one data set with disjoint validation images.
-        max_detections, backend: as in ``CocoEvaluator``.
+        max_detections, backend, image_cap: as in ``CocoEvaluator``.
 
     Raises:
         ValueError: the folds have different classes, share a validation image, or a detection names an image or
@@ -80,7 +85,10 @@ def evaluate_folds(
     listed = [annotation for fold in folds for annotation in fold.truth["annotations"]]
     annotations = [annotation | {"id": number} for number, annotation in enumerate(listed, start=1)]
     evaluator = CocoEvaluator(
-        {"images": images, "annotations": annotations, "categories": categories}, max_detections, backend
+        {"images": images, "annotations": annotations, "categories": categories},
+        max_detections,
+        backend,
+        image_cap=image_cap,
     )
     label_of = {category["id"]: label for label, category in enumerate(categories)}
     for fold in folds:
@@ -91,9 +99,14 @@ def evaluate_folds(
     groups = frequency_groups(counts.mean(axis=0))
     names = list(per_class)
     left_out = tuple(name for name, own in zip(names, counts.T, strict=True) if not own.all())
-    kept = {name: None if name in left_out else value for name, value in per_class.items()}
+
+    def kept(values: Mapping[str, float | None]) -> dict[str, float | None]:
+        return {name: None if name in left_out else value for name, value in values.items()}
+
+    if image_cap is not None:
+        result |= fixed_group_means(kept(evaluator.per_class_fixed), groups)
     return FoldedMetrics(
-        metrics=result | group_means(kept, groups),
+        metrics=result | group_means(kept(per_class), groups),
         per_class=per_class,
         groups=dict(zip(names, groups, strict=True)),
         left_out=left_out,
@@ -128,7 +141,10 @@ def fold_record(folders: Sequence[Path]) -> Record:
         data = read_data(config)
         folds.append(Fold(data.val.coco_dict(), _detections(folder / DETECTIONS), data.statistics.images))
     folded = evaluate_folds(
-        folds, max_detections=config.dataset.max_detections, backend=config.trainer.evaluator
+        folds,
+        max_detections=config.dataset.max_detections,
+        backend=config.trainer.evaluator,
+        image_cap=config.dataset.max_detections if config.trainer.get("fixed_detections") else None,
     )
     names = f", without {', '.join(folded.left_out)}" if folded.left_out else ""
     note = f"{len(folds)} together; group means leave out {len(folded.left_out)} classes{names}"
