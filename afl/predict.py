@@ -28,7 +28,7 @@ from afl.training.checkpoint import LAST, CheckpointError, load_checkpoint, reas
 from afl.training.detect import TestTime, detect
 from afl.training.distributed import choose_device
 from afl.training.load import load_weights
-from afl.training.prior import adapt_threshold
+from afl.training.prior import adapt_threshold, calibrate
 from afl.zoo.files import PREFIX, SUFFIX, read_entry, zoo_file
 from datasets import Sample, collate, read_image_file
 from detectors.contract import ClassCounts, Detections
@@ -164,6 +164,7 @@ def load_predictor(
         )
     step = load_weights(detector, state, path)
     adapt_threshold(detector)
+    calibrate(detector)
     return Predictor(
         detector=detector.eval().to(chosen, memory_format=layout),
         config=config,

@@ -88,7 +88,7 @@ def hydra_override(argument: str, config: DictConfig, *, sweep: bool = False) ->
 
 
 def apply_overrides(config: DictConfig, arguments: Sequence[str]) -> None:
-    """Change existing settings of ``config``, in place and in order.
+    """Change settings of ``config``, in place and in order. ``+NAME=VALUE`` also adds a setting to a group that exists.
 
     Raises:
         ConfigError: an argument is not of the form ``NAME=VALUE``, the setting does not exist or is a group, or the value is of
@@ -100,12 +100,16 @@ def apply_overrides(config: DictConfig, arguments: Sequence[str]) -> None:
         if found is None:
             raise ConfigError(f"{argument!r} is not of the form NAME=VALUE")
         key = found[2]
-        problem = unknown_setting(key, config) or without_effect(key, config, arguments)
+        unknown = unknown_setting(key, config)
+        added = bool(unknown and found[1]) and OmegaConf.is_dict(
+            OmegaConf.select(config, key.rpartition(".")[0])
+        )
+        problem = None if added else unknown or without_effect(key, config, arguments)
         if problem:
             raise ConfigError(problem)
         (parsed,) = OverridesParser.create().parse_overrides([hydra_override(argument.lstrip("+"), config)])
         try:
-            OmegaConf.update(config, key, parsed.value(), merge=True)
+            OmegaConf.update(config, key, parsed.value(), merge=True, force_add=added)
         except OmegaConfBaseException as error:
             raise ConfigError(f"{key} cannot be set: {str(error).splitlines()[0]}") from None
 

@@ -13,6 +13,7 @@ from afl.losses.ap_loss import APLoss
 from afl.losses.asymmetric import AsymmetricFocus
 from afl.losses.class_weights import ClassWeights, class_balanced_weights
 from afl.losses.classification_loss import ClassificationLoss
+from afl.losses.classifier_retraining import ClassifierRetraining
 from afl.losses.contract import MapInfo, MapLoss
 from afl.losses.dr_loss import DRLoss
 from afl.losses.efl import EqualizedFocus
@@ -37,6 +38,7 @@ from afl.losses.loss_warmup import LossWarmUp
 from afl.losses.ohem import OnlineHardExampleMining
 from afl.losses.pisa import PrimeSampleAttention
 from afl.losses.positive_scale import PositiveScale
+from afl.losses.posthoc import PostHocAdjustment, TauNormalization
 from afl.losses.qfl import QualityFocalLoss
 from afl.losses.relative_cap import RelativeCap
 from afl.losses.repeat_factors import RepeatFactorSampling
@@ -49,6 +51,9 @@ from afl.losses.vfl import VarifocalLoss
 from afl.losses.weighting import ElementWeights, Weighting
 
 __all__ = [
+    "TauNormalization",
+    "PostHocAdjustment",
+    "ClassifierRetraining",
     "logit_shift",
     "LogitShift",
     "ClassMargin",

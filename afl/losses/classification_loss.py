@@ -96,6 +96,17 @@ class ClassificationLoss(MapLoss):
         wanted: list[ImageRepeats | None] = [link.image_repeats for link in self.chain.values()]
         return next((repeats for repeats in wanted if repeats is not None), None)
 
+    @property
+    def class_layers_only(self) -> bool:
+        """Whether any link asks for it."""
+        return any(link.class_layers_only for link in self.chain.values())
+
+    def calibrated(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """The changes of all links, one after the other."""
+        for link in self.chain.values():
+            weight, bias = link.calibrated(weight, bias)
+        return weight, bias
+
     def update(self) -> None:
         """Update the running state of every link."""
         for link in self.chain.values():

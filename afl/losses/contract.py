@@ -122,6 +122,22 @@ class MapLoss(nn.Module, ABC):
         """How often training repeats images with rare classes; None leaves that to the data set."""
         return None
 
+    @property
+    def class_layers_only(self) -> bool:
+        """Whether training starts from a finished run and trains nothing but fresh class layers."""
+        return False
+
+    def calibrated(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """The last layer of the map as evaluation uses it.
+
+        Args:
+            weight: (A C, ...), channel a C + c is of anchor a and class c; bias: (A C,).
+
+        Returns:
+            Both, of the same shapes; the default changes nothing.
+        """
+        return weight, bias
+
     def update(self) -> None:
         """Update the running state; called once per optimiser step. The default has no state."""
 

@@ -95,11 +95,13 @@ class Weighting(nn.Module):
         uses_overlap: whether the detector must fill ``target.overlap``.
         head_prior: probability that a fresh head must give to every element; None keeps the detector's own.
         image_repeats: how often training repeats images with rare classes; None leaves that to the data set.
+        class_layers_only: whether training starts from a finished run and trains nothing but fresh class layers.
     """
 
     uses_overlap: bool = False
     head_prior: float | None = None
     image_repeats: ImageRepeats | None = None
+    class_layers_only: bool = False
 
     def prepared(self, target: ClassificationTarget) -> ClassificationTarget:
         """The target that the loss is computed on; every link's is applied before the first link's ``forward``.
@@ -113,6 +115,10 @@ class Weighting(nn.Module):
     ) -> ElementWeights:
         """Detached logits (R, C) to the weights of the chain up to and including this link."""
         return weights
+
+    def calibrated(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight (A C, ...) and bias (A C,) of the map's last layer as evaluation uses them; channel a C + c is of class c."""
+        return weight, bias
 
     def update(self) -> None:
         """Update the running state from what ``forward`` accumulated; called once per optimiser step."""

@@ -15,6 +15,7 @@ DETECTOR_NAMES = {
 }
 METRICS = {
     "AP": "AP, all classes",
+    "AP_fixed": "AP without a cap per image",
     "AP_r": "AP of rare classes",
     "AP_c": "AP of common classes",
     "AP_f": "AP of frequent classes",

@@ -8,7 +8,7 @@ import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from afl.reporting import render
@@ -188,6 +188,7 @@ def build_table(records: Iterable[Record], spec: TableSpec) -> Table:
     }
     used = {cell: record for cell, record in cells.items() if record is not None}
     finished = {cell: record for cell, record in used.items() if record.status == FINISHED}
+    spec = _with_ap_fixed(spec, finished.values())
     for metric in spec.metrics:
         if finished and not any(metric in record.metrics for record in finished.values()):
             known = ", ".join(sorted({name for record in finished.values() for name in record.metrics}))
@@ -200,6 +201,19 @@ def build_table(records: Iterable[Record], spec: TableSpec) -> Table:
         blocks=blocks,
         cells=cells,
     )
+
+
+def _with_ap_fixed(spec: TableSpec, finished: Iterable[Record]) -> TableSpec:
+    """The table with AP_fixed beside AP where records have it."""
+    metrics = list(spec.metrics)
+    if (
+        "AP" not in metrics
+        or "AP_fixed" in metrics
+        or not any("AP_fixed" in record.metrics for record in finished)
+    ):
+        return spec
+    metrics.insert(metrics.index("AP") + 1, "AP_fixed")
+    return replace(spec, metrics=metrics)
 
 
 def _block(cells: Mapping[CellName, Record | None], spec: TableSpec, dataset: str, metric: str) -> Block:

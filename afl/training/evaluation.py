@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from afl.training.distributed import World, barrier, join_world, share_buffers
 from afl.training.interruption import Interruption
 from afl.training.load import LoadedRun
 from afl.training.loop import LoopOptions
-from afl.training.prior import adapt_threshold
+from afl.training.prior import adapt_threshold, calibrate
 from datasets.files import write_bytes
 from datasets.images import read_image
 
@@ -133,13 +134,19 @@ class Evaluation:
 
 @contextlib.contextmanager
 def evaluated(detector: nn.Module, fixed_detections: int | None) -> Iterator[None]:
-    """The detector as it is evaluated: with at least ``fixed_detections`` detections of an image, if that is given."""
-    own = detector.max_detections
-    detector.max_detections = max(own, fixed_detections or 0)
+    """The detector as it is evaluated: its class layers calibrated by their losses, and with at least ``fixed_detections``
+    detections of an image, if that is given. Afterwards it is what it was."""
+    limit, layers = detector.max_detections, detector.class_layers()
+    own = {name: [copy.deepcopy(layer.state_dict()) for layer in layers[name]] for name in layers}
+    detector.max_detections = max(limit, fixed_detections or 0)
     try:
+        calibrate(detector)
         yield
     finally:
-        detector.max_detections = own
+        detector.max_detections = limit
+        for name, states in own.items():
+            for layer, state in zip(layers[name], states, strict=True):
+                layer.load_state_dict(state)
 
 
 def evaluate_run(

@@ -14,6 +14,7 @@ from torch import nn
 
 from afl.training.build import ConfigError
 from afl.training.checkpoint import UNREADABLE, CheckpointError, load_checkpoint, reason
+from afl.training.classifier_stage import FIRST_STAGE, first_stage, restart_class_layers, wants_second_stage
 from afl.training.compose import compose_cell
 from afl.training.distributed import World
 from detectors.backbone import load_features
@@ -30,6 +31,7 @@ def start_from(
     """Load ``config.initial_weights`` into the detector: null, ``shapes``, or a file with weights under ``model``.
 
     Everything whose name and shape fit is taken; the class layer of another set of classes does not fit and stays fresh.
+    A loss that retrains class layers starts from a finished run, and its class layers are fresh.
 
     Args:
         pretrain: gives the checkpoint of a pre-training config, making it first if need be.
@@ -39,9 +41,17 @@ def start_from(
         CheckpointError: the features that were made once are damaged.
     """
     source = config.initial_weights
-    if source is None:
+    second_stage = wants_second_stage(detector)
+    if second_stage and source in (None, SHAPES):
+        if world.size > 1:
+            raise ConfigError(
+                f"loss={config.cell.loss} starts from a finished run, which one process makes: train loss={FIRST_STAGE} first, then "
+                "give its checkpoint as initial_weights"
+            )
+        path = pretrain(first_stage(config))
+    elif source is None:
         return
-    if source == SHAPES:
+    elif source == SHAPES:
         if world.size > 1:
             raise ConfigError(
                 "initial_weights=shapes is made by one process: train it without torchrun first "
@@ -60,6 +70,8 @@ def start_from(
             f"initial_weights={source}: {path} has no weights under 'model' that can be read ({reason(error)}); give a checkpoint, "
             "`shapes`, or null"
         ) from error
+    if second_stage:
+        restart_class_layers(detector)
     if world.is_main:
         log.info("starts from %s; fresh: %s", path, ", ".join(fresh) or "nothing")
 

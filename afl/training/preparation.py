@@ -18,6 +18,7 @@ from afl.config import ConfigError
 from afl.tracking import unwritable
 from afl.training.build import bound, build_detector, build_schedule, loop_options
 from afl.training.checkpoint import CheckpointError, load_latest, reason, set_aside
+from afl.training.classifier_stage import keep_all_but_class_layers, wants_second_stage
 from afl.training.compiled import compiled_forward, wants_compiled
 from afl.training.data import about, training_batches
 from afl.training.distributed import barrier, from_main
@@ -54,6 +55,8 @@ def prepare(run: Run, pretrain: Pretrain) -> tuple[Training, Evaluation]:
     evaluation = Evaluation(config, data, world, run.folder, options)
     evaluation.check()
     detector = build_detector(config, data.classes)
+    if wants_second_stage(detector):
+        keep_all_but_class_layers(detector)
     saved = _resume(run)
     wishes = (loss.image_repeats for loss in detector.classification.values())
     repeats = next((wish for wish in wishes if wish is not None), None)

@@ -1,4 +1,4 @@
-"""The initial bias of the heads for losses that choose it, from the data or otherwise, and the score threshold for it."""
+"""What losses ask of a head's last layers: the initial bias, the score threshold, and the calibration for evaluation."""
 
 from __future__ import annotations
 
@@ -47,6 +47,16 @@ def initialise_priors(
             layer.bias.fill_(prior_bias(prior))
         if world.is_main:
             log.info("%s: the head starts at a probability of %.2g, as its loss wants it", name, prior)
+
+
+@torch.no_grad()
+def calibrate(detector: nn.Module) -> None:
+    """Change the class layers as the losses want them for evaluation; not to be trained or calibrated again."""
+    for name, loss in detector.classification.items():
+        for layer in detector.class_layers()[name]:
+            weight, bias = loss.calibrated(layer.weight, layer.bias)
+            layer.weight.copy_(weight)
+            layer.bias.copy_(bias)
 
 
 def adapt_threshold(detector: nn.Module) -> None:

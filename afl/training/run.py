@@ -91,11 +91,15 @@ def run_cell(
 
 def pretrain(config: DictConfig, interruption: Interruption) -> Path:
     """The final checkpoint of ``config``'s run, which is trained first if it is not finished; concurrent callers wait."""
-    detector = config.cell.detector
-    run = _described(config, interruption, title=f"feature pre-training for {detector}")
+    detector, of_features = config.cell.detector, config.cell.dataset == "shapes_pretraining"
+    run = _described(
+        config, interruption, title=f"feature pre-training for {detector}" if of_features else None
+    )
     announcement = (
         f"feature pre-training for {detector}: it learns from generated images of other classes ({config.trainer.max_duration}). "
         "This happens once, and every loss starts from the result"
+        if of_features
+        else f"first stage: {run.title} ({config.trainer.max_duration}), whose features the second stage keeps"
     )
     _complete(run, wait=True, announcement=announcement)
     return run.folder / "checkpoints" / LAST

@@ -87,6 +87,11 @@ ARMS: dict[str, Callable[[MapInfo], Step]] = {
     "asymmetric": oracles.Asymmetric,
     "sqrt_weights": partial(oracles.ByFrequency, power=0.5),
     "inverse_weights": partial(oracles.ByFrequency, power=1.0),
+    # They train as focal loss does; tests/training/test_posthoc.py tests what they change.
+    "posthoc_adjustment": Family,
+    "norcal": Family,
+    "tau_norm": Family,
+    "crt": Family,
     "ohem": partial(oracles.Mined, mine=partial(hardest_samples, size=10)),
     "ssd": partial(oracles.Mined, mine=partial(three_to_one, ratio=3.0, minimum=4)),
     "libra": oracles.Drawn,

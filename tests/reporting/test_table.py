@@ -240,6 +240,18 @@ def test_an_unknown_metric_is_named_with_the_known_ones(small_records):
         build_table(small_records, replace(SPEC, metrics=("APr",)))
 
 
+def test_ap_without_the_cap_stands_beside_ap_where_records_have_it_and_nowhere_else(record):
+    """Columns of the CSV: those of the spec, and AP_fixed after AP as soon as one record has it."""
+    plain, fixed = {"AP": 0.3, "AP_r": 0.1}, {"AP": 0.4, "AP_fixed": 0.45, "AP_r": 0.2}
+    spec = replace(SPEC, metrics=("AP", "AP_r"))
+    without = build_table([record("fcos", "fl", metrics=plain)], spec)
+    assert without.spec == spec
+    found = build_table([record("fcos", "fl", metrics=plain), record("fcos", "afl", metrics=fixed)], spec)
+    assert [block.metric for block in found.blocks] == ["AP", "AP_fixed", "AP_r"]
+    assert found.blocks[1].rows["fcos"]["afl"].value.mean == 0.45
+    assert found.blocks[1].rows["fcos"]["fl"].value is None
+
+
 @given(st.text(max_size=60))
 def test_latex_text_has_no_bare_special_characters(text):
     escaped = _latex(text)

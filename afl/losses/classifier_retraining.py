@@ -1,0 +1,34 @@
+"""Classifier retraining (cRT), the second of two stages.
+
+Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition, ICLR 2020, section 4.1: after training, the
+class layer starts afresh and is trained alone, with class-balanced sampling, on the fixed representation.
+
+The link changes no weight. It asks training to start from a finished run and to train nothing but the last layers of the
+classification maps, which start as a fresh head does: weights of standard deviation 0.01 and the bias of the head's prior. The
+balanced sampling is another link, ``RepeatFactorSampling``. Anchors, grids and heat maps alike.
+
+The first stage is the run that ``initial_weights`` names; without it, the run of ``loss=fl`` with the same settings, which is trained
+first if it is not finished. Default: the second stage is as long as the first.
+
+Differs from the paper: images cannot be drawn by class, because one image has objects of several, so their repeat factors take the place
+of class-balanced sampling; the second stage is as long as the first instead of a ninth of it. Normalisation layers keep their running
+statistics, and normalise by the batch in training as before.
+"""
+
+from __future__ import annotations
+
+from afl.losses.contract import MapInfo
+from afl.losses.weighting import Weighting
+
+
+class ClassifierRetraining(Weighting):
+    """Asks training to train the class layers alone, from a finished run.
+
+    Args:
+        info: the map.
+    """
+
+    class_layers_only = True
+
+    def __init__(self, info: MapInfo) -> None:
+        super().__init__()

@@ -1,0 +1,64 @@
+"""Classifier retraining against the finished run that it starts from: nothing but fresh class layers differs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from afl.config import ConfigError
+from afl.training import run_cell
+from afl.training.build import build_detector
+from afl.training.checkpoint import load_checkpoint
+from afl.training.data import read_data
+from afl.training.distributed import World
+from afl.training.initial_weights import start_from
+
+
+def weights(config, loss: str) -> dict[str, torch.Tensor]:
+    (folder,) = Path(config.paths.output).glob(f"*-{loss}-*")
+    return load_checkpoint(folder / "checkpoints" / "last.pt")["model"]
+
+
+@pytest.mark.parametrize("detector", ["centernet", "objectbox"])
+def test_second_stage_trains_the_class_layers_alone_on_the_features_of_the_first(small_cell, detector):
+    config = small_cell(detector, "crt", "loss.chain.rfs.images=10")
+    assert run_cell(config).status == "finished"
+    first, second = weights(config, "fl"), weights(config, "crt")
+    model = build_detector(config, read_data(config).classes)
+    own = {
+        id(parameter)
+        for layers in model.class_layers().values()
+        for layer in layers
+        for parameter in layer.parameters()
+    }
+    class_layers = {name for name, parameter in model.named_parameters() if id(parameter) in own}
+    assert class_layers
+    for name, value in first.items():
+        # Counters of batches go on; no statistic depends on them.
+        if not name.startswith("classification.") and not name.endswith("num_batches_tracked"):
+            assert torch.equal(second[name], value) == (name not in class_layers), name
+
+
+def test_the_first_stage_is_the_ordinary_run_of_focal_loss_and_is_trained_once(small_cell):
+    first = small_cell("centernet", "fl")
+    key = run_cell(first).key
+    run_cell(small_cell("centernet", "crt", "loss.chain.rfs.images=10"))
+    assert [path.name for path in Path(first.paths.output).glob("*-fl-*")] == [key]
+
+
+def test_a_checkpoint_that_is_named_is_the_first_stage_and_many_processes_need_one(small_cell, tmp_path):
+    config = small_cell("centernet", "crt")
+    classes = read_data(config).classes
+    trained = build_detector(config, classes)
+    torch.save({"model": trained.state_dict()}, tmp_path / "first.pt")
+    model = build_detector(config, classes)
+    many = World(0, 2, torch.device("cpu"))
+    with pytest.raises(ConfigError, match="loss=crt starts from a finished run"):
+        start_from(config, model, many, lambda _: pytest.fail("trained"))
+    config.initial_weights = str(tmp_path / "first.pt")
+    start_from(config, model, many, lambda _: pytest.fail("trained"))
+    (layer,), (before,) = model.class_layers()["heat"], trained.class_layers()["heat"]
+    assert not torch.equal(layer.weight, before.weight) and (layer.bias.sigmoid() - 0.1).abs().max() < 1e-6
+    assert torch.equal(model.size[-1].weight, trained.size[-1].weight)

@@ -1,0 +1,78 @@
+"""Post-hoc remedies on all six detectors: against scores changed by hand, and training after an evaluation goes on unchanged."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from afl.training.build import build_detector
+from afl.training.compose import compose_cell
+from afl.training.evaluation import evaluated
+from detectors.contract import ClassCounts
+
+COUNTS = torch.tensor([900.0, 300.0, 30.0, 3.0])
+# Output and position of its classes, of every map with classes.
+LOGITS = {
+    "centernet": {"heat": 1},
+    "cornernet": {"top_left": 1, "bottom_right": 1},
+    "extremenet": {"top": 1, "left": 1, "bottom": 1, "right": 1, "center": 1},
+    "retinanet": {"logits": 2},
+    "fcos": {"logits": 2},
+    "objectbox": {"classes": 2},
+}
+OTHERS = {"objectbox": "objectness"}
+
+
+def build(detector: str, loss: str):
+    config = compose_cell(detector=detector, loss=loss, overrides=["dataset=shapes_coco"])
+    torch.manual_seed(0)
+    return build_detector(config, ClassCounts(COUNTS, COUNTS)).eval()
+
+
+@torch.no_grad()
+def outputs(model) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    return model(torch.randn(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize(("loss", "tau"), [("posthoc_adjustment", 1.0), ("norcal", 0.6)])
+@pytest.mark.parametrize("detector", LOGITS)
+def test_adjustment_adds_the_log_of_the_relative_count_to_every_logit_and_is_undone(detector, loss, tau):
+    model = build(detector, loss)
+    before = outputs(model)
+    with evaluated(model, None):
+        found = outputs(model)
+    for name, axis in LOGITS[detector].items():
+        shape = [-1 if k == axis else 1 for k in range(before[name].ndim)]
+        expected = before[name] - tau * (COUNTS / 900).log().view(shape)
+        torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-5)
+    if detector in OTHERS:
+        assert torch.equal(found[OTHERS[detector]], before[OTHERS[detector]])
+    assert all(torch.equal(value, before[name]) for name, value in outputs(model).items())
+
+
+@pytest.mark.parametrize("detector", LOGITS)
+def test_tau_normalisation_shrinks_differences_of_length_and_keeps_direction_bias_and_mean(detector):
+    model = build(detector, "tau_norm")
+    for layers in model.class_layers().values():
+        for layer in layers:
+            layer.weight.data *= 1 + torch.arange(len(layer.weight)).view(-1, 1, 1, 1)
+    own = {name: [layer.weight.clone() for layer in layers] for name, layers in model.class_layers().items()}
+    with evaluated(model, 500):
+        assert model.max_detections == 500
+        for name, layers in model.class_layers().items():
+            for layer, before in zip(layers, own[name], strict=True):
+                one, other = before.flatten(1).double(), layer.weight.flatten(1).double()
+                if name == OTHERS.get(detector):
+                    assert torch.equal(one, other)
+                    continue
+                lengths, found = one.norm(dim=1).log(), other.norm(dim=1).log()
+                torch.testing.assert_close(
+                    found, lengths.mean() + 0.3 * (lengths - lengths.mean()), rtol=0, atol=1e-5
+                )
+                torch.testing.assert_close(
+                    other / other.norm(dim=1, keepdim=True), one / one.norm(dim=1, keepdim=True)
+                )
+    assert model.max_detections == 100
+    for name, layers in model.class_layers().items():
+        assert all(torch.equal(layer.weight, before) for layer, before in zip(layers, own[name], strict=True))
