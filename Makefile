@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python -m
 RUN_TABLE = $(RUN) scripts.table action=run seeds=[$(SEEDS)] jobs=$(JOBS) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test lint demo reproduce-table reproduce-table-sampling reproduce-table-ablation reproduce-table-prior reproduce-table-trashcan reproduce-table-photos reproduce-table-bccd reproduce-table-data-seeds reproduce-table-short reproduce-table-closed reproduce-table-scratch reproduce-table-trashcan-frames report figures data-coco data-lvis data-voc clean test-faults benchmark benchmark-gpu zoo
+.PHONY: help setup lock test lint demo reproduce-table reproduce-table-sampling reproduce-table-ablation reproduce-table-prior reproduce-table-trashcan reproduce-table-photos reproduce-table-bccd reproduce-table-data-seeds reproduce-table-short reproduce-table-closed reproduce-table-scratch reproduce-table-trashcan-frames report figures data-coco data-lvis data-voc clean test-faults benchmark benchmark-gpu zoo site
 
 help:  ## this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-32s %s\n", $$1, $$2}'
@@ -102,6 +102,10 @@ data-voc: setup  ## the same for PASCAL VOC 07+12
 
 zoo: setup  ## train and write the detectors that conf/zoo.yaml lists and zoo/ lacks (ARGS="paths.data=FOLDER")
 	@$(RUN) scripts.zoo make $(ARGS)
+
+site: setup  ## the documents as a website, outputs/site (ARGS="serve" shows it); links are checked
+	@$(VENV)/bin/uv pip install -q --python $(VENV)/bin/python -r docs/requirements.txt
+	@$(RUN) scripts.site $(ARGS)
 
 clean:  ## remove runs and caches, keep the environment and downloaded data
 	rm -rf outputs .cache .pytest_cache .ruff_cache .hypothesis

@@ -27,11 +27,13 @@ from afl.training.build import PRECISIONS, build_detector, check_targets, instan
 from afl.training.checkpoint import LAST, CheckpointError, load_checkpoint, reason
 from afl.training.detect import TestTime, detect
 from afl.training.distributed import choose_device
+from afl.training.inputs import normalise
 from afl.training.load import load_weights
 from afl.training.prior import adapt_threshold, calibrate
 from afl.zoo.files import PREFIX, SUFFIX, read_entry, zoo_file
 from datasets import Sample, collate, read_image_file
 from detectors.contract import ClassCounts, Detections
+from detectors.views import over_content, score_maps
 
 Image = str | Path | np.ndarray
 SCORE = 0.3  # least score of a detection, here and in scripts.predict
@@ -107,6 +109,24 @@ class Predictor:
             test_time=self.test_time,
         ):
             yield from (above(one, score) for one in found)
+
+    @torch.no_grad()
+    def score_maps(self, image: Image) -> dict[str, np.ndarray]:
+        """What the heads see of one image, the best class of every cell.
+
+        Args:
+            image: as for a call.
+
+        Returns:
+            By the name of the map, (h, w) float32 probabilities over the image; heads on a pyramid have one map for each level.
+        """
+        transform = instantiate(self.config.dataset.eval_transform[self.config.family])
+        batch = collate([transform(_sample(image), np.random.default_rng(0))])
+        images = normalise(batch.images.to(self.device), self.config.trainer.channels_last)
+        height, width = images.shape[-2:]
+        maps = score_maps(self.detector, self.detector(images), height, width)
+        size = tuple(batch.sizes[0].tolist())
+        return {name: over_content(one, size, (height, width)).numpy() for name, one in maps.items()}
 
 
 def above(found: Detections, score: float) -> Detections:

@@ -41,3 +41,14 @@ def score_maps(detector: nn.Module, outputs: Outputs, height: int, width: int) -
         for level, (h, w), stride in zip(levels, shapes, detector.strides, strict=True):
             maps[f"{name}, stride {stride}"] = level.view(h, w, per_cell).amax(-1).cpu()
     return maps
+
+
+def over_content(scores: Tensor, size: tuple[int, int], padded: tuple[int, int]) -> Tensor:
+    """The part of a map (h, w) that lies over the image, without the part over its padding.
+
+    Args:
+        size: height and width of the image inside the network input; ``padded``: height and width of the input.
+    """
+    rows = max(1, round(scores.shape[0] * size[0] / padded[0]))
+    columns = max(1, round(scores.shape[1] * size[1] / padded[1]))
+    return scores[:rows, :columns]

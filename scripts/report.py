@@ -21,7 +21,7 @@ Questions to the records of a table, answered in results/TABLE:
     gate        how AFL's gate opens over training
     choice      which of AFL's free choices its search selects
     fit         how well the training images themselves are fitted
-    documents   the tables inside README.md and results/README.md
+    documents   the tables inside README.md, results/README.md and docs/
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
-import numpy as np
 import torch
 
 from afl.tracking import Picture, write_bytes
@@ -17,7 +16,7 @@ from afl.training.inputs import normalise
 from afl.training.load import load_run
 from afl.training.pictures import draw_maps
 from datasets.images import read_image
-from detectors.views import score_maps
+from detectors.views import over_content, score_maps
 
 
 @torch.no_grad()
@@ -51,7 +50,7 @@ def heads(*overrides: str, run: str = "", image: str = "", results: str = "") ->
     found = to_original(found, batch.matrices[0], batch.original_sizes[0])
     height, width = images.shape[-2:]
     maps = {
-        name: _over_content(scores.numpy(), batch.sizes[0].tolist(), (height, width))
+        name: over_content(scores, batch.sizes[0].tolist(), (height, width)).numpy()
         for name, scores in score_maps(loaded.detector, outputs, height, width).items()
     }
     picture = Picture(
@@ -68,10 +67,3 @@ def heads(*overrides: str, run: str = "", image: str = "", results: str = "") ->
     write_bytes(path, cv2.imencode(".jpg", sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes())
     print(f"written: {path} (image {image} of {loaded.config.cell.dataset})")
     return path
-
-
-def _over_content(scores: np.ndarray, size: list[int], padded: tuple[int, int]) -> np.ndarray:
-    """The part of a map that lies over the image and not over its padding."""
-    rows = max(1, round(scores.shape[0] * size[0] / padded[0]))
-    columns = max(1, round(scores.shape[1] * size[1] / padded[1]))
-    return scores[:rows, :columns]

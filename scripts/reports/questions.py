@@ -17,7 +17,7 @@ from afl.tracking import FINISHED, write_json, write_text
 from scripts.reports.material import figures_on_training_images
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "results/README.md")
+DOCUMENTS = ("README.md", "results/README.md", "docs/choose.md", "docs/detectors.md")
 
 
 def noise(table: str = "shapes", seeds: int = 5, results: str = "results") -> None:
