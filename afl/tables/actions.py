@@ -11,6 +11,7 @@ from rich.console import Console
 from afl.reporting import Table, agreement, build_table, connect, load_records, server_records
 from afl.reporting.records import unit_name
 from afl.tables.cells import cells_of
+from afl.tables.expected import compared
 from afl.tables.kept import portable, table_spec
 from afl.tables.pinned import pinned, require_trainable
 from afl.tables.plan import plan
@@ -61,6 +62,7 @@ def _run(config: DictConfig) -> None:
     else:
         table = build_table(records, table_spec(config.table, seeds))
         _show_beside(table, kept, config)
+    _say_expected(table, config)
     if any(record.status != FINISHED for record in records) or len(records) < len(table.cells):
         sys.exit(1)
 
@@ -69,6 +71,12 @@ def _say_pin(config: DictConfig) -> None:
     """Print at which commits the committed records were trained."""
     if pinned(config.table):
         console.print(f"{pinned(config.table)}.", markup=False, highlight=False, soft_wrap=True)
+
+
+def _say_expected(table: Table, config: DictConfig) -> None:
+    """Print the published figures that the table's file names beside those that were reached."""
+    for line in compared(table, config.table.get("expected") or []):
+        console.print(str(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _show_beside(table: Table, kept: list[Record], config: DictConfig) -> None:
@@ -114,6 +122,7 @@ def _build(config: DictConfig) -> None:
         _refuse_smaller(config, seeds, _kept_records(config))
     table = build_table(records, table_spec(config.table, seeds))
     console.print(table.to_rich())
+    _say_expected(table, config)
     if config.source == "disk":
         _say_pin(config)
     if config.publish:

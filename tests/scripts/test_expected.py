@@ -1,0 +1,87 @@
+"""Expected figures against hand-made records, and the lines of conf/table against their tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from afl.config import CONF, ConfigError
+from afl.reporting import TableSpec, build_table
+from afl.tables.expected import ABOVE, BELOW, MET, NONE, compared
+from afl.tables.kept import kept_table
+from afl.tracking import read_record
+
+FILES = sorted(path.stem for path in (CONF / "table").glob("*.yaml") if "expected" in OmegaConf.load(path))
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Three seeds of two detectors from the committed records, another detector without any."""
+    folder = CONF.parent / "results" / "shapes" / "records"
+    records = [
+        read_record(path)
+        for path in folder.glob("*.json")
+        if path.name.split("-")[1] in ("fcos", "retinanet") and path.name.split("-")[2] in ("fl", "afl")
+    ]
+    spec = TableSpec(
+        name="mine", detectors=["fcos", "retinanet", "centernet"], losses=["fl", "afl"], datasets=["shapes_lvis"], seeds=[0, 1, 2]
+    )  # fmt: skip
+    return records, build_table(records, spec)
+
+
+def line(**changes):
+    return {"row": "fcos", "loss": "fl", "metric": "AP", "from": 50, "source": "someone"} | changes
+
+
+def test_the_reached_figure_and_its_interval_decide(table):
+    records, built = table
+    values = [100 * one.metrics["AP"] for one in records if (one.detector, one.loss) == ("fcos", "fl")]
+    mean = sum(values) / 3
+    wanted = [
+        line(),
+        line(**{"from": mean + 9}),
+        line(to=mean - 9),
+        line(row="centernet"),
+        line(**{"from": mean + 1}),
+    ]
+    found = compared(built, wanted)
+    assert [one.verdict for one in found] == [MET, BELOW, ABOVE, NONE, MET]
+    assert found[0].mean == pytest.approx(mean)
+    assert str(found[0]).startswith(f"fcos fl, AP: expected at least 50 (someone), reached {mean:.1f} ± ")
+    assert str(found[3]).endswith("(someone): not trained")
+
+
+def test_a_difference_is_paired(table):
+    records, built = table
+    by = {(one.loss, one.seed): one.metrics["AP"] for one in records if one.detector == "retinanet"}
+    difference = 100 * sum(by["afl", seed] - by["fl", seed] for seed in range(3)) / 3
+    (found,) = compared(built, [line(row="retinanet", loss="afl", over="fl", **{"from": 1.0})])
+    assert found.mean == pytest.approx(difference) and "afl over fl" in str(found)
+
+
+def test_a_line_of_another_cell_is_left_out_and_a_wrong_one_refused(table):
+    others = [line(row="yolo"), line(metric="AP9"), line(loss="x"), line(dataset="coco"), line()]
+    assert [one.what for one in compared(table[1], others)] == ["fcos fl, AP"]
+    for changes, words in (({"over": "cbl"}, "baseline"), ({"too": 3}, "'too' is missing or unknown")):
+        with pytest.raises(ConfigError, match=words):
+            compared(table[1], [line(**changes)])
+    with pytest.raises(ConfigError, match="'source'"):
+        compared(table[1], [{name: value for name, value in line().items() if name != "source"}])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_lines_of_a_table_name_its_own_rows_losses_and_metrics(name):
+    spec = OmegaConf.load(CONF / "table" / f"{name}.yaml")
+    for one in spec.expected:
+        assert (
+            one.row in (*spec.detectors, "average") and one.loss in spec.losses and one.metric in spec.metrics
+        )
+
+
+def test_the_command_prints_them_and_leaves_the_committed_files_alone(capsys):
+    assert {"coco", "voc", "shapes"} <= set(FILES)
+    kept = kept_table({"table": "shapes", "results": str(Path(CONF.parent) / "results")})
+    (found,) = compared(kept.table(), kept.spec.expected)
+    assert found.verdict == MET and found.mean == pytest.approx(50.1, abs=0.06)
