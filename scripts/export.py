@@ -4,10 +4,10 @@
     python -m scripts.export run=last.pt output=fcos.onnx size=[512,512]
 
 Options:
-    run=FOLDER|FILE  a run directory or a checkpoint
-    output=FILE      default: the checkpoint's path with the suffix .onnx
-    size=[H,W]       a fixed image size, multiples of 32; default: any
-    check=false      do not run the file with onnxruntime afterwards
+    run=FOLDER|FILE|zoo:NAME   a run directory, a checkpoint, or a detector of the zoo
+    output=FILE                default: the checkpoint's path with the suffix .onnx; outputs/NAME.onnx for the zoo
+    size=[H,W]                 a fixed image size, multiples of 32; default: any
+    check=false                do not run the file with onnxruntime afterwards
 
 The input ``images`` is uint8 RGB (B, 3, H, W); the outputs are those of the detector's ``forward``, before decoding. Needs
 the extra packages onnx, onnxscript and onnxruntime.
@@ -36,9 +36,11 @@ def main(arguments: list[str]) -> Path | None:
 
     from afl.export import check_onnx, export_onnx
     from afl.predict import load_predictor
+    from afl.zoo import ZOO
 
     predictor = load_predictor(options["run"], device="cpu")
-    path = Path(options["output"] or predictor.checkpoint.with_suffix(".onnx"))
+    folder = Path("outputs") if predictor.checkpoint.parent == ZOO else predictor.checkpoint.parent
+    path = Path(options["output"] or folder / f"{predictor.checkpoint.stem}.onnx")
     names = export_onnx(predictor, path, size)
     shape = "any multiples of 32" if size is None else f"{size[0]} x {size[1]}"
     print(
