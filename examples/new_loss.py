@@ -2,6 +2,8 @@
 
     python -m examples.new_loss
 
+The project has this method as ``loss=sqrt_weights``; here it is written again, as you would write your own.
+
 A remedy that multiplies the loss of elements is a *weighting*, one class with ``forward``. It composes with every other one
 in a chain. For the command line, put the class into afl/losses/, export it in afl/losses/__init__.py, and write
 conf/loss/mine.yaml:
