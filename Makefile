@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python -m
 RUN_TABLE = $(RUN) scripts.table action=run seeds=[$(SEEDS)] jobs=$(JOBS) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test lint demo reproduce-table reproduce-table-sampling reproduce-table-ablation reproduce-table-prior reproduce-table-trashcan reproduce-table-photos reproduce-table-bccd reproduce-table-data-seeds reproduce-table-short reproduce-table-closed reproduce-table-scratch reproduce-table-trashcan-frames report figures data-coco data-lvis data-voc clean test-faults benchmark benchmark-gpu zoo site
+.PHONY: help setup lock test lint demo reproduce-table reproduce-table-sampling reproduce-table-ablation reproduce-table-remedies reproduce-table-remedies-photos reproduce-table-prior reproduce-table-trashcan reproduce-table-photos reproduce-table-bccd reproduce-table-data-seeds reproduce-table-short reproduce-table-closed reproduce-table-scratch reproduce-table-trashcan-frames report figures data-coco data-lvis data-voc clean test-faults benchmark benchmark-gpu zoo site
 
 help:  ## this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-32s %s\n", $$1, $$2}'
@@ -41,6 +41,12 @@ reproduce-table-sampling: setup  ## the same with every remedy for class imbalan
 
 reproduce-table-ablation: setup  ## AFL taken apart, with its controls
 	@$(RUN_TABLE) table=ablation
+
+reproduce-table-remedies: setup  ## every remedy for long tails on six detectors, with its controls (SEEDS=0,1,2)
+	@$(RUN_TABLE) table=remedies
+
+reproduce-table-remedies-photos: setup  ## twelve of them on photographs (ARGS="paths.data=FOLDER")
+	@$(RUN_TABLE) table=remedies_photos
 
 reproduce-table-data-seeds: SEEDS = 1,2,3
 reproduce-table-data-seeds: setup  ## another data set for every seed

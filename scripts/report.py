@@ -10,6 +10,7 @@ Pages and pictures:
     gallery     what every detector finds in the same images
     heads       the score maps of a run for one image
     figures     the figures of the losses, in results/figures
+    trade       what each remedy of a table gains on rare classes against what it loses on frequent ones
     push        how hard each loss pushes each frequency group over training, and what each group gains
     screen      how hard losses would push each frequency group of a trained detector
 
@@ -41,7 +42,7 @@ HERE = Path(__file__).parent / "reports"
 # The module in ``scripts.reports`` of each command; the function has the command's name.
 MODULES = {
     "html": "html", "dataset": "dataset", "compare": "compare", "gallery": "gallery", "heads": "heads",
-    "figures": "figures", "push": "figures", "screen": "screen", "contrast": "questions", "noise": "questions", "classes": "questions",
+    "figures": "figures", "push": "figures", "trade": "figures", "screen": "screen", "contrast": "questions", "noise": "questions", "classes": "questions",
     "mechanism": "questions", "gate": "questions", "choice": "questions", "fit": "questions",
     "documents": "questions",
 }  # fmt: skip

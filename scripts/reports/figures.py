@@ -26,6 +26,7 @@ from afl.reporting.figures import (
 )
 from afl.reporting.frame import frame
 from afl.reporting.push import draw_push
+from afl.reporting.trade import draw_trade
 from afl.tables.kept import kept_table
 from afl.tracking import Record
 from afl.training.build import instantiate
@@ -104,6 +105,20 @@ def benchmark_counts() -> list[int]:
     made = OmegaConf.load(CONF / "dataset" / "shapes_lvis.yaml").folder
     classes = len(BENCHMARK_OUTLINES) * len(BENCHMARK_FILLS)
     return instances_by_rank(classes, made.num_train * made.objects_per_image, made.tail_exponent).tolist()
+
+
+def trade(table: str = "remedies", results: str = "results", output: str = "") -> Path:
+    """What each remedy of a table gains on rare classes against what it loses on frequent ones: one point for each loss.
+
+        python -m scripts.report trade [table=remedies] [output=FOLDER]
+
+    Differences to the table's baseline, averaged over detectors, with 95 % intervals over seeds. Writes trade-TABLE.png and
+    trade-TABLE.pdf into RESULTS/figures.
+    """
+    kept = kept_table({"table": table, "results": results})
+    paths = save(draw_trade(kept.table()), Path(output or Path(results) / "figures"), f"trade-{table}")
+    print("written:", ", ".join(map(str, paths)))
+    return paths[0]
 
 
 def push(
