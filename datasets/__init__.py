@@ -12,7 +12,7 @@ from datasets.errors import DataError, printable
 from datasets.frames import generate_frame_split
 from datasets.images import read_image, read_image_file
 from datasets.index import AnnotationIndex
-from datasets.loader import EpochPlan, make_eval_loader, make_train_loader, repeat_factors
+from datasets.loader import EpochPlan, aspect_groups, make_eval_loader, make_train_loader, repeat_factors
 from datasets.lvis import read_lvis
 from datasets.shapes import generate_pretraining_shapes, generate_shapes, read_shapes
 from datasets.splits import require_usable_splits
@@ -38,6 +38,7 @@ __all__ = [
     "ResizeTransform",
     "Sample",
     "VOC_CLASSES",
+    "aspect_groups",
     "boxes_in_file",
     "collate",
     "frequency_groups",

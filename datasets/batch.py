@@ -144,11 +144,14 @@ class Batch:
         return Batch(**{name: None if value is None else function(value) for name, value in values.items()})
 
 
-def collate(samples: Sequence[Sample], divisor: int = 32) -> Batch:
-    """Pad samples to one size, a multiple of ``divisor``, and to one number of objects, at least 1."""
+def collate(samples: Sequence[Sample], divisors: tuple[int, int] = (32, 32)) -> Batch:
+    """Pad samples to one size and to one number of objects, at least 1.
+
+    Args:
+        divisors: see :func:`padded_size`.
+    """
     count, objects = len(samples), max(1, *(len(sample.labels) for sample in samples))
-    height, width = (max(sample.image.shape[axis] for sample in samples) for axis in (0, 1))
-    height, width = (-(-side // divisor) * divisor for side in (height, width))
+    height, width = padded_size([sample.image.shape[:2] for sample in samples], divisors)
     images = _pixels(count, height, width)
     boxes = np.zeros((count, objects, 4), dtype=np.float32)
     labels = np.full((count, objects), -1, dtype=np.int64)
@@ -177,6 +180,19 @@ def collate(samples: Sequence[Sample], divisor: int = 32) -> Batch:
         extreme_points=None if points is None else torch.from_numpy(points),
         verified=verified,
     )
+
+
+def padded_size(sizes: Sequence[tuple[int, ...]], divisors: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a batch of images with these heights and widths.
+
+    Args:
+        divisors: the short and the long side of the batch are multiples of these; both sides of a square are multiples of
+            the first.
+    """
+    height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
+    short, long = divisors
+    rows, columns = long if height > width else short, long if width > height else short
+    return -(-height // rows) * rows, -(-width // columns) * columns
 
 
 def _pixels(count: int, height: int, width: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The map from (epoch, image number) to an augmented sample."""
+"""The map from (epoch, image number, step) to an augmented sample."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from datasets.index import AnnotationIndex
 
 ExtremeSource = Literal["masks", "box_sides"]
 
-# Order of images and augmentation draw from different streams of one seed (see loader.py).
-AUGMENTATION_STREAM = 1
+# Augmentation of an image, order of images (see loader.py) and what a batch shares draw from different streams of one seed.
+AUGMENTATION_STREAM, BATCH_STREAM = 1, 3
 
 
 class DetectionDataset:
     """Samples of one split.
 
-    A sample depends on (seed, epoch, image number) alone: not on the order of calls, nor on the process they
-    come from.
+    A sample depends on (seed, epoch, image number) and on the step of its batch alone: not on the order of calls, nor on
+    the process that makes it. Without a step it shares nothing with other samples.
 
     Args:
         index: the annotations.
-        transform: called with (sample, generator).
+        transform: called with (sample, generator, generator of the batch or None).
         seed: seed of the augmentation.
         extreme_source: where extreme points come from: ``masks``, ``box_sides`` (the middles of the boxes'
             sides, an approximation for data without masks), or None for no extreme points.
@@ -42,7 +42,7 @@ class DetectionDataset:
     def __init__(
         self,
         index: AnnotationIndex,
-        transform: Callable[[Sample, np.random.Generator], Sample],
+        transform: Callable[[Sample, np.random.Generator, np.random.Generator | None], Sample],
         *,
         seed: int = 0,
         extreme_source: ExtremeSource | None = None,
@@ -66,10 +66,11 @@ class DetectionDataset:
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, i = key
+    def __getitem__(self, key: tuple[int, int] | tuple[int, int, int]) -> Sample:
+        epoch, i, *step = key
         rng = np.random.default_rng([AUGMENTATION_STREAM, self.seed, epoch, i])
-        sample = self.transform(self.unchanged(i), rng)
+        shared = np.random.default_rng([BATCH_STREAM, self.seed, *step]) if step else None
+        sample = self.transform(self.unchanged(i), rng, shared)
         if self.extreme_source == "box_sides":
             sample.extreme_points = extreme_points_of_boxes(sample.boxes)
         return sample

@@ -1,7 +1,7 @@
 """Which images come in which batch, and the loaders that bring them.
 
-The order of images depends on (seed, epoch) alone and a batch on its step alone, so training goes on at step
-k by asking for step k: there is no state of a loader to save, and the number of workers changes nothing.
+The order of images depends on (seed, epoch) alone and a batch on its step alone, so training continues at step k by asking
+for step k: a loader has no state to save, and the number of workers changes nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from datasets.index import AnnotationIndex
 
 ORDER_STREAM = 2
 
+# Borders between groups of similar shape: panoramas, 2 : 3, 3 : 4, 4 : 3, 3 : 2, panoramas.
+ASPECT_EDGES = (0.6, 0.7, 1.0, 1.42, 1.8)
+
 
 class EpochPlan:
     """The stream of all epochs' images, cut into batches.
@@ -35,6 +38,9 @@ class EpochPlan:
     size does not divide an epoch, a batch holds the end of one epoch and the beginning of the next, so that
     every batch is full and every image comes exactly once in each epoch.
 
+    With groups, a batch has images of one group, so that images of similar shape are padded together. At the end of an
+    epoch the images that fill no batch of their group share a few mixed batches.
+
     Args:
         num_images: images of the split.
         batch_size: images per step, all ranks together.
@@ -42,6 +48,7 @@ class EpochPlan:
         rank, world_size: this process takes the rank-th part of every batch.
         repeat_factors: (num_images,) how often an image comes per epoch on average, at least 1
             (``repeat_factors``); None for once.
+        groups: (num_images,) int, the group of each image (``aspect_groups``); None for one group.
 
     Raises:
         ValueError: no images, or a batch that cannot be shared out evenly.
@@ -56,6 +63,7 @@ class EpochPlan:
         rank: int = 0,
         world_size: int = 1,
         repeat_factors: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
     ) -> None:
         if num_images < 1:
             raise ValueError("the training split has no images")
@@ -67,6 +75,7 @@ class EpochPlan:
         self.rank = rank
         self.world_size = world_size
         self.repeat_factors = repeat_factors
+        self.groups = groups
         self._starts = [0]
         self._orders: dict[int, np.ndarray] = {}
 
@@ -91,8 +100,33 @@ class EpochPlan:
                 numbers = np.repeat(numbers, (whole + more).astype(np.int64))
             # Two epochs can meet in a batch; older ones are not asked for again.
             self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1}
-            self._orders[epoch] = rng.permutation(numbers)
+            order = rng.permutation(numbers)
+            self._orders[epoch] = (
+                order if self.groups is None else self._grouped(order, self._start(epoch), rng)
+            )
         return self._orders[epoch]
+
+    def _grouped(self, order: np.ndarray, start: int, rng: np.random.Generator) -> np.ndarray:
+        """``order``, whose first image has position ``start`` in the stream, with every full batch of one group."""
+        # The first images complete the batch that the previous epoch has begun.
+        begun = -start % self.batch_size
+        rest = order[begun:]
+        batches, left = [], []
+        for group in np.unique(self.groups[rest]):
+            own = rest[self.groups[rest] == group]
+            full = len(own) // self.batch_size * self.batch_size
+            batches += list(own[:full].reshape(-1, self.batch_size))
+            left.append(own[full:])
+        rng.shuffle(batches)
+        return np.concatenate([order[:begun], *batches, *left])
+
+    def _start(self, epoch: int) -> int:
+        """Position of an epoch's first image in the stream."""
+        if self.repeat_factors is None:
+            return epoch * self.num_images
+        while len(self._starts) <= epoch:
+            self._starts.append(self._starts[-1] + len(self.order(len(self._starts) - 1)))
+        return self._starts[epoch]
 
     def batch(self, step: int) -> list[tuple[int, int]]:
         """This rank's (epoch, image number) pairs of one step."""
@@ -105,10 +139,15 @@ class EpochPlan:
             epoch, offset = divmod(position, self.num_images)
         else:
             while self._starts[-1] <= position:
-                self._starts.append(self._starts[-1] + len(self.order(len(self._starts) - 1)))
+                self._start(len(self._starts))
             epoch = int(np.searchsorted(self._starts, position, side="right")) - 1
             offset = position - self._starts[epoch]
         return epoch, int(self.order(epoch)[offset])
+
+
+def aspect_groups(index: AnnotationIndex) -> np.ndarray:
+    """Group of each image (N,) by width / height, for ``EpochPlan``: photographs mostly have sides of 3 : 2 or 4 : 3."""
+    return np.digitize(index.widths / index.heights, ASPECT_EDGES)
 
 
 def repeat_factors(
@@ -145,7 +184,7 @@ def make_train_loader(
     num_steps: int | None = None,
     num_workers: int = 0,
     pin_memory: bool = False,
-    divisor: int = 32,
+    divisors: tuple[int, int] = (32, 32),
 ) -> Iterable[Batch]:
     """Batches of steps start_step, start_step + 1, ...: ``num_steps`` of them, or without end.
 
@@ -156,10 +195,10 @@ def make_train_loader(
         num_steps: number of batches, None for no end.
         num_workers: loader processes; the batches do not depend on it.
         pin_memory: page-locked batches, for copies to a GPU.
-        divisor: padded sides are multiples of this.
+        divisors: of padded sides, see :func:`datasets.batch.collate`.
     """
     stop = None if num_steps is None else start_step + num_steps
-    return _loader(dataset, _Steps(plan, start_step, stop), num_workers, pin_memory, divisor)
+    return _loader(dataset, _Steps(plan, start_step, stop), num_workers, pin_memory, divisors)
 
 
 def make_eval_loader(
@@ -170,37 +209,38 @@ def make_eval_loader(
     world_size: int = 1,
     num_workers: int = 0,
     pin_memory: bool = False,
-    divisor: int = 32,
+    divisors: tuple[int, int] = (32, 32),
 ) -> Iterable[Batch]:
     """Batches that show each image exactly once, over all ranks together; the last one may be smaller."""
     mine = [(0, i) for i in range(rank, len(dataset), world_size)]
     batches = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
-    return _loader(dataset, batches, num_workers, pin_memory, divisor)
+    return _loader(dataset, batches, num_workers, pin_memory, divisors)
 
 
 class _Steps:
-    """The plan's batches from one step on, anew at each iteration."""
+    """Keys (epoch, image number, step) of the plan's batches from one step on, afresh at each iteration."""
 
     def __init__(self, plan: EpochPlan, start: int, stop: int | None) -> None:
         self.plan, self.start, self.stop = plan, start, stop
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         steps = itertools.count(self.start) if self.stop is None else range(self.start, self.stop)
-        return map(self.plan.batch, steps)
+        for step in steps:
+            yield [(epoch, i, step) for epoch, i in self.plan.batch(step)]
 
 
 def _loader(
     dataset: DetectionDataset,
-    batches: Iterable[Sequence[tuple[int, int]]],
+    batches: Iterable[Sequence[tuple[int, ...]]],
     num_workers: int,
     pin_memory: bool,
-    divisor: int,
+    divisors: tuple[int, int],
 ) -> Iterable[Batch]:
     loader = DataLoader(
         _OrReason(dataset),
         batch_sampler=batches,
         num_workers=num_workers,
-        collate_fn=partial(_collate_or_reason, divisor=divisor),
+        collate_fn=partial(_collate_or_reason, divisors=divisors),
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
         multiprocessing_context=_start_method() if num_workers else None,
@@ -231,16 +271,16 @@ class _OrReason:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample | str:
+    def __getitem__(self, key: tuple[int, ...]) -> Sample | str:
         try:
             return self.dataset[key]
         except DataError as error:
             return str(error)
 
 
-def _collate_or_reason(samples: Sequence[Sample | str], divisor: int) -> Batch | str:
+def _collate_or_reason(samples: Sequence[Sample | str], divisors: tuple[int, int]) -> Batch | str:
     reason = next((sample for sample in samples if isinstance(sample, str)), None)
-    return collate(samples, divisor=divisor) if reason is None else reason
+    return collate(samples, divisors) if reason is None else reason
 
 
 class _OrError:

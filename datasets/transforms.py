@@ -5,8 +5,8 @@ input, made of scale, shift, mirror and transpose.  Image, boxes, outlines and e
 same matrix once, and it travels with the sample, so that detections can be mapped back.  All randomness comes
 from the generator that is passed in.
 
-A transform is called with a sample that shows its file unchanged, ``transform(sample, rng)``, and returns a
-new one.
+A transform is called with a sample that shows its file unchanged, ``transform(sample, rng, shared)``, and returns a new
+one. ``shared`` draws the same numbers for every sample of a batch; without it, each sample draws its own.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ _SIDES = np.array([(0, -1), (-1, 0), (0, 1), (1, 0)])
 class ResizeTransform:
     """For dense heads: short side to a random length, long side limited, mirrored, recoloured.
 
+    All images of a batch get the same short side, so that they need little padding.
+
     Args:
         short_sides: lengths in pixels to draw from.
         max_long_side: the long side becomes no longer than this.
@@ -51,8 +53,10 @@ class ResizeTransform:
         self.flip = flip
         self.color = color
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        short_side = self.short_sides[rng.integers(len(self.short_sides))]
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, shared: np.random.Generator | None = None
+    ) -> Sample:
+        short_side = self.short_sides[(shared or rng).integers(len(self.short_sides))]
         mirrored = rng.random() < self.flip
         image = self.color(sample.image, rng) if self.color else sample.image
         return _resized(replace(sample, image=image), short_side, self.max_long_side, mirrored, SMALLEST_SIDE)
@@ -87,7 +91,9 @@ class CropTransform:
         self.flip = flip
         self.color = color
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, shared: np.random.Generator | None = None
+    ) -> Sample:
         height, width = sample.image.shape[:2]
         side = max(height, width) * self.scales[rng.integers(len(self.scales))]
         x, y = (rng.uniform(b, length - b) for length in (width, height) for b in [self._margin(length)])
@@ -131,7 +137,9 @@ class FixedTransform:
         self.transpose = transpose
         self.color = color
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, shared: np.random.Generator | None = None
+    ) -> Sample:
         height, width = sample.image.shape[:2]
         image = self.color(sample.image, rng) if self.color else sample.image
         matrix = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
@@ -151,14 +159,18 @@ class EvalResize:
         self.short_side = short_side
         self.max_long_side = max_long_side
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, shared: np.random.Generator | None = None
+    ) -> Sample:
         return _resized(sample, self.short_side, self.max_long_side, mirrored=False, smallest_side=0.0)
 
 
 class PadOnly:
     """For evaluation at the images' own size: nothing but the padding of the batch."""
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, shared: np.random.Generator | None = None
+    ) -> Sample:
         return sample
 
 
@@ -188,12 +200,17 @@ def warp(image: np.ndarray, matrix: np.ndarray, width: int, height: int) -> np.n
     )
 
 
+def resized_size(height: int, width: int, short_side: int, max_long_side: int) -> tuple[int, int]:
+    """Height and width of an image whose short side gets a length, unless its long side would become too long."""
+    scale = min(short_side / min(height, width), max_long_side / max(height, width))
+    return max(round(height * scale), 1), max(round(width * scale), 1)
+
+
 def _resized(
     sample: Sample, short_side: int, max_long_side: int, mirrored: bool, smallest_side: float
 ) -> Sample:
     height, width = sample.image.shape[:2]
-    scale = min(short_side / min(height, width), max_long_side / max(height, width))
-    new_height, new_width = max(round(height * scale), 1), max(round(width * scale), 1)
+    new_height, new_width = resized_size(height, width, short_side, max_long_side)
     image = ResizedImage(sample.image, new_height, new_width, mirrored)
     matrix = np.array([[new_width / width, 0.0, 0.0], [0.0, new_height / height, 0.0]])
     if mirrored:

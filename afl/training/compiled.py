@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-# Padded sides of batches are multiples of this. A compiled pass is built once for each shape. Images of up to 1333 pixels
-# have at most 11 x 11 shapes, and a few dozen in practice; crops of a fixed size have one.
-DIVISOR, DIVISOR_COMPILED = 32, 128
+# The short and the long padded side of a batch are multiples of these. A compiled pass is built once for each shape, so its
+# multiples are coarse: images of up to 1333 pixels then have about 15 shapes. Crops of a fixed size have one.
+DIVISORS, DIVISORS_COMPILED = (32, 32), (128, 256)
 _MOST_SHAPES = 128
 
 

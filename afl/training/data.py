@@ -14,13 +14,15 @@ from omegaconf import DictConfig
 from afl.evaluation import CocoEvaluator, Evaluator, LvisEvaluator, VocEvaluator
 from afl.losses import ImageRepeats
 from afl.training.build import ConfigError, instantiate
-from afl.training.compiled import DIVISOR, DIVISOR_COMPILED, wants_compiled
+from afl.training.compiled import DIVISORS, DIVISORS_COMPILED, wants_compiled
 from afl.training.distributed import World
 from datasets import (
     AnnotationIndex,
     ClassStatistics,
     DetectionDataset,
     EpochPlan,
+    ResizeTransform,
+    aspect_groups,
     make_eval_loader,
     make_train_loader,
     repeat_factors,
@@ -125,9 +127,12 @@ def training_batches(
         repeats: how often the loss wants images repeated; None leaves that to the data set's settings.
     """
     trainer, dataset = config.trainer, config.dataset
+    transform = instantiate(
+        (dataset.eval_transform if config.subset else dataset.train_transform)[config.family]
+    )
     samples = DetectionDataset(
         data.train,
-        instantiate((dataset.eval_transform if config.subset else dataset.train_transform)[config.family]),
+        transform,
         seed=config.seed,
         extreme_source=(dataset.extreme_source or "masks") if config.needs_extreme_points else None,
         federated=dataset.federated,
@@ -140,6 +145,8 @@ def training_batches(
         rank=world.rank,
         world_size=world.size,
         repeat_factors=_repeat_factors(config, data, repeats),
+        # Images that keep their shape need less padding among images of similar shape.
+        groups=aspect_groups(data.train) if isinstance(transform, ResizeTransform) else None,
     )
     return make_train_loader(
         samples,
@@ -147,7 +154,7 @@ def training_batches(
         start_step=start_step * trainer.accumulate,
         num_workers=loader_processes(config),
         pin_memory=world.device.type == "cuda",
-        divisor=DIVISOR_COMPILED if wants_compiled(trainer.compile, world.device) else DIVISOR,
+        divisors=DIVISORS_COMPILED if wants_compiled(trainer.compile, world.device) else DIVISORS,
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
+from types import SimpleNamespace
 
 import joblib
 import numpy as np
@@ -18,12 +20,19 @@ from datasets import (
     DetectionDataset,
     EpochPlan,
     PadOnly,
+    ResizeTransform,
+    aspect_groups,
     make_eval_loader,
     make_train_loader,
     read_coco,
     read_shapes,
     repeat_factors,
 )
+from datasets.batch import padded_size
+from datasets.transforms import resized_size
+
+# What training with a compiled pass uses (afl.training.compiled).
+DIVISORS_COMPILED = (128, 256)
 
 
 @settings(max_examples=60, deadline=None)
@@ -42,6 +51,102 @@ def test_every_image_comes_once_per_epoch_for_any_world_size(num_images, world_s
     for epoch in (0, 1):
         assert all(seen[(epoch, i)] == 1 for i in range(num_images))
     assert max(seen.values()) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=60),
+    st.integers(1, 4),
+    st.integers(1, 6),
+    st.booleans(),
+    st.integers(0, 2**31),
+)
+def test_grouped_epochs_have_the_same_images_and_few_mixed_batches(groups, world_size, share, repeated, seed):
+    groups, batch_size = np.array(groups), world_size * share
+    options = {
+        "seed": seed,
+        "repeat_factors": 1 + np.arange(len(groups)) % 3 / 2 if repeated else None,
+    }
+    plan = EpochPlan(len(groups), batch_size, groups=groups, **options)
+    plain = EpochPlan(len(groups), batch_size, **options)
+    for epoch in range(3):
+        assert sorted(plan.order(epoch)) == sorted(plain.order(epoch))
+    # In each epoch only the batch that the previous epoch began, and those of the images that fill no batch, are mixed.
+    mixed = [len({int(groups[i]) for _, i in plan.batch(step)}) > 1 for step in range(plan.steps(3))]
+    assert sum(mixed) <= 3 * (1 + len(set(groups.tolist()))) + 1
+    # Any step can be asked for first, and the ranks share the batch of one process.
+    step = plan.steps(2)
+    fresh = [
+        EpochPlan(len(groups), batch_size, rank=rank, world_size=world_size, groups=groups, **options)
+        for rank in range(world_size)
+    ]
+    assert [key for part in fresh for key in part.batch(step)] == plan.batch(step)
+
+
+def test_full_batches_of_a_large_epoch_have_one_group_and_a_random_order():
+    groups = np.arange(1000) % 2
+    plan = EpochPlan(1000, 4, seed=1, groups=groups)
+    kinds = [{int(groups[i]) for _, i in plan.batch(step)} for step in range(250)]
+    assert all(len(kind) == 1 for kind in kinds)
+    # 125 batches of each group in random order change the group about 125 times (standard deviation 8).
+    assert 90 < sum(one != other for one, other in pairwise(kinds)) < 160
+
+
+def coco_like_sizes(count: int) -> np.ndarray:
+    """(count, 2) height and width, with about COCO's shares of 4 : 3, 3 : 2, upright and square images and panoramas."""
+    rng = np.random.default_rng(0)
+    common = np.array([(480, 640), (427, 640), (640, 480), (640, 427), (640, 640), (375, 500), (426, 640)])
+    sizes = common[rng.choice(len(common), count, p=[0.36, 0.22, 0.13, 0.08, 0.03, 0.1, 0.08])]
+    aspect = np.exp(rng.uniform(-np.log(3.5), np.log(3.5), count))
+    other = np.stack([640 / aspect.clip(min=1), 640 * aspect.clip(max=1)], 1).round().astype(int)
+    return np.where(rng.random((count, 1)) < 0.08, other, sizes)
+
+
+def padding_and_shapes(sizes: np.ndarray, grouped: bool, divisors: tuple[int, int]) -> tuple[float, int]:
+    """Padded over real pixels, and the number of shapes of batches, in 2,400 steps of 16 images."""
+    index = SimpleNamespace(heights=sizes[:, 0], widths=sizes[:, 1])
+    plan = EpochPlan(len(sizes), 16, groups=aspect_groups(index) if grouped else None)
+    rng = np.random.default_rng(1)
+    padded, real, shapes = 0, 0, set()
+    for step in range(2400):
+        sides = rng.choice((640, 672, 704, 736, 768, 800), 16)
+        images = [
+            resized_size(*sizes[i].tolist(), sides[0 if grouped else k], 1333)
+            for k, (_, i) in enumerate(plan.batch(step))
+        ]
+        height, width = padded_size(images, divisors)
+        padded += height * width * len(images)
+        real += sum(height * width for height, width in images)
+        shapes.add((height, width))
+    return padded / real, len(shapes)
+
+
+def test_groups_and_one_scale_per_batch_save_padding_and_compiled_shapes():
+    sizes = coco_like_sizes(40_000)
+    plain, _ = padding_and_shapes(sizes, grouped=False, divisors=(32, 32))
+    grouped, _ = padding_and_shapes(sizes, grouped=True, divisors=(32, 32))
+    assert plain > 1.8 and grouped <= 1.2
+    plain, shapes_of_plain = padding_and_shapes(sizes, grouped=False, divisors=(128, 128))
+    grouped, shapes_of_grouped = padding_and_shapes(sizes, grouped=True, divisors=DIVISORS_COMPILED)
+    assert plain > 1.9 and grouped <= 1.35
+    assert shapes_of_grouped < shapes_of_plain and shapes_of_grouped <= 16
+
+
+def test_images_of_a_batch_share_their_short_side(shapes_folder):
+    index = read_shapes(shapes_folder, split="val", annotation_format="coco").select(range(24))
+    dataset = DetectionDataset(index, ResizeTransform((64, 80, 96, 112), 400, flip=0.0), seed=3)
+    plan = EpochPlan(24, 4, seed=5)
+    batches = list(make_train_loader(dataset, plan, num_steps=12))
+    sides = [{int(size.min()) for size in batch.sizes} for batch in batches]
+    assert all(len(side) == 1 for side in sides) and len(set.union(*sides)) > 1
+    (again,) = make_train_loader(dataset, plan, start_step=7, num_steps=1)
+    assert torch.equal(again.sizes, batches[7].sizes)
+
+
+def test_a_square_batch_is_padded_to_multiples_of_the_short_side():
+    assert padded_size([(90, 96), (96, 40)], (32, 64)) == (96, 96)
+    assert padded_size([(90, 97), (96, 40)], (32, 64)) == (96, 128)
+    assert padded_size([(130, 97), (96, 40)], (32, 64)) == (192, 128)
 
 
 def test_the_ranks_share_the_batch_of_one_process():
