@@ -21,7 +21,7 @@ lock: setup  ## resolve requirements.txt into requirements.lock
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh scripts/setup.sh lock
 
 test: setup  ## all tests (under 10 minutes on two cores)
-	@$(RUN) pytest
+	@$(RUN) pytest -n $(JOBS) --dist loadfile
 
 test-faults: setup  ## kills, full disks, races, dead processes, damaged inputs (under 30 minutes on two cores)
 	@$(RUN) pytest -m faults
