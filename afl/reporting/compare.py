@@ -6,16 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib.patches
-import matplotlib.style
-from matplotlib.figure import Figure
-
-from afl.reporting.figures import BLUE, GREEN, RED, STYLE
 from afl.tracking import Record
 
 # What does not decide a result, and would fill the list.
 UNTOLD = ("paths", "logger", "cell", "dataset.root", "dataset.train", "dataset.val", "dataset.folder.root")
-GROUP_COLORS = {"r": RED, "c": GREEN, "f": BLUE}
 SHOWN = 10
 
 
@@ -80,39 +74,3 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{name}"] = value
     return found
-
-
-def draw_comparison(found: Comparison) -> Figure:
-    """Differences in points of AP: overall and by group above, the classes that moved most below, in their groups'
-    colours."""
-    overall = [
-        (name, 100 * (b - a)) for name, a, b in found.metrics if name in ("AP", "AP_r", "AP_c", "AP_f")
-    ]
-    moved = found.most_moved()
-    with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(3.5, 1.3 + 0.15 * (len(overall) + len(moved))))
-        above, below = figure.subplots(
-            2, 1, height_ratios=(max(len(overall), 1), max(len(moved), 1)), sharex=True
-        )
-        colors = [GROUP_COLORS.get(name[-1], "#000000") if "_" in name else "#000000" for name, _ in overall]
-        above.barh(
-            [name for name, _ in overall][::-1], [v for _, v in overall][::-1], color=colors[::-1], height=0.7
-        )
-        names = [name if len(name) <= 24 else f"{name[:23]}…" for name, *_ in moved]
-        # Places, not names: shortened names may be equal.
-        below.barh(
-            range(len(moved)),
-            [100 * (b - a) for *_, a, b in moved],
-            color=[GROUP_COLORS[group] for _, group, *_ in moved],
-            height=0.7,
-        )
-        below.set_yticks(range(len(moved)), names)
-        for axis in (above, below):
-            axis.axvline(0, color="#666666", linewidth=0.6)
-            axis.grid(axis="y", visible=False)
-            axis.set_axisbelow(True)
-        below.set_xlabel("points of AP, second run minus first")
-        above.set_title(f"{found.first.key}\nto {found.second.key}", fontsize=7)
-        handles = [matplotlib.patches.Patch(color=color) for color in GROUP_COLORS.values()]
-        figure.legend(handles, ("rare", "common", "frequent"), loc="outside lower center", ncols=3)
-    return figure

@@ -7,8 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from afl.reporting.compare import Comparison, comparison, draw_comparison
-from afl.reporting.figures import save
+from afl.reporting.compare import Comparison, comparison
+from afl.reporting.figures.comparison import draw_comparison
+from afl.reporting.figures.style import save
 from scripts.reports.material import finished_record
 
 

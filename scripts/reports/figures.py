@@ -10,23 +10,19 @@ from omegaconf import OmegaConf
 
 from afl.losses import MapInfo, MapLoss
 from afl.reporting import load_records
-from afl.reporting.figures import (
-    DEPENDS,
-    EXAMPLE_OVERLAP,
-    MASS_LOSSES,
-    RECONSTRUCTION,
-    configured_curves,
+from afl.reporting.figures.curves import DEPENDS, configured_curves
+from afl.reporting.figures.losses import (
+    draw_all,
     draw_class_weights,
+    draw_family,
     draw_gate,
-    draw_gradient_mass,
-    draw_gradients,
     draw_gradients_in_a_map,
-    family_curves,
-    save,
 )
+from afl.reporting.figures.mass import MASS_LOSSES, draw_gradient_mass
+from afl.reporting.figures.push import draw_push
+from afl.reporting.figures.style import save
+from afl.reporting.figures.trade import draw_trade
 from afl.reporting.frame import frame
-from afl.reporting.push import draw_push
-from afl.reporting.trade import draw_trade
 from afl.tables.kept import kept_table
 from afl.tracking import Record
 from afl.training.build import instantiate
@@ -67,10 +63,9 @@ def draw_figures(records: list[Record], folder: Path) -> None:
     """Draw everything that can be drawn, and say what cannot."""
     losses = configured_losses()
     curves, without = configured_curves(losses)
-    title = f"First step, class weight 5, IoU {EXAMPLE_OVERLAP} ({RECONSTRUCTION})"
     drawn = {
-        "gradient": draw_gradients(family_curves(), f"Gradient of one element ({RECONSTRUCTION})"),
-        "gradient_all_losses": draw_gradients(curves, title, legend_columns=1, root=True),
+        "gradient": draw_family(),
+        "gradient_all_losses": draw_all(curves),
         "gate": draw_gate(),
         "class_weights": draw_class_weights(benchmark_counts(), "LongTail Shapes"),
     }

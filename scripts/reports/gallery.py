@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from afl.reporting import load_records
-from afl.reporting.gallery import draw_gallery, save_jpeg
+from afl.reporting.figures.gallery import draw_gallery
+from afl.reporting.figures.style import save_as
 from afl.reporting.names import in_order
 from afl.tracking import FINISHED
 from scripts.reports.material import data_of, gallery_of, telling_images
@@ -46,6 +47,6 @@ def gallery(
     shown = telling_images(data, images)
     columns = [gallery_of(runs / record.key, record, data, shown) for record in records]
     path = Path(output or runs / f"gallery-{wanted[0]}-{wanted[1]}.jpg")
-    save_jpeg(draw_gallery(columns), path)
+    save_as(draw_gallery(columns), path)
     print(f"written: {path} ({', '.join(record.detector for record in records)})")
     return path

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import cv2
 import pytest
 
-from afl.reporting.gallery import draw_gallery
+from afl.reporting.figures.gallery import draw_gallery
 from afl.reporting.pages.pictures import correct
 from afl.tracking import read_record, write_record
 from afl.training import run_cell

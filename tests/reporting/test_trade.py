@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from afl.reporting import TableSpec, build_table
-from afl.reporting.trade import draw_trade, trades
+from afl.reporting.figures.trade import draw_trade, trades
 
 SPEC = TableSpec(
     name="remedies", detectors=["fcos", "retinanet"], losses=["fl", "rfs", "eql"], datasets=["shapes"], seeds=[0, 1],
@@ -28,14 +30,39 @@ def records(record):
 
 
 def test_points_are_mean_differences_over_detectors_and_seeds(record):
-    found = trades(build_table(records(record), SPEC))
-    assert list(found) == ["rfs"]  # nothing is known of eql
-    assert found["rfs"]["r"][0] == pytest.approx(5.0) and found["rfs"]["f"][0] == pytest.approx(-2.0)
+    tail, head, found = trades(build_table(records(record), SPEC))
+    assert (tail, head) == ("AP_r", "AP_f") and list(found) == ["rfs"]  # eql has no run
+    of_tail, of_head = found["rfs"]
+    assert of_tail.mean == pytest.approx(0.05) and of_head.mean == pytest.approx(-0.02)
+    # Differences by seed: 0.06 and 0.04; t(0.975, 1) = 12.706, divided by the root of 2.
+    assert of_tail.half == pytest.approx(12.7062 * 0.0141421 / 2**0.5, rel=1e-4)
 
 
 def test_every_loss_is_a_labelled_point_and_a_table_without_one_is_refused(record):
     (axis,) = draw_trade(build_table(records(record), SPEC)).axes
     (label,) = axis.texts
     assert label.get_text() == "rfs" and label.xy == pytest.approx((-2.0, 5.0))
-    with pytest.raises(ValueError, match="no loss with AP_r and AP_f"):
+    with pytest.raises(ValueError, match="has no loss with AP"):
         draw_trade(build_table(records(record)[:4], SPEC))
+
+
+def test_names_of_losses_that_are_close_do_not_cover_each_other(record):
+    losses = [f"loss{k}" for k in range(8)]
+    made = [
+        record("fcos", loss, metrics={"AP": 0.3, "AP_r": 0.2 + k / 1e4, "AP_f": 0.5 - k / 1e4})
+        for k, loss in enumerate(["fl", *losses])
+    ]
+    table = build_table(
+        made, TableSpec("t", ["fcos"], ["fl", *losses], ["shapes"], [0], ["AP", "AP_r", "AP_f"])
+    )
+    (axis,) = draw_trade(table).axes
+    boxes = [text.get_window_extent() for text in axis.texts]
+    assert len(boxes) == 8
+    for i, box in enumerate(boxes):
+        assert not box.count_overlaps(boxes[:i])
+
+
+def test_a_figure_of_one_seed_says_that_it_has_no_intervals(record):
+    one = replace(SPEC, seeds=[0])
+    assert "no intervals" in draw_trade(build_table(records(record), one)).get_suptitle()
+    assert "no intervals" not in draw_trade(build_table(records(record), SPEC)).get_suptitle()

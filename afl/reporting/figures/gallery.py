@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from pathlib import Path
 
-import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from afl.reporting.compare import GROUP_COLORS
-from afl.reporting.figures import STYLE
+from afl.reporting.figures.style import FULL_WIDTH, GROUP_COLORS, styled
 from afl.reporting.names import GROUPS, detector_name
 from afl.reporting.pages.material import Gallery
 from afl.reporting.pages.pictures import SCORE, correct
-from afl.tracking import Picture, write_bytes
-
-WIDTH = 7.16  # inches, both columns of a page
+from afl.tracking import Picture
 
 
 def draw_gallery(galleries: Sequence[Gallery]) -> Figure:
@@ -39,10 +33,10 @@ def draw_gallery(galleries: Sequence[Gallery]) -> Figure:
     if any([p.name for p in gallery.pictures] != [p.name for p in first] for gallery in galleries):
         raise ValueError("the runs of a gallery must show the same images")
     columns = 1 + len(galleries)
-    side = WIDTH / columns
+    side = FULL_WIDTH / columns
     shape = max(picture.pixels.shape[0] / picture.pixels.shape[1] for picture in first)
-    with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(WIDTH, side * shape * len(first) + 0.5))
+    with styled():
+        figure = Figure(figsize=(FULL_WIDTH, side * shape * len(first) + 0.5))
         figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
         axes = figure.subplots(len(first), columns, squeeze=False)
         for row, picture in zip(axes, first, strict=True):
@@ -64,14 +58,6 @@ def draw_gallery(galleries: Sequence[Gallery]) -> Figure:
         handles = [Patch(color=GROUP_COLORS[group]) for group in GROUPS]
         figure.legend(handles, GROUPS.values(), loc="outside lower center", ncols=3)
     return figure
-
-
-def save_jpeg(figure: Figure, path: Path) -> None:
-    """Write a figure that is mostly photos."""
-    buffer = io.BytesIO()
-    with matplotlib.style.context(["default", STYLE]):
-        figure.savefig(buffer, format="jpeg", dpi=220, pil_kwargs={"quality": 85})
-    write_bytes(path, buffer.getvalue())
 
 
 def _show(axis: Axes, picture: Picture) -> None:

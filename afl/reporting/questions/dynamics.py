@@ -1,0 +1,85 @@
+"""What the gradients of positives and AFL's gate do over the training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from afl.reporting.names import GROUPS
+
+QUARTERS = {"a quarter": 0.25, "half": 0.5, "three quarters": 0.75, "all": 1.0}
+
+
+def push_ratios(found: pd.DataFrame, losses: Sequence[str], baseline: str) -> pd.DataFrame:
+    """How hard each loss pushes the positives of a frequency group, as a multiple of the baseline on the same seeds:
+
+        ratio = sum over seeds of S_loss / sum over seeds of S_baseline,    S: sum of |dL/dz| over the group's positives
+
+    S is the mean over the logged steps of a part of the training, summed over a detector's maps, before the normaliser.
+
+    Returns:
+        Rows (detector, loss, part), columns r, c, f and ``step``, the last step of the part; NaN where the baseline's positives
+        have no gradient.
+    """
+    own = found[found.metric == "positive"]
+    sums = own.pivot_table(
+        index=["detector", "part", "group"],
+        columns=["loss", "unit"],
+        values="value",
+        aggfunc="sum",
+        sort=False,
+    )
+    steps = own.groupby(["detector", "part"]).step.first()
+    tables = []
+    for detector in own.detector.unique():
+        mass = sums.loc[[detector]].dropna(axis=1, how="all")
+        for loss in losses:
+            seeds = [seed for name, seed in mass.columns if name == loss and (baseline, seed) in mass.columns]
+            if seeds:
+                pushed, by = (mass[[(name, seed) for seed in seeds]].sum(axis=1) for name in (loss, baseline))
+                ratio = (pushed / by.where(by > 0)).unstack("group").reindex(columns=list(GROUPS))
+                tables.append(ratio.assign(step=steps[ratio.index], loss=loss))
+    if not tables:
+        return pd.DataFrame()
+    return pd.concat(tables).reset_index().set_index(["detector", "loss", "part"])
+
+
+def push_over_training(found: pd.DataFrame, losses: Sequence[str], baseline: str) -> pd.DataFrame:
+    """``push_ratios`` averaged over detectors (geometric mean).
+
+    Returns:
+        Rows (loss, part), columns r, c, f and ``middle``, the middle of the part in percent of the training.
+    """
+    ratios = push_ratios(found, losses, baseline)
+    if ratios.empty:
+        return ratios
+    groups = ratios[list(GROUPS)]
+    mean = np.exp(np.log(groups.where(groups > 0)).groupby(level=["loss", "part"], sort=False).mean())
+    parts = mean.index.get_level_values("part") + 0.5
+    return mean.assign(middle=100 * parts / (mean.index.get_level_values("part").max() + 1))
+
+
+def gate_opening(found: pd.DataFrame, loss: str) -> pd.DataFrame:
+    """Kappa of AFL's gate around each quarter of the training, mean over seeds and maps; 1 is shut, 0 is open.
+
+    Records keep means over tenths of the training; a quarter takes the tenth whose last step is nearest.
+
+    Returns:
+        Rows: detectors with a kappa on record; columns: ``QUARTERS``.
+    """
+    own = found[(found.metric == "kappa") & (found.loss == loss)]
+    rows = []
+    for (detector, _), run in own.groupby(["detector", "key"], sort=False):
+        last = run.step.max()
+        rows.append(
+            {"detector": detector}
+            | {
+                name: run.value.iloc[(run.step - part * last).abs().argmin()]
+                for name, part in QUARTERS.items()
+            }
+        )
+    if not rows:
+        return pd.DataFrame(columns=list(QUARTERS))
+    return pd.DataFrame(rows).groupby("detector", sort=False).mean()
