@@ -21,6 +21,7 @@ Questions to the records of a table, answered in results/TABLE:
     mechanism   how hard a loss pushes each frequency group, early and late
     gate        how AFL's gate opens over training
     choice      which of AFL's free choices its search selects
+    forms       which form of AFL the rule of results/protocol.md chooses
     fit         how well the training images themselves are fitted
     documents   the tables inside README.md, results/README.md and docs/
 """
@@ -43,7 +44,7 @@ HERE = Path(__file__).parent / "reports"
 MODULES = {
     "html": "html", "dataset": "dataset", "compare": "compare", "gallery": "gallery", "heads": "heads",
     "figures": "figures", "push": "figures", "trade": "figures", "screen": "screen", "contrast": "questions", "noise": "questions", "classes": "questions",
-    "mechanism": "questions", "gate": "questions", "choice": "questions", "fit": "questions",
+    "mechanism": "questions", "gate": "questions", "choice": "questions", "forms": "questions", "fit": "questions",
     "documents": "questions",
 }  # fmt: skip
 

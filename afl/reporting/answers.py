@@ -157,6 +157,25 @@ def choice_text(levels: pd.DataFrame) -> str:
     )
 
 
+def forms_text(answer: pd.DataFrame, sets: Mapping[str, str]) -> str:
+    """The arms with their scores; ``sets`` are the titles of the development sets by name."""
+    head = ["loss"]
+    for title in sets.values():
+        head += [f"{title}: score", "AP_f", "pairs"]
+    rows = []
+    for loss, row in answer.iterrows():
+        cells = [str(loss)]
+        for name in sets:
+            cells += [
+                rounded(row["score", name], "+"),
+                rounded(row["AP_f", name], "+"),
+                f"{row['pairs', name]:.0f}",
+            ]
+        rows.append([*cells, rounded(row["mean", "score"], "+"), "yes" if row["mean", "chosen"] else ""])
+    align = "--- " + "---: " * (3 * len(sets) + 1) + ":---:"
+    return markdown([*head, "mean score", "chosen"], rows, align=align)
+
+
 def fit_text(found: pd.DataFrame, metric: str) -> str:
     """Detectors by training and validation images; every loss but the first with its difference to the first."""
     where, losses = (list(found.columns.unique(level)) for level in (0, 1))

@@ -139,6 +139,25 @@ def choice(table: str = "search", results: str = "results") -> None:
     kept.write("choice.md", answers.choice_text(levels))
 
 
+def forms(
+    tables: list[str] = ("forms", "forms_ccp"), least_head: float = -0.005, results: str = "results"
+) -> None:
+    """Which form of AFL the rule of results/protocol.md chooses from its development sets.
+
+        python -m scripts.report forms [tables=[forms,forms_ccp]]
+
+    Writes RESULTS/FIRST_TABLE/forms.md.
+    """
+    kept = {name: kept_table({"table": name, "results": results}) for name in tables}
+    first = kept[tables[0]]
+    candidates = [name for name in first.spec.losses if "afl" in name]
+    found = questions.forms(
+        {name: _long(one) for name, one in kept.items()}, first.spec.baseline, candidates, least_head
+    )
+    titles = {name: one.spec.label for name, one in kept.items()}
+    first.write("forms.md", answers.forms_text(found, titles))
+
+
 def fit(
     table: str = "shapes",
     losses: list[str] = ("fl", "afl"),

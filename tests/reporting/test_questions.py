@@ -342,3 +342,34 @@ def test_fit_is_a_mean_over_the_seeds_that_every_loss_has_and_the_average_over_d
     assert "| AP_r | training images: fl | training images: afl | validation: fl | validation: afl |" in text
     assert "| fcos | 60.0 | 70.0 (+10.0) | 35.0 | 40.0 (+5.0) |" in text
     assert questions.fit(own, {}, ["fl"], "AP_r").empty
+
+
+def rows_of(figures: dict[str, tuple[float, float, float]]) -> pd.DataFrame:
+    """A long table of one detector and one seed: AP, AP_r and AP_f by loss."""
+    return pd.DataFrame(
+        [
+            {"detector": "fcos", "unit": "0", "loss": loss, "metric": metric, "value": value}
+            for loss, values in figures.items()
+            for metric, value in zip(("AP", "AP_r", "AP_f"), values, strict=True)
+        ]
+    )
+
+
+def test_a_form_that_costs_the_head_on_one_set_is_not_chosen_however_much_it_gains():
+    shapes = rows_of({"fl": (0.5, 0.4, 0.6), "greedy": (0.6, 0.6, 0.6), "gentle": (0.52, 0.44, 0.6)})
+    photos = rows_of({"fl": (0.3, 0.1, 0.5), "greedy": (0.3, 0.1, 0.48), "gentle": (0.31, 0.12, 0.5)})
+    answer = questions.forms({"shapes": shapes, "photos": photos}, "fl", ["greedy", "gentle"], -0.005)
+    # By hand: (0.10 + 0.20) / 2 and 0; (0.02 + 0.04) / 2 and (0.01 + 0.02) / 2.
+    assert answer.loc["greedy", ("score", "shapes")] == pytest.approx(0.15)
+    assert answer.loc["gentle", ("mean", "score")] == pytest.approx((0.03 + 0.015) / 2)
+    assert list(answer.index) == ["greedy", "gentle"]
+    assert list(answer["mean", "chosen"]) == [False, True]
+    # A control cannot be chosen; where every form costs the head, the one that costs least is.
+    assert questions.forms({"a": shapes, "b": photos}, "fl", ["greedy"], -0.005)["mean", "chosen"]["greedy"]
+
+
+def test_a_form_without_runs_on_one_set_has_no_mean_and_is_not_chosen():
+    shapes = rows_of({"fl": (0.5, 0.4, 0.6), "one": (0.6, 0.6, 0.6), "both": (0.51, 0.4, 0.6)})
+    photos = rows_of({"fl": (0.3, 0.1, 0.5), "both": (0.3, 0.1, 0.5)})
+    answer = questions.forms({"shapes": shapes, "photos": photos}, "fl", ["one", "both"], -0.005)
+    assert np.isnan(answer.loc["one", ("mean", "score")]) and answer.loc["both", ("mean", "chosen")]

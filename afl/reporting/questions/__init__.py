@@ -15,9 +15,10 @@ from afl.reporting.questions.contrasts import (
     pooled_deviation,
 )
 from afl.reporting.questions.dynamics import QUARTERS, gate_opening, push_over_training, push_ratios
+from afl.reporting.questions.forms import forms
 from afl.reporting.questions.search import choice, fit
 
 __all__ = [
-    "QUARTERS", "adjusted", "choice", "classes", "contrast", "contrasts", "family", "fit", "gains", "gate_opening", "half_width",
+    "QUARTERS", "adjusted", "choice", "classes", "contrast", "contrasts", "family", "fit", "forms", "gains", "gate_opening", "half_width",
     "mean_of", "most_moved", "moved_by", "noise", "pooled_deviation", "push_over_training", "push_ratios",
 ]  # fmt: skip
