@@ -1,0 +1,70 @@
+"""A remedy that a reader adds by the lines of docs/losses.md: in the help, in a table, and in the tables and figures of the page, with no other change."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("afl", "conf", "datasets", "detectors", "scripts")
+DETECTORS = "centernet"
+SMALL = (
+    "dataset.folder.num_train=24", "dataset.folder.num_val=10", "trainer.max_duration=2steps", "initial_weights=null",
+    "trainer.batch_size=4", "trainer.pictures=0", "logger=none",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """A copy of the sources with the two files that the section tells the reader to write, and nothing else changed."""
+    folder = tmp_path_factory.mktemp("clone")
+    for part in PARTS:
+        shutil.copytree(ROOT / part, folder / part)
+    section = (ROOT / "docs/losses.md").read_text(encoding="utf-8").partition("### A remedy of your own")[2]
+    blocks = dict(re.findall(r"```(\w+)\n(.*?)```", section, re.DOTALL))
+    (folder / "afl/losses/mine.py").write_text(blocks["python"])
+    (folder / "conf/loss/mine.yaml").write_text(blocks["yaml"])
+    run(folder, "scripts.table", "table=shapes", "action=run", "table.losses=[fl,mine]", f"table.detectors=[{DETECTORS}]",
+        'overrides=[' + ','.join(f'"{one}"' for one in SMALL) + ']', f"paths.cache={folder}/cache")  # fmt: skip
+    return folder
+
+
+def run(folder: Path, module: str, *arguments: str) -> str:
+    return started(folder, "-m", module, *arguments)
+
+
+def started(folder: Path, *arguments: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_help_lists_it(clone):
+    groups = run(clone, "scripts.train", "--help").partition("Groups:")[2]
+    assert re.search(r"\| mine\b", re.sub(r"\s+", " ", groups))
+
+
+def test_the_table_has_its_column_and_its_runs(clone):
+    (table,) = (clone / "outputs/tables").rglob("table.md")
+    assert "mine" in table.read_text()
+    assert len(list(clone.glob("outputs/shapes_lvis-*-mine-s0-*/record.json"))) == len(DETECTORS.split(","))
+
+
+def test_the_page_of_all_runs_shows_it_in_its_tables_and_figures(clone):
+    run(clone, "scripts.report", "html", "images=1")
+    page = (clone / "outputs/report.html").read_text()
+    assert "<th>mine</th>" in page
+    assert any(">mine<" in chart for chart in re.findall(r"<svg.*?</svg>", page, re.DOTALL))
