@@ -3,10 +3,12 @@
     python -m scripts.evaluate run=outputs/shapes_lvis-centernet-fl-s0-1a2b3c4d
     python -m scripts.evaluate run=... checkpoint=weights.pt trainer.evaluator=fast
     python -m scripts.evaluate run=... dataset.root=/data/moved
+    python -m scripts.evaluate run=... both=true
 
 Options:
     run=FOLDER         the run directory
     checkpoint=FILE    weights to use instead of the run's last ones
+    both=true          compare the official packages with the fast evaluator on the run's own detections; writes nothing
 
 Other arguments change the run's config for this evaluation, for example:
     dataset.root=FOLDER              where the data set is now
@@ -31,7 +33,7 @@ from pathlib import Path
 from afl.config import read_config
 from scripts.entry import asks_for_help, own_options, printable, quiet_libraries, run_command
 
-DEFAULTS = {"run": None, "checkpoint": None}
+DEFAULTS = {"run": None, "checkpoint": None, "both": False}
 
 
 def main(arguments: list[str]) -> None:
@@ -48,11 +50,14 @@ def main(arguments: list[str]) -> None:
 
     from afl.tracking import write_json
     from afl.training.distributed import leave_world
-    from afl.training.evaluation import evaluate_run
+    from afl.training.evaluation import evaluate_run, evaluate_with_both
     from afl.training.load import load_run
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     quiet_libraries()
+    if options["both"]:
+        show_both(evaluate_with_both(folder, overrides), folder)
+        return
     run = load_run(folder, overrides, Path(checkpoint) if checkpoint else None)
     metrics = evaluate_run(run, folder, "evaluation_detections.json")
     if metrics:
@@ -82,6 +87,32 @@ def show(metrics: Mapping, groups: Mapping[str, str], title: str) -> None:
     ):
         classes.add_row(Text(printable(name)), groups[name], _percent(value))
     console.print(classes)
+
+
+def show_both(figures: Mapping[str, Mapping], folder: Path) -> None:
+    """Print the figures of each evaluator and the largest difference between them, classes included."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("metric", *figures, "difference", title=Text(printable(str(folder))), title_justify="left")
+    one, other = figures.values()
+    for name, value in one.items():
+        if name != "per_class":
+            table.add_row(
+                name, _percent(value), _percent(other[name]), f"{_difference(value, other[name]):.1e}"
+            )
+    pairs = [(value, other["per_class"][name]) for name, value in one["per_class"].items()]
+    largest = max((_difference(*pair) for pair in pairs), default=0.0)
+    table.add_row(f"AP of {len(pairs)} classes", "", "", f"{largest:.1e}")
+    Console().print(table)
+
+
+def _difference(one: float | None, other: float | None) -> float:
+    """0 where neither evaluator has a figure, 1 where only one has."""
+    if one is None or other is None:
+        return float((one is None) != (other is None))
+    return abs(one - other)
 
 
 def _percent(value: float | None) -> str:

@@ -102,6 +102,29 @@ class Evaluator(ABC):
         for number, found in zip(image_ids, detections, strict=True):
             self._add(number, _array(found.boxes), _array(found.scores), _array(found.labels))
 
+    def process_results(self, results: Iterable[Mapping]) -> None:
+        """Add detections in COCO's results format, as ``detections_json`` writes them: ``image_id``, ``category_id``, ``bbox`` (x,
+        y, width, height) and ``score``. Images of the ground truth without one count as processed without detections.
+
+        Raises:
+            ValueError: a detection has an image or a category that the ground truth does not have, or see ``process``.
+        """
+        label_of = {category: label for label, category in enumerate(self.truth.category_ids)}
+        by_image: dict[int, list[Mapping]] = {number: [] for number in self.truth.image_ids}
+        for one in results:
+            if one["image_id"] not in by_image or one["category_id"] not in label_of:
+                raise ValueError(
+                    f"a detection has image_id = {one['image_id']} and category_id = {one['category_id']}, which the ground "
+                    "truth does not have: give the detections of this data set"
+                )
+            by_image[one["image_id"]].append(one)
+        for number, own in by_image.items():
+            boxes = np.array([one["bbox"] for one in own], np.float64).reshape(-1, 4)
+            boxes[:, 2:] += boxes[:, :2]
+            scores = np.array([one["score"] for one in own], np.float64)
+            labels = np.array([label_of[one["category_id"]] for one in own], np.int64)
+            self._add(number, boxes, scores, labels)
+
     def _add(self, image_id: int, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> None:
         where = f"detections of image {image_id}"
         if image_id not in self._position:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,21 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from afl.config import read_config
+from afl.evaluation.evaluator import BACKENDS
 from afl.tracking import Picture
 from afl.training.build import loop_options
-from afl.training.data import RunData, build_evaluator, evaluation_batches, evaluation_samples
+from afl.training.data import RunData, build_evaluator, evaluation_batches, evaluation_samples, read_data
 from afl.training.detect import TestTime, detect
 from afl.training.diagnostics import write_diagnostics
 from afl.training.distributed import World, barrier, join_world, share_buffers
+from afl.training.folds import DETECTIONS, kept_detections
 from afl.training.interruption import Interruption
 from afl.training.load import LoadedRun
 from afl.training.loop import LoopOptions
 from afl.training.prior import adapt_threshold, calibrate
 from datasets.files import write_bytes
 from datasets.images import read_image
-
-DETECTIONS = "detections.json"
 
 
 @dataclass(frozen=True)
@@ -136,14 +137,15 @@ class Evaluation:
 def evaluated(detector: nn.Module, fixed_detections: int | None) -> Iterator[None]:
     """The detector as it is evaluated: its class layers calibrated by their losses, and with at least ``fixed_detections``
     detections of an image, if that is given. Afterwards it is what it was."""
-    limit, layers = detector.max_detections, detector.class_layers()
+    limit: int = vars(detector)["max_detections"]
+    layers = detector.class_layers()
     own = {name: [copy.deepcopy(layer.state_dict()) for layer in layers[name]] for name in layers}
-    detector.max_detections = max(limit, fixed_detections or 0)
+    vars(detector)["max_detections"] = max(limit, fixed_detections or 0)
     try:
         calibrate(detector)
         yield
     finally:
-        detector.max_detections = limit
+        vars(detector)["max_detections"] = limit
         for name, states in own.items():
             for layer, state in zip(layers[name], states, strict=True):
                 layer.load_state_dict(state)
@@ -168,3 +170,20 @@ def evaluate_run(
     data = replace(run.data, val=run.data.train) if on_training_images else run.data
     metrics, _ = Evaluation(run.config, data, world, folder, options, detections)(run.detector)
     return metrics if world.is_main else {}
+
+
+def evaluate_with_both(folder: Path, overrides: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """The figures of a run's kept detections by the official packages and by the fast evaluator, by name of the evaluator.
+
+    Raises:
+        ConfigError: the folder has no detections, or a change cannot be made.
+    """
+    config = read_config(folder, overrides)
+    data, found = read_data(config), kept_detections(folder / DETECTIONS)
+    figures = {}
+    for backend in BACKENDS:
+        config.trainer.evaluator = backend
+        evaluator = build_evaluator(config, data)
+        evaluator.process_results(found)
+        figures[backend] = evaluator.evaluate()
+    return figures

@@ -52,13 +52,6 @@ class FoldedMetrics:
     left_out: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Found:
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-
-
 def evaluate_folds(
     folds: Sequence[Fold],
     *,
@@ -90,9 +83,7 @@ def evaluate_folds(
         backend,
         image_cap=image_cap,
     )
-    label_of = {category["id"]: label for label, category in enumerate(categories)}
-    for fold in folds:
-        _process(evaluator, fold, label_of)
+    evaluator.process_results(one for fold in folds for one in _of_own_images(fold))
     result = evaluator.evaluate()
     per_class = result.pop("per_class")
     counts = np.stack([fold.train_images for fold in folds])
@@ -139,7 +130,7 @@ def fold_record(folders: Sequence[Path]) -> Record:
     for folder in folders:
         config = OmegaConf.load(folder / CONFIG)
         data = read_data(config)
-        folds.append(Fold(data.val.coco_dict(), _detections(folder / DETECTIONS), data.statistics.images))
+        folds.append(Fold(data.val.coco_dict(), kept_detections(folder / DETECTIONS), data.statistics.images))
     folded = evaluate_folds(
         folds,
         max_detections=config.dataset.max_detections,
@@ -165,22 +156,15 @@ def fold_record(folders: Sequence[Path]) -> Record:
     )
 
 
-def _process(evaluator: CocoEvaluator, fold: Fold, label_of: Mapping[int, int]) -> None:
-    by_image: dict[int, list[Mapping]] = {image["id"]: [] for image in fold.truth["images"]}
-    for detection in fold.detections:
-        image_id, category_id = detection["image_id"], detection["category_id"]
-        if image_id not in by_image or category_id not in label_of:
+def _of_own_images(fold: Fold) -> Sequence[Mapping]:
+    own = {image["id"] for image in fold.truth["images"]}
+    for one in fold.detections:
+        if one["image_id"] not in own:
             raise ValueError(
-                f"a detection has image_id = {image_id} and category_id = {category_id}, which its fold does not have: "
-                "evaluate each fold with its own detections"
+                f"a detection has image_id = {one['image_id']}, which its fold does not validate: evaluate each fold with its "
+                "own detections"
             )
-        by_image[image_id].append(detection)
-    for image_id, own in by_image.items():
-        boxes = np.array([detection["bbox"] for detection in own], np.float64).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        scores = np.array([detection["score"] for detection in own], np.float64)
-        labels = np.array([label_of[detection["category_id"]] for detection in own], np.int64)
-        evaluator.process([image_id], [_Found(boxes, scores, labels)])
+    return fold.detections
 
 
 def _finished(folder: Path) -> Record:
@@ -207,7 +191,12 @@ def _without_fold(config: Mapping) -> dict:
     }
 
 
-def _detections(path: Path) -> list[dict]:
+def kept_detections(path: Path) -> list[dict]:
+    """The detections that a run keeps in ``path``, in COCO's results format.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError) as error:

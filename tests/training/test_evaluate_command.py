@@ -11,6 +11,7 @@ import scripts.evaluate as command
 from afl.config import ConfigError
 from afl.training import run_cell
 from afl.training.data import read_data
+from afl.training.evaluation import evaluate_with_both
 from afl.training.load import load_run
 
 
@@ -55,3 +56,28 @@ def test_class_names_are_no_markup(capsys):
     )
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("bolt [m6]", "[/old] nut", "\\x1b[31mred", "猫", "[a].pt"))
+
+
+@pytest.mark.parametrize(
+    "name, metric", [("shapes_coco", "coco"), ("shapes_lvis", "lvis"), ("shapes_voc", "voc")]
+)
+def test_both_evaluators_are_shown_on_the_run_s_own_detections(small_cell, capsys, name, metric):
+    config = small_cell("fcos", "fl", "trainer.max_duration=3steps", f"dataset={name}")
+    record = run_cell(config)
+    folder = Path(config.paths.output) / record.key
+    figures = evaluate_with_both(folder)
+    assert set(figures) == {"official", "fast"}
+    for own in figures.values():
+        per_class = own.pop("per_class")
+        assert per_class == pytest.approx(record.per_class, abs=1e-9, nan_ok=True)
+        assert own == pytest.approx(record.metrics, abs=1e-9)
+    before = sorted(path.name for path in folder.iterdir())
+    command.main([f"run={folder}", "both=true"])
+    assert "official" in capsys.readouterr().out and sorted(path.name for path in folder.iterdir()) == before
+    # Another run's detections belong to other images.
+    kept = json.loads((folder / "detections.json").read_text()) or [
+        {"bbox": [0, 0, 1, 1], "score": 0.5, "category_id": 1}
+    ]
+    (folder / "detections.json").write_text(json.dumps([kept[0] | {"image_id": 10**9}]))
+    with pytest.raises(ValueError, match="image_id = 1000000000"):
+        evaluate_with_both(folder)
