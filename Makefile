@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python -m
 RUN_TABLE = $(RUN) scripts.table action=run seeds=[$(SEEDS)] jobs=$(JOBS) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test lint demo reproduce-table reproduce-table-sampling reproduce-table-ablation reproduce-table-remedies reproduce-table-remedies-photos reproduce-table-prior reproduce-table-trashcan reproduce-table-photos reproduce-table-bccd reproduce-table-data-seeds reproduce-table-short reproduce-table-closed reproduce-table-scratch reproduce-table-trashcan-frames report figures data-coco data-lvis data-voc clean test-faults benchmark benchmark-gpu zoo site
+.PHONY: help setup lock test lint demo reproduce-table reproduce-table-sampling reproduce-table-ablation reproduce-table-remedies reproduce-table-remedies-photos reproduce-table-prior reproduce-table-trashcan reproduce-table-photos reproduce-table-photos-gpu reproduce-table-forms reproduce-table-bccd reproduce-table-data-seeds reproduce-table-short reproduce-table-closed reproduce-table-scratch reproduce-table-trashcan-frames report figures data-coco data-lvis data-voc clean test-faults benchmark benchmark-gpu zoo site
 
 help:  ## this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-32s %s\n", $$1, $$2}'
@@ -72,6 +72,12 @@ reproduce-table-trashcan-frames: setup  ## its photos split by frame instead of 
 
 reproduce-table-photos: setup  ## photographs from ImageNet features, real long tails (ARGS="paths.data=FOLDER")
 	@$(RUN_TABLE) table=photos
+
+reproduce-table-photos-gpu: setup  ## FOD-A, many cells side by side on one GPU (JOBS=18 ARGS="paths.data=FOLDER")
+	@$(RUN_TABLE) table=photos_gpu
+
+reproduce-table-forms: setup  ## forms of AFL on generated images, the development set of results/protocol.md (SEEDS=0,1)
+	@$(RUN_TABLE) table=forms
 
 reproduce-table-bccd: setup  ## a nearly balanced real set, where nothing should be lost (ARGS="paths.data=FOLDER")
 	@$(RUN_TABLE) table=bccd
