@@ -1,9 +1,10 @@
-"""Tables from records."""
+"""Tables, questions, figures and pages from records."""
 
 from afl.reporting.intervals import Estimate, estimate, paired_difference, t_quantile
 from afl.reporting.records import load_records
 from afl.reporting.server import ServerError, connect, server_records
-from afl.reporting.table import Table, TableSpec, build_table
+from afl.reporting.spec import TableSpec
+from afl.reporting.table import Table, build_table
 
 __all__ = [
     "Estimate",

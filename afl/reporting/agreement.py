@@ -1,8 +1,8 @@
 """A user's table against the committed one of the same name: are their differences within the noise over seeds?
 
-The noise of one run is the standard deviation over the committed seeds, pooled over the losses of a detector. With m seeds of the
-user and n committed ones a difference of the means is within noise if its size is at most t(0.975) s sqrt(1/m + 1/n). About one
-entry in twenty lies outside by chance.
+The noise of one run is the standard deviation s over the committed seeds, pooled over the losses of a detector. With m seeds of the
+user and n committed ones, a difference of the means is within noise if its size is at most t(0.975) s sqrt(1/m + 1/n). About one
+entry in twenty is outside by chance.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from afl.reporting.intervals import t_quantile
+from afl.reporting.markdown import markdown
 from afl.reporting.table import Table
 
 EQUAL, WITHIN, OUTSIDE, UNKNOWN = "equal", "within noise", "outside noise", "noise unknown"
@@ -24,7 +25,7 @@ class Agreement:
 
     Attributes:
         own, kept: means over the seeds that each table has.
-        allowed: largest difference within noise; None where no committed cell of the detector has two seeds.
+        allowed: largest difference within noise; None if no committed cell of the detector has two seeds.
         equal: both tables have the same seeds and the same values.
     """
 
@@ -87,8 +88,7 @@ def _noise(losses: Mapping[str, Mapping[Any, float]]) -> float | None:
 
 
 def other_protocol(own: Table, kept: Table) -> list[str]:
-    """``name: value here, value there`` for each entry of the protocol in which the two tables differ."""
-
+    """``name: your value, committed value`` for each entry of the protocol in which the two tables differ."""
     rows = {cell[:3] for cell, record in own.cells.items() if record is not None}
 
     def entries(table: Table) -> dict[str, set[str]]:
@@ -109,23 +109,28 @@ def other_protocol(own: Table, kept: Table) -> list[str]:
 
 def to_markdown(found: list[Agreement]) -> str:
     """One line for each entry, metrics times 100."""
-    lines = [
-        "| data set | detector | loss | metric | yours | committed | |",
-        "| --- | --- | --- | --- | ---: | ---: | --- |",
-    ]
-    lines += [
-        f"| {one.dataset} | {one.detector} | {one.loss} | {one.metric} | {100 * one.own:.1f} | {100 * one.kept:.1f} | {one.verdict} |"
+    rows = (
+        [
+            one.dataset,
+            one.detector,
+            one.loss,
+            one.metric,
+            f"{100 * one.own:.1f}",
+            f"{100 * one.kept:.1f}",
+            one.verdict,
+        ]
         for one in found
-    ]
-    return "\n".join(lines) + "\n"
+    )
+    head = ["data set", "detector", "loss", "metric", "yours", "committed", ""]
+    return markdown(head, rows, align="--- --- --- --- ---: ---: ---") + "\n"
 
 
 def to_rich(found: list[Agreement], metrics: tuple[str, ...]) -> Any:
-    """A ``rich`` table: a row for each cell; for each of ``metrics`` yours, the committed value and the verdict."""
+    """A ``rich`` table with a row for each cell: for each of ``metrics`` your value, the committed one and the verdict."""
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    shown = RichTable(title="Yours beside the committed table, x 100", title_justify="left")
+    shown = RichTable(title="Your table and the committed one, x 100", title_justify="left")
     for name in ("detector", "loss"):
         shown.add_column(name)
     for metric in metrics:

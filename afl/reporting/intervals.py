@@ -1,4 +1,4 @@
-"""Means over seeds and how sure they are."""
+"""Means over seeds and their confidence intervals."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Estimate:
         return self.half is not None and self.mean + self.half < 0
 
     def percent(self, sign: Literal["", "+"] = "") -> str:
-        """``12.3 ± 0.4``: times 100, the half-width where there is one."""
+        """``12.3 ± 0.4``: times 100, with the half-width if there is one."""
         half = f" ± {100 * self.half:.1f}" if self.half is not None else ""
         return rounded(100 * self.mean, sign) + half
 
 
 def rounded(value: float, sign: Literal["", "+"] = "") -> str:
-    """One decimal; never "-0.0", which says more than is known."""
+    """One decimal, and 0.0 instead of -0.0."""
     return f"{round(value, 1) + 0.0:{sign}.1f}"
 
 
@@ -57,25 +57,7 @@ def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]
 
 @functools.cache
 def t_quantile(freedom: int, probability: float = 0.975) -> float:
-    """The t below which Student's distribution with ``freedom`` degrees has ``probability`` (at least
-    1/2)."""
-    low, high = 0.0, 1.0
-    while _t_distribution(high, freedom) < probability:
-        high *= 2
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _t_distribution(middle, freedom) < probability else (low, middle)
-    return high
+    """The t below which Student's distribution with ``freedom`` degrees of freedom has ``probability``."""
+    from scipy.special import stdtrit  # takes long, and a plan needs no interval
 
-
-def _t_distribution(t: float, freedom: int) -> float:
-    """Distribution function at t >= 0, in closed form for whole degrees of freedom (Abramowitz and Stegun
-    26.7.3-4)."""
-    angle = math.atan(t / math.sqrt(freedom))
-    odd = freedom % 2
-    term, total = math.cos(angle) if odd else 1.0, 0.0
-    for k in range(1, freedom // 2 + 1):
-        total += term
-        term *= math.cos(angle) ** 2 * (2 * k - 1 + odd) / (2 * k + odd)
-    inside = math.sin(angle) * total
-    return (1 + (2 / math.pi * (angle + inside) if odd else inside)) / 2
+    return float(stdtrit(freedom, probability))

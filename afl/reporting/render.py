@@ -1,4 +1,4 @@
-"""Four ways to write a table down. Nothing is computed here."""
+"""A table as CSV, Markdown, LaTeX and on a terminal. Nothing is computed here."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from afl.reporting.intervals import Estimate
+from afl.reporting.markdown import markdown
 
 if TYPE_CHECKING:
     from afl.reporting.table import Block, Entry, Table
@@ -16,25 +17,14 @@ if TYPE_CHECKING:
 ABSENT = "—"
 FAILED = "failed"
 UNDEFINED = "n/a"
-MOST_COLUMNS = 10  # losses side by side; more of them run down the page, detectors across
+MOST_COLUMNS = 10  # with more losses than this, losses are rows and detectors are columns
 
 
 def to_csv(table: Table) -> str:
     """One line per cell and seed."""
     spec = table.spec
-    lines = [
-        [
-            "dataset",
-            "detector",
-            "loss",
-            "seed",
-            "status",
-            *spec.metrics,
-            "train_seconds",
-            "eval_seconds",
-            "key",
-        ]
-    ]
+    head = ["dataset", "detector", "loss", "seed", "status"]
+    lines = [[*head, *spec.metrics, "train_seconds", "eval_seconds", "key"]]
     for cell, record in table.cells.items():
         if record is None:
             lines.append([*cell, "missing", *[""] * (len(spec.metrics) + 3)])
@@ -48,55 +38,29 @@ def to_csv(table: Table) -> str:
 def to_folded_csv(table: Table) -> str:
     """One line per data set, metric, row and loss."""
     lines = [
-        [
-            "dataset",
-            "metric",
-            "detector",
-            "loss",
-            "mean",
-            "interval",
-            "difference",
-            "difference_interval",
-            "pairs",
-            "finished",
-            "failed",
-            "missing",
-        ]
-    ]
+        ["dataset", "metric", "detector", "loss", "mean", "interval", "difference", "difference_interval", "pairs",
+         "finished", "failed", "missing"]
+    ]  # fmt: skip
     for block in table.blocks:
         for row, entries in block.rows.items():
             for loss, entry in entries.items():
-                lines.append(
-                    [
-                        block.dataset,
-                        block.metric,
-                        row,
-                        loss,
-                        *_numbers(entry.value),
-                        *_numbers(entry.difference),
-                        entry.difference.n if entry.difference else "",
-                        entry.finished,
-                        entry.failed,
-                        entry.missing,
-                    ]
-                )
+                place = [block.dataset, block.metric, row, loss]
+                pairs = entry.difference.n if entry.difference else ""
+                counts = [pairs, entry.finished, entry.failed, entry.missing]
+                lines.append([*place, *_numbers(entry.value), *_numbers(entry.difference), *counts])
     return _csv(lines)
 
 
 def to_markdown(table: Table) -> str:
     """Caption, notes, one table per block."""
-    parts = [_markdown(table.caption)]
+    parts = [_escaped(table.caption)]
     if table.notes:
-        parts.append("\n".join(f"- {_markdown(note)}." for note in table.notes))
+        parts.append("\n".join(f"- {_escaped(note)}." for note in table.notes))
     for block in table.blocks:
         columns, rows = _oriented(table, block)
-        lines = [
-            _markdown_line(["", *map(_markdown, columns)]),
-            _markdown_line(["---", *["---:"] * len(columns)]),
-        ]
-        for name, entries in rows.items():
-            lines.append(_markdown_line([_markdown(name), *map(_markdown_entry, entries)]))
-        parts.append(f"**{_markdown(_heading(block))}**\n\n" + "\n".join(lines))
+        head = ["", *map(_escaped, columns)]
+        lines = ([_escaped(name), *map(_markdown_entry, entries)] for name, entries in rows.items())
+        parts.append(f"**{_escaped(_heading(block))}**\n\n" + markdown(head, lines))
     return "\n\n".join(parts) + "\n"
 
 
@@ -167,7 +131,7 @@ def _oriented(table: Table, block: Block) -> tuple[Sequence[str], dict[str, Sequ
 
 
 def _turned(losses: Sequence[str], rows: dict[str, Sequence]) -> tuple[Sequence[str], dict[str, Sequence]]:
-    """Columns and rows as they are, or turned where there are more losses than a page has room for."""
+    """Columns and rows, transposed if there are more losses than a page has room for."""
     if len(losses) <= MOST_COLUMNS:
         return losses, rows
     return list(rows), dict(zip(losses, map(list, zip(*rows.values(), strict=True)), strict=True))
@@ -194,14 +158,14 @@ def _heading(block: Block) -> str:
 
 
 def _hole(entry: Entry) -> str:
-    """What stands where there is no number."""
+    """What is written where there is no number."""
     if entry.finished:
         return UNDEFINED
     return FAILED if entry.failed else ABSENT
 
 
 def _incomplete(entry: Entry) -> str:
-    """How many of the seeds a number stands for, where it is not all of them."""
+    """The number of seeds behind a number, if some are missing."""
     seeds, total = entry.value.n if entry.value else 0, entry.finished + entry.failed + entry.missing
     return "" if seeds == total else f" [{seeds}/{total}]"
 
@@ -220,12 +184,8 @@ def _markdown_entry(entry: Entry) -> str:
     return _plain_entry(entry).replace(value, f"**{value}**", 1) if entry.best else _plain_entry(entry)
 
 
-def _markdown_line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _markdown(text: str) -> str:
-    """Escaped; an underscore inside a word is no markup."""
+def _escaped(text: str) -> str:
+    """Markdown that shows ``text``. An underscore inside a word is not markup."""
     return re.sub(r"([\\|*`<>\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", text)
 
 
@@ -244,21 +204,9 @@ def _latex_number(text: str) -> str:
 
 
 LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "_": r"\_",
-    "%": r"\%",
-    "&": r"\&",
-    "#": r"\#",
-    "$": r"\$",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "±": r"$\pm$",
-    "—": "---",
-}
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "±": r"$\pm$", "—": "---", **{character: "\\" + character for character in "{}_%&#$"},
+}  # fmt: skip
 
 
 def _latex(text: str) -> str:

@@ -1,93 +1,35 @@
-"""Tables: cells (detector, loss, data set, seed) folded over seeds, with intervals and differences to a
-baseline."""
+"""Tables: cells (detector, loss, data set, seed) folded over seeds, with intervals and differences to a baseline."""
 
 from __future__ import annotations
 
 import functools
-import itertools
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from afl.reporting import render
+from afl.reporting.caption import caption, notes
 from afl.reporting.frame import AVERAGE
 from afl.reporting.intervals import Estimate, estimate, paired_difference
-from afl.reporting.records import CellName, Unit, cell_name, one_per_cell, unit_name
+from afl.reporting.records import CellName, Unit, one_per_cell
+from afl.reporting.spec import TableSpec
 from afl.tracking.record import FINISHED, Record
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SHOWN = 6  # cells named in a note, before "and n more"
-LONGEST = 160  # characters of an error in a note
-
-
-@dataclass(frozen=True)
-class TableSpec:
-    """What a table shows.
-
-    Attributes:
-        name: of its files and its LaTeX label.
-        detectors, losses: rows and columns, in this order.
-        datasets: one group of blocks each.
-        seeds: the runs that a cell is folded over.
-        metrics: one block each, by their names in the record.
-        baseline: loss to which differences are taken; None: the table has no differences.
-        title: first sentence of the caption.
-        label: short name in a list of tables; empty: the title.
-        keys: run keys that belong to the table, where a folder holds other runs of the same cells; None: all.
-        variants: for a data set with several draws or splits, its settings and their values, such as
-            ``{"ccp": {"split": [0, 1]}}``; a cell is then folded over all variants with all seeds.
-    """
-
-    name: str
-    detectors: Sequence[str]
-    losses: Sequence[str]
-    datasets: Sequence[str]
-    seeds: Sequence[int]
-    metrics: Sequence[str] = ("AP", "AP_r", "AP_c", "AP_f")
-    baseline: str | None = "fl"
-    title: str = ""
-    label: str = ""
-    keys: Sequence[str] | None = None
-    variants: Mapping[str, Mapping[str, Sequence[object]]] = field(default_factory=dict)
-
-    def units(self, dataset: str) -> list[Unit]:
-        """What the cells of a data set are folded over: seeds, or (variant, seed) pairs, seed after seed."""
-        settings = self.variants.get(dataset, {})
-        variants = [
-            dict(zip(settings, values, strict=True)) for values in itertools.product(*settings.values())
-        ]
-        return [unit_name(variant, seed) for seed in self.seeds for variant in variants]
-
-    def __post_init__(self) -> None:
-        for what in ("detectors", "losses", "datasets", "seeds", "metrics"):
-            values = getattr(self, what)
-            if not values:
-                raise ValueError(f"table {self.name!r} has no {what}")
-            if len(set(values)) < len(values):
-                raise ValueError(f"table {self.name!r} names one of its {what} twice")
-        if self.baseline is not None and self.baseline not in self.losses:
-            raise ValueError(f"baseline {self.baseline!r} of table {self.name!r} is not among its losses")
-
-    def require_losses(self, names: Iterable[str]) -> None:
-        """Raises ValueError where the table does not have one of them."""
-        for name in names:
-            if name not in self.losses:
-                raise ValueError(f"table {self.name} has no loss {name}; it has {', '.join(self.losses)}")
-
 
 @dataclass(frozen=True)
 class Entry:
-    """One place of a block: a row and a loss, folded over seeds.
+    """One row and one loss of a block, folded over seeds.
 
     Attributes:
-        value: metric in [0, 1]; None where no seed has it.
+        value: metric in [0, 1]; None if no seed has it.
         difference: to the baseline, over the seeds that both have; None for the baseline itself.
         finished, failed, missing: numbers of seeds.
-        best: best of its row, beyond what its interval leaves open.
+        best: the best loss of its row, with a difference whose interval excludes zero.
     """
 
     value: Estimate | None
@@ -100,7 +42,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Block:
-    """One metric on one data set; rows are detectors and, where there are several, their average."""
+    """One metric on one data set. Rows are detectors and, if there are several, their average."""
 
     dataset: str
     metric: str
@@ -114,9 +56,9 @@ class Table:
     Attributes:
         spec: what was asked for.
         caption: title, statistics, protocol, device, state of the code.
-        notes: what a reader must know before believing a number: failed and missing cells, mixed states.
+        notes: what a reader must know before trusting a number: failed and missing cells, mixed states of the code.
         blocks: by data set, then metric.
-        cells: every cell of the spec with its record, None where there is none.
+        cells: every cell of the spec with its record, or None.
     """
 
     spec: TableSpec
@@ -126,7 +68,7 @@ class Table:
     cells: dict[CellName, Record | None] = field(repr=False)
 
     def values(self, dataset: str, metric: str) -> dict[str, dict[str, dict[Unit, float]]]:
-        """The metric, in [0, 1], by row of its block, loss and seed; only what finished runs have."""
+        """The metric, in [0, 1], by row of its block, loss and seed, from finished runs."""
         return _values(self.cells, self.spec, dataset, metric)
 
     @functools.cached_property
@@ -168,12 +110,11 @@ class Table:
 def build_table(records: Iterable[Record], spec: TableSpec) -> Table:
     """Fold records into a table; the order of the records does not matter.
 
-    Cells without a record or with a failed one leave holes, never numbers. The average over detectors exists
-    for a seed only where every detector of the table has it, so that all losses are averaged over the same
-    heads.
+    Cells without a finished record have no number. A seed has an average over detectors only if every detector of the table
+    has it, so that all losses are averaged over the same detectors.
 
     Raises:
-        ValueError: a cell has finished runs of several configurations, or no record knows one of the metrics.
+        ValueError: a cell has finished runs of several configurations, or no record has one of the metrics.
     """
     found = one_per_cell(records, spec.keys, spec.variants)
     cells: dict[CellName, Record | None] = {
@@ -196,8 +137,8 @@ def build_table(records: Iterable[Record], spec: TableSpec) -> Table:
     blocks = [_block(cells, spec, dataset, metric) for dataset in spec.datasets for metric in spec.metrics]
     return Table(
         spec=spec,
-        caption=_caption(spec, finished),
-        notes=_notes(spec, cells, finished),
+        caption=caption(spec, finished),
+        notes=notes(spec, cells, finished),
         blocks=blocks,
         cells=cells,
     )
@@ -206,11 +147,8 @@ def build_table(records: Iterable[Record], spec: TableSpec) -> Table:
 def _with_ap_fixed(spec: TableSpec, finished: Iterable[Record]) -> TableSpec:
     """The table with AP_fixed beside AP where records have it."""
     metrics = list(spec.metrics)
-    if (
-        "AP" not in metrics
-        or "AP_fixed" in metrics
-        or not any("AP_fixed" in record.metrics for record in finished)
-    ):
+    known = any("AP_fixed" in record.metrics for record in finished)
+    if "AP" not in metrics or "AP_fixed" in metrics or not known:
         return spec
     metrics.insert(metrics.index("AP") + 1, "AP_fixed")
     return replace(spec, metrics=metrics)
@@ -243,7 +181,7 @@ def _block(cells: Mapping[CellName, Record | None], spec: TableSpec, dataset: st
 def _values(
     cells: Mapping[CellName, Record | None], spec: TableSpec, dataset: str, metric: str
 ) -> dict[str, dict[str, dict[Unit, float]]]:
-    """The metric by row, loss and seed, where there is one; the average only over seeds that every detector has."""
+    """The metric by row, loss and seed; averages only for seeds that every detector has."""
     values: dict[str, dict[str, dict[Unit, float]]] = {}
     for detector in spec.detectors:
         values[detector] = {}
@@ -291,8 +229,8 @@ def _row(
 def _best(
     means: Mapping[str, Estimate | None], differences: Mapping[str, Estimate | None], baseline: str | None
 ) -> str | None:
-    """The loss with the largest mean, if its paired difference to the baseline is clear of zero; the baseline
-    itself, if every other one's is. Without a baseline none is the best."""
+    """The loss with the largest mean, if the interval of its paired difference to the baseline excludes zero. The baseline, if
+    the intervals of all others do. None without a baseline."""
     present = {loss: mean.mean for loss, mean in means.items() if mean is not None}
     if baseline is None or len(present) < 2:
         return None
@@ -302,125 +240,3 @@ def _best(
         return first if difference is not None and difference.positive else None
     others = [differences[loss] for loss in present if loss != baseline]
     return first if all(other is not None and other.negative for other in others) else None
-
-
-def _caption(spec: TableSpec, finished: Mapping[CellName, Record]) -> str:
-    sentences = [spec.title.rstrip(".")] if spec.title else []
-    seeds = ", ".join(str(seed) for seed in spec.seeds)
-    if spec.variants:
-        numbers = ", ".join(
-            f"{dataset} {len(spec.units(dataset))} ({_variants(spec.variants.get(dataset, {}))}seeds {seeds})"
-            for dataset in spec.datasets
-        )
-        sentences.append(
-            f"Metrics x 100: mean over units, a unit being a variant of the data set with a seed, with 95 % t-interval; in brackets "
-            f"the paired difference to {spec.baseline} by unit. Units: {numbers}. Bold: best loss of a detector, its difference's "
-            "interval clear of zero"
-        )
-    elif len(spec.seeds) > 1:
-        sentences.append(
-            f"Metrics x 100: mean over seeds {seeds} with 95 % t-interval; in brackets the paired difference "
-            f"to {spec.baseline} by seed. Bold: best loss of a detector, its difference's interval clear of zero"
-        )
-    else:
-        sentences.append(f"Metrics x 100, seed {seeds} only; in brackets the difference to {spec.baseline}")
-    if spec.baseline is None:
-        sentences[-1] = (
-            f"Metrics x 100, {'mean over ' * (len(spec.seeds) > 1)}seeds {seeds}; no loss to compare with"
-        )
-    sentences.append(f"Protocol: {'; '.join(_protocol(finished.values())) or 'no finished cell yet'}")
-    devices = sorted({_device(record) for record in finished.values()})
-    if devices:
-        sentences.append(f"Device: {' / '.join(devices)}")
-        sentences.append(f"Code: {' / '.join(sorted({_code(record) for record in finished.values()}))}")
-    if any("afl" in loss for loss in spec.losses):
-        sentences.append("AFL here is a reconstruction: the paper's formula is not public")
-    return ". ".join(sentences) + "."
-
-
-def _variants(settings: Mapping[str, Sequence[object]]) -> str:
-    return "".join(f"{name} {', '.join(map(str, values))} x " for name, values in settings.items())
-
-
-def _protocol(records: Iterable[Record]) -> list[str]:
-    """``name value`` for each entry of the records' protocol, all values where they differ."""
-    values: dict[str, set[str]] = defaultdict(set)
-    for record in records:
-        for name, value in record.protocol.items():
-            values[name].add(str(value))
-    return [f"{name} {' / '.join(sorted(found))}" for name, found in values.items()]
-
-
-def _device(record: Record) -> str:
-    threads = record.environment.get("threads")
-    name = str(record.environment.get("device", "unknown"))
-    on_cpu = record.environment.get("device") == record.environment.get("cpu")
-    return f"{name}, {threads} thread{'s' if threads != 1 else ''}" if threads and on_cpu else name
-
-
-def _code(record: Record) -> str:
-    sha = record.git.get("sha")
-    words = [f"source {record.git['source']}"] if record.git.get("source") else []
-    if sha:
-        words.append(f"commit {sha[:7]}{' with changes' if record.git.get('dirty') else ''}")
-    return ", ".join(words) or "unknown"
-
-
-def _state(record: Record) -> str:
-    """What must agree for two numbers to stand side by side: the source, else commit and dirtiness."""
-    return str(record.git.get("source") or _code(record))
-
-
-def _notes(
-    spec: TableSpec, cells: Mapping[CellName, Record | None], finished: Mapping[CellName, Record]
-) -> list[str]:
-    notes = []
-    states = Counter(_state(record) for record in finished.values())
-    if len(states) > 1:
-        reference = max(states, key=lambda state: (states[state], state))
-        others = [cell for cell, record in finished.items() if _state(record) != reference]
-        notes.append(
-            f"Records come from {len(states)} states of the code, most from {reference}. "
-            f"Run again: {_named(others)}"
-        )
-    unlike = _unlike(spec, finished)
-    if unlike:
-        notes.append(f"Protocol or data differ from {spec.baseline}'s in the same row: {_named(unlike)}")
-    failed = [
-        (cell, record) for cell, record in cells.items() if record is not None and record.status != FINISHED
-    ]
-    if failed:
-        causes = [f"{cell_name(cell)} ({_one_line(record.error)})" for cell, record in failed]
-        notes.append(f"Failed: {_shortened(causes)}")
-    missing = [cell for cell, record in cells.items() if record is None]
-    if missing:
-        notes.append(f"Not run yet ({len(missing)} of {len(cells)}): {_named(missing)}")
-    return notes
-
-
-def _unlike(spec: TableSpec, finished: Mapping[CellName, Record]) -> list[CellName]:
-    """Cells trained on other terms (protocol, data) than the baseline of their row and seed."""
-    unlike = []
-    for cell, record in finished.items():
-        dataset, detector, _, seed = cell
-        base = finished.get((dataset, detector, spec.baseline, seed)) if spec.baseline else None
-        if base is not None and _terms(record) != _terms(base):
-            unlike.append(cell)
-    return unlike
-
-
-def _terms(record: Record) -> tuple:
-    return sorted(record.protocol.items()), record.data_hash
-
-
-def _named(cells: Sequence[CellName]) -> str:
-    return _shortened([cell_name(cell) for cell in cells])
-
-
-def _one_line(error: str | None) -> str:
-    return " ".join(error.split())[:LONGEST] if error else "no reason given"
-
-
-def _shortened(names: Sequence[str]) -> str:
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from afl.reporting.records import load_records
-from afl.reporting.render import _latex, _markdown
+from afl.reporting.render import _escaped, _latex
 from afl.reporting.table import TableSpec, build_table
 from afl.tracking.record import write_record
 
@@ -263,9 +263,9 @@ def test_latex_text_has_no_bare_special_characters(text):
 
 @given(st.text(alphabet="ab|\\*_`<>[]é ", max_size=30))
 def test_markdown_text_never_opens_a_cell_or_markup(text):
-    rest = re.sub(r"\\[\\|*`<>\[\]_]", "", _markdown(text))
+    rest = re.sub(r"\\[\\|*`<>\[\]_]", "", _escaped(text))
     assert not set(rest) & set("\\|*`<>[]")
-    assert not re.search(r"(?<!\w)_|_(?!\w)", re.sub(r"\\.", "a", _markdown(text)))
+    assert not re.search(r"(?<!\w)_|_(?!\w)", re.sub(r"\\.", "a", _escaped(text)))
 
 
 def test_every_markdown_row_has_the_same_number_of_cells(small_records):

@@ -56,7 +56,7 @@ def draw_push(tables: Mapping[str, tuple[Table, pd.DataFrame]], losses: Sequence
             side = figure.add_subplot(grid[first : first + down, -1])
             _draw_gains(side, table, [loss for loss in drawn if loss in pushed.index])
             if block == 0:
-                side.set_title("points of AP gained")
+                side.set_title("AP gained, points")
             for panel, loss in zip(panels, drawn, strict=True):
                 if block == 0 or down > 1:
                     panel.set_title(loss)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from afl.reporting.table import Table, TableSpec
+from afl.reporting.spec import TableSpec
+from afl.reporting.table import Table
 from afl.tracking import FINISHED, Picture, Record
 
 SHOWN_STYLES = 8
