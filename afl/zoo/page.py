@@ -46,7 +46,7 @@ AP is x 100, of the stored weights on the whole validation set, with the data se
 rare, common and frequent classes. One seed each: these figures describe the files and do not compare losses. The
 [results](../results/README.md) do, over seeds and with intervals. {note}
 
-*ms per image* is the median for one image on one core ({speeds}), with decoding. *Training memory* is the peak of the training
+*ms per image* is the processor time of one image on one core ({speeds}), with decoding: the median over 20 images of the fastest of five passes. *Training memory* is the peak of the training
 process, and *training* its time ({devices}). Training of Shapes detectors starts from features that are learnt once for each detector, in about
 three minutes, which are not counted.
 """
