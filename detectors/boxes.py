@@ -39,7 +39,7 @@ def blocks_of_objects(boxes: Tensor, mask: Tensor, places: int) -> Iterator[tupl
     """The masked objects of a batch in blocks, so that overlaps with ``places`` anchors or cells stay small.
 
     On an accelerator a block has a few objects of every image. On a CPU, where looking at the mask costs nothing, it has
-    those of one image, without the padding behind them.
+    those of a few images, without the padding behind the last one.
 
     Args:
         boxes: (B, M, 4) xyxy; mask: (B, M) bool.
@@ -52,7 +52,8 @@ def blocks_of_objects(boxes: Tensor, mask: Tensor, places: int) -> Iterator[tupl
     boxes = torch.where(mask.unsqueeze(-1), boxes, 0.0)
     if boxes.device.type == "cpu":
         ends = (mask * torch.arange(1, count + 1)).amax(1).tolist() if count else [0] * batch
-        parts = [(slice(i, i + 1), end) for i, end in enumerate(ends)]
+        together = max(1, _AT_ONCE_ON_CPU // max(places * max(ends, default=0), 1))
+        parts = [(slice(i, i + together), max(ends[i : i + together])) for i in range(0, batch, together)]
         size = max(1, _AT_ONCE_ON_CPU // max(places, 1))
     else:
         parts, size = [(slice(None), count)], max(1, _AT_ONCE // max(batch * places, 1))
@@ -109,7 +110,7 @@ def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def cells_inside(boxes: Tensor, mask: Tensor, points: Tensor) -> Tensor:
-    """Which points lie in at least one of the masked boxes of their image.
+    """Which points lie in at least one of the masked boxes of their image; a box without width contains nothing.
 
     Args:
         boxes: (B, M, 4) xyxy; mask: (B, M) bool; points: (L, 2) x, y.
@@ -117,7 +118,10 @@ def cells_inside(boxes: Tensor, mask: Tensor, points: Tensor) -> Tensor:
     Returns:
         (B, L) bool.
     """
-    x, y = points[:, 0], points[:, 1]
-    x1, y1, x2, y2 = (side.unsqueeze(-1) for side in boxes.unbind(-1))
-    inside = (x >= x1) & (x <= x2) & (y >= y1) & (y <= y2) & mask.unsqueeze(-1)
-    return inside.any(1)
+    x, y = points.t().contiguous()
+    found = torch.zeros(len(boxes), len(points), dtype=torch.bool, device=points.device)
+    for images, _, some in blocks_of_objects(boxes, mask, len(points)):
+        x1, y1, x2, y2 = (side.unsqueeze(-1) for side in some.unbind(-1))
+        inside = (x >= x1) & (x <= x2) & (y >= y1) & (y <= y2) & (x2 > x1)
+        found[images] |= inside.any(1)
+    return found

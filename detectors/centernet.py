@@ -25,7 +25,7 @@ from detectors.fpn import FeaturePyramid
 from detectors.heads import as_map, map_head
 from detectors.heatmap import (
     gather_cells,
-    heatmap_target,
+    heatmap_targets,
     keep_peaks,
     largest_radius,
     object_radius,
@@ -109,8 +109,8 @@ class CenterNet(nn.Module):
         centre = (targets.boxes[..., :2] + targets.boxes[..., 2:]) / 2
         cells = point_cells(centre, self.stride, height, width)
         radius = object_radius(targets.boxes, self.stride, self.min_overlap, self.legacy_radius)
-        target = heatmap_target(
-            cells=cells,
+        (target,) = heatmap_targets(
+            cells=cells.unsqueeze(0),
             radius=radius,
             largest=largest_radius(height, width, self.min_overlap, self.legacy_radius),
             labels=targets.labels,

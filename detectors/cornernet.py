@@ -27,7 +27,7 @@ from detectors.fpn import FeaturePyramid
 from detectors.heads import as_map
 from detectors.heatmap import (
     gather_cells,
-    heatmap_target,
+    heatmap_targets,
     keep_peaks,
     largest_radius,
     object_radius,
@@ -146,22 +146,21 @@ class CornerNet(nn.Module):
         """For each corner its map's target, and the cell (B, M, 2) column, row of each object's corner."""
         height, width = outputs["top_left"].shape[-2:]
         radius = object_radius(targets.boxes, self.stride, self.min_overlap, self.legacy_radius)
-        maps, cells = {}, {}
-        for corner in CORNERS:
-            cells[corner] = point_cells(corner_points(targets.boxes, corner), self.stride, height, width)
-            maps[corner] = heatmap_target(
-                cells=cells[corner],
-                radius=radius,
-                largest=largest_radius(height, width, self.min_overlap, self.legacy_radius),
-                labels=targets.labels,
-                present=targets.valid,
-                targets=targets,
-                num_classes=self.num_classes,
-                height=height,
-                width=width,
-                stride=self.stride,
-            )
-        return maps, cells
+        points = torch.stack([corner_points(targets.boxes, corner) for corner in CORNERS])
+        cells = point_cells(points, self.stride, height, width)
+        maps = heatmap_targets(
+            cells=cells,
+            radius=radius,
+            largest=largest_radius(height, width, self.min_overlap, self.legacy_radius),
+            labels=targets.labels,
+            present=targets.valid,
+            targets=targets,
+            num_classes=self.num_classes,
+            height=height,
+            width=width,
+            stride=self.stride,
+        )
+        return dict(zip(CORNERS, maps, strict=True)), dict(zip(CORNERS, cells, strict=True))
 
     def losses(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
         """``top_left`` and ``bottom_right`` divided by their numbers of peaks, ``offset`` by the number of objects,

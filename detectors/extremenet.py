@@ -41,7 +41,7 @@ from detectors.fpn import FeaturePyramid
 from detectors.heads import as_map
 from detectors.heatmap import (
     gather_cells,
-    heatmap_target,
+    heatmap_targets,
     keep_peaks,
     largest_radius,
     object_radius,
@@ -186,22 +186,19 @@ class ExtremeNet(nn.Module):
             [points[..., LEFT, X], points[..., TOP, Y], points[..., RIGHT, X], points[..., BOTTOM, Y]], -1
         )
         radius = object_radius(boxes, self.stride, self.min_overlap, self.legacy_radius)
-        maps = {
-            name: heatmap_target(
-                cells=where,
-                radius=radius,
-                largest=largest_radius(height, width, self.min_overlap, self.legacy_radius),
-                labels=targets.labels,
-                present=targets.valid,
-                targets=targets,
-                num_classes=self.num_classes,
-                height=height,
-                width=width,
-                stride=self.stride,
-            )
-            for name, where in zip(MAPS, (*cells.unbind(2), center), strict=True)
-        }
-        return maps, cells, targets.valid
+        maps = heatmap_targets(
+            cells=torch.stack([*cells.unbind(2), center]),
+            radius=radius,
+            largest=largest_radius(height, width, self.min_overlap, self.legacy_radius),
+            labels=targets.labels,
+            present=targets.valid,
+            targets=targets,
+            num_classes=self.num_classes,
+            height=height,
+            width=width,
+            stride=self.stride,
+        )
+        return dict(zip(MAPS, maps, strict=True)), cells, targets.valid
 
     def losses(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
         """The five heat maps by name, each divided by its number of peaks, and ``offset`` by the number of objects with

@@ -23,7 +23,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from afl.losses.target import PADDING, ClassificationTarget
-from detectors.boxes import aligned_giou, aligned_iou, box_area, cells_inside, masked_sum, nonzero_padded
+from detectors.boxes import (
+    aligned_giou,
+    aligned_iou,
+    blocks_of_objects,
+    box_area,
+    cells_inside,
+    masked_sum,
+    nonzero_padded,
+)
 from detectors.contract import ClassCounts, Detections, LossFactory, Outputs, Targets
 from detectors.fpn import FeaturePyramid
 from detectors.heads import Tower, as_map, normal_init, prior_bias
@@ -138,28 +146,31 @@ class FCOS(nn.Module):
             match (B, A) int64: position of the object in its image or ``BACKGROUND``; and eligible (B, M) bool:
             objects with at least one cell that could stand for them.
         """
-        points, strides = outputs["points"], outputs["strides"]
-        batch, count = targets.labels.shape
-        if count == 0:
-            shape = (batch, points.shape[0])
-            return torch.full(shape, BACKGROUND, device=points.device), targets.valid
-        x, y = points.unbind(1)
-        x1, y1, x2, y2 = (side.unsqueeze(-1) for side in targets.boxes.unbind(-1))
-        left, top, right, bottom = x - x1, y - y1, x2 - x, y2 - y
-        nearest = torch.minimum(torch.minimum(left, right), torch.minimum(top, bottom))
-        farthest = torch.maximum(torch.maximum(left, right), torch.maximum(top, bottom))
-        off_centre = torch.maximum((left - right).abs(), (top - bottom).abs()) / 2
+        strides = outputs["strides"]
+        x, y = outputs["points"].t().contiguous()
         lower, upper = self._level_ranges(strides)
-        candidate = (
-            (nearest > 0)
-            & (off_centre < self.center_radius * strides)
-            & (farthest > lower)
-            & (farthest <= upper)
-            & targets.valid.unsqueeze(-1)
-        )
-        area = torch.where(candidate, box_area(targets.boxes).unsqueeze(-1), math.inf)
-        smallest, match = area.min(1)
-        return torch.where(smallest < math.inf, match, BACKGROUND), candidate.any(2)
+        shape = (len(targets.boxes), len(strides))
+        smallest = torch.full(shape, math.inf, device=x.device)
+        match = torch.full(shape, BACKGROUND, device=x.device)
+        eligible = torch.zeros_like(targets.valid)
+        for images, first, boxes in blocks_of_objects(targets.boxes, targets.valid, len(strides)):
+            x1, y1, x2, y2 = (side.unsqueeze(-1) for side in boxes.unbind(-1))
+            left, top, right, bottom = x - x1, y - y1, x2 - x, y2 - y
+            # Nothing lies inside an empty box.
+            nearest = torch.minimum(torch.minimum(left, right), torch.minimum(top, bottom))
+            farthest = torch.maximum(torch.maximum(left, right), torch.maximum(top, bottom))
+            off_centre = torch.maximum((left - right).abs_(), (top - bottom).abs_()).div_(2)
+            candidate = (
+                (nearest > 0)
+                & (off_centre < self.center_radius * strides)
+                & (farthest > lower)
+                & (farthest <= upper)
+            )
+            area, which = torch.where(candidate, box_area(boxes).unsqueeze(-1), math.inf).min(1)
+            match[images] = torch.where(area < smallest[images], which + first, match[images])
+            smallest[images] = torch.minimum(smallest[images], area)
+            eligible[images, first : first + boxes.shape[1]] = candidate.any(2)
+        return match, eligible
 
     def _level_ranges(self, strides: Tensor) -> tuple[Tensor, Tensor]:
         """(A,) each: the farthest side of a cell's boxes lies in (lower, upper], in pixels."""

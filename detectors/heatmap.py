@@ -7,13 +7,15 @@ heat map seen as (R, C) logits: image, row, column, class.
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from afl.losses.fused import uses_triton
 from afl.losses.target import PADDING, ClassificationTarget
-from detectors.boxes import cells_inside, masked_sum, nonzero_padded
+from detectors.boxes import cells_inside, masked_sum
 from detectors.contract import Targets
 
 PENALTY_POWER = 4  # beta of CornerNet's equation 1: a negative at height Y of a Gaussian counts (1 - Y)^4
@@ -69,7 +71,7 @@ def point_cells(points: Tensor, stride: int, height: int, width: int) -> Tensor:
     return torch.stack([x.clamp(0, width - 1), y.clamp(0, height - 1)], -1).long()
 
 
-def heatmap_target(
+def heatmap_targets(
     *,
     cells: Tensor,
     radius: Tensor,
@@ -81,54 +83,99 @@ def heatmap_target(
     height: int,
     width: int,
     stride: int,
-) -> ClassificationTarget:
-    """Target of a heat map with one point per object (CornerNet, equation 1 and 3.2).
+) -> list[ClassificationTarget]:
+    """Targets of K heat maps, each with one point per object (CornerNet, equation 1 and 3.2).
 
     Around each point an unnormalised Gaussian with sigma = (2 r + 1) / 6 is drawn inside the square of radius r; where
     two objects of a class meet, the higher value holds. The point's cell is positive; the rest of the Gaussian are
-    negatives scaled by (1 - Y)^4. Nothing is learnt in ignored regions, nor where ``present`` is false.
+    negatives scaled by (1 - Y)^4. Nothing is learnt in ignored regions, nor where ``present`` is false. Memory is
+    proportional to the number of cells in these squares.
 
     Args:
-        cells: (B, M, 2) int64 column, row of each object's point.
+        cells: (K, B, M, 2) int64 column, row of each object's point in each map.
         radius: (B, M) float, whole cells.
         largest: an upper bound of the radii, known without asking the device (:func:`largest_radius`).
         labels: (B, M) int64, class of each object.
         present: (B, M) bool, which entries are objects with a point.
         targets: the batch's ground truth, for its ignored regions and verified classes.
-        num_classes, height, width, stride: the map's shape.
+        num_classes, height, width, stride: shape of the maps.
     """
-    batch, count = labels.shape
     device = cells.device
-    image = torch.arange(batch, device=device).repeat_interleave(height * width)
-    if radius.device.type == "cpu" and radius.numel():
-        # Looking costs nothing here, and most objects are far smaller than the map.
-        largest = min(largest, int(torch.where(present, radius, 0.0).max()))
-    height_of_cell, place = _gaussians(cells, radius, largest, height, width)
-    # Objects of one class share one plane, that of the first of them, so that every element occurs once.
-    first = _first_of_class(labels, present)
-    plane = torch.arange(batch, device=device).unsqueeze(1) * count + first
-    merged = height_of_cell.new_zeros(batch * count * height * width)
-    merged.scatter_reduce_(
-        0,
-        (plane.unsqueeze(-1) * (height * width) + place).flatten(),
-        (height_of_cell * present.unsqueeze(-1)).flatten(),
-        "amax",
-    )
-    peak = merged == 1
-    positive = nonzero_padded(peak, batch * count)
-    slope = nonzero_padded((merged > 0) & ~peak, place.numel())
-    scale = (1 - merged[slope.clamp(min=0)]) ** PENALTY_POWER
-    ignored = targets.ignored_boxes
-    return ClassificationTarget(
-        num_classes=num_classes,
-        image=image,
-        num_images=batch,
-        positive=_element_index(positive, labels, num_classes, height * width),
-        ignored=_ignored_cells(targets, ignored, height, width, stride) if count else None,
-        negative_index=_element_index(slope, labels, num_classes, height * width),
-        negative_scale=scale,
-        verified=targets.verified,
-    )
+    if uses_triton(radius):
+        kernel = import_module("detectors.triton_heatmap")
+        lists = kernel.gaussian_lists(cells, radius, labels, present, largest, num_classes, height, width)
+    else:
+        lists = gaussian_lists(cells, radius, labels, present, num_classes, height, width)
+    image = torch.arange(len(labels), device=device).repeat_interleave(height * width)
+    ignored = cells_inside(
+        targets.boxes, targets.ignored_boxes, cell_centres(height, width, stride, device)
+    ).flatten()
+    return [
+        ClassificationTarget(
+            num_classes=num_classes,
+            image=image,
+            num_images=len(labels),
+            positive=positive,
+            ignored=ignored,
+            negative_index=negative_index,
+            negative_scale=negative_scale,
+            verified=targets.verified,
+        )
+        for positive, negative_index, negative_scale in lists
+    ]
+
+
+Lists = tuple[Tensor, Tensor, Tensor]
+
+
+def gaussian_lists(
+    cells: Tensor,
+    radius: Tensor,
+    labels: Tensor,
+    present: Tensor,
+    num_classes: int,
+    height: int,
+    width: int,
+) -> list[Lists]:
+    """Elements of the Gaussians of each map: flat indices of the peaks, and flat indices and (1 - Y)^4 of the rest.
+
+    The lists have no padding, so an accelerator would make the host wait for their lengths. See :func:`heatmap_targets`
+    for the arguments.
+    """
+    image, slot = present.nonzero(as_tuple=True)
+    cells, radius = cells[:, image, slot], radius[image, slot]
+    reach = int(radius.max()) if len(radius) else 0
+    step = torch.arange(-reach, reach + 1, device=cells.device)
+    spread = 2 * ((2 * radius + 1) / 6).unsqueeze(-1) ** 2
+    one_sided = torch.exp(-(step**2) / spread) * (step.abs() <= radius.unsqueeze(-1))
+    x, y = cells[..., :1] + step, cells[..., 1:] + step
+    across = one_sided * ((x >= 0) & (x < width))
+    down = one_sided * ((y >= 0) & (y < height))
+    # (K, n, rows, columns) of n objects; below the threshold float32 cannot tell 1 - Y from 1.
+    heights = down.unsqueeze(-1) * across.unsqueeze(-2)
+    drawn = (heights >= torch.finfo(heights.dtype).eps).flatten().nonzero().flatten()
+    elements = len(present) * height * width * num_classes
+    first = image * (height * width * num_classes) + labels[image, slot]
+    first = first + elements * torch.arange(len(cells), device=cells.device).unsqueeze(-1)
+    index = first[..., None, None] + (y.unsqueeze(-1) * width + x.unsqueeze(-2)) * num_classes
+    # Objects of one class may share elements; each element occurs once, with the highest value.
+    index, place = index.flatten()[drawn].unique(return_inverse=True)
+    highest = heights.new_zeros(len(index)).scatter_reduce_(0, place, heights.flatten()[drawn], "amax")
+    is_peak = highest == 1
+    peak, slope, scale = index[is_peak], index[~is_peak], (1 - highest[~is_peak]) ** PENALTY_POWER
+    ends = elements * torch.arange(1, len(cells), device=cells.device)
+    peak_ends, slope_ends = (torch.searchsorted(found, ends).cpu() for found in (peak, slope))
+    return [
+        (a - k * elements, b - k * elements, c)
+        for k, (a, b, c) in enumerate(
+            zip(
+                peak.tensor_split(peak_ends),
+                slope.tensor_split(slope_ends),
+                scale.tensor_split(slope_ends),
+                strict=True,
+            )
+        )
+    ]
 
 
 def owners(
@@ -147,45 +194,6 @@ def owners(
     if not element.numel():
         return torch.zeros_like(target.positive)
     return (target.positive.unsqueeze(1) == element).int().argmax(1)
-
-
-def _gaussians(cells: Tensor, radius: Tensor, largest: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """(B, M, S) heights of each object's Gaussian on the square of S cells around its point, and where these are in
-    a map of H * W cells; height 0 outside its own square, below what float32 can tell from zero, and off the map."""
-    step = torch.arange(-largest, largest + 1, device=cells.device)
-    spread = 2 * ((2 * radius + 1) / 6).unsqueeze(-1) ** 2
-    one_sided = torch.exp(-(step**2) / spread) * (step.abs() <= radius.unsqueeze(-1))
-    x, y = cells[..., :1] + step, cells[..., 1:] + step
-    across = one_sided * ((x >= 0) & (x < width))
-    down = one_sided * ((y >= 0) & (y < height))
-    heights = (down.unsqueeze(-1) * across.unsqueeze(-2)).flatten(2)
-    place = y.clamp(0, height - 1).unsqueeze(-1) * width + x.clamp(0, width - 1).unsqueeze(-2)
-    return heights * (heights >= torch.finfo(heights.dtype).eps), place.flatten(2)
-
-
-def _first_of_class(labels: Tensor, present: Tensor) -> Tensor:
-    """(B, M) position of the first present object of the same image and class; absent entries stay apart."""
-    count = labels.shape[1]
-    own = torch.arange(count, device=labels.device)
-    same = (labels.unsqueeze(2) == labels.unsqueeze(1)) & present.unsqueeze(2) & present.unsqueeze(1)
-    candidates = torch.where(same, own, count)
-    first = candidates.amin(2) if count else labels
-    return torch.where(present, first, own)
-
-
-def _element_index(plane_index: Tensor, labels: Tensor, num_classes: int, cells: int) -> Tensor:
-    """Flat index into (B, M, H * W) planes to flat index into (B, H * W, C) elements, padding kept."""
-    index = plane_index.clamp(min=0)
-    plane, cell = torch.div(index, cells, rounding_mode="floor"), index % cells
-    image = torch.div(plane, max(labels.shape[1], 1), rounding_mode="floor")
-    element = (image * cells + cell) * num_classes + labels.flatten()[plane]
-    return torch.where(plane_index >= 0, element, PADDING)
-
-
-def _ignored_cells(targets: Targets, ignored: Tensor, height: int, width: int, stride: int) -> Tensor:
-    return cells_inside(
-        targets.boxes, ignored, cell_centres(height, width, stride, targets.boxes.device)
-    ).flatten()
 
 
 def cell_centres(height: int, width: int, stride: int, device: torch.device) -> Tensor:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from detectors.contract import Targets
 from detectors.heatmap import (
     gaussian_radius,
-    heatmap_target,
+    heatmap_targets,
     keep_peaks,
     largest_radius,
     object_radius,
@@ -84,8 +84,8 @@ def test_heatmap_target_equals_drawing_loop(seed):
     targets = random_scene(seed, 2, 9, classes, size)
     side = size // stride
     centre = (targets.boxes[..., :2] + targets.boxes[..., 2:]) / 2
-    target = heatmap_target(
-        cells=point_cells(centre, stride, side, side),
+    (target,) = heatmap_targets(
+        cells=point_cells(centre, stride, side, side).unsqueeze(0),
         radius=object_radius(targets.boxes, stride),
         largest=largest_radius(side, side),
         labels=targets.labels,
@@ -112,8 +112,8 @@ def test_cells_of_ignored_regions_are_ignored():
         torch.tensor([[True]]),
         torch.tensor([[32, 32]]),
     )
-    target = heatmap_target(
-        cells=torch.zeros(1, 1, 2, dtype=torch.long), radius=torch.zeros(1, 1), largest=0, labels=targets.labels,
+    (target,) = heatmap_targets(
+        cells=torch.zeros(1, 1, 1, 2, dtype=torch.long), radius=torch.zeros(1, 1), largest=0, labels=targets.labels,
         present=targets.valid, targets=targets, num_classes=1, height=8, width=8, stride=4,
     )  # fmt: skip
     inside = target.ignored.view(8, 8)
