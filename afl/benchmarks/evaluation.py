@@ -1,31 +1,26 @@
 """COCO and LVIS evaluation against pycocotools and lvis, on invented detections of real sizes.
 
-Each side runs in a fresh process, so that its memory is counted apart. Time and memory begin with the detections of a whole split as
-arrays and end with the figures. The official packages need dictionaries, and building them counts.
+Each side runs in a fresh process, so its memory is measured separately. Time and memory begin with the detections of a whole split
+as arrays and end with the figures. The official packages need dictionaries, and building them counts.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import gc
 import importlib
-import io
 import logging
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
-from joblib.externals.loky import ProcessPoolExecutor
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+from afl.benchmarks.fresh_process import in_a_process
 from afl.benchmarks.harness import Row
 from afl.evaluation import CocoEvaluator, LvisEvaluator
 from detectors.contract import Detections
 
-FIGURES = {"AP": "AP", "AP50": "AP50", "AP75": "AP75"}
+FIGURES = ("AP", "AP50", "AP75")
 TOLERANCE = 1e-9
 BUDGETS = {"COCO": 60.0, "LVIS": 50.0}  # how many times as fast as the official package
 
@@ -81,42 +76,6 @@ def _compare(what: str, data: tuple, ours: Callable, theirs: Callable, package: 
     ]
 
 
-def in_a_process(work: Callable, data: tuple) -> tuple[dict[str, float], float, int]:
-    """Figures, seconds, and bytes by which the process grew at most, of ``work(*data)`` in a fresh process.
-
-    A fork would inherit hotcoco without its threads and wait for them forever.
-
-    Raises:
-        RuntimeError: the process ended without a result.
-    """
-    with ProcessPoolExecutor(1) as executor:
-        try:
-            return executor.submit(_measured, work, data).result()
-        except TerminatedWorkerError:
-            raise RuntimeError(f"{work.__name__} ended without a result; was there enough memory?") from None
-
-
-def _measured(work: Callable, data: tuple) -> tuple[dict[str, float], float, int]:
-    gc.collect()
-    reset = Path("/proc/self/clear_refs")
-    if reset.exists():
-        reset.write_text("5")
-    before = _memory("VmRSS")
-    started = time.perf_counter()
-    with contextlib.redirect_stdout(io.StringIO()):
-        figures = work(*data)
-    seconds = time.perf_counter() - started
-    return {name: float(figures[name]) for name in FIGURES}, seconds, _memory("VmHWM") - before
-
-
-def _memory(field: str) -> int:
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return 0
-    line = next(line for line in status.read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024
-
-
 def _our_coco(truth: dict, found: list[Detections]) -> dict[str, float]:
     return _ours(CocoEvaluator(truth, backend="fast"), truth, found)
 
@@ -141,7 +100,7 @@ def _their_coco(truth: dict, found: list[Detections]) -> dict[str, float]:
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    return dict(zip(("AP", "AP50", "AP75"), evaluation.stats, strict=False))
+    return dict(zip(FIGURES, evaluation.stats, strict=False))
 
 
 def _their_lvis(truth: dict, found: list[Detections]) -> dict[str, float]:

@@ -24,6 +24,7 @@ from afl.training.data import read_data
 from afl.training.guard import NonFiniteLoss
 from afl.training.lock import RunBusy, run_lock
 from datasets import DataError
+from scripts import prepare_data
 
 ROOT = CONF.parent
 DETECTORS = sorted(path.stem for path in (CONF / "detector").glob("*.yaml"))
@@ -243,25 +244,20 @@ def test_reading_data_leaves_the_config_as_it_was(small_cell):
     assert OmegaConf.to_yaml(config) == before and "${dataset.seed}" in before
 
 
-def test_a_foreign_target_on_the_command_line_is_one_line(tmp_path):
+def test_a_foreign_target_on_the_command_line_is_one_line(tmp_path, capfd):
     mark = tmp_path / "mark"
-    for command in (
-        ["scripts.train", "detector=fcos", "loss=fl", "initial_weights=null", "logger._target_=os.system"],
-        [
-            "scripts.prepare_data",
-            "check",
-            "dataset.train._target_=os.system",
-            f"+dataset.train.command=touch {mark}",
-        ],
-    ):
-        paths = [f"paths.cache={tmp_path}/cache", f"paths.output={tmp_path}/outputs"]
-        small = ["dataset=shapes", "dataset.folder.num_train=24", "dataset.folder.num_val=10"]
-        found = subprocess.run(
-            [sys.executable, "-m", *command, *small, *paths], cwd=ROOT, capture_output=True, text=True
-        )
-        assert found.returncode in (1, 2) and not mark.exists()
-        assert "_target_ is 'os.system'; this part" in found.stderr and "Traceback" not in found.stderr
-        assert len(found.stderr.strip().splitlines()) == 1
+    small = ["dataset=shapes", "dataset.folder.num_train=24", "dataset.folder.num_val=10"]
+    small += [f"paths.cache={tmp_path}/cache", f"paths.output={tmp_path}/outputs"]
+    train = ["detector=fcos", "loss=fl", "initial_weights=null", "logger._target_=os.system", *small]
+    found = subprocess.run(
+        [sys.executable, "-m", "scripts.train", *train], cwd=ROOT, capture_output=True, text=True
+    )
+    assert found.returncode in (1, 2)
+    foreign = ["dataset.train._target_=os.system", f"+dataset.train.command=touch {mark}"]
+    assert prepare_data.main(["check", *foreign, *small]) == 2 and not mark.exists()
+    for said in (found.stderr, capfd.readouterr().err):
+        assert "_target_ is 'os.system'; this part" in said and "Traceback" not in said
+        assert len(said.strip().splitlines()) == 1
 
 
 def test_everything_that_is_read_from_files_is_data():
