@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from importlib import import_module
 
 import torch
 from torch import Tensor
 
+from afl.losses.fused import uses_triton
 from detectors.boxes import (
     blocks_of_objects,
     box_area,
@@ -58,6 +60,9 @@ def match_anchors(
     Returns:
         match (B, A) int64: position of the object in its image, ``BACKGROUND`` or ``BETWEEN``; and the best IoU (B, A).
     """
+    if uses_triton(boxes):
+        kernels = import_module("detectors.triton_matching")
+        return kernels.match_anchors(anchors, boxes, valid, low, high, keep_best, (BACKGROUND, BETWEEN))
     # Each coordinate contiguous, which is faster to read.
     anchors = anchors.t().contiguous().t()
     shape = (len(boxes), len(anchors))

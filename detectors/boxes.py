@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 # Pairs of an object and an anchor or cell that are compared at once. On a CPU their overlaps fit the cache.
-_AT_ONCE, _AT_ONCE_ON_CPU = 1 << 24, 1 << 17
+_AT_ONCE, _AT_ONCE_ON_CPU = 1 << 26, 1 << 17
 
 
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
