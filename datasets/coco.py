@@ -21,6 +21,7 @@ from datasets.fields import (
     inner_path,
     integer,
     is_finite_number,
+    left_out,
     load_json,
     numbers,
     records,
@@ -33,7 +34,7 @@ from datasets.index_builder import IndexBuilder
 from datasets.index_cache import cached_index
 from datasets.locations import DEFAULT_REMEDY, require_file, require_folder
 
-READER_VERSION = "coco-1"
+READER_VERSION = "coco-2"
 
 
 def read_coco(
@@ -56,6 +57,36 @@ def read_coco(
     Raises:
         DataError: a file is missing or damaged, there are no classes, or (policy ``error``) a record or image is bad.
     """
+    return read_json_split(
+        READER_VERSION,
+        annotations,
+        image_root,
+        lambda record: text(record, "file_name"),
+        policy,
+        cache,
+        remedy,
+    )
+
+
+def read_json_split(
+    reader: str,
+    annotations: Path | str,
+    image_root: Path | str,
+    file_name: Callable[[dict], str],
+    policy: Policy,
+    cache: Path | str | None,
+    remedy: str,
+    more: Callable[..., dict[str, object]] = lambda *_: {},
+) -> AnnotationIndex:
+    """One split in MS COCO's format or an extension of it.
+
+    Args:
+        reader: name and version of the format; parsed annotations are kept under it.
+        file_name: path below the image root from an image record.
+        more: further fields of the index from the file's content, its path, the builder, the labels and the log.
+
+    The other arguments and the errors are those of ``read_coco``.
+    """
     path, root = require_file(annotations, remedy), require_folder(image_root, remedy)
     log = DefectLog(policy)
 
@@ -63,7 +94,7 @@ def read_coco(
         content = load_json(path)
         builder = IndexBuilder()
         labels, names = read_categories(content, path, log)
-        image_numbers = read_images(content, path, log, builder, lambda record: text(record, "file_name"))
+        image_numbers = read_images(content, path, log, builder, file_name)
         read_annotations(content, path, log, builder, labels, image_numbers)
         return builder.build(
             image_root=root,
@@ -72,10 +103,11 @@ def read_coco(
             category_ids=list(labels),
             category_names=names,
             log=log,
+            **more(content, path, builder, labels, log),
         )
 
     settings = {"policy": policy}
-    index = cached_index(build, reader=READER_VERSION, sources=[path], settings=settings, cache=cache)
+    index = cached_index(build, reader=reader, sources=[path], settings=settings, cache=cache)
     return without_bad_images(index, root, [path], log, remedy, cache)
 
 
@@ -136,8 +168,15 @@ def read_annotations(
     labels: dict[int, int],
     image_numbers: dict[int, int],
 ) -> None:
-    """All annotations of the images in ``image_numbers``."""
+    """All annotations of the images in ``image_numbers``.
+
+    A category or image that was left out is one finding: its annotations are left out without further ones.
+    """
     seen: set[int] = set()
+    bad_categories, bad_images = (
+        left_out(content, "categories", labels),
+        left_out(content, "images", image_numbers),
+    )
     for number, record in records(content, "annotations", path, log):
         where = f"{path}: annotations[{number}]"
         try:
@@ -147,6 +186,8 @@ def read_annotations(
                 what = "has an id that an earlier annotation has"
                 raise BadRecord("duplicate_annotation_id", what, "give each its own id")
             image_id, category_id = integer(record, "image_id"), integer(record, "category_id")
+            if category_id in bad_categories or image_id in bad_images:
+                continue
             if category_id not in labels:
                 what = f"has category_id = {category_id}, which 'categories' does not list"
                 raise BadRecord("unknown_category", what, "add the category or correct the id")

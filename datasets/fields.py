@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from datasets.defects import DefectLog
@@ -35,6 +35,24 @@ def integer(record: Mapping, name: str) -> int:
     if not whole or isinstance(value, bool) or abs(value) >= 2**63:
         raise BadRecord("bad_field", f"has {name} = {shown(value)}, not a whole number", f"correct '{name}'")
     return int(value)
+
+
+def optional_id(record: Mapping) -> int | None:
+    """The record's id, or None if it is missing or bad."""
+    try:
+        return integer(record, "id")
+    except BadRecord:
+        return None
+
+
+def objects_of(content: Mapping, name: str) -> list[dict]:
+    """The records of a section that are JSON objects."""
+    return [record for record in content[name] if isinstance(record, dict)]
+
+
+def left_out(content: Mapping, name: str, kept: Collection[int]) -> set[int]:
+    """Ids that a section lists although the reader left their records out and reported them."""
+    return {optional_id(record) for record in objects_of(content, name)} - {None, *kept}
 
 
 def numbers(record: Mapping, name: str, count: int) -> list[float]:

@@ -13,17 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.coco import read_annotations, read_categories, read_images
+from datasets.coco import read_json_split
 from datasets.defects import DefectLog, Policy
 from datasets.errors import DataError
-from datasets.fields import BadRecord, integer, is_text, load_json, shown, text
-from datasets.image_check import without_bad_images
+from datasets.fields import is_text, left_out, objects_of, optional_id, shown, text
 from datasets.index import AnnotationIndex
 from datasets.index_builder import IndexBuilder, offsets_of
-from datasets.index_cache import cached_index
-from datasets.locations import DEFAULT_REMEDY, require_file, require_folder
+from datasets.locations import DEFAULT_REMEDY
 
-READER_VERSION = "lvis-1"
+READER_VERSION = "lvis-2"
 
 
 def read_lvis(
@@ -46,36 +44,24 @@ def read_lvis(
     Raises:
         DataError: a file is missing or damaged, there are no classes, or (policy ``error``) a record or image is bad.
     """
-    path, root = require_file(annotations, remedy), require_folder(image_root, remedy)
-    log = DefectLog(policy)
+    return read_json_split(
+        READER_VERSION, annotations, image_root, image_file, policy, cache, remedy, _lvis_fields
+    )
 
-    def build(content_hash: str) -> AnnotationIndex:
-        content = load_json(path)
-        builder = IndexBuilder()
-        labels, names = read_categories(content, path, log)
-        image_numbers = read_images(content, path, log, builder, image_file)
-        read_annotations(content, path, log, builder, labels, image_numbers)
-        negative = _classes_of_images(content, path, "neg_category_ids", builder, labels, log)
-        not_exhaustive = _classes_of_images(
-            content, path, "not_exhaustive_category_ids", builder, labels, log
-        )
-        return builder.build(
-            image_root=root,
-            sources=[path],
-            content_hash=content_hash,
-            category_ids=list(labels),
-            category_names=names,
-            log=log,
-            frequency=_frequencies(content, path, labels),
-            negative_labels=negative[0],
-            negative_offsets=negative[1],
-            not_exhaustive_labels=not_exhaustive[0],
-            not_exhaustive_offsets=not_exhaustive[1],
-        )
 
-    settings = {"policy": policy}
-    index = cached_index(build, reader=READER_VERSION, sources=[path], settings=settings, cache=cache)
-    return without_bad_images(index, root, [path], log, remedy, cache)
+def _lvis_fields(
+    content: dict, path: Path, builder: IndexBuilder, labels: dict[int, int], log: DefectLog
+) -> dict[str, object]:
+    """The fields of an index that only LVIS has."""
+    negative = _classes_of_images(content, path, "neg_category_ids", builder, labels, log)
+    not_exhaustive = _classes_of_images(content, path, "not_exhaustive_category_ids", builder, labels, log)
+    return {
+        "frequency": _frequencies(content, path, labels),
+        "negative_labels": negative[0],
+        "negative_offsets": negative[1],
+        "not_exhaustive_labels": not_exhaustive[0],
+        "not_exhaustive_offsets": not_exhaustive[1],
+    }
 
 
 def image_file(record: dict) -> str:
@@ -90,9 +76,9 @@ def image_file(record: dict) -> str:
 def _frequencies(content: dict, path: Path, labels: dict[int, int]) -> list[str]:
     """The group r, c or f of each class, in class order."""
     found: dict[int, str] = {}
-    for record in _objects(content, "categories"):
-        if _id(record) in labels and record.get("frequency") in ("r", "c", "f"):
-            found.setdefault(_id(record), record["frequency"])
+    for record in objects_of(content, "categories"):
+        if optional_id(record) in labels and record.get("frequency") in ("r", "c", "f"):
+            found.setdefault(optional_id(record), record["frequency"])
     for category_id in labels:
         if category_id not in found:
             raise DataError(
@@ -107,9 +93,10 @@ def _classes_of_images(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Class numbers that each kept image lists under ``field``, flat, and their offsets."""
     kept = set(builder.image_ids)
+    bad_categories = left_out(content, "categories", labels)
     listed: dict[int, list[int]] = {}
-    for record in _objects(content, "images"):
-        image_id = _id(record)
+    for record in objects_of(content, "images"):
+        image_id = optional_id(record)
         if image_id not in kept or image_id in listed:
             continue
         listed[image_id] = []
@@ -123,21 +110,9 @@ def _classes_of_images(
         for category_id in ids:
             if category_id in labels:
                 listed[image_id].append(labels[category_id])
-            else:
+            elif category_id not in bad_categories:
                 what = f"{where} has {category_id} in {field}, which 'categories' does not list"
                 log.report("unknown_category", what, "add the category or correct the id")
     ordered = [listed[image_id] for image_id in builder.image_ids]
     flat = [label for classes in ordered for label in classes]
     return np.asarray(flat, dtype=np.int32), offsets_of([len(classes) for classes in ordered])
-
-
-def _objects(content: dict, name: str) -> list[dict]:
-    return [record for record in content[name] if isinstance(record, dict)]
-
-
-def _id(record: dict) -> int | None:
-    """The record's id, or None where it is bad, which was reported when the record was read."""
-    try:
-        return integer(record, "id")
-    except BadRecord:
-        return None

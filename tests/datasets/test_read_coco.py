@@ -253,6 +253,27 @@ def test_skipping_leaves_everything_else_as_it_was(write_coco, small_coco):
     assert index.coco_dict() == whole.coco_dict()
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "kind"),
+    [
+        ("categories.0.name", "ant", "duplicate_class_name"),
+        ("categories.0.name", "a\x1b", "bad_class_name"),
+        ("images.0.width", 0, "bad_image_size"),
+        ("images.0.file_name", 5, "bad_field"),
+    ],
+)
+def test_a_bad_category_or_image_is_one_finding_and_its_annotations_are_none(
+    write_coco, small_coco, field, value, kind
+):
+    content = deepcopy(small_coco)
+    content["categories"].reverse()  # ids 2, 90: "ant" comes first
+    if kind == "duplicate_class_name":
+        field = "categories.1.name"
+    change(field, value)(content)
+    index = read_coco(*write_coco(content), policy="skip")
+    assert {name: defect.count for name, defect in index.defects.items()} == {kind: 1}
+
+
 def test_a_box_that_sticks_out_is_cut_when_skipping(write_coco, small_coco):
     content = deepcopy(small_coco)
     content["annotations"][0]["bbox"] = [15, 2, 9, 5]
