@@ -57,7 +57,7 @@ class RawNetwork(nn.Module):
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
         self.detector = copy.deepcopy(detector).cpu().float().eval()
-        # Losses have no part in `forward`, and the exporter writes their names as Python, where "class" is no name.
+        # `forward` does not use the losses. The exporter writes their names as Python code, where "class" is a keyword.
         self.detector.classification = nn.ModuleDict()
         for module in self.detector.modules():
             if isinstance(module, CornerPooling):
