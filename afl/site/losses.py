@@ -7,16 +7,15 @@ import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from afl.losses import MapInfo, MapLoss
-from afl.reporting.figures import (
-    EXAMPLE_OVERLAP,
-    RECONSTRUCTION,
-    Curve,
-    draw_gradients,
-    draw_gradients_in_a_map,
-    map_curves,
-)
+import numpy as np
+from matplotlib.figure import Figure
 
+from afl.losses import MapInfo, MapLoss
+from afl.reporting.figures.curves import EXAMPLE_OVERLAP, LOGITS, map_curves
+from afl.reporting.figures.losses import draw_gradients_in_a_map
+from afl.reporting.figures.style import BLUE, GREY, WIDTH, styled
+
+Curves = tuple[np.ndarray, np.ndarray]
 TABLES = ("shapes", "sampling", "ablation")
 METRICS = ("AP", "AP_r", "AP_c", "AP_f")
 HEAD = f"""# Every loss
@@ -43,7 +42,7 @@ def losses_page(
     """
     pictures.mkdir(parents=True, exist_ok=True)
     rows = {table: averages(results / table / "table.md") for table in TABLES}
-    plain = _curve("fl", losses["fl"], "#888888", ":")
+    plain = map_curves(losses["fl"])
     sections = []
     for name, loss in losses.items():
         title, equation = description(conf / "loss" / f"{name}.yaml")
@@ -96,18 +95,25 @@ def averages(path: Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def _picture(name: str, loss: Callable[[MapInfo], MapLoss], plain: Curve):
-    """The figure of a loss; None where it is not defined on the example's map."""
-    title = f"{name} ({RECONSTRUCTION})" if "afl" in name else name
+def _picture(name: str, loss: Callable[[MapInfo], MapLoss], plain: Curves) -> Figure | None:
+    """The figure of a loss, with focal loss in grey; None where the loss is not defined on the example's map."""
     try:
-        curve = _curve(name, loss, "#0072b2", "-")
-        if curve is None:
+        curves = map_curves(loss)
+        if curves is None:
             return draw_gradients_in_a_map({name: loss})
     except ValueError:
         return None
-    return draw_gradients([plain, curve] if name != "fl" else [curve], title)
-
-
-def _curve(name: str, loss: Callable[[MapInfo], MapLoss], color: str, line: str) -> Curve | None:
-    pair = map_curves(loss)
-    return None if pair is None else Curve(name, *pair, color, line)
+    p = LOGITS.sigmoid().numpy()
+    with styled():
+        figure = Figure(figsize=(WIDTH, 1.8))
+        axes = figure.subplots(1, 2)
+        for axis, own, other, side in zip(
+            axes, curves, plain, ("positive (y = 1)", "negative (y = 0)"), strict=True
+        ):
+            axis.plot(p, other, color=GREY, linestyle=":")
+            axis.plot(p, own, color=BLUE)
+            axis.set(title=side, xlabel="p", xlim=(0, 1), xticks=(0, 0.5, 1))
+            axis.set_ylim(bottom=0)
+        axes[0].set_ylabel("|∂L/∂z|")
+        figure.suptitle(f"{name} (a reconstruction)" if "afl" in name else name)
+    return figure
