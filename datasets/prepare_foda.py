@@ -122,6 +122,12 @@ def thin(pool: Sequence[int], count: int) -> list[int]:
     return [pool[int(j * len(pool) / count)] for j in range(count)]
 
 
+def frequency_curve(classes: int, most: int, fewest: int) -> list[int]:
+    """Images of each frequency rank: a geometric sequence from ``most`` to ``fewest``."""
+    last = max(classes - 1, 1)
+    return [max(fewest, round(most * (fewest / most) ** (rank / last))) for rank in range(classes)]
+
+
 def drawn_counts(available: Mapping[str, int], draw: int, tries: int = 100_000) -> dict[str, int]:
     """Training images of each class: a geometric curve along the first random ranking that the pools can serve.
 
@@ -129,8 +135,7 @@ def drawn_counts(available: Mapping[str, int], draw: int, tries: int = 100_000) 
         DataError: no ranking fits.
     """
     names = sorted(available)
-    last = max(len(names) - 1, 1)
-    curve = [max(FEWEST, round(MOST * (FEWEST / MOST) ** (r / last))) for r in range(len(names))]
+    curve = frequency_curve(len(names), MOST, FEWEST)
     generator = random.Random(1000 + draw)
     for _ in range(tries):
         ranking = list(names)

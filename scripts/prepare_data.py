@@ -4,17 +4,20 @@
         downloads a data set from the official sites, verifies and unpacks it, and reads the annotations.  Complete parts
         are left alone.  The same command resumes a download that was stopped.
     python -m scripts.prepare_data check dataset=coco [dataset.root=FOLDER ...]
-        reads both splits, decodes every image, and reports every kind of defect with its count and first
-        examples.  Exit code 0: there are none, or the data set's policy is `skip`.  1: there are some and the policy
-        is `error`.  2: the data set cannot be read.
+        reads both splits, decodes every image, and reports every kind of defect with its count and first examples.
+        Exit code 0: no defects, or the data set's policy is `skip`.  1: defects, and the policy is `error`.  2: the data
+        set cannot be read.
     python -m scripts.prepare_data ccp|chula|foda existing=FOLDER [dataset.root=FOLDER ...]
         converts the authors' release in FOLDER, as docs/photographs.md describes, and reads the result.
+    python -m scripts.prepare_data instrument [existing=FOLDER] [output=FOLDER]
+        writes the splits on which the photographs' protocols are chosen, from the prepared foda and ccp in `existing`
+        (paths.data by default), into `output` (data/instrument by default).
     python -m scripts.prepare_data shapes [dataset.seed=1 ...]
         generates LongTail Shapes and prints the folder.
 
 Options of a download:
     existing=FOLDER      a copy on this machine: its parts are linked and its archives are used; nothing is copied
-    mirror=URL           a folder that has all archives under their names, in place of the official sites
+    mirror=URL           a folder with all archives under their names, instead of the official sites
     keep_archives=true   keep the archives in dataset.root/archives after unpacking
     connections=4        simultaneous requests
     verify=false         do not require the published sizes and checksums, for a mirror with repacked archives
@@ -27,7 +30,7 @@ and then 3 GB.  Layouts:
            dataset.images/  train2017/*.jpg  val2017/*.jpg    COCO's; by default data/coco
     voc    dataset.root/    {VOC2007,VOC2012}/{Annotations,ImageSets,JPEGImages,...}
            VOC2007 from both of its archives (trainval and test), VOC2012 from trainval
-downloads.json in the same folder has the checksums of the archives that were used, and numbers of files.  docs/data.md
+downloads.json in the same folder contains the checksums of the archives and the numbers of files.  docs/data.md
 describes the layouts for your own data.
 """
 
@@ -45,6 +48,8 @@ from omegaconf.errors import OmegaConfBaseException
 from scripts.entry import asks_for_help, compose_config, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from datasets import AnnotationIndex, ClassStatistics
     from datasets.defects import Defect
     from datasets.obtain import Sources
@@ -58,14 +63,16 @@ OPTIONS = ("existing", "mirror", "keep_archives", "connections", "verify")
 
 def main(arguments: list[str]) -> int:
     """Run one command; returns the exit code."""
-    commands = {"check": check, "shapes": shapes}
+    commands = {"check": check, "instrument": instrument, "shapes": shapes}
     commands |= {name: functools.partial(fetch, name) for name in DOWNLOADS}
     commands |= {name: functools.partial(convert, name) for name in CONVERSIONS}
     if asks_for_help(arguments, __doc__):
         return 0
     if not arguments or arguments[0] not in commands:
         near = difflib.get_close_matches(arguments[0], commands, n=1) if arguments else []
-        said = f"error: there is no {arguments[0]!r}; did you mean {near[0]}?" if near else __doc__.strip()
+        said = (
+            f"error: unknown command {arguments[0]!r}; did you mean {near[0]}?" if near else __doc__.strip()
+        )
         print(said, file=sys.stderr)
         return UNREADABLE
     try:
@@ -84,7 +91,8 @@ def main(arguments: list[str]) -> int:
 
 def fetch(name: str, arguments: list[str]) -> int:
     """Bring a published data set into its folder, then read its annotations."""
-    options, overrides = _options(arguments)
+    options, overrides = _options(arguments, OPTIONS)
+    _check_options(options)
     dataset = _dataset([f"dataset={name}", *overrides])
 
     from rich.console import Console
@@ -99,17 +107,17 @@ def fetch(name: str, arguments: list[str]) -> int:
     with transfer_progress(Console()) as (progress, say):
         changed = obtain(wanted, sources, progress=progress, say=say)
     print(printable(f"{name} is complete in {folders}"))
-    # Every byte was verified on its way: only `check` itself decodes the images as well.
+    # Checksums have verified the images. Only `check` decodes them.
     return _report(dataset, decode=False) if changed else 0
 
 
 def convert(name: str, arguments: list[str]) -> int:
     """Convert the authors' release of a photograph data set, then read its annotations."""
-    given = dict(argument.split("=", 1) for argument in arguments if argument.startswith("existing="))
-    if "existing" not in given:
+    options, overrides = _options(arguments, ("existing",))
+    if "existing" not in options:
         raise ValueError(f"{name} has no download: set existing=FOLDER to a copy of the authors' release")
-    dataset = _dataset([f"dataset={name}", *(a for a in arguments if not a.startswith("existing="))])
-    release, root = Path(given["existing"]).expanduser(), Path(dataset.root)
+    dataset = _dataset([f"dataset={name}", *overrides])
+    release, root = Path(options["existing"]).expanduser(), Path(dataset.root)
     if release.resolve() == root.resolve():
         raise ValueError(
             f"existing= and dataset.root are the same folder {root}: set dataset.root to another one"
@@ -124,8 +132,22 @@ def convert(name: str, arguments: list[str]) -> int:
     return _report(dataset, decode=False)
 
 
+def instrument(arguments: list[str]) -> int:
+    """Write the splits on which the photographs' protocols are chosen, then print how to train on them."""
+    options, overrides = _options(arguments, ("existing", "output"))
+    existing = options.get("existing") or compose_config(overrides).paths.data
+    output = Path(options.get("output", "data/instrument")).expanduser()
+
+    from datasets.prepare_instrument import NUMBER, prepare_instrument
+
+    prepare_instrument(Path(existing).expanduser(), output)
+    print(printable(f"dataset=foda dataset.root={output / 'foda'} dataset.draw={NUMBER}"))
+    print(printable(f"dataset=ccp dataset.root={output / 'ccp'} dataset.split={NUMBER}"))
+    return 0
+
+
 def check(overrides: list[str]) -> int:
-    """Report on both splits of a data set, looking into every image."""
+    """Report on both splits of a data set. Every image is decoded."""
     return _report(_dataset(overrides), decode=True)
 
 
@@ -134,7 +156,7 @@ def _report(dataset: DictConfig, decode: bool) -> int:
     from datasets import require_usable_splits
 
     policy = dataset.policy
-    # Count everything: under `error` reading would end at the first defect.
+    # Under `error`, reading would stop at the first defect.
     dataset.policy = "skip"
     splits = {split: instantiate(dataset[split]) for split in ("train", "val")}
     found = 0
@@ -162,26 +184,30 @@ def shapes(overrides: list[str]) -> int:
     return 0
 
 
-def _options(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
-    """The options of a download as they were typed, and the arguments that are Hydra's."""
+def _options(arguments: list[str], known: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The options of a command as texts, and the arguments for Hydra."""
     given: dict[str, str] = {}
     overrides = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if equals and key in OPTIONS:
+        if equals and key in known:
             given[key] = value
             continue
-        near = difflib.get_close_matches(key, OPTIONS, n=1)
+        near = difflib.get_close_matches(key, known, n=1)
         if near and "." not in key:
-            raise ValueError(f"there is no option {key!r}; did you mean {near[0]}=...?")
+            raise ValueError(f"unknown option {key!r}; did you mean {near[0]}=...?")
         overrides.append(argument)
-    connections = given.get("connections", "4")
+    return given, overrides
+
+
+def _check_options(options: dict[str, str]) -> None:
+    """Raise ValueError if a download's option has a wrong value."""
+    connections = options.get("connections", "4")
     if not connections.isdigit() or not 1 <= int(connections) <= 32:
         raise ValueError(f"connections={connections} is not a number from 1 to 32")
     for key in ("verify", "keep_archives"):
-        if given.get(key, "true").lower() not in ("true", "false"):
-            raise ValueError(f"{key}={given[key]} is neither true nor false")
-    return given, overrides
+        if options.get(key, "true").lower() not in ("true", "false"):
+            raise ValueError(f"{key}={options[key]} is neither true nor false")
 
 
 def _sources(options: dict[str, str]) -> Sources:
@@ -204,7 +230,7 @@ def _dataset(overrides: list[str]) -> DictConfig:
 
 
 def _groups(split: str, statistics: ClassStatistics) -> str:
-    """How many classes are in each frequency group, which training images decide."""
+    """Number of classes in each frequency group; training images define the groups."""
     if split != "train":
         return ""
     words = {"r": "rare", "c": "common", "f": "frequent"}

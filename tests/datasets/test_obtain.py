@@ -480,7 +480,7 @@ def test_two_runs_for_one_folder_do_not_mix(prepare, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["miror=http://127.0.0.1"], "there is no option 'miror'; did you mean mirror=...?"),
+        (["miror=http://127.0.0.1"], "unknown option 'miror'; did you mean mirror=...?"),
         (["verify=maybe"], "verify=maybe is neither true nor false"),
         (["connections=0"], "connections=0 is not a number from 1 to 32"),
         (["existing=/nowhere"], "there is no folder /nowhere: correct existing="),

@@ -71,7 +71,7 @@ def test_two_classes_of_one_name_are_found_with_file_ids_and_remedy(custom, smal
         ),
         (["check", "dataset=lvis", "dataset.root=/nowhere"], "https://www.lvisdataset.org"),
         (["check", "dataset.rot=3"], "Did you mean dataset.root?"),
-        (["chek"], "there is no 'chek'; did you mean check?"),
+        (["chek"], "unknown command 'chek'; did you mean check?"),
         (["zebra"], "python -m scripts.prepare_data check"),
         ([], "python -m scripts.prepare_data check"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -134,6 +135,47 @@ def test_the_command_converts_and_reads(shared_data, tmp_path, capsys):
     main(["chula", f"existing={release}", *arguments])
     printed = capsys.readouterr().out
     assert f"chula is complete in {root}" in printed and "2 images" in printed
+
+
+def test_instrument_splits_train_on_linked_images_by_the_data_sets_own_config(
+    shared_data, tmp_path, capsys
+):
+    output = tmp_path / "instrument"
+    assert main(["instrument", f"existing={shared_data}", f"output={output}"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"dataset=foda dataset.root={output}/foda dataset.draw=2"
+    assert said[1] == f"dataset=ccp dataset.root={output}/ccp dataset.split=2"
+    for line, name, numbers in zip(said, ("foda", "ccp"), (("1206", "441"), ("502", "502")), strict=True):
+        assert (output / name / "images").resolve() == (shared_data / name / "images").resolve()
+        main(["check", *line.split(), f"paths.cache={tmp_path / 'cache'}"])
+        printed = capsys.readouterr().out
+        assert all(f"  {number} images, " in printed for number in numbers) and "warning" not in printed
+    train, val = (load(output / "foda" / f"{split}.json") for split in ("train2", "val"))
+    first = {}
+    for record in train["annotations"]:
+        first.setdefault(record["image_id"], record["category_id"])
+    curve = [max(3, round(150 * (3 / 150) ** (rank / 30))) for rank in range(31)]
+    assert sorted(Counter(first.values()).values(), reverse=True) == curve
+    # Each image's records are those of the prepared file, and validation is the later part of each class's images.
+    prepared = [load(shared_data / "foda" / f"train{draw}.json") for draw in (0, 1)]
+    for content in (train, val):
+        for image in content["images"][::50]:
+            assert annotations([content], image["id"]) == annotations(prepared, image["id"])
+    later = {}
+    for record in val["annotations"]:
+        later.setdefault(record["image_id"], record["category_id"])
+    for name in set(first.values()):
+        assert max(i for i, own in first.items() if own == name) < min(
+            i for i, own in later.items() if own == name
+        )
+
+
+def test_an_instrument_without_prepared_sets_or_with_other_images_is_one_line(shared_data, tmp_path, capsys):
+    assert main(["instrument", f"existing={tmp_path}", f"output={tmp_path / 'out'}"]) == 2
+    assert "foda/train0.json: set existing= to the folder" in capsys.readouterr().err
+    (tmp_path / "out" / "foda" / "images").mkdir(parents=True)
+    assert main(["instrument", f"existing={shared_data}", f"output={tmp_path / 'out'}"]) == 2
+    assert "is not a link to" in capsys.readouterr().err
 
 
 def test_a_folder_without_the_release_is_refused(tmp_path):

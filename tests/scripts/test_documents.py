@@ -80,9 +80,13 @@ def test_there_are_commands_of_every_kind():
     for line in commands(r"python -m scripts\.report (.+)"):
         assert line.split()[0] in report.MODULES, line
     for line in commands(r"python -m scripts\.prepare_data (.+)"):
-        assert line.split()[0] in {"check", "shapes", *prepare_data.DOWNLOADS, *prepare_data.CONVERSIONS}, (
-            line
-        )
+        assert line.split()[0] in {
+            "check",
+            "instrument",
+            "shapes",
+            *prepare_data.DOWNLOADS,
+            *prepare_data.CONVERSIONS,
+        }, line
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
