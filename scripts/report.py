@@ -6,23 +6,23 @@
 Pages and pictures:
     html        tables, curves, gradients and pictures of all runs in one page, outputs/report.html
     dataset     a data set in one page: its classes, objects and some images
-    compare     two runs: what was changed, and where AP moved
-    gallery     what every detector finds in the same images
+    compare     two runs: differences in their settings and in AP
+    gallery     the detections of every detector in the same images
     heads       the score maps of a run for one image
     figures     the figures of the losses, in results/figures
-    trade       what each remedy of a table gains on rare classes against what it loses on frequent ones
-    push        how hard each loss pushes each frequency group over training, and what each group gains
-    screen      how hard losses would push each frequency group of a trained detector
+    trade       the gain of each loss of a table on rare classes against its loss on frequent ones
+    push        the gradient of each loss on each frequency group over training, and the gain of each group
+    screen      the gradient of losses on each frequency group of a trained detector
 
-Questions to the records of a table, answered in results/TABLE:
+Questions about the records of a table, answered in results/TABLE:
     contrast    one loss against the others: intervals, exact p values, correction for the number of comparisons
-    noise       how much a table changes when only the seed changes
-    classes     the classes that a loss moves most
-    mechanism   how hard a loss pushes each frequency group, early and late
-    gate        how AFL's gate opens over training
-    choice      which of AFL's free choices its search selects
+    noise       the changes of a table when only the seed changes
+    classes     the classes whose AP a loss changes most
+    mechanism   the gradient of a loss on each frequency group, early and late
+    gate        the opening of AFL's gate over training
+    choice      the free choices of AFL that its search selects
     forms       which form of AFL the rule of results/protocol.md chooses
-    fit         how well the training images themselves are fitted
+    fit         AP on the training images
     documents   the tables inside README.md, results/README.md and docs/
 """
 
@@ -51,12 +51,12 @@ MODULES = {
 
 @dataclass(frozen=True)
 class Command:
-    """What the source of a command says; the module itself is imported only when the command runs.
+    """A command as its source describes it. Its module is imported only when the command runs.
 
     Attributes:
         document: its docstring.
-        defaults: of its options; a tuple in the signature is a list here.
-        takes_more: it also takes arguments that are none of its options.
+        defaults: of its options. A tuple in the signature becomes a list.
+        takes_more: it accepts further arguments, which are not its options.
     """
 
     document: str
@@ -78,10 +78,10 @@ def command(name: str) -> Command:
 
 
 def main(arguments: list[str]) -> Any:
-    """Run one command; returns what it returns.
+    """Run one command and return its result.
 
     Raises:
-        ValueError: an option that the command does not have, or a value of another kind.
+        ValueError: the command does not have the option, or the value has another type.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     quiet_libraries()

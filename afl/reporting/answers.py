@@ -1,4 +1,4 @@
-"""Answers to the questions of ``afl.reporting.questions`` as Markdown. Metrics are shown times 100."""
+"""The answers to the questions of ``afl.reporting.questions`` as Markdown. Metrics are shown times 100."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def noise_text(found: pd.DataFrame, seeds: int) -> str:
 
 
 def contrast_text(found: Mapping[Row, Mapping[str, Estimate | None]], loss: str, against: str) -> str:
-    """Rows by metrics; bold where the interval is clear of zero."""
+    """Rows by metrics. Bold: the interval excludes zero."""
     metrics = list(next(iter(found.values())))
     rows = [
         [_label(place, list(found)), *(_bold(own[metric]) for metric in metrics)]
@@ -57,7 +57,7 @@ def _bold(own: Estimate | None) -> str:
 
 
 def contrasts_text(found: Mapping[tuple[str, str, str], Difference], best: str | None = None) -> str:
-    """A line for each contrast and metric, and how to read it; ``best``: the loss to be named as the best other one."""
+    """A line for each contrast and metric, and how to read it. ``best``: the loss to name as the best other one."""
     p = adjusted(found)
 
     def line(place: tuple[str, str, str], own: Difference) -> list[str]:
@@ -101,7 +101,7 @@ def _p(value: float) -> str:
 
 
 def classes_text(found: pd.DataFrame, baseline: str) -> str:
-    """Classes by losses; in brackets the paired difference to the baseline, bold where its interval is clear of zero."""
+    """Classes by losses, with the paired difference to the baseline in brackets. Bold: its interval excludes zero."""
     losses = list(found.columns.unique("loss"))
 
     def cell(row: pd.Series, loss: str) -> str:
@@ -116,8 +116,8 @@ def mechanism_text(found: pd.DataFrame, parts: Sequence[int]) -> str:
     """Detectors and losses by parts of the training; each cell is rare / common / frequent.
 
     Args:
-        found: what ``push_ratios`` gives.
-        parts: numbers of parts, from 0; negative ones from the end.
+        found: the result of ``push_ratios``.
+        parts: numbers of parts, from 0. Negative numbers count from the end.
     """
     heads, rows = [], []
     for (detector, loss), own in found.groupby(level=["detector", "loss"], sort=False):
@@ -177,7 +177,7 @@ def forms_text(answer: pd.DataFrame, sets: Mapping[str, str]) -> str:
 
 
 def fit_text(found: pd.DataFrame, metric: str) -> str:
-    """Detectors by training and validation images; every loss but the first with its difference to the first."""
+    """Detectors by training and validation images. Every loss but the first shows its difference to the first."""
     where, losses = (list(found.columns.unique(level)) for level in (0, 1))
 
     def cells(values: pd.Series) -> list[str]:

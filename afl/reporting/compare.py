@@ -1,4 +1,4 @@
-"""Two runs side by side: what was changed, and where AP moved."""
+"""Two runs compared: their settings, and the change of AP."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from afl.tracking import Record
 
-# What does not decide a result, and would fill the list.
-UNTOLD = ("paths", "logger", "cell", "dataset.root", "dataset.train", "dataset.val", "dataset.folder.root")
+# Entries that do not affect a result.
+IGNORED = ("paths", "logger", "cell", "dataset.root", "dataset.train", "dataset.val", "dataset.folder.root")
 SHOWN = 10
 
 
@@ -18,10 +18,10 @@ class Comparison:
     """The second run against the first.
 
     Attributes:
-        changed: (entry of the config, first, second), what differs; None where a run has no such entry.
-        metrics: (name, first, second) of what both have.
+        changed: (entry of the config, first, second) for entries that differ; None if a run does not have the entry.
+        metrics: (name, first, second) of metrics that both have.
         classes: (name, group, first, second) of classes that both have, by rising difference.
-        warnings: why the figures may not be comparable, in sentences.
+        warnings: sentences that say why the figures may not be comparable.
     """
 
     first: Record
@@ -39,7 +39,7 @@ class Comparison:
 
 
 def comparison(first: Record, second: Record) -> Comparison:
-    """Compare two finished runs, of whatever they are."""
+    """Compare any two finished runs."""
     warnings = []
     if first.data_hash != second.data_hash:
         warnings.append("They were trained or evaluated on different data.")
@@ -49,7 +49,7 @@ def comparison(first: Record, second: Record) -> Comparison:
     changed = [
         (name, one.get(name), two.get(name))
         for name in dict.fromkeys([*one, *two])
-        if one.get(name) != two.get(name) and not any(name == u or name.startswith(f"{u}.") for u in UNTOLD)
+        if one.get(name) != two.get(name) and not any(name == u or name.startswith(f"{u}.") for u in IGNORED)
     ]
     metrics = [
         (name, value, second.metrics[name])
@@ -66,7 +66,7 @@ def comparison(first: Record, second: Record) -> Comparison:
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, keys joined by dots; lists stay whole, empty dictionaries vanish."""
+    """Flatten nested dictionaries and join their keys with dots. Lists stay whole; empty dictionaries are dropped."""
     found: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Tables of ``results/`` inside documents: written between two marks, so that no figure is copied by hand.
+"""Tables of ``results/`` inside documents. They are written between two marks, so that no figure is copied by hand.
 
 <!-- table shapes AP AP_r -->      the blocks of these metrics of results/shapes/table.md
 <!-- average shapes AP AP_f -->    the average row of each of these metrics, as one table
@@ -18,10 +18,10 @@ _HEADING = re.compile(r"^\*\*(?P<dataset>[^*]+): (?P<metric>[^*]+)\*\*\n\n(?P<ro
 
 
 def refreshed(text: str, results: Path) -> str:
-    """``text`` with everything between marks as the tables below ``results`` say now.
+    """``text`` with everything between marks taken from the current tables in ``results``.
 
     Raises:
-        FileNotFoundError: a mark names a table or file that is not there.
+        FileNotFoundError: a mark names a table or file that does not exist.
         ValueError: a mark asks for a metric that its table does not have.
     """
 

@@ -1,4 +1,4 @@
-"""Records as one long table: a row for each figure of each finished run. Every report is a function of it."""
+"""Records as one long table with a row for each figure of each finished run. Every report is a function of it."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def frame(records: Iterable[Record] | Mapping[CellName, Record | None]) -> pd.Da
     """The long table of the finished runs among ``records``. Undefined figures have no row.
 
     Args:
-        records: or the cells of a table, whose units may be variants of a data set with seeds.
+        records: or the cells of a table, whose units may be pairs of a data set's variant and a seed.
 
     Returns:
-        Columns: the run (``dataset``, ``data``: its fingerprint, ``detector``, ``loss``, ``unit``: the seed, or what the table
-        repeats cells over, ``key``), then
+        Columns: the run (``dataset``, ``data``: its fingerprint, ``detector``, ``loss``, ``unit``: the seed, or the repetition of
+        the cell, ``key``), then
 
         metric: a metric's name in the record, ``CLASS_AP``, or a figure of the gradient dynamics: ``positive`` and
             ``negative`` (sum of |dL/dz| in a logged step, over all maps), ``kappa`` and ``ghat`` (mean over maps).
-        name, group: class name and frequency group (r, c, f), where the figure belongs to one.
-        part, step: number of the part of the training, from 0, and its last step, where the figure belongs to one.
+        name, group: class name and frequency group (r, c, f), if the figure belongs to one.
+        part, step: number of the part of the training, from 0, and its last step, if the figure belongs to one.
         value: metrics are in [0, 1].
     """
     rows = []
@@ -41,7 +41,7 @@ def frame(records: Iterable[Record] | Mapping[CellName, Record | None]) -> pd.Da
         if record is not None and record.status == FINISHED:
             run = (dataset, record.data_hash, detector, loss, unit, record.key)
             rows += [(*run, *row) for row in _figures(record) if row[-1] is not None]
-    import pandas as pd  # takes long, and a plan needs no frame
+    import pandas as pd  # slow to import, and a plan needs no frame
 
     return pd.DataFrame(rows, columns=COLUMNS)
 

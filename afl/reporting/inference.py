@@ -1,11 +1,11 @@
-"""How sure a difference between two losses is, from a whole layout of detectors by units.
+"""The uncertainty of a difference between two losses, from a whole layout of detectors by units.
 
 A *unit* is one data set with one seed; ``d`` (I, J) holds the difference of two losses for I detectors and J units. All three
-intervals are for the mean over ``d`` and differ in what they call noise. With the mean squares of a two-way layout without
-replication (Scheffé, The Analysis of Variance, chapters 4 and 7; A: detectors, B: units, E: what is left),
+intervals are for the mean over ``d``. They differ in their model of the noise. With the mean squares of a two-way layout without
+replication (Scheffé, The Analysis of Variance, chapters 4 and 7; A: detectors, B: units, E: residual),
 
     unpooled            variance MS_B / (I J), J - 1 degrees of freedom
-                        the t interval of the J means over detectors; units are random, detectors are these
+                        the t interval of the J means over detectors; units are random, detectors are fixed
     pooled              variance MS_W / (I J), I (J - 1) degrees of freedom, MS_W = (SS_B + SS_E) / (I (J - 1))
                         detectors share one noise and are independent within a unit
     random detectors    variance (MS_A + MS_B - MS_E) / (I J), degrees of freedom by Satterthwaite, rounded down
@@ -38,7 +38,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of a layout and how sure it is; an interval is None where there is no noise to take it from."""
+    """The mean of a layout with its intervals and p values. An interval is None if the layout is too small for it."""
 
     mean: float
     detectors: int
@@ -75,9 +75,11 @@ def difference(d: np.ndarray) -> Difference:
 
 
 def _random(a: float, b: float, e: float, rows: int, columns: int) -> Interval:
-    """The interval with random detectors, from the mean squares of detectors, units and the rest."""
+    """The interval with random detectors, from the mean squares of detectors, units and residual."""
     size, free_a, free_b = rows * columns, rows - 1, columns - 1
-    if e > min(a, b):  # one component is estimated as negative: without it the larger mean square is left
+    if e > min(
+        a, b
+    ):  # a variance component is negative and counts as zero, which leaves the larger mean square
         return max(_interval(a / size, free_a), _interval(b / size, free_b), key=lambda own: own.half)
     total = a + b - e
     below = a**2 / free_a + b**2 / free_b + e**2 / (free_a * free_b)
@@ -93,7 +95,7 @@ def sign_flip(values: Sequence[float] | np.ndarray) -> float:
     at least as far from zero.
 
     Values are rounded to ``RESOLUTION``. The distribution of the sum of signed integers is built one value at a time, so that
-    the effort grows with n and not with 2^n.
+    the cost grows with n and not with 2^n.
     """
     sizes = np.abs(np.rint(np.asarray(values, float) / RESOLUTION)).astype(int)
     observed = abs(int(np.rint(np.asarray(values, float) / RESOLUTION).sum()))

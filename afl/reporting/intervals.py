@@ -19,12 +19,12 @@ class Estimate:
 
     @property
     def positive(self) -> bool:
-        """The whole interval lies above zero."""
+        """The whole interval is above zero."""
         return self.half is not None and self.mean - self.half > 0
 
     @property
     def negative(self) -> bool:
-        """The whole interval lies below zero."""
+        """The whole interval is below zero."""
         return self.half is not None and self.mean + self.half < 0
 
     def percent(self, sign: Literal["", "+"] = "") -> str:
@@ -51,13 +51,13 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 
 
 def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Estimate | None:
-    """Mean of value - baseline over the seeds that both have, with the interval of those differences."""
+    """Mean of value - baseline over the seeds that both have, with the interval of the differences."""
     return estimate([values[seed] - baseline[seed] for seed in sorted(values.keys() & baseline.keys())])
 
 
 @functools.cache
 def t_quantile(freedom: int, probability: float = 0.975) -> float:
     """The t below which Student's distribution with ``freedom`` degrees of freedom has ``probability``."""
-    from scipy.special import stdtrit  # takes long, and a plan needs no interval
+    from scipy.special import stdtrit  # slow to import, and a plan needs no interval
 
     return float(stdtrit(freedom, probability))

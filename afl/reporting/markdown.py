@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], *, text: int = 1, align: str = "") -> str:
-    """A table of cells that are Markdown already.
+    """A table whose cells are already Markdown.
 
     Args:
         head: of the columns.
-        rows: as many cells each.
+        rows: with as many cells each.
         text: number of first columns that are text, aligned left; the others are numbers, aligned right.
-        align: instead of ``text``, the rule of each column, separated by spaces.
+        align: the rule of each column, separated by spaces; replaces ``text``.
     """
     rule = align.split() or ["---"] * text + ["---:"] * (len(head) - text)
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))

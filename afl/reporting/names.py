@@ -1,4 +1,4 @@
-"""How reports name and order detectors, frequency groups and metrics."""
+"""Names and order of detectors, frequency groups and metrics in reports."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ METRICS = {
 
 
 def detector_name(detector: str) -> str:
-    """As its paper writes it."""
+    """The detector's name as its paper spells it."""
     return DETECTOR_NAMES.get(detector, detector)
 
 
 def in_order(detectors: Iterable[str]) -> list[str]:
-    """Detectors in the order of all tables, unknown ones last by name."""
+    """Detectors in the order of all tables, unknown ones last and by name."""
     order = list(DETECTOR_NAMES)
     return sorted(detectors, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
 def percent(value: float | None, signed: bool = False) -> str:
-    """Metric in [0, 1] times 100 with one decimal; a dash where undefined."""
+    """Metric in [0, 1] times 100 with one decimal; a dash if undefined."""
     if value is None:
         return "–"
     text = f"{100 * value:{'+' if signed else ''}.1f}"

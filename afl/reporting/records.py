@@ -1,4 +1,4 @@
-"""From a folder of runs to the one record of each cell."""
+"""Finds the one record of each cell in a folder of runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from afl.tracking.record import FINISHED, Record, read_record
 log = logging.getLogger(__name__)
 
 Unit = int | str
-"""What a cell is repeated over: its seed, or a variant of its data set with its seed, ``split0-s1``."""
+"""A repetition of a cell: its seed, or a variant of its data set with its seed, ``split0-s1``."""
 CellName = tuple[str, str, str, Unit]
 
 
@@ -24,17 +24,16 @@ def load_records(source: str | Path | Iterable[str | Path]) -> list[Record]:
         source: a folder, searched for ``record.json`` at any depth, or several folders and record files.
 
     Returns:
-        The whole ones. A damaged file is named in a warning and left out: its cell shows as missing, and the
-        other cells are still worth a table.
+        The records that can be read. A damaged file is named in a warning and left out; its cell counts as missing.
 
     Raises:
-        FileNotFoundError: ``source`` names something that is not there.
+        FileNotFoundError: ``source`` names a file or folder that does not exist.
     """
     paths: list[Path] = []
     for place in [source] if isinstance(source, str | Path) else source:
         place = Path(place)
         if not place.exists():
-            raise FileNotFoundError(f"{place} is not there; records are looked for in folders of runs")
+            raise FileNotFoundError(f"{place} does not exist; records are read from folders of runs")
         paths += sorted(place.rglob("record.json")) if place.is_dir() else [place]
     records = []
     for path in paths:
@@ -46,7 +45,7 @@ def load_records(source: str | Path | Iterable[str | Path]) -> list[Record]:
 
 
 def unit_name(variant: Mapping[str, object], seed: int) -> Unit:
-    """``split0-s1`` for the variant {"split": 0} and seed 1; the seed alone where a data set has no variants."""
+    """``split0-s1`` for the variant {"split": 0} and seed 1; the seed alone if a data set has no variants."""
     return "-".join([*(f"{name}{value}" for name, value in variant.items()), f"s{seed}"]) if variant else seed
 
 
@@ -54,7 +53,7 @@ def cell_of(record: Record, variants: Iterable[str] = ()) -> CellName:
     """(dataset, detector, loss, unit).
 
     Args:
-        variants: settings of the data set that make a unit of their own, such as ``split``.
+        variants: settings of the data set that are part of a unit, such as ``split``.
 
     Raises:
         ValueError: the record's data set has no such setting.
@@ -63,7 +62,7 @@ def cell_of(record: Record, variants: Iterable[str] = ()) -> CellName:
     for name in variants:
         if name not in settings:
             raise ValueError(
-                f"the record {record.key} has no dataset.{name}, which its table repeats cells over"
+                f"the record {record.key} has no dataset.{name}, over which its table repeats cells"
             )
     unit = unit_name({name: settings[name] for name in variants}, record.seed)
     return record.dataset, record.detector, record.loss, unit
@@ -74,7 +73,7 @@ def one_per_cell(
     keys: Sequence[str] | None,
     variants: Mapping[str, Iterable[str]] | None = None,
 ) -> dict[CellName, Record]:
-    """The record of each cell; a finished one counts before failed ones.
+    """The record of each cell. A finished record is preferred to failed ones.
 
     Args:
         records: in any order.
@@ -104,6 +103,6 @@ def one_per_cell(
 
 
 def cell_name(cell: CellName) -> str:
-    """``dataset/detector/loss/sSEED``, or the unit in the place of the seed."""
+    """``dataset/detector/loss/sSEED``, or with the unit instead of the seed."""
     unit = cell[3]
     return "/".join([*cell[:3], unit if isinstance(unit, str) else f"s{unit}"])

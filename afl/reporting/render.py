@@ -158,7 +158,7 @@ def _heading(block: Block) -> str:
 
 
 def _hole(entry: Entry) -> str:
-    """What is written where there is no number."""
+    """The text for an entry without a number."""
     if entry.finished:
         return UNDEFINED
     return FAILED if entry.failed else ABSENT

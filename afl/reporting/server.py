@@ -1,4 +1,4 @@
-"""Records from a W&B server: the same table without the disks that the runs were made on."""
+"""Records from a W&B server, for a table without access to the run directories."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ log = logging.getLogger(__name__)
 
 
 class ServerError(RuntimeError):
-    """The server could not be asked, or has no such project."""
+    """The server did not answer, or has no such project."""
 
 
 class ServerRun(Protocol):
-    """What is read of a run; ``wandb.apis.public.Run`` has it."""
+    """The part of ``wandb.apis.public.Run`` that is used."""
 
     name: str
     id: str
@@ -25,16 +25,16 @@ class ServerRun(Protocol):
 
 
 class ServerApi(Protocol):
-    """What is asked of the server; ``wandb.Api`` has it."""
+    """The part of ``wandb.Api`` that is used."""
 
     def runs(self, path: str) -> Iterable[ServerRun]:
-        """All runs of ``ENTITY/PROJECT``, or of the own ``PROJECT``."""
+        """All runs of ``ENTITY/PROJECT``, or of the user's own ``PROJECT``."""
 
 
 def server_records(api: ServerApi, *, entity: str | None, project: str) -> list[Record]:
     """The records of all runs of a project that have one, by run key.
 
-    Tested against a stand-in of ``wandb.Api``, not against a server: what a real one answers is W&B's promise.
+    The tests use a replacement of ``wandb.Api`` and not a server.
 
     Raises:
         ServerError: the project cannot be read.
@@ -51,7 +51,7 @@ def server_records(api: ServerApi, *, entity: str | None, project: str) -> list[
                 records.append(record_of_summary(text, run.config, f"W&B run {run.name} ({run.id})"))
             except ValueError as error:
                 log.warning("left out of the table: %s", error)
-    except Exception as error:  # of W&B, of the network, of whatever it is built on
+    except Exception as error:  # W&B raises errors of its own and of the libraries that it uses
         message = " ".join(str(error).split())[:200]
         raise ServerError(f"W&B project {path} cannot be read ({type(error).__name__}: {message})") from error
     if without:
@@ -60,15 +60,15 @@ def server_records(api: ServerApi, *, entity: str | None, project: str) -> list[
 
 
 def connect() -> ServerApi:
-    """``wandb.Api`` of who is logged in.
+    """``wandb.Api`` of the user who is logged in.
 
     Raises:
-        ServerError: nobody is, or the server does not answer.
+        ServerError: no user is logged in, or the server does not answer.
     """
-    import wandb  # two seconds, only where it is used
+    import wandb  # takes two seconds
 
     try:
         return wandb.Api()
     except Exception as error:
         message = " ".join(str(error).split())[:200]
-        raise ServerError(f"W&B cannot be asked ({message}); log in first: wandb login") from error
+        raise ServerError(f"W&B does not answer ({message}); log in first: wandb login") from error

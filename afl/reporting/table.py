@@ -82,12 +82,12 @@ class Table:
             for loss, values in losses.items()
             for unit, value in values.items()
         ]
-        import pandas as pd  # takes long, and a plan needs no frame
+        import pandas as pd  # slow to import, and a plan needs no frame
 
         return pd.DataFrame(rows, columns=["dataset", "metric", "detector", "loss", "unit", "value"])
 
     def to_csv(self) -> str:
-        """Long form: one line per cell and seed, metrics in [0, 1], empty where undefined or missing."""
+        """Long form: one line per cell and seed, metrics in [0, 1], empty if undefined or missing."""
         return render.to_csv(self)
 
     def to_folded_csv(self) -> str:
@@ -145,7 +145,7 @@ def build_table(records: Iterable[Record], spec: TableSpec) -> Table:
 
 
 def _with_ap_fixed(spec: TableSpec, finished: Iterable[Record]) -> TableSpec:
-    """The table with AP_fixed beside AP where records have it."""
+    """The table with AP_fixed after AP if records have it."""
     metrics = list(spec.metrics)
     known = any("AP_fixed" in record.metrics for record in finished)
     if "AP" not in metrics or "AP_fixed" in metrics or not known:

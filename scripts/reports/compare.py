@@ -1,4 +1,4 @@
-"""Two runs: what was changed between them, and where AP moved."""
+"""The command that compares two runs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from scripts.reports.material import finished_record
 
 
 def compare(*runs: str, output: str = "") -> list[Path]:
-    """Two runs: what was changed between them, and where AP moved.
+    """Two runs: the differences in their settings and in AP.
 
         python -m scripts.report compare outputs/ONE outputs/OTHER [output=FOLDER]
 
-    Prints what differs in the configs and the metrics, and draws the differences of AP as PNG and PDF, beside the second run.
+    Prints the differences of the configs and metrics, and draws the differences of AP as PNG and PDF in the folder of the second
+    run.
 
     Raises:
-        ValueError: not two directories of finished runs.
+        ValueError: the arguments are not two directories of finished runs.
     """
     if len(runs) != 2:
         raise ValueError("which two runs? python -m scripts.report compare outputs/ONE outputs/OTHER")
@@ -35,7 +36,7 @@ def compare(*runs: str, output: str = "") -> list[Path]:
 
 
 def show(found: Comparison, console: Console) -> None:
-    """The tables, for a terminal whose markup is off: names of classes and values may look like markup."""
+    """Print the tables. The console's markup is off, because names of classes and values may look like markup."""
     for text in found.warnings:
         console.print(text)
     console.print(f"first:  {found.first.key}\nsecond: {found.second.key}")

@@ -1,4 +1,4 @@
-"""A data set in one page, before anything is trained on it."""
+"""The command that shows a data set in one page."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def dataset(*overrides: str, output: str = "", images: int = 12) -> Path:
     Takes every override that scripts.train takes. Writes outputs/dataset-NAME.html.
 
     Raises:
-        DataError: the data set is not here, or damaged.
-        ValueError: an argument that neither this command nor Hydra knows.
+        DataError: the data set is not on this machine, or damaged.
+        ValueError: neither this command nor Hydra knows an argument.
     """
     config = compose_config(list(overrides))
     data = read_data(config)
@@ -54,7 +54,7 @@ def dataset(*overrides: str, output: str = "", images: int = 12) -> Path:
 
 
 def split_of(name: str, index: AnnotationIndex) -> Split:
-    """What the page counts of a split."""
+    """The facts of a split that the page shows."""
     learnt = ~(index.crowd | index.difficult)
     image = np.repeat(np.arange(len(index)), np.diff(index.offsets))
     return Split(
@@ -71,7 +71,7 @@ def split_of(name: str, index: AnnotationIndex) -> Split:
 
 
 def samples(data: RunData, count: int) -> list[Picture]:
-    """``count`` training images with objects: half of them with rare classes where there are so many, the rest spread
+    """``count`` training images with objects: up to half of them with rare classes, the rest spread
     evenly.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The figures of the losses: as they are configured, and as records show them over training."""
+"""The commands that draw figures of losses, from their code or from records."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def figures(records: str = "", runs: str = "", table: str = "shapes", results: s
         python -m scripts.report figures runs=outputs          # from run directories
         python -m scripts.report figures records=FOLDER
 
-    The gradient of every loss against p (where it depends on the rest of the map, in an example of a map), AFL's gate, class
-    weights against class count, and, where there are records of fl, cbl or afl, the gradient mass over training.
+    The gradient of every loss against p (in an example of a map if it depends on the rest of the map), AFL's gate, class weights
+    against class count, and the gradient mass over training if there are records of fl, cbl or afl.
     """
     if records and runs:
         raise ValueError("figures are drawn from records=FOLDER or from runs=FOLDER, not from both")
@@ -60,7 +60,7 @@ def records_of(records: str, runs: str, kept: Path) -> list[Record]:
 
 
 def draw_figures(records: list[Record], folder: Path) -> None:
-    """Draw everything that can be drawn, and say what cannot."""
+    """Draw every figure for which there is material, and name the others."""
     losses = configured_losses()
     curves, without = configured_curves(losses)
     drawn = {
@@ -82,7 +82,7 @@ def draw_figures(records: list[Record], folder: Path) -> None:
     if not masses:
         print(
             f"no gradient_mass: none of {len(records)} records is a finished run of {', '.join(MASS_LOSSES)} with gradient "
-            "dynamics; train some and say where they are: python -m scripts.report figures runs=outputs"
+            "dynamics; train some and name their folder: python -m scripts.report figures runs=outputs"
         )
 
 
@@ -103,7 +103,7 @@ def benchmark_counts() -> list[int]:
 
 
 def trade(table: str = "remedies", results: str = "results", output: str = "") -> Path:
-    """What each remedy of a table gains on rare classes against what it loses on frequent ones: one point for each loss.
+    """The gain of each loss of a table on its rarest classes against its loss on the most frequent ones, as points.
 
         python -m scripts.report trade [table=remedies] [output=FOLDER]
 
@@ -122,12 +122,12 @@ def push(
     results: str = "results",
     output: str = "",
 ) -> Path:
-    """How hard each loss pushes the positives of each frequency group over training, beside what each group gains.
+    """The gradient of each loss on the positives of each frequency group over training, and the gain of each group.
 
         python -m scripts.report push [tables=[shapes,trashcan]] [losses=[cbfl,afl]] [output=FOLDER]
 
     The push is the sum of |dL/dz| as a multiple of the table's baseline on the same seeds, averaged over detectors. Each table is a
-    row of one figure. Writes push.png and push.pdf into RESULTS/figures.
+    row of one figure; losses=[] draws every loss of the tables. Writes push.png and push.pdf into RESULTS/figures.
     """
     material = {}
     for name in tables:

@@ -1,4 +1,4 @@
-"""What every detector finds in the same validation images."""
+"""The command that draws a gallery of detections."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def gallery(
     images: int = 4,
     output: str = "",
 ) -> Path:
-    """What every detector finds in the same validation images, as a picture for a README or a paper.
+    """The detections of every detector in the same validation images, as a picture for a README or a paper.
 
         python -m scripts.report gallery [runs=outputs] [dataset=shapes_lvis] [loss=afl] [seed=0] [images=4] [output=FILE]
 
     A column for each detector that has a finished run. Writes RUNS/gallery-DATASET-LOSS.jpg.
 
     Raises:
-        ValueError: no finished run is of this data set, loss and seed.
-        DataError: the data set is not here.
+        ValueError: no finished run has this data set, loss and seed.
+        DataError: the data set is not on this machine.
     """
     runs = Path(runs)
     wanted = (dataset, loss, seed)

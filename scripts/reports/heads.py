@@ -1,4 +1,4 @@
-"""What a detector's heads see of one image."""
+"""The command that draws the score maps of a run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def heads(*overrides: str, run: str = "", image: str = "", results: str = "") ->
     the run's config, such as dataset.root=FOLDER.
 
     Raises:
-        ValueError: no run is named, it is not one, or its validation split has no such image.
+        ValueError: no run is named, the folder is not a run, or its validation split does not have the image.
     """
     if not run:
         raise ValueError("which run? python -m scripts.report heads run=outputs/NAME")
@@ -39,7 +39,7 @@ def heads(*overrides: str, run: str = "", image: str = "", results: str = "") ->
     image = image or ids[0]
     if image not in ids:
         raise ValueError(f"{folder}: the validation split has no image {image}; one of them is {ids[0]}")
-    # No other image of the split is read.
+    # Reads no other image of the split.
     val = loaded.data.val.select([ids.index(image)])
     (batch,) = evaluation_batches(
         loaded.config, replace(loaded.data, val=val), World(0, 1, torch.device("cpu"))

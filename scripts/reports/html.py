@@ -1,4 +1,4 @@
-"""Everything that is known of the tables and runs, in one page."""
+"""The command that shows all tables and runs in one page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from datasets import DataError
 from scripts.entry import CONF
 from scripts.reports.material import data_of, gallery_of, run_folders, telling_images
 
-# The table that comes first, and whose runs the charts are drawn of.
+# The first table of the page. Its runs are drawn in the charts.
 FIRST = "shapes"
 BASELINE, OTHER = "fl", "afl"
 
@@ -31,11 +31,11 @@ def html(
 
         python -m scripts.report html [results=results] [runs=outputs] [output=outputs/report.html] [images=4]
 
-    Tables are those of RESULTS/*/records, and one of the finished runs in RUNS that are in none of them. Curves and pictures come
+    Tables are those of RESULTS/*/records, and one of the finished runs in RUNS that none of them contains. Curves and pictures come
     from the run directories in RUNS, for the first table that has some there.
 
     Raises:
-        ValueError: there is no finished run at all.
+        ValueError: no finished run exists.
     """
     runs = Path(runs)
     tables = tables_of_results(Path(results))
@@ -75,9 +75,9 @@ def _finished(table: Table) -> dict[str, Record]:
 
 
 def tables_of_runs(runs: Path, without: Collection[str] = ()) -> tuple[list[Table], list[str]]:
-    """One table of all finished runs, apart from pre-training and trials on subsets; and which runs it had no room for.
+    """One table of all finished runs without pre-training and trials on subsets, and the names of the runs that it does not show.
 
-    Of several runs of a cell, with other settings, the one that finished last is shown.
+    Of several runs of a cell with different settings, the last one to finish is shown.
 
     Args:
         without: keys of runs that are shown elsewhere.
@@ -111,7 +111,7 @@ def tables_of_runs(runs: Path, without: Collection[str] = ()) -> tuple[list[Tabl
 
 
 def _spec(name: str, records: list[Record], title: str = "") -> TableSpec:
-    """What ``conf/table/NAME.yaml`` says; for other names, everything that there are records of."""
+    """The table of ``conf/table/NAME.yaml``. For other names, a table of all records."""
     path = CONF / "table" / f"{name}.yaml"
     seeds = sorted({record.seed for record in records})
     if path.is_file():
@@ -132,7 +132,7 @@ def _spec(name: str, records: list[Record], title: str = "") -> TableSpec:
 
 
 def gather(tables: list[Table], runs: Path, images: int, notes: list[str]) -> Material:
-    """What is known beside the tables; what is not here is said beside the ``notes``, and left out."""
+    """Everything that the page shows besides tables. Missing parts are left out and named after the ``notes``."""
     folders, missing = run_folders(runs), list(notes)
     main = tables[0]
     records = list(_finished(main).values())
@@ -150,7 +150,9 @@ def gather(tables: list[Table], runs: Path, images: int, notes: list[str]) -> Ma
         try:
             data = data_of(own[0])
         except (DataError, OSError) as error:
-            missing.append(f"{dataset} is not here, so class frequencies and pictures are not shown: {error}")
+            missing.append(
+                f"{dataset} is not on this machine, so class frequencies and pictures are not shown: {error}"
+            )
             continue
         counts = data.statistics.instances.tolist()
         instances[dataset] = dict(zip(data.statistics.names, counts, strict=True))
@@ -168,7 +170,7 @@ def gather(tables: list[Table], runs: Path, images: int, notes: list[str]) -> Ma
 def _galleries(
     main: Table, records: list[Record], here: dict, data, images: list[int], missing: list[str]
 ) -> list[Gallery]:
-    """For each detector the baseline and AFL (another loss where AFL is not there), first seed."""
+    """For each detector the baseline and AFL, or another loss if there is no AFL, first seed."""
     baseline = main.spec.baseline
     others = sorted((loss for loss in main.spec.losses if loss != baseline), key=OTHER.__ne__)
     arms = [baseline, *others] if baseline else others

@@ -23,7 +23,7 @@ from datasets import read_image
 
 
 def run_folders(runs: Path) -> dict[str, Path]:
-    """The run directories in ``runs`` by run key; empty where there is no such folder."""
+    """The run directories in ``runs`` by run key; empty if the folder does not exist."""
     if not runs.is_dir():
         return {}
     return {record.key: runs / record.key for record in load_records(runs) if (runs / record.key).is_dir()}
@@ -114,7 +114,7 @@ def gallery_of(folder: Path, record: Record, data: RunData, images: Sequence[int
 
 
 def figures_on_training_images(folder: Path) -> dict[str, Any] | None:
-    """The metrics of a run on its training images, without augmentation; None where its weights are not in ``folder``."""
+    """The metrics of a run on its training images, without augmentation; None if its weights are not in ``folder``."""
     if not (folder / "checkpoints" / LAST).exists():
         return None
     run = load_run(folder, ["trainer.pictures=0"])

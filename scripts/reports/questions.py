@@ -1,4 +1,4 @@
-"""Questions to the records that ``results/TABLE`` keeps: printed, and written beside them as Markdown."""
+"""The commands that answer questions about the records in ``results/TABLE``. They print the answer and write it as Markdown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DOCUMENTS = ("README.md", "results/README.md", "docs/choose.md", "docs/detectors
 
 
 def noise(table: str = "shapes", seeds: int = 5, results: str = "results") -> None:
-    """How much the figures of a table change when only the seed changes.
+    """The changes of a table when only the seed changes.
 
         python -m scripts.report noise [table=shapes] [seeds=5]
 
@@ -39,8 +39,8 @@ def contrast(table: str = "shapes", loss: str = "afl", against: str = "", result
 
         python -m scripts.report contrast [table=shapes] [loss=afl] [against=cbfl_instances]
 
-    Without ``against``: the loss against focal loss, class-balanced focal loss, deferred weights and the best other loss, as far as
-    the table has them. Writes RESULTS/TABLE/LOSS-contrasts.md, and by detector the loss against cbfl_instances, which is AFL without
+    Without ``against``: the loss against focal loss, class-balanced focal loss, deferred weights and the best other loss, if the
+    table has them. Writes RESULTS/TABLE/LOSS-contrasts.md, and by detector the loss against cbfl_instances, which is AFL without
     its gate. With ``against``: by detector only, in RESULTS/TABLE/LOSS-against-AGAINST.md.
     """
     kept = kept_table({"table": table, "results": results})
@@ -61,11 +61,11 @@ def contrast(table: str = "shapes", loss: str = "afl", against: str = "", result
 def classes(
     table: str = "trashcan", losses: list[str] = (), shown: int = 6, results: str = "results"
 ) -> None:
-    """The classes of a table that a loss moves most, averaged over detectors.
+    """The classes of a table whose AP a loss changes most, averaged over detectors.
 
         python -m scripts.report classes [table=trashcan] [losses=[fl,afl]] [shown=6]
 
-    Losses are compared with the first one; by default they are the table's. Writes RESULTS/TABLE/classes.md.
+    Losses are compared with the first one. By default they are all losses of the table. Writes RESULTS/TABLE/classes.md.
     """
     kept = kept_table({"table": table, "results": results})
     whole = kept.table()
@@ -86,7 +86,7 @@ def mechanism(
     parts: list[int] = (0, 2, -1),
     results: str = "results",
 ) -> None:
-    """How hard a loss pushes the positives of each frequency group, as a multiple of the table's baseline, early and late.
+    """The gradient of a loss on the positives of each frequency group as a multiple of the baseline's, early and late.
 
         python -m scripts.report mechanism [table=shapes] [losses=[cbfl_instances,afl]] [parts=[0,2,-1]]
 
@@ -106,11 +106,11 @@ def gate(
     loss: str = "afl",
     results: str = "results",
 ) -> None:
-    """How AFL's gate opens over the training: kappa at each quarter, from 1 (shut) to 0 (open).
+    """The opening of AFL's gate over the training: kappa at each quarter, from 1 (closed) to 0 (open).
 
         python -m scripts.report gate [tables=[shapes,trashcan]] [loss=afl]
 
-    A gate that stays shut means that training ended before the network was past its large gradients. Writes RESULTS/gate.md.
+    A gate that stays closed means that training ended while the gradients were still large. Writes RESULTS/gate.md.
     """
     found = {}
     for name in tables:
@@ -125,7 +125,7 @@ def gate(
 
 
 def choice(table: str = "search", results: str = "results") -> None:
-    """Which of AFL's free choices its search selects, by the rule of results/protocol.md.
+    """The free choices of AFL that its search selects, by the rule of results/protocol.md.
 
         python -m scripts.report choice [table=search]
 
@@ -133,7 +133,7 @@ def choice(table: str = "search", results: str = "results") -> None:
     """
     kept = kept_table({"table": table, "results": results})
     if "factors" not in kept.spec:
-        sys.exit(f"table={kept.spec.name} is no search: it names no factors")
+        sys.exit(f"table={kept.spec.name} is not a search: it names no factors")
     factors = OmegaConf.to_container(kept.spec.factors)
     levels = questions.choice(_long(kept), kept.spec.baseline, kept.spec.start, factors)
     kept.write("choice.md", answers.choice_text(levels))
@@ -165,7 +165,7 @@ def fit(
     runs: str = "outputs",
     results: str = "results",
 ) -> None:
-    """How well the training images themselves are fitted, beside the validation images.
+    """AP on the training images and on the validation images.
 
         python -m scripts.report fit [table=shapes] [losses=[fl,afl]] [metrics=[AP_r,AP_f]] [runs=outputs]
 
@@ -193,7 +193,7 @@ def fit(
     if not answered:
         sys.exit(
             f"none of the runs of {', '.join(losses)} in {kept.folder / 'records'} has been measured or has its weights in {runs}; "
-            "say where they are: runs=FOLDER"
+            "name their folder: runs=FOLDER"
         )
     kept.write("fit.md", "\n\n".join(answered))
 
@@ -213,5 +213,5 @@ def documents() -> None:
 
 
 def _long(kept: KeptTable) -> pd.DataFrame:
-    """The long table of a kept table's runs, ordered by the names of their cells, as their files are."""
+    """The long table of a kept table's runs, in the order of their files."""
     return frame(dict(sorted(kept.table().cells.items())))

@@ -1,4 +1,4 @@
-"""How hard losses would push each frequency group of a trained detector."""
+"""The command that compares the gradients of losses on a trained detector."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scripts.entry import CONF
 def screen(
     *overrides: str, run: str = "", losses: Sequence[str] = ("fl", "cbfl", "afl"), batches: int = 20
 ) -> None:
-    """How hard losses would push each frequency group of a trained detector, before anything is trained with them.
+    """The gradient of losses on each frequency group of a trained detector, before a training with them.
 
         python -m scripts.report screen run=outputs/NAME [losses=[fl,cbfl,afl]] [batches=20] [OVERRIDE ...]
 

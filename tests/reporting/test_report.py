@@ -142,7 +142,7 @@ def test_nothing_finished_is_said(record):
     failed = build_table(
         [record(status="failed", error="x")], TableSpec("t", ["fcos"], ["fl"], ["shapes"], [0])
     )
-    with pytest.raises(ValueError, match="no finished run"):
+    with pytest.raises(ValueError, match="no table has a finished run"):
         report(Material(tables=[failed]))
 
 

@@ -1,4 +1,4 @@
-"""The figure of two runs: where AP moved."""
+"""A figure of the differences in AP between two runs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from afl.reporting.names import GROUPS, METRICS
 
 
 def draw_comparison(found: Comparison) -> Figure:
-    """Differences in points of AP: overall and by group above, the classes that moved most below, in their groups'
-    colours."""
+    """Differences in points of AP: overall and by group above, below them the classes that moved most, in the colours of their
+    groups."""
     overall = [(name, 100 * (b - a)) for name, a, b in found.metrics if name in METRICS]
     moved = found.most_moved()
     with styled():
@@ -25,7 +25,7 @@ def draw_comparison(found: Comparison) -> Figure:
             [name for name, _ in overall][::-1], [v for _, v in overall][::-1], color=colors[::-1], height=0.7
         )
         names = [name if len(name) <= 24 else f"{name[:23]}…" for name, *_ in moved]
-        # Places, not names: shortened names may be equal.
+        # Positions instead of names, because shortened names may be equal.
         below.barh(
             range(len(moved)),
             [100 * (b - a) for *_, a, b in moved],

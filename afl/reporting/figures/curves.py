@@ -46,7 +46,7 @@ EXAMPLE_MAP = MapInfo(
 EXAMPLE_OVERLAP = 0.8
 RARE = 1
 DEPENDS = "an element's gradient depends on the others of its map"
-# A whole map, for losses of which that is true: positives of all p, and negatives that are easy but for a few.
+# A whole map for such losses: positives of all p, and negatives of which most are easy.
 MAP_POSITIVES = torch.logit((torch.arange(40, dtype=torch.float64) + 0.5) / 40)
 MAP_NEGATIVES = -4.0 + 2.0 * torch.special.ndtri((torch.arange(4000, dtype=torch.float64) + 0.5) / 4000)
 MAP_BINS = 20
@@ -89,8 +89,8 @@ def map_curves(loss: Callable[[MapInfo], MapLoss]) -> tuple[np.ndarray, np.ndarr
         loss: called with the map's facts; its state is that before the first step.
 
     Returns:
-        Of a positive and of a negative, (K,) each; None where an element's gradient depends on what else is in the map, so
-        that there is no such curve.
+        For a positive and for a negative, (K,) each. None if the gradient of an element depends on the rest of the map, so
+        that the loss has no such curve.
 
     Raises:
         ValueError: the loss is not defined on such a map.
@@ -99,7 +99,7 @@ def map_curves(loss: Callable[[MapInfo], MapLoss]) -> tuple[np.ndarray, np.ndarr
     nothing = LOGITS[:0]
     positive = torch.cat([_map_gradient(module, z, nothing) for z in LOGITS.split(1)])
     negative = torch.cat([_map_gradient(module, nothing, z) for z in LOGITS.split(1)])
-    # Many, so that a method which samples negatives has to leave some out.
+    # There are many, so that a method that samples negatives leaves some out.
     together = _map_gradient(module, few, LOGITS.repeat(8))
     if not torch.allclose(together, torch.cat([positive[::20], negative.repeat(8)]), rtol=1e-4, atol=1e-6):
         return None
@@ -133,8 +133,8 @@ def _mean_by_part(p: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _map_gradient(module: nn.Module, positive: Tensor, negative: Tensor, whole: bool = False) -> Tensor:
-    """|dL/dz| (P + N,) of the rare class in a map of P positives and N negatives of given logits; the other class keeps
-    its prior. ``whole``: as ``gradients_in_a_map`` says, instead of elements that have nothing to do with each other."""
+    """|dL/dz| (P + N,) of the rare class in a map with the given logits of P positives and N negatives; the other class keeps
+    its prior. ``whole``: the map of ``gradients_in_a_map`` instead of independent elements."""
     info = EXAMPLE_MAP
     z = torch.cat([positive, negative])
     logits = torch.full(
@@ -163,7 +163,8 @@ def _map_gradient(module: nn.Module, positive: Tensor, negative: Tensor, whole: 
 def configured_curves(
     losses: Mapping[str, Callable[[MapInfo], MapLoss]],
 ) -> tuple[list[Curve], dict[str, str]]:
-    """The curves of all losses that have one, and why the others have none; curves nearer than a line's width are one.
+    """The curves of all losses that have one, and the reason for each that has none. Losses whose curves differ by less than the
+    width of a line share one.
 
     Args:
         losses: factories by name, in the order in which they are drawn.

@@ -1,4 +1,4 @@
-"""One picture of what several detectors find in the same images, for a README or a paper."""
+"""One picture of the detections of several detectors in the same images, for a README or a paper."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from afl.tracking import Picture
 def draw_gallery(galleries: Sequence[Gallery]) -> Figure:
     """A row for each image: ground truth, then each run's detections with a score of at least ``SCORE``.
 
-    Boxes have the colour of their class's frequency group; a broken line is a detection without an object of its class.
+    Boxes have the colour of their class's frequency group; a broken line marks a detection without an object of its class.
 
     Args:
         galleries: one for each column, with the same images in the same order.
@@ -47,7 +47,7 @@ def draw_gallery(galleries: Sequence[Gallery]) -> Figure:
             for row, picture in zip(axes, gallery.pictures, strict=True):
                 _show(row[column], picture)
                 right = correct(picture)
-                # What is wrong lies below what is right.
+                # Wrong detections are drawn first, below the right ones.
                 for k in np.lexsort((picture.found_scores, right)):
                     if picture.found_scores[k] >= SCORE:
                         group = gallery.groups[int(picture.found_labels[k])]
@@ -70,7 +70,7 @@ def _show(axis: Axes, picture: Picture) -> None:
 
 def _box(axis: Axes, box: np.ndarray, color: str, right: bool) -> None:
     x1, y1, x2, y2 = box.tolist()
-    # A white line below keeps the colour of what is right apart from whatever the image has there.
+    # A white line below keeps the colour of a right detection visible on any image.
     for width, edge in ((2.0, "white"), (1.2, color)) if right else ((0.8, color),):
         line = "-" if right else (0, (3, 1.5))
         axis.add_patch(

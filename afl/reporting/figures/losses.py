@@ -65,8 +65,8 @@ def draw_family() -> Figure:
 
 
 def draw_all(curves: Sequence[Curve]) -> Figure:
-    """A panel for each curve, with the first one's as a dotted line, on an axis of square roots, which keeps small gradients
-    apart where another is large."""
+    """A panel for each curve, with the first curve as a dotted line. The axis shows square roots, which keep small gradients apart
+    even if another one is large."""
     shared = [f"{curve.names[0]}: also {', '.join(curve.names[1:])}." for curve in curves if curve.names[1:]]
     names = [curve.names[0] + " *" * (len(curve.names) > 1) for curve in curves]
     title = f"One element at the first step, class weight 5, IoU {EXAMPLE_OVERLAP} ({RECONSTRUCTION})"
@@ -88,8 +88,8 @@ def _root(values: np.ndarray) -> np.ndarray:
 
 
 def draw_gradients_in_a_map(losses: Mapping[str, Callable[[MapInfo], MapLoss]]) -> Figure:
-    """``gradients_in_a_map`` of each loss, one panel each, with cross-entropy's. Where a line is missing it is below the axis,
-    or nothing is learnt."""
+    """``gradients_in_a_map`` of each loss, one panel each, with cross-entropy's. A missing part of a line is below the axis or
+    has no gradient."""
     p = (np.arange(MAP_BINS) + 0.5) / MAP_BINS
     panels = {
         name: [np.where(mean > 0, mean, np.nan) for mean in gradients_in_a_map(loss)]
@@ -152,7 +152,7 @@ def _used(figure: Figure) -> list[Axes]:
 
 
 def draw_gate() -> Figure:
-    """The gate of AFL from fresh to mature: against p of a positive, and as what it makes of a gradient."""
+    """The gate of AFL from fresh to mature: against p of a positive, and the gradient that it lets through."""
     sizes = torch.linspace(0, 6, 121, dtype=torch.float64)
     kappas = {1.0: (BLACK, "-"), 0.5: (BLUE, "--"), 0.25: (GREEN, "-."), 0.0: (ORANGE, ":")}
     with styled():
@@ -194,13 +194,13 @@ def draw_gate() -> Figure:
 def draw_class_weights(counts: Sequence[int], dataset: str, cap: float = 5.0, beta: float = 0.999) -> Figure:
     """Class-balanced weight against instances of a class.
 
-    Left by beta and uncapped, for classes of 1 to 10,000 instances of which the most frequent has weight 1. Right as the
-    arms weigh the classes of one data set.
+    On the left by beta and without a cap, for classes of 1 to 10,000 instances of which the most frequent has weight 1. On the
+    right the weights that the losses give to the classes of one data set.
 
     Args:
         counts: (C,) instances of that data set's classes.
         dataset: its name.
-        cap, beta: of the arms.
+        cap, beta: those of the losses.
     """
     every = torch.unique(torch.logspace(0, 4, 200, dtype=torch.float64).round())
     lines = {

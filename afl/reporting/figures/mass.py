@@ -20,7 +20,7 @@ def draw_gradient_mass(records: Sequence[Record]) -> dict[str, Figure]:
     detector, one line for each of FL, CBL and AFL, mean over seeds.
 
     Returns:
-        Figures by ``DATASET-DETECTOR``; empty where no finished record of these losses has gradient dynamics.
+        Figures by ``DATASET-DETECTOR``; empty if no finished record of these losses has gradient dynamics.
     """
     cells: dict[str, dict[str, list[dict[str, list[float]]]]] = {}
     for record in one_per_cell(records, None).values():
@@ -79,12 +79,12 @@ def _mass_figure(place: str, losses: Mapping[str, Sequence[Mapping[str, list[flo
 
 
 def _mean_over_runs(runs: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
-    """Middle of each part of the training in percent, and the mean over runs there; runs of different schedules may have
-    different numbers of parts, and the longest says where."""
+    """Middle of each part of the training in percent, and the mean over runs at it. Runs of different schedules may have
+    different numbers of parts; all are read at the parts of the longest."""
     longest = max(len(run) for run in runs)
     middles = [(np.arange(len(run)) + 0.5) / len(run) * 100 for run in runs]
     progress = (np.arange(longest) + 0.5) / longest * 100
     values = [np.interp(progress, middle, run) for middle, run in zip(middles, runs, strict=True)]
-    # A group without any gradient in a part has no place on a logarithmic axis.
+    # A group without a gradient cannot be drawn on a logarithmic axis.
     mean = np.mean(values, 0)
     return progress, np.where(mean > 0, mean, np.nan)

@@ -57,5 +57,5 @@ def save_as(figure: Figure, path: Path) -> None:
 
 
 def with_reconstruction(title: str, losses: object) -> str:
-    """The title; where one of the losses is a form of AFL, with the note that it is a reconstruction."""
+    """The title, with a note that AFL is a reconstruction if one of the losses is a form of it."""
     return f"{title} ({RECONSTRUCTION})" if any("afl" in loss for loss in losses) else title

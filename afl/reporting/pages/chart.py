@@ -16,7 +16,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator
 
 # Light and dark. s0 to s7 tell losses apart, sx is for further losses; r, c and f are frequency groups.
 PALETTE = {
@@ -65,7 +65,7 @@ class Chart:
         height: int = 230,
         left: float = LEFT,
     ) -> None:
-        self.title = title
+        self.title, self.width = title, width
         self._notes: dict[str, tuple[str, Sequence[str]]] = {}
         with matplotlib.rc_context(STYLE):
             self.figure = Figure(figsize=(width / 72, height / 72))
@@ -89,12 +89,14 @@ class Chart:
     def span(self, axis: str, low: float, high: float, log: bool = False) -> None:
         """Set the ends of the axis ``x`` or ``y``, with ticks at 1, 2 and 5 times powers of ten."""
         own = getattr(self.axis, f"{axis}axis")
+        even = MaxNLocator(5, steps=(1, 2, 5, 10))
         if log:
             getattr(self.axis, f"set_{axis}scale")("log")
-            own.set_major_locator(LogLocator(subs=(1, 2, 5)) if high / low < 100 else LogLocator(numticks=7))
             self.axis.minorticks_off()
+        if not log or high / low < 5:
+            own.set_major_locator(FixedLocator(even.tick_values(low, high)) if log else even)
         else:
-            own.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
+            own.set_major_locator(LogLocator(subs=(1, 2, 5)) if high / low < 100 else LogLocator(numticks=7))
         own.set_major_formatter("{x:g}")
         getattr(self.axis, f"set_{axis}lim")(low, high)
 

@@ -1,4 +1,4 @@
-"""A data set in one page: how often its classes occur, how large its objects are, what it looks like."""
+"""A data set in one page: frequency of its classes, sizes of its objects, some images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from afl.reporting.pages.pictures import truth_boxes
 from afl.tracking import Picture
 
 BINS = 24
-LOWEST = 0.8  # objects: where the logarithmic axis starts
+LOWEST = 0.8  # objects; the logarithmic axis starts here
 MOST_COUNTED = 40  # with more objects in an image, dots would touch
 MOST_LISTED = 400
 MOST_NAMED = 80  # classes; with more, a bar is narrower than a letter
@@ -24,11 +24,11 @@ MOST_NAMED = 80  # classes; with more, a bar is narrower than a letter
 
 @dataclass(frozen=True)
 class Split:
-    """What is counted of a split.
+    """Facts of a split.
 
     Attributes:
         name: ``train`` or ``val``.
-        source: where it was read from.
+        source: files that it was read from.
         images: their number.
         sides: (N, 2) height and width.
         boxes, labels: (A, 4) xyxy and (A,), without crowd regions and difficult objects.
@@ -116,9 +116,10 @@ def _classes(
 def _class_bars(
     names: Sequence[str], groups: Sequence[str], counts: np.ndarray, notes: Sequence[str]
 ) -> Chart:
-    """A bar for each class, with its name along it where there is room for one."""
+    """A bar for each class, with its name along it if there is room."""
+    width = min(max(330, 56 + 34 * len(names)), 1040)
     chart = Chart(
-        "Training objects of each class", "classes by falling frequency", "training objects", 1040, 260
+        "Training objects of each class", "classes by falling frequency", "training objects", width, 260
     )
     chart.span("y", LOWEST, max(float(counts.max()) * 1.2, 10.0), log=True)
     chart.axis.set_xlim(-0.5, len(names) - 0.5)

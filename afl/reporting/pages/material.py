@@ -1,4 +1,4 @@
-"""What a report is made of, and how its arms are named and coloured."""
+"""The material of a report, and the colours of its losses."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from afl.reporting.table import Table
 from afl.tracking import FINISHED, Picture, Record
 
 SHOWN_STYLES = 8
-# These arms have the same colours in every table, whether it has all of them or not.
+# These losses have the same colours in every table, even if it lacks some of them.
 FOREMOST = ("afl", "cbl", "cbfl")
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Some validation images of a data set as one run sees them.
+    """Some validation images of a data set with the detections of one run.
 
     Attributes:
         record: of the run.
@@ -37,10 +37,10 @@ class Material:
 
     Attributes:
         tables: at least one.
-        instances: by data set, training instances by class name; a data set that is not here has none.
+        instances: by data set, training instances by class name. Data sets that are not on this machine are left out.
         curves: lines of ``metrics.jsonl`` by run key.
-        galleries: of the runs whose detections and images are here.
-        missing: what could not be had, and how to get it, in sentences.
+        galleries: of the runs whose detections and images are on this machine.
+        missing: sentences that say what could not be read, and how to get it.
     """
 
     tables: Sequence[Table]
@@ -51,7 +51,7 @@ class Material:
 
     @property
     def main(self) -> Table:
-        """The table that everything but the figures themselves is drawn for: the first."""
+        """The first table. All charts but those of the differences are drawn for it."""
         return self.tables[0]
 
     def records(self, table: Table, dataset: str, detector: str, loss: str) -> list[Record]:
@@ -61,7 +61,7 @@ class Material:
 
 
 def styles(spec: TableSpec) -> dict[str, str]:
-    """The colour class of every loss of a table: grey for the baseline, a colour of their own for the ``FOREMOST``."""
+    """The colour of every loss of a table: grey for the baseline, fixed colours for the ``FOREMOST``."""
     kept = [loss for loss in FOREMOST if loss != spec.baseline]
     ordered = [
         *([spec.baseline] if spec.baseline else []),

@@ -66,7 +66,7 @@ class Photos:
 
 
 def data_uri(pixels: np.ndarray) -> str:
-    """(H, W, 3) uint8 RGB as a ``data:`` address: PNG where it is small, else JPEG of at most ``PHOTO_SIDE`` pixels."""
+    """(H, W, 3) uint8 RGB as a ``data:`` address: PNG if it is small, else JPEG of at most ``PHOTO_SIDE`` pixels."""
     scale = PHOTO_SIDE / max(pixels.shape[:2])
     if scale < 1:
         size = tuple(max(1, round(side * scale)) for side in pixels.shape[1::-1])

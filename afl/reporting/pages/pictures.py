@@ -1,4 +1,4 @@
-"""Validation images as the detectors see them."""
+"""Validation images with the detections of the detectors."""
 
 from __future__ import annotations
 

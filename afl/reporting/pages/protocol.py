@@ -24,7 +24,7 @@ ENVIRONMENT = (
 
 
 def protocol_section(material: Material) -> Section:
-    """Protocol and environment, all values where runs differ, then a line for each run."""
+    """Protocol and environment, with all values if runs differ, then a line for each run."""
     tables = []
     for found in material.tables:
         records = [r for r in found.cells.values() if r is not None and r.status == FINISHED]

@@ -28,7 +28,7 @@ def report(material: Material) -> str:
         if record is not None and record.status == FINISHED
     }
     if not runs:
-        raise ValueError("there is no finished run to report on")
+        raise ValueError("no table has a finished run to report on")
     sections = [
         *(results_section(table) for table in material.tables),
         frequency_section(material),

@@ -9,13 +9,13 @@ from afl.reporting.pages.chart import Chart, extent
 from afl.reporting.pages.material import Material, styles
 from afl.reporting.pages.page import Section
 
-# Figures of ``metrics.jsonl`` that are drawn where a run has them at more than one step.
+# Figures of ``metrics.jsonl`` that are drawn if a run has them at more than one step.
 CURVES = {"loss/total": "total loss", "gradient_norm": "gradient norm", "val/AP": "AP on validation"}
 MOST_POINTS = 150
 
 
 def curves_section(material: Material) -> Section | None:
-    """What the first seed of each cell logged while it trained."""
+    """The curves that the first seed of each cell logged during training."""
     found, style = material.main, styles(material.main.spec)
     shown: dict[str, list[Chart]] = {}
     used = set()

@@ -1,4 +1,4 @@
-"""Which classes a loss moves."""
+"""The classes whose AP a loss changes most."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def classes(own: pd.DataFrame, detectors: Sequence[str], losses: Sequence[str]) 
         own: the long table of one data set.
 
     Returns:
-        Rows (name, group), columns (loss, seed); NaN where a detector has no AP of the class; ``group`` is empty where it
+        Rows (name, group), columns (loss, seed); NaN if a detector has no AP of the class; ``group`` is empty if it
         changes with the seed. Classes that one of the losses has at no seed are left out.
     """
     own = own[own.loss.isin(losses) & own.detector.isin(detectors)]
@@ -32,7 +32,7 @@ def classes(own: pd.DataFrame, detectors: Sequence[str], losses: Sequence[str]) 
 
 
 def most_moved(found: pd.DataFrame, baseline: str, shown: int) -> pd.DataFrame:
-    """The ``shown`` classes that some loss moves farthest from the baseline, and below them the mean over all others."""
+    """The ``shown`` classes whose AP some loss moves farthest from the baseline, and below them the mean over all others."""
     losses = found.columns.unique("loss")
 
     def distance(row: pd.Series) -> float:

@@ -1,4 +1,4 @@
-"""How much a table changes by chance, and how sure the differences between its losses are."""
+"""The noise of a table over seeds, and the differences between its losses with their uncertainty."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def noise(table: Table) -> pd.DataFrame:
         spread^2 = sum over losses and seeds of (x - mean of the loss)^2 / sum over losses of (n - 1)
         paired^2 = the same of the differences to the baseline by seed
 
-    A loss alone has three to five seeds, too few for its own standard deviation.
+    A single loss has three to five seeds, which are too few for a standard deviation of its own.
 
     Returns:
-        By row (data set, detector) and metric: ``spread`` and ``paired``, NaN where no loss has two seeds, and ``freedom``, the
+        By row (data set, detector) and metric: ``spread`` and ``paired``, NaN if no loss has two seeds, and ``freedom``, the
         degrees of freedom of ``spread``.
     """
     wide = _by_loss(table)
@@ -36,7 +36,7 @@ def noise(table: Table) -> pd.DataFrame:
 
 
 def pooled_deviation(columns: pd.DataFrame) -> tuple[float, int]:
-    """Standard deviation within the columns and its degrees of freedom; NaN and 0 where no column has two values."""
+    """Standard deviation within the columns and its degrees of freedom; NaN and 0 if no column has two values."""
     freedom = int((columns.count() - 1).clip(lower=0).sum())
     squares = float(((columns - columns.mean()) ** 2).sum().sum())
     return (math.sqrt(squares / freedom) if freedom else math.nan), freedom
@@ -87,14 +87,14 @@ def contrasts(table: Table, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str,
 
 
 def family(table: Table, loss: str) -> tuple[list[tuple[str, str]], str | None]:
-    """The contrasts of ``loss`` that are reported of every table: to the baseline, to class-balanced focal loss in both
-    normalisations, to deferred weights and to the best other loss, as far as the table has them.
+    """The contrasts of ``loss`` that are reported for every table: to the baseline, to class-balanced focal loss in both
+    normalisations, to deferred weights and to the best other loss, if the table has them.
 
     The best other loss has the highest mean of the table's first metric, over the seeds that all losses have, among the losses that
     are not AFL. It is chosen by the same records, which favours it.
 
     Returns:
-        Pairs (loss, other loss), and the best other loss; None where no seed has all losses.
+        Pairs (loss, other loss), and the best other loss; None if no seed has all losses.
 
     Raises:
         ValueError: the table does not have the loss.

@@ -1,4 +1,4 @@
-"""What the gradients of positives and AFL's gate do over the training."""
+"""Gradients of positives and AFL's gate over the training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def push_ratios(found: pd.DataFrame, losses: Sequence[str], baseline: str) -> pd
     S is the mean over the logged steps of a part of the training, summed over a detector's maps, before the normaliser.
 
     Returns:
-        Rows (detector, loss, part), columns r, c, f and ``step``, the last step of the part; NaN where the baseline's positives
+        Rows (detector, loss, part), columns r, c, f and ``step``, the last step of the part; NaN if the baseline's positives
         have no gradient.
     """
     own = found[found.metric == "positive"]
@@ -62,7 +62,7 @@ def push_over_training(found: pd.DataFrame, losses: Sequence[str], baseline: str
 
 
 def gate_opening(found: pd.DataFrame, loss: str) -> pd.DataFrame:
-    """Kappa of AFL's gate around each quarter of the training, mean over seeds and maps; 1 is shut, 0 is open.
+    """Kappa of AFL's gate near each quarter of the training, mean over seeds and maps: 1 is closed, 0 is open.
 
     Records keep means over tenths of the training; a quarter takes the tenth whose last step is nearest.
 

@@ -1,4 +1,4 @@
-"""Which of AFL's free choices its search selects, and how well training images are fitted."""
+"""The search for AFL's defaults, and the fit of the training images."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def _level(scores: Mapping[str, pd.Series], start: str, factor: str, arm: str) -
 def fit(
     found: pd.DataFrame, on_training_images: Mapping[str, Mapping], losses: Sequence[str], metric: str
 ) -> pd.DataFrame:
-    """How well the training images are fitted, beside the validation images.
+    """AP on the training images and on the validation images.
 
-    A class that is poor on both was not learnt, for which a loss can be the reason. A class that is good on training images
-    alone was learnt and does not generalise, which no weight on its gradient changes.
+    A class with a low AP on both was not learnt, possibly because of the loss. A class with a high AP on training images alone
+    was learnt but does not generalise, which no weight on its gradient changes.
 
     Args:
         on_training_images: metrics by run key.
