@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from afl.losses.target import PADDING, ClassificationTarget
+from afl.losses.target import ClassificationTarget
 from detectors.boxes import (
     aligned_giou,
     aligned_iou,
@@ -30,11 +30,10 @@ from detectors.boxes import (
     box_area,
     cells_inside,
     masked_sum,
-    nonzero_padded,
 )
 from detectors.contract import ClassCounts, Detections, LossFactory, Outputs, Targets
-from detectors.fpn import FeaturePyramid
-from detectors.heads import Tower, as_map, normal_init, prior_bias
+from detectors.dense import Positives, pyramid_and_towers
+from detectors.heads import as_map, normal_init, prior_bias
 from detectors.heatmap import cell_centres
 from detectors.normalizer import mean_over_ranks
 from detectors.postprocess import detect_on_levels, rows_of_images
@@ -91,16 +90,15 @@ class FCOS(nn.Module):
         self.nms_iou, self.max_detections = nms_iou, max_detections
         self.loss_weights = {"classification": 1.0, "box": box_weight, "centerness": centerness_weight}
         self.backbone = backbone
-        self.pyramid = FeaturePyramid(
-            in_channels=backbone.channels,
+        self.pyramid, self.class_tower, self.box_tower = pyramid_and_towers(
+            backbone,
             strides=self.strides,
             channels=channels,
+            tower_depth=tower_depth,
+            norm=norm,
+            pyramid_batch_norm=pyramid_batch_norm,
             extra_from="pyramid",
-            batch_norm=pyramid_batch_norm,
         )
-        levels = len(self.strides)
-        self.class_tower = Tower(channels=channels, depth=tower_depth, norm=norm, levels=levels)
-        self.box_tower = Tower(channels=channels, depth=tower_depth, norm=norm, levels=levels)
         self.class_layer = normal_init(
             nn.Conv2d(channels, self.num_classes, 3, padding=1), bias=prior_bias(prior)
         )
@@ -179,37 +177,22 @@ class FCOS(nn.Module):
         return lower, torch.where(strides == self.strides[-1], math.inf, reach)
 
     @torch.no_grad()
-    def assign(self, outputs: Outputs, targets: Targets) -> tuple[ClassificationTarget, Tensor, Tensor]:
-        """Match cells with objects.
-
-        Returns:
-            The map's target; positions (P,) of the positives in the flattened (B * A) cells, padded; and the box
-            (P, 4) that each of them stands for.
-        """
+    def assign(self, outputs: Outputs, targets: Targets) -> tuple[ClassificationTarget, Positives]:
+        """The map's target, and the cells that stand for an object."""
         match, _ = self.match(outputs, targets)
         (batch, num_cells), count = match.shape, targets.labels.shape[1]
         # An open interval of 2 r strides holds at most ceil(2 r) cell centres.
         most = count * math.ceil(2 * self.center_radius) ** 2 * len(self.strides)
-        location = nonzero_padded((match >= 0).flatten(), batch * min(num_cells, most))
-        at = location.clamp(min=0)
-        image = torch.div(at, num_cells, rounding_mode="floor")
-        slot = image * count + match.flatten()[at].clamp(min=0)
-        boxes = targets.boxes.flatten(0, 1)[slot]
-        ignored = (match < 0) & cells_inside(targets.boxes, targets.ignored_boxes, outputs["points"])
-        label = targets.labels.flatten()[slot]
-        target = ClassificationTarget(
+        positives = Positives.of(match, targets, most=batch * min(num_cells, most))
+        target = positives.target(
+            targets,
             num_classes=self.num_classes,
-            image=torch.arange(batch, device=match.device).repeat_interleave(num_cells),
-            num_images=batch,
-            positive=torch.where(location >= 0, at * self.num_classes + label, PADDING),
-            ignored=ignored.flatten(),
-            verified=targets.verified,
-            overlap=aligned_iou(self._boxes_at(outputs, location), boxes)
+            ignored=(match < 0) & cells_inside(targets.boxes, targets.ignored_boxes, outputs["points"]),
+            overlap=aligned_iou(self._boxes(outputs, positives), positives.boxes)
             if self.classification["classification"].uses_overlap
             else None,
-            object=torch.where(location >= 0, slot, PADDING),
         )
-        return target, location, boxes
+        return target, positives
 
     def assignment_statistics(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
         """Objects that nothing is learnt from: scalar counts over the batch.
@@ -232,27 +215,26 @@ class FCOS(nn.Module):
 
     def losses(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
         """``classification``, ``box`` and ``centerness``, each divided by the number of positive cells."""
-        target, location, boxes = self.assign(outputs, targets)
+        target, positives = self.assign(outputs, targets)
         normalizer = mean_over_ranks(target.num_positives())
-        at, present = location.clamp(min=0), location >= 0
-        points = outputs["points"][at % outputs["points"].shape[0]]
-        box = masked_sum(1 - aligned_giou(self._boxes_at(outputs, location), boxes), present) / normalizer
+        distance = 1 - aligned_giou(self._boxes(outputs, positives), positives.boxes)
+        box = masked_sum(distance, positives.present) / normalizer
         centerness = F.binary_cross_entropy_with_logits(
-            rows_at(outputs["centerness"].flatten(), location, distinct=True),
-            box_centerness(points, boxes),
+            rows_at(outputs["centerness"].flatten(), positives.location, distinct=True),
+            box_centerness(outputs["points"][positives.place], positives.boxes),
             reduction="none",
         )
-        centerness = masked_sum(centerness, present) / normalizer
+        centerness = masked_sum(centerness, positives.present) / normalizer
         localization = self.loss_weights["box"] * box + self.loss_weights["centerness"] * centerness
         classification = self.classification["classification"](
             outputs["logits"].flatten(0, 1), target, normalizer, localization=localization.detach()
         )
         return {"classification": classification, "box": box, "centerness": centerness}
 
-    def _boxes_at(self, outputs: Outputs, location: Tensor) -> Tensor:
-        """Boxes (P, 4) predicted at padded positions (P,) of the flattened (B * A) cells."""
-        cell = location.clamp(min=0) % outputs["points"].shape[0]
-        distances = rows_at(outputs["distances"].flatten(0, 1), location, distinct=True)
+    def _boxes(self, outputs: Outputs, positives: Positives) -> Tensor:
+        """Boxes (P, 4) predicted at the positives."""
+        distances = rows_at(outputs["distances"].flatten(0, 1), positives.location, distinct=True)
+        cell = positives.place
         return boxes_from_distances(outputs["points"][cell], outputs["strides"][cell], distances)
 
     @torch.no_grad()

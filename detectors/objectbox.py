@@ -42,8 +42,8 @@ from afl.losses.contract import MapInfo
 from afl.losses.target import PADDING, ClassificationTarget
 from detectors.boxes import aligned_iou, cells_inside, masked_sum, nonzero_padded
 from detectors.contract import ClassCounts, Detections, LossFactory, Outputs, Targets
-from detectors.fpn import FeaturePyramid
-from detectors.heads import Tower, as_map, normal_init, prior_bias
+from detectors.dense import pyramid_and_towers
+from detectors.heads import as_map, normal_init, prior_bias
 from detectors.normalizer import mean_over_ranks
 from detectors.postprocess import detect_on_levels, rows_of_images
 from detectors.rows import rows_at
@@ -125,17 +125,17 @@ class ObjectBox(nn.Module):
         self.nms_iou, self.max_detections = nms_iou, max_detections
         self.loss_weights = {"objectness": 1.0, "class": class_weight, "box": box_weight}
         self.backbone = backbone
-        self.pyramid = FeaturePyramid(
-            in_channels=backbone.channels,
+        self.pyramid, self.class_tower, self.box_tower = pyramid_and_towers(
+            backbone,
             strides=self.strides,
             channels=channels,
-            batch_norm=pyramid_batch_norm,
+            tower_depth=tower_depth,
+            norm=norm,
+            pyramid_batch_norm=pyramid_batch_norm,
         )
         if class_prior is None:
             class_prior = min(0.6 / (self.num_classes - 0.39), 0.3)
         levels = len(self.strides)
-        self.class_tower = Tower(channels=channels, depth=tower_depth, norm=norm, levels=levels)
-        self.box_tower = Tower(channels=channels, depth=tower_depth, norm=norm, levels=levels)
         self.last_class_layers = _layers(levels, channels, self.num_classes, bias=prior_bias(class_prior))
         self.last_objectness_layers = _layers(levels, channels, 1, bias=prior_bias(prior))
         self.box_layers = _layers(levels, channels, 4)

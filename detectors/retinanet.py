@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from afl.losses.target import PADDING, ClassificationTarget
+from afl.losses.target import ClassificationTarget
 from detectors.anchors import (
     BETWEEN,
     anchors_in_ignored,
@@ -24,10 +24,10 @@ from detectors.anchors import (
     grid_anchors,
     match_anchors,
 )
-from detectors.boxes import aligned_iou, masked_sum, nonzero_padded
+from detectors.boxes import aligned_iou, masked_sum
 from detectors.contract import ClassCounts, Detections, LossFactory, Outputs, Targets
-from detectors.fpn import FeaturePyramid
-from detectors.heads import Tower, as_map, normal_init, prior_bias
+from detectors.dense import Positives, pyramid_and_towers
+from detectors.heads import as_map, normal_init, prior_bias
 from detectors.normalizer import mean_over_ranks
 from detectors.postprocess import detect_on_levels, rows_of_images
 from detectors.rows import rows_at
@@ -78,20 +78,18 @@ class RetinaNet(nn.Module):
         self.nms_iou, self.max_detections = nms_iou, max_detections
         self.loss_weights = {"classification": 1.0, "box": box_weight}
         self.backbone = backbone
-        self.pyramid = FeaturePyramid(
-            in_channels=backbone.channels,
+        self.pyramid, self.class_tower, self.box_tower = pyramid_and_towers(
+            backbone,
             strides=self.strides,
             channels=channels,
-            extra_from="backbone",
-            batch_norm=pyramid_batch_norm,
+            tower_depth=tower_depth,
+            norm=norm,
+            pyramid_batch_norm=pyramid_batch_norm,
         )
         for i, s in enumerate(self.strides):
             base = base_anchors(anchor_size * s, anchor_ratios, anchor_scales)
             self.register_buffer(f"base_anchors_{i}", base, persistent=False)
         per_cell = len(anchor_ratios) * len(anchor_scales)
-        levels = len(self.strides)
-        self.class_tower = Tower(channels=channels, depth=tower_depth, norm=norm, levels=levels)
-        self.box_tower = Tower(channels=channels, depth=tower_depth, norm=norm, levels=levels)
         self.class_layer = normal_init(
             nn.Conv2d(channels, per_cell * self.num_classes, 3, padding=1), bias=prior_bias(prior)
         )
@@ -120,53 +118,39 @@ class RetinaNet(nn.Module):
         }
 
     @torch.no_grad()
-    def assign(self, outputs: Outputs, targets: Targets) -> tuple[ClassificationTarget, Tensor, Tensor]:
-        """Match anchors with objects.
-
-        Returns:
-            The map's target; positions (P,) of the positives in the flattened (B * A) anchors, padded; and the box
-            (P, 4) that each of them stands for.
-        """
+    def assign(self, outputs: Outputs, targets: Targets) -> tuple[ClassificationTarget, Positives]:
+        """The map's target, and the anchors that stand for an object."""
         anchors = outputs["anchors"]
-        batch, count = targets.labels.shape
-        num_anchors = anchors.shape[0]
         match, overlap = match_anchors(anchors, targets.boxes, targets.valid)
         ignored = (match == BETWEEN) | (
             (match < 0) & anchors_in_ignored(anchors, targets.boxes, targets.ignored_boxes)
         )
-        location = nonzero_padded((match >= 0).flatten(), batch * num_anchors)
-        at = location.clamp(min=0)
-        image = torch.div(at, num_anchors, rounding_mode="floor")
-        slot = image * count + match.flatten()[at].clamp(min=0)
-        label = targets.labels.flatten()[slot]
-        target = ClassificationTarget(
+        positives = Positives.of(match, targets, most=match.numel())
+        target = positives.target(
+            targets,
             num_classes=self.num_classes,
-            image=torch.arange(batch, device=anchors.device).repeat_interleave(num_anchors),
-            num_images=batch,
-            positive=torch.where(location >= 0, at * self.num_classes + label, PADDING),
-            ignored=ignored.flatten(),
-            verified=targets.verified,
-            overlap=self._overlap(outputs, at, targets.boxes.flatten(0, 1)[slot])
+            ignored=ignored,
+            overlap=self._overlap(outputs, positives)
             if self.classification["classification"].uses_overlap
             else None,
-            object=torch.where(location >= 0, slot, PADDING),
             location_overlap=overlap.flatten(),
         )
-        return target, location, targets.boxes.flatten(0, 1)[slot]
+        return target, positives
 
-    def _overlap(self, outputs: Outputs, at: Tensor, boxes: Tensor) -> Tensor:
-        anchors = outputs["anchors"][at % outputs["anchors"].shape[0]]
-        return aligned_iou(decode_deltas(anchors, outputs["deltas"].flatten(0, 1)[at].float()), boxes)
+    def _deltas(self, outputs: Outputs, positives: Positives) -> Tensor:
+        return rows_at(outputs["deltas"].flatten(0, 1), positives.location, distinct=True)
+
+    def _overlap(self, outputs: Outputs, positives: Positives) -> Tensor:
+        found = decode_deltas(outputs["anchors"][positives.place], self._deltas(outputs, positives))
+        return aligned_iou(found, positives.boxes)
 
     def losses(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
         """``classification`` and ``box``, each divided by the number of positive anchors."""
-        target, location, boxes = self.assign(outputs, targets)
+        target, positives = self.assign(outputs, targets)
         normalizer = mean_over_ranks(target.num_positives())
-        at = location.clamp(min=0)
-        anchors = outputs["anchors"][at % outputs["anchors"].shape[0]]
-        predicted = rows_at(outputs["deltas"].flatten(0, 1), location, distinct=True)
-        distance = (predicted - encode_deltas(anchors, boxes)).abs()
-        box = masked_sum(distance, (location >= 0).unsqueeze(1)) / normalizer
+        wanted = encode_deltas(outputs["anchors"][positives.place], positives.boxes)
+        distance = (self._deltas(outputs, positives) - wanted).abs()
+        box = masked_sum(distance, positives.present.unsqueeze(1)) / normalizer
         logits = outputs["logits"].flatten(0, 1)
         classification = self.classification["classification"](
             logits, target, normalizer, localization=box.detach()

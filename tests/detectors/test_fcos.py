@@ -10,7 +10,7 @@ from torchvision.models.detection import FCOS as TorchvisionFCOS
 from torchvision.models.detection import FCOS_ResNet50_FPN_Weights
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-import detectors.fcos
+import detectors.dense
 from afl.losses import ClassificationLoss
 from afl.losses.target import PADDING
 from detectors.backbone import ResNetBackbone, TinyBackbone
@@ -176,7 +176,8 @@ def test_assignment_equals_a_loop_over_cells_and_objects(radius, reach):
     ignored = [torch.rand(len(b), generator=generator) < 0.3 for b in boxes]
     targets = make_targets(boxes, labels, ignored, size=(64, 64))
     outputs = model(torch.zeros(2, 3, 64, 64))
-    target, location, chosen = model.assign(outputs, targets)
+    target, positives = model.assign(outputs, targets)
+    location, chosen = positives.location, positives.boxes
 
     positive, in_ignored, without, covered = {}, set(), 0, 0
     points, strides = outputs["points"].tolist(), outputs["strides"].tolist()
@@ -220,11 +221,11 @@ def test_a_side_on_the_border_of_two_ranges_belongs_to_one_level():
     outputs = model(torch.zeros(1, 3, 96, 96))
     # The cell centre (30, 30) of the first level, and 32 pixels = 8 strides to the farthest side.
     targets = make_targets([[[20.0, 20.0, 62.0, 40.0]]], [[0]])
-    _, location, _ = model.assign(outputs, targets)
+    location = model.assign(outputs, targets)[1].location
     at = (outputs["points"] == torch.tensor([30.0, 30.0])).all(1).nonzero().flatten().tolist()
     # 42 pixels wide, its centre is at (41, 30): move it under the cell by a wider centre.
     wide = small_fcos(center_radius=3.0)
-    _, location, _ = wide.assign(outputs, targets)
+    location = wide.assign(outputs, targets)[1].location
     farthest = (outputs["points"][location][:, 0] - 20).maximum(62 - outputs["points"][location][:, 0])
     assert at[0] in location.tolist()
     assert (farthest[outputs["strides"][location] == 4] <= 32).all()
@@ -305,11 +306,11 @@ def test_padded_positives_as_on_an_accelerator_change_nothing(monkeypatch):
 
     losses, expected = gradients()
     monkeypatch.setattr(
-        detectors.fcos,
+        detectors.dense,
         "nonzero_padded",
         lambda mask, size: torch.nonzero_static(mask, size=size, fill_value=-1).flatten(),
     )
-    assert model.assign(model(images), targets)[1].eq(-1).any()
+    assert model.assign(model(images), targets)[1].location.eq(-1).any()
     padded, found = gradients()
     torch.testing.assert_close(padded, losses)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)

@@ -160,7 +160,8 @@ def test_encode_then_decode_gives_the_boxes_back(name, request, tmp_path):
     found, unmatched = {}, {}
     for number, image in truth.images.items():
         outputs = model(image.pixels)
-        target, location, boxes = model.assign(outputs, image.targets)
+        target, positives = model.assign(outputs, image.targets)
+        location, boxes = positives.location, positives.boxes
         outputs["logits"] = torch.full_like(outputs["logits"], -20.0)
         outputs["logits"].view(-1)[target.positive] = 10.0
         outputs["deltas"] = torch.zeros_like(outputs["deltas"])

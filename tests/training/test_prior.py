@@ -32,7 +32,7 @@ def test_the_fresh_head_gives_the_share_of_positives(small_cell, detector):
             if step == 20:
                 break
             with torch.no_grad():
-                target, _, _ = model.assign(model(normalise(batch.images, True)), targets_of(batch))
+                target, _ = model.assign(model(normalise(batch.images, True)), targets_of(batch))
             positives += int(target.num_positives())
             elements += int((~target.ignored).sum()) * data.train.num_classes
         assert float(model.classification["classification"].prior) == pytest.approx(
