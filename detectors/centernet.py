@@ -27,8 +27,6 @@ from detectors.heatmap import (
     gather_cells,
     heatmap_targets,
     keep_peaks,
-    largest_radius,
-    object_radius,
     owners,
     point_cells,
     top_peaks,
@@ -108,18 +106,16 @@ class CenterNet(nn.Module):
         height, width = outputs["heat"].shape[-2:]
         centre = (targets.boxes[..., :2] + targets.boxes[..., 2:]) / 2
         cells = point_cells(centre, self.stride, height, width)
-        radius = object_radius(targets.boxes, self.stride, self.min_overlap, self.legacy_radius)
         (target,) = heatmap_targets(
-            cells=cells.unsqueeze(0),
-            radius=radius,
-            largest=largest_radius(height, width, self.min_overlap, self.legacy_radius),
-            labels=targets.labels,
-            present=targets.valid,
-            targets=targets,
+            cells.unsqueeze(0),
+            targets.boxes,
+            targets,
             num_classes=self.num_classes,
             height=height,
             width=width,
             stride=self.stride,
+            min_overlap=self.min_overlap,
+            legacy_radius=self.legacy_radius,
         )
         if self.classification["heat"].uses_overlap:
             owner = owners(target, cells, targets.labels, targets.valid, width, height * width)

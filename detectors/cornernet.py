@@ -24,19 +24,16 @@ from afl.losses.target import ClassificationTarget
 from detectors.contract import ClassCounts, Detections, LossFactory, Outputs, Targets
 from detectors.corner_pooling import CORNERS, CornerPooling
 from detectors.fpn import FeaturePyramid
-from detectors.heads import as_map
 from detectors.heatmap import (
     gather_cells,
     heatmap_targets,
     keep_peaks,
-    largest_radius,
-    object_radius,
     offset_loss,
     point_cells,
     top_peaks,
 )
 from detectors.normalizer import mean_over_ranks
-from detectors.point_head import PointHead
+from detectors.point_head import heatmap_losses, losses_of_maps, point_heads
 from detectors.soft_nms import MIN_SCORE, as_detections, soft_suppress
 
 
@@ -104,25 +101,15 @@ class CornerNet(nn.Module):
         self.pooling = nn.ModuleDict(
             {corner: CornerPooling(channels=channels, corner=corner) for corner in CORNERS}
         )
-        self.heads = nn.ModuleDict(
-            {
-                corner: PointHead(
-                    channels=channels,
-                    hidden=head_channels,
-                    num_classes=self.num_classes,
-                    prior=prior,
-                    values={"tag": 1, "offset": 2},
-                    shared=shared_branches,
-                )
-                for corner in CORNERS
-            }
+        self.heads = point_heads(
+            {corner: {"tag": 1, "offset": 2} for corner in CORNERS},
+            channels=channels,
+            hidden=head_channels,
+            num_classes=self.num_classes,
+            prior=prior,
+            shared=shared_branches,
         )
-        self.classification = nn.ModuleDict(
-            {
-                corner: loss(classes.map_info(corner, prior=prior, alpha=alpha, dense_positives=False))
-                for corner in CORNERS
-            }
-        )
+        self.classification = losses_of_maps(loss, classes, CORNERS, prior=prior, alpha=alpha)
 
     def class_layers(self) -> dict[str, list[nn.Conv2d]]:
         """The last layers of each classification map; their bias is the prior."""
@@ -145,20 +132,18 @@ class CornerNet(nn.Module):
     ) -> tuple[dict[str, ClassificationTarget], dict[str, Tensor]]:
         """For each corner its map's target, and the cell (B, M, 2) column, row of each object's corner."""
         height, width = outputs["top_left"].shape[-2:]
-        radius = object_radius(targets.boxes, self.stride, self.min_overlap, self.legacy_radius)
         points = torch.stack([corner_points(targets.boxes, corner) for corner in CORNERS])
         cells = point_cells(points, self.stride, height, width)
         maps = heatmap_targets(
-            cells=cells,
-            radius=radius,
-            largest=largest_radius(height, width, self.min_overlap, self.legacy_radius),
-            labels=targets.labels,
-            present=targets.valid,
-            targets=targets,
+            cells,
+            targets.boxes,
+            targets,
             num_classes=self.num_classes,
             height=height,
             width=width,
             stride=self.stride,
+            min_overlap=self.min_overlap,
+            legacy_radius=self.legacy_radius,
         )
         return dict(zip(CORNERS, maps, strict=True)), dict(zip(CORNERS, cells, strict=True))
 
@@ -181,17 +166,8 @@ class CornerNet(nn.Module):
         pull, push = pull_and_push(*tags, valid)
         images = mean_over_ranks(valid.any(1).sum())
         terms = {"pull": pull.sum() / images, "push": push.sum() / images, "offset": offset}
-        # Each map gets its part of the rest, so that all maps together are set against the whole of it.
-        rest = sum(self.loss_weights[name] * value.detach() for name, value in terms.items()) / len(CORNERS)
-        heat = {
-            corner: self.classification[corner](
-                as_map(outputs[corner], self.num_classes).flatten(0, 1),
-                maps[corner],
-                mean_over_ranks(maps[corner].num_positives()),
-                localization=rest,
-            )
-            for corner in CORNERS
-        }
+        rest = sum(self.loss_weights[name] * value.detach() for name, value in terms.items())
+        heat = heatmap_losses(self.classification, outputs, maps, rest)
         return heat | terms
 
     @torch.no_grad()

@@ -38,19 +38,16 @@ from detectors.extreme_grouping import (
     suppress_ghosts,
 )
 from detectors.fpn import FeaturePyramid
-from detectors.heads import as_map
 from detectors.heatmap import (
     gather_cells,
     heatmap_targets,
     keep_peaks,
-    largest_radius,
-    object_radius,
     offset_loss,
     point_cells,
     top_peaks,
 )
 from detectors.normalizer import mean_over_ranks
-from detectors.point_head import PointHead
+from detectors.point_head import heatmap_losses, losses_of_maps, point_heads
 from detectors.soft_nms import as_detections, soft_suppress
 
 EXTREMES = ("top", "left", "bottom", "right")
@@ -117,25 +114,15 @@ class ExtremeNet(nn.Module):
         self.pyramid = FeaturePyramid(
             in_channels=backbone.channels, strides=(stride,), channels=channels, batch_norm=pyramid_batch_norm
         )
-        self.heads = nn.ModuleDict(
-            {
-                name: PointHead(
-                    channels=channels,
-                    hidden=head_channels,
-                    num_classes=self.num_classes,
-                    prior=prior,
-                    values={"offset": 2} if name in EXTREMES else {},
-                    shared=shared_branches,
-                )
-                for name in MAPS
-            }
+        self.heads = point_heads(
+            {name: {"offset": 2} if name in EXTREMES else {} for name in MAPS},
+            channels=channels,
+            hidden=head_channels,
+            num_classes=self.num_classes,
+            prior=prior,
+            shared=shared_branches,
         )
-        self.classification = nn.ModuleDict(
-            {
-                name: loss(classes.map_info(name, prior=prior, alpha=alpha, dense_positives=False))
-                for name in MAPS
-            }
-        )
+        self.classification = losses_of_maps(loss, classes, MAPS, prior=prior, alpha=alpha)
 
     def class_layers(self) -> dict[str, list[nn.Conv2d]]:
         """The last layers of each classification map; their bias is the prior."""
@@ -185,18 +172,16 @@ class ExtremeNet(nn.Module):
         boxes = torch.stack(
             [points[..., LEFT, X], points[..., TOP, Y], points[..., RIGHT, X], points[..., BOTTOM, Y]], -1
         )
-        radius = object_radius(boxes, self.stride, self.min_overlap, self.legacy_radius)
         maps = heatmap_targets(
-            cells=torch.stack([*cells.unbind(2), center]),
-            radius=radius,
-            largest=largest_radius(height, width, self.min_overlap, self.legacy_radius),
-            labels=targets.labels,
-            present=targets.valid,
-            targets=targets,
+            torch.stack([*cells.unbind(2), center]),
+            boxes,
+            targets,
             num_classes=self.num_classes,
             height=height,
             width=width,
             stride=self.stride,
+            min_overlap=self.min_overlap,
+            legacy_radius=self.legacy_radius,
         )
         return dict(zip(MAPS, maps, strict=True)), cells, targets.valid
 
@@ -209,17 +194,8 @@ class ExtremeNet(nn.Module):
             offset_loss(outputs[f"{name}_offset"], points[..., i, :], cells[..., i, :], learnt, self.stride)
             for i, name in enumerate(EXTREMES)
         ) / mean_over_ranks(learnt.sum())
-        # Each map gets its part of the rest, so that all maps together are set against the whole of it.
-        rest = self.loss_weights["offset"] * offset.detach() / len(MAPS)
-        heat = {
-            name: self.classification[name](
-                as_map(outputs[name], self.num_classes).flatten(0, 1),
-                target,
-                mean_over_ranks(target.num_positives()),
-                localization=rest,
-            )
-            for name, target in maps.items()
-        }
+        rest = self.loss_weights["offset"] * offset.detach()
+        heat = heatmap_losses(self.classification, outputs, maps, rest)
         return heat | {"offset": offset}
 
     @torch.no_grad()

@@ -72,36 +72,36 @@ def point_cells(points: Tensor, stride: int, height: int, width: int) -> Tensor:
 
 
 def heatmap_targets(
-    *,
     cells: Tensor,
-    radius: Tensor,
-    labels: Tensor,
-    largest: int,
-    present: Tensor,
+    boxes: Tensor,
     targets: Targets,
+    *,
     num_classes: int,
     height: int,
     width: int,
     stride: int,
+    min_overlap: float = 0.3,
+    legacy_radius: bool = False,
 ) -> list[ClassificationTarget]:
     """Targets of K heat maps, each with one point per object (CornerNet, equation 1 and 3.2).
 
     Around each point an unnormalised Gaussian with sigma = (2 r + 1) / 6 is drawn inside the square of radius r; where
     two objects of a class meet, the higher value holds. The point's cell is positive; the rest of the Gaussian are
-    negatives scaled by (1 - Y)^4. Nothing is learnt in ignored regions, nor where ``present`` is false. Memory is
-    proportional to the number of cells in these squares.
+    negatives scaled by (1 - Y)^4. Nothing is learnt in ignored regions. Memory is proportional to the number of cells in
+    these squares.
 
     Args:
         cells: (K, B, M, 2) int64 column, row of each object's point in each map.
-        radius: (B, M) float, whole cells.
-        largest: an upper bound of the radii, known without asking the device (:func:`largest_radius`).
-        labels: (B, M) int64, class of each object.
-        present: (B, M) bool, which entries are objects with a point.
-        targets: the batch's ground truth, for its ignored regions and verified classes.
+        boxes: (B, M, 4) xyxy of the objects in pixels, for the radius.
+        targets: the batch's ground truth; its valid objects are drawn.
         num_classes, height, width, stride: shape of the maps.
+        min_overlap, legacy_radius: see :func:`gaussian_radius`.
     """
+    labels, present = targets.labels, targets.valid
+    radius = object_radius(boxes, stride, min_overlap, legacy_radius)
     device = cells.device
     if uses_triton(radius):
+        largest = largest_radius(height, width, min_overlap, legacy_radius)
         kernel = import_module("detectors.triton_heatmap")
         lists = kernel.gaussian_lists(cells, radius, labels, present, largest, num_classes, height, width)
     else:

@@ -1,10 +1,15 @@
-"""Head of one kind of key point: its heat map, and values that are read at its cells."""
+"""Heads of key points, which CornerNet and ExtremeNet share: heat maps, values read at their cells, and the maps' losses."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from torch import Tensor, nn
 
-from detectors.heads import map_head
+from afl.losses.target import ClassificationTarget
+from detectors.contract import ClassCounts, LossFactory, Outputs
+from detectors.heads import as_map, map_head
+from detectors.normalizer import mean_over_ranks
 
 
 class PointHead(nn.Module):
@@ -37,13 +42,68 @@ class PointHead(nn.Module):
     @property
     def heat_layer(self) -> nn.Conv2d:
         """The heat map's last layer, whose bias is the prior."""
-        return (
-            self.branches["heat"]
-            if isinstance(self.branches["heat"], nn.Conv2d)
-            else self.branches["heat"][-1]
-        )
+        branch = self.branches["heat"]
+        return branch if isinstance(branch, nn.Conv2d) else branch[-1]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, channels, h, w) to ``heat`` (B, C, h, w) logits and each value (B, its channels, h, w)."""
         x = self.trunk(x)
         return {name: branch(x) for name, branch in self.branches.items()}
+
+
+def point_heads(
+    values: Mapping[str, dict[str, int]],
+    *,
+    channels: int,
+    hidden: int,
+    num_classes: int,
+    prior: float,
+    shared: bool,
+) -> nn.ModuleDict:
+    """A :class:`PointHead` for each key point; ``values`` maps its name to the head's further branches."""
+    return nn.ModuleDict(
+        {
+            name: PointHead(
+                channels=channels,
+                hidden=hidden,
+                num_classes=num_classes,
+                prior=prior,
+                values=branches,
+                shared=shared,
+            )
+            for name, branches in values.items()
+        }
+    )
+
+
+def losses_of_maps(
+    loss: LossFactory, classes: ClassCounts, names: Iterable[str], *, prior: float, alpha: float
+) -> nn.ModuleDict:
+    """An instance of the classification loss for each heat map, by its name."""
+    return nn.ModuleDict(
+        {
+            name: loss(classes.map_info(name, prior=prior, alpha=alpha, dense_positives=False))
+            for name in names
+        }
+    )
+
+
+def heatmap_losses(
+    losses: nn.ModuleDict, outputs: Outputs, maps: Mapping[str, ClassificationTarget], rest: Tensor
+) -> dict[str, Tensor]:
+    """The classification loss of each heat map, divided by the map's number of peaks.
+
+    Args:
+        outputs: logits (B, C, h, w) by the map's name; maps: targets by the same names.
+        rest: detached weighted sum of the detector's other losses. Each map gets an equal part of it, so that all maps
+            together are set against the whole of it.
+    """
+    return {
+        name: losses[name](
+            as_map(outputs[name], target.num_classes).flatten(0, 1),
+            target,
+            mean_over_ranks(target.num_positives()),
+            localization=rest / len(maps),
+        )
+        for name, target in maps.items()
+    }

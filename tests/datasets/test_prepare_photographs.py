@@ -137,9 +137,7 @@ def test_the_command_converts_and_reads(shared_data, tmp_path, capsys):
     assert f"chula is complete in {root}" in printed and "2 images" in printed
 
 
-def test_instrument_splits_train_on_linked_images_by_the_data_sets_own_config(
-    shared_data, tmp_path, capsys
-):
+def test_instrument_splits_train_on_linked_images_by_the_data_sets_own_config(shared_data, tmp_path, capsys):
     output = tmp_path / "instrument"
     assert main(["instrument", f"existing={shared_data}", f"output={output}"]) == 0
     said = capsys.readouterr().out.splitlines()

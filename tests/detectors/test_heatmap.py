@@ -13,8 +13,6 @@ from detectors.heatmap import (
     gaussian_radius,
     heatmap_targets,
     keep_peaks,
-    largest_radius,
-    object_radius,
     point_cells,
     top_peaks,
 )
@@ -84,17 +82,9 @@ def test_heatmap_target_equals_drawing_loop(seed):
     targets = random_scene(seed, 2, 9, classes, size)
     side = size // stride
     centre = (targets.boxes[..., :2] + targets.boxes[..., 2:]) / 2
+    cells = point_cells(centre, stride, side, side).unsqueeze(0)
     (target,) = heatmap_targets(
-        cells=point_cells(centre, stride, side, side).unsqueeze(0),
-        radius=object_radius(targets.boxes, stride),
-        largest=largest_radius(side, side),
-        labels=targets.labels,
-        present=targets.valid,
-        targets=targets,
-        num_classes=classes,
-        height=side,
-        width=side,
-        stride=stride,
+        cells, targets.boxes, targets, num_classes=classes, height=side, width=side, stride=stride
     )
     heat = draw_slowly(targets, classes, side, stride).flatten()
     assert sorted(target.positive.tolist()) == (heat == 1).nonzero().flatten().tolist()
@@ -112,10 +102,8 @@ def test_cells_of_ignored_regions_are_ignored():
         torch.tensor([[True]]),
         torch.tensor([[32, 32]]),
     )
-    (target,) = heatmap_targets(
-        cells=torch.zeros(1, 1, 1, 2, dtype=torch.long), radius=torch.zeros(1, 1), largest=0, labels=targets.labels,
-        present=targets.valid, targets=targets, num_classes=1, height=8, width=8, stride=4,
-    )  # fmt: skip
+    cells = torch.zeros(1, 1, 1, 2, dtype=torch.long)
+    (target,) = heatmap_targets(cells, targets.boxes, targets, num_classes=1, height=8, width=8, stride=4)
     inside = target.ignored.view(8, 8)
     assert inside[2:6, 2:6].all() and inside.sum() == 16
     assert target.positive.numel() == 0
