@@ -48,10 +48,10 @@ def match_anchors(
     high: float = 0.5,
     keep_best: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Which object each anchor stands for, for a whole batch.
+    """Match anchors with objects, for a whole batch.
 
-    An anchor whose best IoU is at least ``high`` is positive, below ``low`` it is background, in between it takes no
-    part. With ``keep_best`` the best anchors of an object are positive however small that IoU is (but not zero). Of equal
+    An anchor whose best IoU is at least ``high`` is positive, below ``low`` it is background, in between it is
+    ignored. With ``keep_best`` the best anchors of an object are positive however small that IoU is (but not zero). Of equal
     IoUs the first object wins.
 
     Args:

@@ -1,7 +1,7 @@
 """Backbones: torchvision's ResNets, and ``tiny`` for small images on a CPU.
 
 A backbone maps images (B, 3, H, W) to a dict ``{stride: features (B, channels, H / stride, W / stride)}`` and
-tells the channels of every stride in ``channels``.
+lists the channels of every stride in ``channels``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 class FrozenBatchNorm(FrozenBatchNorm2d):
     """Batch norm with fixed statistics whose output has the type of its input.
 
-    Its statistics are float32, which under autocast would make float32 of every map behind it.
+    Its statistics are float32, so under autocast its output would otherwise become float32, and so would all later maps.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,8 +35,8 @@ class ResNetBackbone(nn.Module):
     Args:
         name: one of ``RESNETS``.
         pretrained: load torchvision's ImageNet weights (downloaded once by torchvision).
-        frozen_batch_norm: use fixed statistics, as detectors on ImageNet weights do; needs ``pretrained`` to
-            make sense and is what parameter counts are quoted for.
+        frozen_batch_norm: use fixed statistics, as detectors on ImageNet weights do; useful only with
+            ``pretrained``. Published parameter counts refer to this setting.
         frozen_stages: how many of (stem + layer1, layer2, layer3, layer4) get no gradient; 1 is the usual
             choice with ImageNet weights.
     """
@@ -124,7 +124,7 @@ def _stage(before: int, width: int, count: int, stride: int) -> nn.Sequential:
 
 
 def load_features(module: nn.Module, path: str | Path) -> list[str]:
-    """Start ``module`` from the weights in ``path``: every tensor whose name and shape fit, the rest stays.
+    """Load the tensors in ``path`` whose name and shape fit ``module``; other tensors keep their values.
 
     The state of losses is never taken: where another run's loss had got to says nothing of this one.
 

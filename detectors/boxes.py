@@ -105,12 +105,12 @@ def nonzero_padded(mask: Tensor, size: int) -> Tensor:
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
-    """Sum of the values where the mask holds; whatever stands elsewhere, NaN included, has no say."""
+    """Sum of the values where the mask is true; other values, NaN included, are ignored."""
     return torch.where(mask, values, torch.zeros_like(values)).sum()
 
 
 def cells_inside(boxes: Tensor, mask: Tensor, points: Tensor) -> Tensor:
-    """Which points lie in at least one of the masked boxes of their image; a box without width contains nothing.
+    """Find the points inside at least one of the masked boxes of their image. A box without width contains no point.
 
     Args:
         boxes: (B, M, 4) xyxy; mask: (B, M) bool; points: (L, 2) x, y.

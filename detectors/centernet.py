@@ -144,8 +144,8 @@ class CenterNet(nn.Module):
         if self.size_loss == "l1":
             size_loss = masked_sum((size - wanted).abs(), valid.unsqueeze(-1)) / (2 * objects)
         else:
-            # Only the sizes are judged: both boxes stand on the true centre. A size below zero has no box, so an L1
-            # pull brings it back.
+            # Both boxes have the true centre, so only their sizes differ. A negative size has no box, so an L1 term
+            # brings it back.
             solid = size.clamp(min=1e-3)
             giou = aligned_giou(torch.cat([-solid, solid], -1), torch.cat([-wanted, wanted], -1))
             below = (solid - size).abs().sum(-1)

@@ -1,4 +1,4 @@
-"""What every detector is: three verbs and the words they exchange.
+"""The contract of all detectors: three methods and the data types that they exchange.
 
 ``forward(images) -> outputs`` never sees targets, ``losses(outputs, targets) -> dict of scalars`` never
 decodes, ``decode(outputs, image_sizes) -> list of Detections`` never sees targets.  Coordinates everywhere:
@@ -52,7 +52,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in one image: boxes (n, 4) float32 xyxy, scores (n,) float32, labels (n,) int64,
+    """Detections of one image: boxes (n, 4) float32 xyxy, scores (n,) float32, labels (n,) int64,
     by falling score; on the CPU."""
 
     boxes: Tensor
@@ -71,7 +71,7 @@ class ClassCounts:
         return self.instances.shape[0]
 
     def map_info(self, name: str, *, prior: float, alpha: float, dense_positives: bool) -> MapInfo:
-        """What a loss may know of a map over these classes."""
+        """The facts about a map over these classes that its loss receives."""
         return MapInfo(
             name=name,
             num_classes=len(self),
@@ -87,13 +87,13 @@ LossFactory = Callable[[MapInfo], MapLoss]
 
 
 class Detector(Protocol):
-    """The three verbs, and what the training loop asks for beside them."""
+    """The three methods of a detector, and the attributes that the training loop reads."""
 
     loss_weights: dict[str, float]
     classification: nn.ModuleDict
 
     def class_layers(self) -> dict[str, list[nn.Conv2d]]:
-        """By the name of its map the last layers of a classification map, whose bias holds the prior."""
+        """The last layers of each classification map, by its name. Their bias holds the prior."""
 
     def forward(self, images: Tensor) -> Outputs:
         """(B, 3, H, W) normalised float images, H and W multiples of 32, to raw outputs."""
@@ -106,5 +106,5 @@ class Detector(Protocol):
 
 
 def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    """The one number that is minimised: sum of each term times its weight (1 where none is given)."""
+    """The sum that training minimises: each term times its weight (1 without a weight)."""
     return torch.stack([weights.get(name, 1.0) * value for name, value in losses.items()]).sum()

@@ -9,9 +9,9 @@ Decode: the best 100 peaks of each map, all their pairs, those kept that agree i
 tags and span a box, Gaussian soft-NMS.
 
 Differs from the official code: a feature pyramid instead of two hourglasses, so no intermediate supervision; crowd
-regions are ignored instead of learnt as objects; any number of objects; both corners of a pair must be peaks (a map with
-fewer than 100 peaks filled the list with cells that were none); no flipped second pass. Pull and push are a mean over
-images where the official code sums over the images of a GPU, about five: its weight of 0.1 is 0.5 here, whatever the batch
+regions are ignored instead of learnt as objects; any number of objects; both corners of a pair must be peaks (the official
+code fills the list with other cells if a map has fewer than 100 peaks); no flipped second pass. Pull and push are a mean over
+images where the official code sums over the images of a GPU, about five: its weight of 0.1 is 0.5 here for every batch
 size.
 """
 
@@ -190,7 +190,7 @@ class CornerNet(nn.Module):
             & (scores[second] > 0).unsqueeze(1)
         )
         pair_scores = (scores[first].unsqueeze(2) + scores[second].unsqueeze(1)) / 2 * belong
-        # How many pairs can be kept is asked once, so that soft-NMS works on few columns instead of all.
+        # The host waits once for the number of usable pairs, so that soft-NMS works on few columns instead of all.
         most = min(self.max_pairs, int((pair_scores >= MIN_SCORE).flatten(1).sum(1).max()))
         best, index = pair_scores.flatten(1).topk(most)
         row = torch.div(index, right.shape[2], rounding_mode="floor")
@@ -213,7 +213,7 @@ def corner_points(boxes: Tensor, corner: str) -> Tensor:
 
 
 def pull_and_push(first: Tensor, second: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """What draws the two tags of an object together and those of different objects apart (CornerNet, 3.2).
+    """Losses that pull the two tags of an object together and push tags of different objects apart (CornerNet, 3.2).
 
     With e the mean tag of an object and N objects in an image: pull is the mean over objects of the two squared
     distances to e (equation 4), push the mean over ordered pairs of objects of max(0, 1 - |e_i - e_j|) (equation 5).

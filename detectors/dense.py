@@ -45,7 +45,7 @@ def pyramid_and_towers(
 
 @dataclass(frozen=True)
 class Positives:
-    """The P locations of a batch that stand for an object, padded on an accelerator.
+    """The P positive locations of a batch, padded on an accelerator.
 
     Attributes:
         location: (P,) int64 position in the flattened (B * A) locations, ``PADDING`` at padding.

@@ -1,7 +1,7 @@
 """Depthwise convolution whose backward pass is quick on a CPU.
 
-PyTorch hands the backward pass of a bfloat16 depthwise convolution to a reference kernel: 5x5 on 1,152 channels takes
-ten times as long as it has to. Here the gradient of the input is a transposed convolution, and the gradient of the
+PyTorch runs the backward pass of a bfloat16 depthwise convolution in a reference kernel: 5x5 on 1,152 channels takes
+ten times as long as necessary. Here the gradient of the input is a transposed convolution, and the gradient of the
 weight is one product and sum for each of the k x k taps, both in float32.
 """
 
@@ -67,7 +67,7 @@ class _DepthwiseConv(torch.autograd.Function):
 
 
 def _weight_gradient(padded: Tensor, gradient: Tensor, kernel: int, stride: int) -> Tensor:
-    """(C, 1, k, k): the sum over images and places of what each tap saw times the gradient there."""
+    """(C, 1, k, k): the sum over images and places of the input of each tap times the gradient."""
     rows, columns = (stride * size for size in gradient.shape[2:])
     pixels, g = padded.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1)
     taps = [

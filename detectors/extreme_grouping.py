@@ -1,9 +1,9 @@
 """From four maps of extreme points and one of centres to boxes (Zhou et al., ExtremeNet, CVPR 2019, 4.2 to 4.4).
 
 A box is a top, a left, a bottom and a right point of one class, in an order that makes a box, with a centre that the
-network sees as well. Trying all quadruples of the 40 best peaks of each map is 2.56 million look-ups per image. Here
+network also detects. Trying all quadruples of the 40 best peaks of each map is 2.56 million look-ups per image. Here
 the centre map leads: a (top, bottom) pair fixes the row of the centre, a (left, right) pair its column, so pairs of
-both kinds are joined through the centre cells that are above the threshold, and nothing else is ever written down. All
+both kinds are joined through the centre cells above the threshold, and no other combination is ever stored. All
 images of a batch go through the same joins.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 TOP, LEFT, BOTTOM, RIGHT = range(4)
 X, Y = 0, 1
 
-# Quadruples written down at once: bounds the memory that an untrained network, above every threshold, would take.
+# Quadruples stored at once. This bounds the memory for an untrained network, all of whose scores exceed the threshold.
 _AT_ONCE = 1 << 21
 
 
@@ -29,7 +29,7 @@ class Groups:
         scores: (B, N), 0 at padding.
         labels: (B, N) int64.
         points: (B, N, 4) int64, positions of top, left, bottom and right in the lists of peaks.
-        candidates: quadruples of the whole batch that were looked at; all others were never formed.
+        candidates: number of quadruples of the whole batch that were examined; all others were never formed.
     """
 
     scores: Tensor
@@ -46,7 +46,7 @@ def aggregate_edges(heat: Tensor, dim: int, weight: float, floor: float = 0.0) -
 
     Args:
         heat: (B, C, H, W) non-negative scores.
-        floor: lines in which nothing can reach this are left as they are; most classes have no point in most lines.
+        floor: lines in which no cell can reach this score stay unchanged; most classes have no point in most lines.
     """
     lines = heat.movedim(dim, -1)
     shape = lines.shape
@@ -189,8 +189,8 @@ def suppress_ghosts(
 ) -> Tensor:
     """Halve the scores of boxes that are made of the points of several objects (ExtremeNet, 4.3).
 
-    Three equal objects side by side have a false box around all three, centred on the middle one. A box with more than
-    ``min_score`` is taken for such a ghost where the scores of the boxes of its class inside it, itself included, sum up
+    Three equal objects side by side have a false box around all three, centred on the middle one. A box with a score above
+    ``min_score`` counts as a ghost if the scores of the boxes of its class inside it, itself included, sum up
     to more than ``factor`` times its own.
 
     Args:

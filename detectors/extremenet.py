@@ -8,13 +8,13 @@ aggregation on the four extreme maps, their best 40 peaks, grouping around centr
 (detectors/extreme_grouping.py).
 
 Extreme points come with the data, from masks or, as an approximation, from the sides of boxes; the box that is learnt is
-that of the extreme points. Objects without known extreme points are no positives, and nothing is learnt inside their
-boxes.
+that of the extreme points. Objects without known extreme points are not positives, and locations inside their
+boxes are ignored.
 
 Differs from the official code: corrected Gaussian radius with overlap 0.3 (``legacy_radius`` brings back the old one); a
-feature pyramid instead of two hourglasses; crowd regions are ignored; any number of objects; the centre's target stands in
-the cell that decoding looks at, between the cells of the points, not in the cell of their middle, which may be the next
-one; ghosts are judged by the scores before any of them is halved; no flipped second pass.
+feature pyramid instead of two hourglasses; crowd regions are ignored; any number of objects; the centre's target is
+the cell that decoding reads, halfway between the cells of the points, instead of the cell of their exact middle, which may
+be its neighbour; ghosts are judged by the scores before any of them is halved; no flipped second pass.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class ExtremeNet(nn.Module):
         score_threshold: least score of an extreme point and of a centre.
         max_groups: best quadruples per image that go into soft-NMS.
         soft_nms_sigma: width of its Gaussian.
-        ghost_factor: how many times its own score a box's content may have before it is taken for a ghost.
+        ghost_factor: a box is a ghost if the boxes inside it have more than this many times its own score in total.
         max_detections: boxes kept per image.
     """
 

@@ -9,7 +9,7 @@ divided by the number of positive cells. Decode: score = sqrt(class x centre-nes
 level, per-class NMS at 0.6.
 
 Differs from the official code: distances are counted in strides and come out of a ReLU, so there is no learnt scale
-per level; boxes weigh alike instead of by their centre-ness (both as in torchvision and detectron2); a farthest side
+per level; all boxes have equal weight instead of their centre-ness as weight (both as in torchvision and detectron2); a farthest side
 exactly on the border of two level ranges belongs to the lower level alone; crowd regions are ignored; the number of
 positives is averaged over processes.
 """
@@ -52,8 +52,8 @@ class FCOS(nn.Module):
         strides: pyramid levels.
         channels, tower_depth, norm, pyramid_batch_norm: size of pyramid and towers.
         center_radius: how far from a box's centre cells may be positive, in strides.
-        level_reach: a level learns boxes whose farthest side is at most so many strides away, and farther than the
-            level below reaches; the last level learns all the rest. 8 gives the paper's 64, 128, 256 and 512 pixels.
+        level_reach: a level learns boxes whose farthest side is at most this many strides away, and farther than the
+            level below reaches; the last level learns all larger boxes. 8 gives the paper's 64, 128, 256 and 512 pixels.
         prior: probability a fresh head gives to every element.
         alpha: balance of positives and negatives in the loss.
         box_weight, centerness_weight: weights in the sum.
@@ -138,11 +138,11 @@ class FCOS(nn.Module):
 
     @torch.no_grad()
     def match(self, outputs: Outputs, targets: Targets) -> tuple[Tensor, Tensor]:
-        """Which object each cell stands for, before and after smaller objects have taken their cells.
+        """Match cells with objects; where several objects claim a cell, the smallest wins.
 
         Returns:
             match (B, A) int64: position of the object in its image or ``BACKGROUND``; and eligible (B, M) bool:
-            objects with at least one cell that could stand for them.
+            objects that claim at least one cell.
         """
         strides = outputs["strides"]
         x, y = outputs["points"].t().contiguous()
@@ -154,7 +154,7 @@ class FCOS(nn.Module):
         for images, first, boxes in blocks_of_objects(targets.boxes, targets.valid, len(strides)):
             x1, y1, x2, y2 = (side.unsqueeze(-1) for side in boxes.unbind(-1))
             left, top, right, bottom = x - x1, y - y1, x2 - x, y2 - y
-            # Nothing lies inside an empty box.
+            # An empty box contains no point.
             nearest = torch.minimum(torch.minimum(left, right), torch.minimum(top, bottom))
             farthest = torch.maximum(torch.maximum(left, right), torch.maximum(top, bottom))
             off_centre = torch.maximum((left - right).abs_(), (top - bottom).abs_()).div_(2)
@@ -178,7 +178,7 @@ class FCOS(nn.Module):
 
     @torch.no_grad()
     def assign(self, outputs: Outputs, targets: Targets) -> tuple[ClassificationTarget, Positives]:
-        """The map's target, and the cells that stand for an object."""
+        """The map's target, and the positive cells."""
         match, _ = self.match(outputs, targets)
         (batch, num_cells), count = match.shape, targets.labels.shape[1]
         # An open interval of 2 r strides holds at most ceil(2 r) cell centres.
@@ -195,10 +195,10 @@ class FCOS(nn.Module):
         return target, positives
 
     def assignment_statistics(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
-        """Objects that nothing is learnt from: scalar counts over the batch.
+        """Count the objects without positive cells: scalars over the batch.
 
-        ``objects``; ``without_positive``, those without a positive cell; ``covered_by_smaller``, the part of these
-        that lost all cells to smaller objects (the others fit no cell: they lie between cell centres).
+        ``objects``; ``without_positive``, those without a positive cell; ``covered_by_smaller``, those of them
+        that lost all cells to smaller objects (the others claim no cell, because they lie between cell centres).
         """
         match, eligible = self.match(outputs, targets)
         # One slot more than objects, for the background.
@@ -267,7 +267,7 @@ def boxes_from_distances(points: Tensor, strides: Tensor, distances: Tensor) -> 
 
 
 def box_centerness(points: Tensor, boxes: Tensor) -> Tensor:
-    """How central points (P, 2) lie in boxes (P, 4) xyxy, 1 at the centre, 0 on a side and outside: (P,).
+    """Centre-ness (P,) of points (P, 2) in boxes (P, 4) xyxy: 1 at the centre, 0 on a side and outside.
 
     sqrt(min(l, r) / max(l, r) x min(t, b) / max(t, b)) (FCOS, equation 3).
     """

@@ -14,7 +14,7 @@ class FeaturePyramid(nn.Module):
         strides: levels wanted, ascending, each twice the one before; for example (8, 16, 32, 64, 128) for
             P3 to P7, or (4,) for one fine map.
         channels: channels of every level.
-        extra_from: what the first level beyond the backbone is made of: ``"backbone"`` (C5, RetinaNet) or
+        extra_from: source of the first level beyond the backbone: ``"backbone"`` (C5, RetinaNet) or
             ``"pyramid"`` (P5, FCOS).
         batch_norm: normalise every lateral and output convolution; for training from scratch.
     """
@@ -35,7 +35,7 @@ class FeaturePyramid(nn.Module):
         lateral = [stride for stride in in_channels if stride >= strides[0]]
         if not lateral or any(b != 2 * a for a, b in zip(strides, strides[1:], strict=False)):
             raise ValueError(
-                f"a pyramid with strides {strides} cannot stand on features at {list(in_channels)}"
+                f"a pyramid with strides {strides} cannot be built on features at {list(in_channels)}"
             )
         self.lateral_strides = tuple(sorted(lateral))
         self.lateral = nn.ModuleDict(

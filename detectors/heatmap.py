@@ -1,4 +1,4 @@
-"""What the heat-map detectors share: Gaussian targets, peaks, and reading values at cells.
+"""Parts that the heat-map detectors share: Gaussian targets, peaks, and reading values at cells.
 
 Maps have a stride: cell (x, y) of a map covers the pixels [x * stride, (x + 1) * stride). Element order of a
 heat map seen as (R, C) logits: image, row, column, class.
@@ -24,14 +24,14 @@ PENALTY_POWER = 4  # beta of CornerNet's equation 1: a negative at height Y of a
 def gaussian_radius(height: Tensor, width: Tensor, overlap: float = 0.3, legacy: bool = False) -> Tensor:
     """Radius within which a shifted box still overlaps its object by ``overlap`` (CornerNet, 3.2).
 
-    Three ways of moving the two corners by r are looked at (both the same way, both inwards, both outwards); each
-    gives a quadratic equation in r, the smallest root that keeps the overlap is taken, and the least of the three.
+    The two corners can move by r in three ways (in the same direction, both inwards, both outwards). Each way gives a
+    quadratic equation in r. The radius is the smallest of the three roots that keep the overlap.
 
     Args:
         height, width: object sizes in map cells, any shape.
         overlap: least IoU of the shifted box with the object.
-        legacy: the formula of the first releases, which forgot the leading coefficient when dividing and is 2 to 4
-            times larger; only for reproducing their targets, with their overlap of 0.7.
+        legacy: the formula of the first releases, which lacks the leading coefficient in the division and is 2 to 4
+            times larger; only to reproduce their targets, with their overlap of 0.7.
 
     Returns:
         Radius in cells, not rounded.
@@ -181,9 +181,9 @@ def gaussian_lists(
 def owners(
     target: ClassificationTarget, cells: Tensor, labels: Tensor, present: Tensor, width: int, area: int
 ) -> Tensor:
-    """Which object each positive of a heat map stands for: (P,) int64 position in the flattened (B, M) list.
+    """The object of each positive of a heat map: (P,) int64 position in the flattened (B, M) list.
 
-    Where several objects of a class share a cell it is the first of them; at padding the number means nothing.
+    If several objects of a class share a cell, it is the first of them. At padding it is arbitrary.
 
     Args:
         cells: (B, M, 2) column, row; labels, present: (B, M); width, area: the map's W and H * W.
@@ -232,7 +232,7 @@ def keep_peaks(heat: Tensor) -> Tensor:
 
 
 def _highest_of_three(x: Tensor, dim: int) -> Tensor:
-    """Maximum of each cell and its two neighbours along ``dim``; a pooling would also write down where it is."""
+    """Maximum of each cell and its two neighbours along ``dim``; a pooling would also store its position."""
     highest = x.clone()
     before, after = x.narrow(dim, 0, x.shape[dim] - 1), x.narrow(dim, 1, x.shape[dim] - 1)
     for place, neighbour in ((1, before), (0, after)):

@@ -11,21 +11,21 @@ predicted as (2 sigmoid)^2 2^i on level i, which so reaches 4 x 2^i cells: 32, 1
 32. Losses: 1 - SDIoU of the distances, and two classification maps. Decode: score = objectness x class, the 1000
 best pairs of each level, per-class NMS at 0.6.
 
-Where the classification loss under study goes: the paper has cross-entropy in two places, and each of them is an
-instance of the same loss here.
+Place of the classification loss under study: the paper has cross-entropy in two places; each of them is an instance
+of the same loss here.
 
 - ``objectness``, all cells, one class: foreground against background, where focal terms, gates and hard sampling act.
   Its positives have the detached SDIoU, clamped to [0, 1], as soft target, so a level that cannot reach an object
-  unlearns it by itself. Divided by the number of positive cells: a mean over all cells would make a focal loss vanish.
+  unlearns it. Divided by the number of positive cells: a mean over all cells would make a focal loss vanish.
   With one class there are no class weights. A gate that watches |p - y| of the positives opens within a hundred
   steps, because y is small as long as boxes are bad.
 - ``class``, the positive cells alone, C classes: frequent against rare classes, where class weights act. Every claim
-  of a cell by an object is a location of its own, with the object's class positive and all others negative. Divided
+  of a cell by an object is a separate location, with the object's class positive and all others negative. Divided
   by the number of claims, so a fresh head has a loss of about -ln(prior), as a classifier of images would.
 
 Differs from the official code: backbone, pyramid and towers as in the other detectors instead of CSPDarknet; SDIoU
 with its inner and outer sides clamped at 0 (unclamped, it exceeds 1 for tiny predictions); neighbour cells that lie
-wholly outside a small object are background, because their distances would be negative and no sigmoid gives that; a
+wholly outside a small object are background, because their distances would be negative, which no sigmoid can give; a
 cell claimed by several objects has the largest of their qualities as objectness target instead of the last written;
 one prior for all levels instead of 8 objects per 640 x 640 pixels; no balance between levels; each object's cells
 once instead of twice; crowd regions are ignored.
@@ -143,7 +143,7 @@ class ObjectBox(nn.Module):
             name="objectness",
             num_classes=1,
             instances_per_class=classes.instances.sum(0, keepdim=True),
-            # Nobody counted the images with any object: at least as many as have the most common class.
+            # Images with any object are not counted; they are at least as many as those with the most common class.
             images_per_class=classes.images.amax(0, keepdim=True),
             prior=prior,
             alpha=alpha,
@@ -185,7 +185,7 @@ class ObjectBox(nn.Module):
 
     @torch.no_grad()
     def assign(self, outputs: Outputs, targets: Targets) -> Claims:
-        """Which cells stand for which objects."""
+        """Match cells with objects."""
         batch, count = targets.labels.shape
         num_cells, device = outputs["cells"].shape[0], targets.boxes.device
         locations, distances, present, start = [], [], [], 0
@@ -276,7 +276,7 @@ class ObjectBox(nn.Module):
         return activate(raw, reach)
 
     def assignment_statistics(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
-        """What the assignment cannot say: scalar counts over the batch.
+        """Count the cases that the assignment cannot express: scalars over the batch.
 
         ``objects``; ``too_large``, those with a side beyond the reach of every level; ``shared_cells``, cells claimed
         by several objects.
@@ -308,7 +308,7 @@ class ObjectBox(nn.Module):
             mean_over_ranks(target.num_positives()),
             localization=localization,
         )
-        # The box terms are worth something to one map only, or they would count twice.
+        # Only one map receives the box loss, or it would count twice.
         by_class = self.classification["class"](
             rows_at(outputs["classes"].flatten(0, 1), claims.padded_location, distinct=False),
             self.class_target(outputs, targets, claims),
@@ -354,7 +354,7 @@ def _grid(height: int, width: int, device: torch.device) -> Tensor:
 
 
 def cells_of_objects(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The four cells of one level that stand for each object (ObjectBox, 3.1 and 3.2).
+    """The four cells of one level that each object claims (ObjectBox, 3.1 and 3.2).
 
     Args:
         boxes: (B, M, 4) xyxy in cells of the level; height, width: its rows and columns.
@@ -391,10 +391,10 @@ def boxes_from_distances(cells: Tensor, strides: Tensor, distances: Tensor) -> T
 
 
 def sdiou(predicted: Tensor, wanted: Tensor) -> Tensor:
-    """Overlap of two boxes seen from one cell, at most 1, whatever their scale: (P,) (ObjectBox, 3.3).
+    """Scale-invariant overlap (P,) of two boxes seen from one cell, at most 1 (ObjectBox, 3.3).
 
     (I - S) / D with S the squared distance between the two (P, 4) distances, I and D the squared diagonals of the
-    inner and the enclosing box. An inner side below 0 means no overlap; squared as it is, it would count as one.
+    inner and the enclosing box. An inner side below 0 means no overlap; its square would count as an overlap, so it is clamped.
     """
     apart = (predicted - wanted).square().sum(-1)
     inner = _squared_diagonal(torch.minimum(predicted, wanted))

@@ -96,7 +96,7 @@ def heatmap_losses(
     Args:
         outputs: logits (B, C, h, w) by the map's name; maps: targets by the same names.
         rest: detached weighted sum of the detector's other losses. Each map gets an equal part of it, so that all maps
-            together are set against the whole of it.
+            together balance the whole of it.
     """
     return {
         name: losses[name](

@@ -2,7 +2,7 @@
 
 Head: two towers of 3x3 convolutions shared over the levels P3 to P7, giving C class logits and 4 deltas for each of A
 anchors. Targets: anchors with IoU >= 0.5 are positive (each object keeps its best anchor), < 0.4 negative, the rest
-takes no part. Losses: the classification loss under study on all anchors and an L1 loss on the deltas of the positives,
+is ignored. Losses: the classification loss under study on all anchors and an L1 loss on the deltas of the positives,
 both divided by the number of positive anchors. Decode: the 1000 best pairs of each level, per-class NMS at 0.5.
 
 Differs from the official code: anchors are centred on the middle of their cells, crowd regions are ignored, and the
@@ -119,7 +119,7 @@ class RetinaNet(nn.Module):
 
     @torch.no_grad()
     def assign(self, outputs: Outputs, targets: Targets) -> tuple[ClassificationTarget, Positives]:
-        """The map's target, and the anchors that stand for an object."""
+        """The map's target, and the positive anchors."""
         anchors = outputs["anchors"]
         match, overlap = match_anchors(anchors, targets.boxes, targets.valid)
         ignored = (match == BETWEEN) | (

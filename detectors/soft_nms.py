@@ -1,7 +1,7 @@
 """Gaussian soft-NMS (Bodla et al., ICCV 2017) for a whole batch at once.
 
-Instead of removing the neighbours of a good box, their scores are lowered by exp(-IoU^2 / sigma). The choice is greedy,
-so it is a loop over the boxes kept; each turn serves all images and all classes together, and the host never waits.
+Soft-NMS does not remove the neighbours of a good box but multiplies their scores by exp(-IoU^2 / sigma). The choice is
+greedy, so it is a loop over the kept boxes. Each turn serves all images and all classes, and the host never waits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def soft_nms(
     sigma: float = 0.5,
     min_score: float = MIN_SCORE,
 ) -> tuple[Tensor, Tensor]:
-    """Keep the best boxes of each image, lowering the scores of what overlaps them in the same class.
+    """Keep the best boxes of each image, and lower the scores of boxes of the same class that overlap them.
 
     A lowered score never overtakes the one that lowered it, so boxes are kept in falling order of their final scores:
     the first ``limit`` over all classes are the best ``limit`` of a suppression of each class to its end.
@@ -37,7 +37,7 @@ def soft_nms(
         min_score: a box with less, from the start or after it was lowered, is dropped.
 
     Returns:
-        scores (B, K) falling, 0 where nothing was left, and positions (B, K) int64 in N; K = min(limit, N).
+        scores (B, K) falling, 0 without a remaining box, and positions (B, K) int64 in N; K = min(limit, N).
     """
     kept, chosen = [], []
     remaining = torch.where(scores >= min_score, scores, 0.0)

@@ -1,4 +1,4 @@
-"""What a person can look at of a detector's raw outputs: its score maps."""
+"""Score maps of a detector's raw outputs, for display."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from detectors.contract import Outputs
 
-# Outputs of the detectors on pyramids that are scores: logits for each location, with or without classes.
+# Outputs of the pyramid detectors that are scores: logits for each location, with or without classes.
 LEVEL_SCORES = {
     "logits": "class",
     "classes": "class",
@@ -20,7 +20,7 @@ def score_maps(detector: nn.Module, outputs: Outputs, height: int, width: int) -
     """Score maps of the first image of a batch, the best class (and anchor) of every cell.
 
     Args:
-        outputs: what ``detector(images)`` gave for images of ``height`` x ``width`` pixels.
+        outputs: result of ``detector(images)`` for images of ``height`` x ``width`` pixels.
 
     Returns:
         Name to (h, w) probabilities in [0, 1] on the CPU; heads on a pyramid have one map for each score and level.
@@ -44,7 +44,7 @@ def score_maps(detector: nn.Module, outputs: Outputs, height: int, width: int) -
 
 
 def over_content(scores: Tensor, size: tuple[int, int], padded: tuple[int, int]) -> Tensor:
-    """The part of a map (h, w) that lies over the image, without the part over its padding.
+    """The part of a map (h, w) over the image, without the part over its padding.
 
     Args:
         size: height and width of the image inside the network input; ``padded``: height and width of the input.

@@ -56,7 +56,7 @@ def test_coarse_levels_of_one_pixel_have_the_float32_gradient_in_bfloat16(height
 
 
 def test_pyramid_refuses_strides_it_cannot_make():
-    with pytest.raises(ValueError, match="cannot stand"):
+    with pytest.raises(ValueError, match="cannot be built"):
         FeaturePyramid(in_channels={4: 8, 8: 8}, strides=(4, 16), channels=4)
 
 
