@@ -1,26 +1,29 @@
-"""Files over HTTP: several connections, ranges, and no byte fetched twice.
+"""Download files over HTTP in ranges, several at a time; each byte is fetched once.
 
-A file arrives as ``NAME.part`` in chunks that are requested side by side; ``NAME.part.json`` beside it says which
-chunks are on disk, so a run that was killed goes on where it stopped.  Within a chunk a connection that breaks is
-taken up again at the byte it reached.  A server that knows no ranges is read in one piece, from the start after every
-break.  ``NAME`` exists only once all of it was received.  RFC 9110, section 14.
+A file arrives as ``NAME.part`` in chunks that are requested in parallel.  ``NAME.part.json`` lists the chunks on disk, so
+a run that was killed resumes where it stopped.  If a connection breaks within a chunk, the next one continues at the byte
+it reached.  A server without ranges is read in one piece, from the start after every break.  ``NAME`` exists only
+when all of it was received.  RFC 9110, section 14.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import http.client
 import json
 import os
 import re
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema
+from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
+from urllib3.util import Retry
 
 from datasets.errors import DataError
 from datasets.files import atomic_file
@@ -30,26 +33,25 @@ BLOCK = 256 << 10
 TIMEOUT = 60.0  # seconds without a byte
 ATTEMPTS = 6  # in a row that brought nothing
 FIRST_ATTEMPTS = 3  # to reach a server at all
-PAUSE = 1.0  # seconds before the second attempt; doubled for each later one
+PAUSE = 1.0  # seconds; the pause before the third attempt is twice as long and doubles for each later one
 LONGEST_PAUSE = 30.0
-_AGENT = "afl-detection (Python urllib)"
-# Other answers that are no success will not get better by asking again.
-_PASSING = {408, 425, 429, 500, 502, 503, 504}
+# Requests with another error status will not succeed later.
+_TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 
 Tick = Callable[[int], None]
 Progress = Callable[[str, int, int], Tick]
-"""``progress(what, total bytes, bytes done already)`` opens one line and returns what advances it."""
+"""``progress(name, total bytes, bytes done already)`` opens a progress line and returns a function that advances it."""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """What a server says about a file.
+    """A server's description of a file.
 
     Attributes:
-        url: where it is.
+        url: its address.
         size: bytes.
-        ranges: whether parts of it can be asked for.
-        identity: what tells this content from another of the same size; empty where nothing does.
+        ranges: whether the server answers range requests.
+        identity: distinguishes this content from another of the same size; empty if nothing does.
     """
 
     url: str
@@ -58,70 +60,52 @@ class RemoteFile:
     identity: str
 
 
-class _Broken(Exception):
-    """A connection failed in a way that may pass."""
-
-
-class _Stopped(Exception):
-    """Another connection failed for good, or the user interrupted."""
-
-
 def ask(url: str, *, sha256: str | None = None) -> RemoteFile:
-    """Size of a file on its server, and whether ranges work, by asking for its first byte.
+    """Request the first byte of a file to learn its size and whether ranges work.
 
     Args:
         url: http or https address.
-        sha256: the content's known checksum.  It then identifies the content, so that a download begun at one
-            server can go on at another; else the server's ETag or date does.
+        sha256: the content's known checksum.  It then identifies the content, so that a download that began at one
+            server can continue at another.  Otherwise the server's ETag or date does.
 
     Raises:
         DataError: the server does not have it, does not say its size, or cannot be reached.
     """
-    if not re.match(r"https?://[^/]", url):
-        raise DataError(f"{url} is no http or https address; correct the mirror")
-    never = threading.Event()
-    failures = 0
-    while True:
-        try:
-            with _open(url, 0, 1) as response:
-                ranges = response.status == 206
-                length = _total(response) if ranges else response.headers.get("Content-Length")
-                version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-        except _Broken as broken:
-            failures += 1
-            _pause(url, broken, failures, FIRST_ATTEMPTS, never)
-            continue
-        if length is None or not length.isdigit():
-            raise DataError(f"{url}: the server does not say how large the file is; use another mirror")
-        return RemoteFile(url, int(length), ranges, sha256 or version)
+    with _session(FIRST_ATTEMPTS) as session, _answer(session, url, 0, 1) as response:
+        ranges = response.status_code == 206
+        length = _total(response) if ranges else response.headers.get("Content-Length")
+        version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+    if length is None or not length.isdigit():
+        raise DataError(f"{url}: the server does not say how large the file is; use another mirror")
+    return RemoteFile(url, int(length), ranges, sha256 or version)
 
 
 def received(path: Path, remote: RemoteFile) -> int:
-    """Bytes that earlier runs left of the file that is to become ``path``."""
+    """Bytes of ``path`` that earlier runs received."""
     return _Download(path, remote).received
 
 
 def download(files: Mapping[Path, RemoteFile], *, connections: int, progress: Progress) -> None:
-    """Fetch files side by side; those that are begun are finished.
+    """Fetch files in parallel; partial files are resumed.
 
     Args:
-        files: where each file goes.
+        files: the file on its server for each path.
         connections: number of simultaneous requests, over all files.
-        progress: told about every received byte.
+        progress: receives the number of bytes of every received block.
 
     Raises:
         DataError: a server refused, a file changed while it was read, a connection kept breaking, or the disk is full.
-            What was received stays for the next run.
+            The next run resumes with the received data.
     """
     stop = threading.Event()
     downloads = [_Download(path, remote) for path, remote in files.items()]
-    with ThreadPoolExecutor(max(1, connections)) as pool:
+    with _session(ATTEMPTS, connections) as session, ThreadPoolExecutor(max(1, connections)) as pool:
         try:
             work = []
             for one in downloads:
                 one.prepare()
                 tick = progress(one.path.name, one.remote.size, one.received)
-                work += [pool.submit(one.fetch, chunk, tick, stop) for chunk in one.missing]
+                work += [pool.submit(one.fetch, session, chunk, tick, stop) for chunk in one.missing]
             for future in as_completed(work):
                 future.result()
         except BaseException as error:
@@ -130,8 +114,8 @@ def download(files: Mapping[Path, RemoteFile], *, connections: int, progress: Pr
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 folder = next(iter(files)).parent
                 raise DataError(
-                    f"the disk of {folder} is full; free some space and run the same command again: what was "
-                    "received is kept"
+                    f"the disk of {folder} is full; free some space and run the same command again, which resumes "
+                    "the download"
                 ) from error
             raise
     for one in downloads:
@@ -139,7 +123,7 @@ def download(files: Mapping[Path, RemoteFile], *, connections: int, progress: Pr
 
 
 class _Download:
-    """One file: its chunks, and which of them are on disk."""
+    """One file and its chunks on disk."""
 
     def __init__(self, path: Path, remote: RemoteFile) -> None:
         self.path, self.remote = path, remote
@@ -158,32 +142,38 @@ class _Download:
         return [n for n in range(-(-self.remote.size // self._step)) if n not in self._done]
 
     def prepare(self) -> None:
-        """Make the file that chunks are written into."""
+        """Create the partial file at its full size."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.part, "r+b" if self._done else "wb") as file:
             file.truncate(self.remote.size)
         self._save()
 
-    def fetch(self, chunk: int, tick: Tick, stop: threading.Event) -> None:
+    def fetch(self, session: requests.Session, chunk: int, tick: Tick, stop: threading.Event) -> None:
         """Receive one chunk, over as many connections as it takes."""
+        url = self.remote.url
         start, end = self._span(chunk)
-        position, failures = start, 0
+        position, retries = start, _retries(ATTEMPTS)
         with open(self.part, "r+b") as file:
             while position < end:
                 reached = position
                 file.seek(position)
                 try:
-                    for block in self._blocks(position, end, stop):
-                        # A full disk must not look like a broken connection: this is outside of _blocks.
+                    for block in self._blocks(session, position, end, stop):
+                        # A full disk must not look like a broken connection, so _blocks does not write.
                         file.write(block)
                         position += len(block)
                         tick(len(block))
-                except _Broken as broken:
+                except HTTPError as broken:
+                    if position > reached:
+                        retries = _retries(ATTEMPTS)
                     if not self.remote.ranges:
                         tick(start - position)
                         position = start
-                    failures = 1 if position > reached else failures + 1
-                    _pause(self.remote.url, broken, failures, ATTEMPTS, stop)
+                    try:
+                        retries = retries.increment("GET", url, error=broken)
+                    except MaxRetryError as error:
+                        raise _given_up(url, error) from error
+                    retries.sleep()
             file.flush()
             os.fsync(file.fileno())
         with self._lock:
@@ -195,28 +185,32 @@ class _Download:
         os.replace(self.part, self.path)
         self.state.unlink(missing_ok=True)
 
-    def _blocks(self, start: int, end: int, stop: threading.Event) -> Iterator[bytes]:
-        """Bytes start to end - 1 of the file, from one connection."""
-        url, size = self.remote.url, self.remote.size
-        with _open(url, start, end, ranged=self.remote.ranges) as response:
-            if self.remote.ranges:
+    def _blocks(
+        self, session: requests.Session, start: int, end: int, stop: threading.Event
+    ) -> Iterator[bytes]:
+        """Bytes start to end - 1 of the file, from one connection.
+
+        Raises:
+            HTTPError: the connection broke.
+        """
+        url, size, ranges = self.remote.url, self.remote.size, self.remote.ranges
+        with _answer(session, url, start, end, ranged=ranges) as response:
+            if ranges:
                 first = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-                if response.status != 206 or not first or int(first[1]) != start:
-                    raise _Broken("the server sent another range than was asked for")
-            total = _total(response) if self.remote.ranges else response.headers.get("Content-Length")
+                if response.status_code != 206 or not first or int(first[1]) != start:
+                    raise ProtocolError("the server sent a range that was not requested")
+            total = _total(response) if ranges else response.headers.get("Content-Length")
             if total != str(size):
                 raise DataError(
                     f"{url} changed on its server during the download, from {size} bytes to {total}; run again"
                 )
             while start < end:
                 if stop.is_set():
-                    raise _Stopped
-                try:
-                    block = response.read(min(BLOCK, end - start))
-                except (OSError, http.client.HTTPException) as error:
-                    raise _Broken(_words(error)) from error
+                    raise CancelledError
+                # A short body raises; without decoding, no byte before the break is lost.
+                block = response.raw.read(min(BLOCK, end - start), decode_content=False)
                 if not block:
-                    raise _Broken(f"the connection ended at byte {start} of {size}")
+                    raise ProtocolError(f"the connection ended at byte {start} of {size}")
                 start += len(block)
                 yield block
 
@@ -224,7 +218,7 @@ class _Download:
         return chunk * self._step, min((chunk + 1) * self._step, self.remote.size)
 
     def _restored(self) -> set[int]:
-        """Chunks that an earlier run left, where they are of the same content."""
+        """Chunks that an earlier run received of the same content."""
         if not (self.remote.ranges and self.remote.identity and self.part.is_file()):
             return set()
         try:
@@ -243,56 +237,62 @@ class _Download:
             file.write(json.dumps({**self._identity(), "done": sorted(self._done)}).encode())
 
 
+def _session(attempts: int, connections: int = 1) -> requests.Session:
+    """A session that repeats requests without an answer or with a temporary error status."""
+    session = requests.Session()
+    session.headers.update({"User-Agent": "afl-detection", "Accept-Encoding": "identity"})
+    adapter = HTTPAdapter(pool_maxsize=connections, max_retries=_retries(attempts))
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, adapter)
+    return session
+
+
+def _retries(attempts: int) -> Retry:
+    return Retry(
+        total=attempts - 1,
+        backoff_factor=PAUSE,
+        backoff_max=LONGEST_PAUSE,
+        status_forcelist=_TEMPORARY,
+        respect_retry_after_header=False,  # a server could ask for hours
+    )
+
+
 @contextlib.contextmanager
-def _open(url: str, start: int, end: int, *, ranged: bool = True) -> Iterator[http.client.HTTPResponse]:
-    """The answer to a request for bytes start to end - 1, or for all of them.
+def _answer(
+    session: requests.Session, url: str, start: int, end: int, *, ranged: bool = True
+) -> Iterator[requests.Response]:
+    """The answer to a request for bytes start to end - 1, or for the whole file.
 
     Raises:
-        _Broken: no answer, or one that says to come back.
-        DataError: the server refuses.
+        DataError: the server refuses or does not answer, or the address is wrong.
     """
-    headers = {"User-Agent": _AGENT, "Accept-Encoding": "identity"}
-    if ranged:
-        headers["Range"] = f"bytes={start}-{end - 1}"
+    headers = {"Range": f"bytes={start}-{end - 1}"} if ranged else {}
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code in _PASSING:
-            raise _Broken(f"HTTP {error.code} {error.reason}") from error
-        raise DataError(
-            f"{url} cannot be downloaded: the server answers {error.code} {error.reason}; get it from another place "
-            "with mirror=URL, or by hand"
-        ) from error
-    except (OSError, http.client.HTTPException) as error:
-        raise _Broken(_words(error)) from error
+        response = session.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+    except (InvalidSchema, MissingSchema, InvalidURL) as error:
+        raise DataError(f"{url} is not an http or https address; correct the mirror") from error
+    except requests.RequestException as error:
+        raise _given_up(url, error) from error
     with response:
+        if not response.ok:
+            raise DataError(
+                f"{url} cannot be downloaded: the server answers {response.status_code} {response.reason}; use "
+                "another mirror=URL, or download it by hand"
+            )
         yield response
 
 
-def _total(response: http.client.HTTPResponse) -> str | None:
-    """Size of the whole file, in an answer that brings a part of it."""
+def _total(response: requests.Response) -> str | None:
+    """Size of the whole file, from an answer with a part of it."""
     found = re.fullmatch(r"bytes \d+-\d+/(\d+)", response.headers.get("Content-Range", ""))
     return found[1] if found else None
 
 
-def _pause(url: str, broken: _Broken, failures: int, attempts: int, stop: threading.Event) -> None:
-    """Wait before the next attempt.
-
-    Raises:
-        DataError: there were enough.
-        _Stopped: somebody else gave up.
-    """
-    if failures >= attempts:
-        raise DataError(
-            f"{url} cannot be downloaded: {failures} attempts in a row failed, the last one with: {broken}; look at "
-            "the network or use mirror=URL, then run the same command again: what was received is kept"
-        ) from broken
-    if stop.wait(min(LONGEST_PAUSE, PAUSE * 2 ** (failures - 1))):
-        raise _Stopped
-
-
-def _words(error: BaseException) -> str:
-    """An exception as a reason that can be read."""
-    reason = getattr(error, "reason", None) or error
-    return str(reason) or type(error).__name__
+def _given_up(url: str, error: Exception) -> DataError:
+    """The error after the last attempt."""
+    reason = error if isinstance(error, MaxRetryError) or not error.args else error.args[0]
+    reason = getattr(reason, "reason", None) or reason
+    return DataError(
+        f"{url} cannot be downloaded: the last attempt failed with: {reason}; check the network or use mirror=URL, "
+        "then run the same command again, which resumes the download"
+    )

@@ -484,7 +484,7 @@ def test_two_runs_for_one_folder_do_not_mix(prepare, tmp_path, capsys):
         (["verify=maybe"], "verify=maybe is neither true nor false"),
         (["connections=0"], "connections=0 is not a number from 1 to 32"),
         (["existing=/nowhere"], "there is no folder /nowhere: correct existing="),
-        (["mirror=/data"], "/data/annotations_trainval2017.zip is no http or https address"),
+        (["mirror=/data"], "/data/annotations_trainval2017.zip is not an http or https address"),
         (["dataset.rot=x"], "dataset.rot"),
         (["dataset.root=/proc/here"], "cannot be made a folder for data"),
     ],
