@@ -159,6 +159,10 @@ def choice_text(levels: pd.DataFrame) -> str:
 
 def forms_text(answer: pd.DataFrame, sets: Mapping[str, str]) -> str:
     """The arms with their scores; ``sets`` are the titles of the development sets by name."""
+
+    def points(value: float) -> str:
+        return "–" if math.isnan(value) else f"{100 * value:+.2f}"
+
     head = ["loss"]
     for title in sets.values():
         head += [f"{title}: score", "AP_f", "pairs"]
@@ -166,12 +170,13 @@ def forms_text(answer: pd.DataFrame, sets: Mapping[str, str]) -> str:
     for loss, row in answer.iterrows():
         cells = [str(loss)]
         for name in sets:
+            pairs = row["pairs", name]
             cells += [
-                rounded(row["score", name], "+"),
-                rounded(row["AP_f", name], "+"),
-                f"{row['pairs', name]:.0f}",
+                points(row["score", name]),
+                points(row["AP_f", name]),
+                "0" if math.isnan(pairs) else f"{pairs:.0f}",
             ]
-        rows.append([*cells, rounded(row["mean", "score"], "+"), "yes" if row["mean", "chosen"] else ""])
+        rows.append([*cells, points(row["mean", "score"]), "yes" if row["mean", "chosen"] else ""])
     align = "--- " + "---: " * (3 * len(sets) + 1) + ":---:"
     return markdown([*head, "mean score", "chosen"], rows, align=align)
 
