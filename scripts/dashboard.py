@@ -124,7 +124,7 @@ def log_tables(
         job_type="tables",
         tags=["tables", "reconstruction"],
         notes=NOTE,
-        dir=str(OUTPUT),
+        dir=str(OUTPUT.resolve()),
         settings=wandb.Settings(silent=True, console="off", disable_code=True, disable_git=True),
     )
     for name, files in contents.items():
