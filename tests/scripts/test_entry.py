@@ -75,7 +75,9 @@ def test_hydras_own_forms_pass():
 
 def test_no_member_is_the_default_of_a_group_or_is_refused():
     assert checked(["experiment=null", "seed=1"], "config") == ["seed=1"]
-    with pytest.raises(ConfigError, match="There is no logger 'null'. There are: csv, none, tensorboard, wandb"):
+    with pytest.raises(
+        ConfigError, match="There is no logger 'null'. There are: csv, none, tensorboard, wandb"
+    ):
         checked(["logger=null"], "config")
 
 
