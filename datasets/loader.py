@@ -94,7 +94,7 @@ class EpochPlan:
             rng = np.random.default_rng([ORDER_STREAM, self.seed, epoch])
             numbers = np.arange(self.num_images)
             if self.repeat_factors is not None:
-                # The fraction is drawn anew each epoch, so that its mean over epochs is met.
+                # The fraction is drawn again in each epoch, so that its mean over epochs is met.
                 whole = np.floor(self.repeat_factors)
                 more = rng.random(self.num_images) < self.repeat_factors - whole
                 numbers = np.repeat(numbers, (whole + more).astype(np.int64))

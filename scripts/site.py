@@ -2,7 +2,7 @@
 
     python -m scripts.site                                  # outputs/site/index.html
     python -m scripts.site serve                            # build it and show it: http://127.0.0.1:8000
-    python -m scripts.site output=/tmp/site
+    python -m scripts.site output=outputs/site
 
 Options:
     output=outputs/site    the folder of the site; its source goes to the same name with -source
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
     config = (ROOT / "docs" / "mkdocs.yml").read_text(encoding="utf-8")
     places = f"docs_dir: {source.name}\nsite_dir: {output.name}\n"
     (source.parent / "mkdocs.yml").write_text(config.replace("PROJECT", str(ROOT)) + places, encoding="utf-8")
-    # The advertisement of the theme is no warning.
+    # The advertisement of the theme does not count as a warning.
     code = subprocess.run(command, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}).returncode
     if code:
         return code

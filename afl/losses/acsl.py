@@ -5,7 +5,7 @@ Wang et al., Adaptive Class Suppression Loss for Long-Tail Object Detection, CVP
     w_j = 1    if y_j = 1, or p_j >= xi
     w_j = 0    otherwise
 
-at an object; the weights need no class counts, so a frequent class is spared like a rare one where it is no rival. Default: xi =
+at an object; the weights need no class counts, so a frequent class is spared, like a rare one, where it does not compete. Default: xi =
 0.7 of the paper. The paper's element loss is cross-entropy; here it is the head's focal loss.
 
 Anchors, grids and heat maps: ``at_objects`` says which locations belong to an object. ObjectBox's objectness has one class and
@@ -37,7 +37,7 @@ class AdaptiveClassSuppression(Weighting):
     def __init__(self, info: MapInfo, *, threshold: float = 0.7) -> None:
         super().__init__()
         if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold is {threshold}, but a probability lies in [0, 1].")
+            raise ValueError(f"threshold is {threshold}, but a probability is between 0 and 1.")
         self.threshold = threshold
 
     def forward(

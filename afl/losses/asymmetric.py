@@ -1,4 +1,4 @@
-"""Asymmetric focusing: positives and negatives have exponents of their own.
+"""Asymmetric focusing: positives and negatives have separate exponents.
 
 Ridnik et al., Asymmetric Loss for Multi-Label Classification, ICCV 2021, eq. 4.
 
@@ -24,7 +24,7 @@ from afl.losses.weighting import ElementWeights, Weighting
 
 
 class AsymmetricFocus(Weighting):
-    """Gives the positives a focusing exponent of their own; negatives keep the ``gamma`` of the loss.
+    """Gives the positives a separate focusing exponent; negatives keep the ``gamma`` of the loss.
 
     Args:
         info: the map.

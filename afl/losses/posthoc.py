@@ -20,7 +20,7 @@ classes more alike in length:
 Default: tau = 0.7, of the paper's ImageNet-LT. The factor m keeps the logits' size, which a sigmoid needs and a softmax does not;
 the bias stays. An anchor head has one vector for each anchor and class.
 
-AP of one class depends on the order of its own scores alone, so a shift of its logits acts only through what classes share: thresholds,
+AP of one class depends only on the order of its scores, so a shift of its logits acts only through what classes share: thresholds,
 the number of candidates, and the cap per image. ``AP_fixed`` shows what is left without the cap. Anchors, grids and heat maps alike;
 on corners and extreme points every map is changed. A map of one class does not change.
 

@@ -10,7 +10,7 @@ anchors, grids and heat maps. A run keeps its number of steps.
 Default: t is 100 images over the number of training images. On LVIS, with 100,170 images, that is the published t of 0.001,
 and 100 images is where LVIS's frequent classes begin.
 
-Differs from the official code: the fraction of r_i is drawn anew in every epoch, as in detectron2. ``dataset.repeat_threshold``
+Differs from the official code: the fraction of r_i is drawn again in every epoch, as in detectron2. ``dataset.repeat_threshold``
 asks for the same as a setting of the data set; a run that has both is refused.
 """
 

@@ -51,7 +51,7 @@ def server_records(api: ServerApi, *, entity: str | None, project: str) -> list[
                 records.append(record_of_summary(text, run.config, f"W&B run {run.name} ({run.id})"))
             except ValueError as error:
                 log.warning("left out of the table: %s", error)
-    except Exception as error:  # W&B raises errors of its own and of the libraries that it uses
+    except Exception as error:  # W&B raises its errors and those of the libraries that it uses
         message = " ".join(str(error).split())[:200]
         raise ServerError(f"W&B project {path} cannot be read ({type(error).__name__}: {message})") from error
     if without:

@@ -23,7 +23,7 @@ HEAD = f"""# Every loss
 `loss=NAME` chooses a loss on all six detectors. The pictures show the size of the gradient of one element of a rare class
 against its probability, in a map of a frequent and a rare class, before the first step. Class weights are at their cap of 5, and
 losses that look at boxes see an overlap of {EXAMPLE_OVERLAP}. Where an element's gradient depends on the rest of its map, the picture shows
-means over one map, beside cross-entropy. Grey: focal loss.
+means over one map, with cross-entropy for comparison. Grey: focal loss.
 
 The figures are averages over the detectors of the table that they come from, x 100. Compare figures of one table only.
 AFL here is a reconstruction: the paper's formula is not public.
@@ -34,7 +34,7 @@ AFL here is a reconstruction: the paper's formula is not public.
 def losses_page(
     losses: Mapping[str, Callable[[MapInfo], MapLoss]], conf: Path, results: Path, pictures: Path
 ) -> str:
-    """The page; the pictures of the losses are written to the folder ``pictures`` beside it.
+    """The page. Writes the pictures of the losses to the folder ``pictures``.
 
     Args:
         losses: factories by their names in ``conf/loss``, in the order of the page.

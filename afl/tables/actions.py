@@ -74,7 +74,7 @@ def _say_pin(config: DictConfig) -> None:
 
 
 def _say_expected(table: Table, config: DictConfig) -> None:
-    """Print the published figures that the table's file names beside those that were reached."""
+    """Print the published figures that the table's file names, each with the one that was reached."""
     for line in compared(table, config.table.get("expected") or []):
         console.print(str(line), markup=False, highlight=False, soft_wrap=True)
 

@@ -130,7 +130,7 @@ class WandbTracker:
     """One W&B run.
 
     W&B's step is the optimiser step. All attempts of an interrupted run have one id, its ``run_id``: online a later attempt continues the
-    run, and offline each attempt leaves a folder of its own, which ``wandb sync`` uploads in their order as one run.
+    run, and offline each attempt leaves a separate folder, which ``wandb sync`` uploads in their order as one run.
     """
 
     def __init__(

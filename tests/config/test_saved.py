@@ -51,7 +51,7 @@ def test_every_setting_that_others_follow_reaches_them_or_is_refused_in_an_old_r
         changed = "other" if key == "dataset.name" else "/elsewhere" if isinstance(value, str) else value + 1
         (dependent if key in following else literal)[key] = f"{key}={changed}"
     assert len(literal) > 5
-    # Sources with a value of their own change together. One that follows another would hide it, so each changes alone.
+    # Sources with separate values change together. One that follows another would hide it, so each changes alone.
     for overrides in (list(literal.values()), *([override] for override in dependent.values())):
         assert plain(read_config(folder, overrides)) == plain(composed(*overrides)), overrides
     (folder / UNRESOLVED).unlink()

@@ -98,7 +98,7 @@ def random_weights(
 ) -> ElementWeights:
     """``gate`` none | scalar | class; ``gamma`` a number or ``class`` for one per class; double precision.
 
-    With ``slots`` some locations have weights of their own, and so have some sizes of gradients.
+    With ``slots`` some locations, and some sizes of gradients, have separate weights.
     """
     random = torch.Generator().manual_seed(seed)
 

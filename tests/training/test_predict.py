@@ -25,7 +25,7 @@ from scripts.predict import DEFAULTS, main
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A short run, its validation images, the detections of its evaluation, and its checkpoint in a folder of its own."""
+    """A short run, its validation images, the detections of its evaluation, and its checkpoint in a separate folder."""
     folder = tmp_path_factory.mktemp("run")
     config = compose_cell(
         detector="retinanet",

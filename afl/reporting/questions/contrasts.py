@@ -19,7 +19,7 @@ def noise(table: Table) -> pd.DataFrame:
         spread^2 = sum over losses and seeds of (x - mean of the loss)^2 / sum over losses of (n - 1)
         paired^2 = the same of the differences to the baseline by seed
 
-    A single loss has three to five seeds, which are too few for a standard deviation of its own.
+    A single loss has three to five seeds, which are too few to estimate its standard deviation alone.
 
     Returns:
         By row (data set, detector) and metric: ``spread`` and ``paired``, NaN if no loss has two seeds, and ``freedom``, the
