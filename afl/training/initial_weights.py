@@ -25,16 +25,14 @@ GENERATED = ("seed", "num_train", "num_val", "more_classes", "image_size")  # of
 log = logging.getLogger(__name__)
 
 
-def start_from(
-    config: DictConfig, detector: nn.Module, world: World, pretrain: Callable[[DictConfig], Path]
-) -> None:
+def start_from(config: DictConfig, detector: nn.Module, world: World, pretrain: Callable[..., Path]) -> None:
     """Load ``config.initial_weights`` into the detector: null, ``shapes``, or a file with weights under ``model``.
 
     Everything whose name and shape fit is taken; the class layer of another set of classes does not fit and stays fresh.
     A loss that retrains class layers starts from a finished run, and its class layers are fresh.
 
     Args:
-        pretrain: gives the checkpoint of a pre-training config, making it first if need be.
+        pretrain: gives the checkpoint of a config, training it first if need be; ``of_features`` says whether all losses share it.
 
     Raises:
         ConfigError: the file does not exist or holds no weights, or many processes ask for features that one has to make.
@@ -48,7 +46,7 @@ def start_from(
                 f"loss={config.cell.loss} starts from a finished run, which one process makes: train loss={FIRST_STAGE} first, then "
                 "give its checkpoint as initial_weights"
             )
-        path = pretrain(first_stage(config))
+        path = pretrain(first_stage(config), of_features=False)
     elif source is None:
         return
     elif source == SHAPES:
@@ -57,7 +55,7 @@ def start_from(
                 "initial_weights=shapes is made by one process: train it without torchrun first "
                 "(experiment=pretrain), then give its checkpoint as initial_weights"
             )
-        path = pretrain(pretraining_config(config))
+        path = pretrain(pretraining_config(config), of_features=True)
         _check(path)
     else:
         path = _file(source)

@@ -33,7 +33,7 @@ from afl.training.progress import MODES
 from afl.training.run_identity import Run
 from datasets import DataError
 
-Pretrain = Callable[[DictConfig], Path]
+Pretrain = Callable[..., Path]
 log = logging.getLogger(__name__)
 
 
@@ -138,10 +138,10 @@ def _restore(learner: Learner, saved: dict[str, Any], run: Run) -> None:
         ) from error
 
 
-def _unnoticed(pretrain: Pretrain, config: DictConfig) -> Path:
+def _unnoticed(pretrain: Pretrain, config: DictConfig, *, of_features: bool) -> Path:
     """``pretrain``, with the same random state afterwards whether features were trained or existed."""
     with kept_random_state():
-        return pretrain(config)
+        return pretrain(config, of_features=of_features)
 
 
 @contextlib.contextmanager

@@ -89,9 +89,13 @@ def run_cell(
     return record
 
 
-def pretrain(config: DictConfig, interruption: Interruption) -> Path:
-    """The final checkpoint of ``config``'s run, which is trained first if it is not finished; concurrent callers wait."""
-    detector, of_features = config.cell.detector, config.cell.dataset == "shapes_pretraining"
+def pretrain(config: DictConfig, interruption: Interruption, *, of_features: bool) -> Path:
+    """The final checkpoint of ``config``'s run, which is trained first if it is not finished; concurrent callers wait.
+
+    Args:
+        of_features: the run gives all losses their features; otherwise it is the first stage of one loss.
+    """
+    detector = config.cell.detector
     run = _described(
         config, interruption, title=f"feature pre-training for {detector}" if of_features else None
     )
