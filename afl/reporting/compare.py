@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from afl.tracking import Record
+from afl.tracking.record import flat
 
 # Entries that do not affect a result.
 IGNORED = ("paths", "logger", "cell", "dataset.root", "dataset.train", "dataset.val", "dataset.folder.root")
@@ -63,14 +63,3 @@ def comparison(first: Record, second: Record) -> Comparison:
     ]
     classes.sort(key=lambda row: row[3] - row[2])
     return Comparison(first, second, changed, metrics, classes, warnings)
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested dictionaries and join their keys with dots. Lists stay whole; empty dictionaries are dropped."""
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from afl.tracking.record import flat
 from afl.tracking.wandb import Chart, NullTracker, Picture
 from datasets.files import write_bytes
 
@@ -188,7 +189,7 @@ class TensorBoardTracker(_FileTracker):
 
             # Events of an earlier attempt from this step on are hidden.
             self._writer = SummaryWriter(str(self._folder), purge_step=step)
-            rows = sorted(_flat(self._config).items())
+            rows = sorted(flat(self._config).items())
             self._writer.add_text("config", _markdown(("setting", "value"), rows), step)
         return self._writer
 
@@ -225,14 +226,3 @@ def _array(value: Any) -> np.ndarray:
 def _markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "/") for cell in line) + " |" for line in lines)
-
-
-def _flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """A nested config by dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{before}{name}.")
-        else:
-            found[f"{before}{name}"] = value
-    return found

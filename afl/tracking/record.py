@@ -192,3 +192,14 @@ def record_from(data: Any, path: str | Path) -> Record:
         return Record(**data)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; run the cell again") from error
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A record's nested config by dotted names. Lists stay whole; empty dictionaries are dropped."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
 import detectors.boxes
+from afl.benchmarks.harness import peak_bytes
 from detectors.anchors import anchors_in_ignored, base_anchors, grid_anchors, match_anchors
 from detectors.boxes import blocks_of_objects, box_area, pairwise_intersection
 
@@ -19,17 +19,6 @@ def scene(count: int, seed: int = 0, batch: int = 2, side: int = 16):
     boxes = torch.cat([corner, corner + 4 + torch.rand(batch, count, 2, generator=generator) * 40], -1)
     boxes[:, count // 2 :] = boxes[:, : count - count // 2]
     return anchors, boxes, torch.rand(batch, count, generator=generator) < 0.8
-
-
-def peak_bytes(work) -> int:
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        work()
-    changes = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = most = 0
-    for change in sorted(changes, key=lambda e: e.start_ns()):
-        held += change.nbytes()
-        most = max(most, held)
-    return most
 
 
 @pytest.mark.parametrize("at_once", [1, 2000, 1 << 17])

@@ -1,14 +1,11 @@
 """The kernel of Gaussian targets, in Triton's interpreter, against torch's operations; and its compilation for a GPU."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from detectors.heatmap import gaussian_lists
 from detectors.triton_heatmap import gaussian_lists as lists_of_kernel
+from tests.fresh_python import run_without_interpreter
 
 
 def crowded_scene(seed: int, maps: int, batch: int, count: int, classes: int, side: tuple[int, int]):
@@ -82,11 +79,5 @@ for capability in (80, 90):
 
 
 def test_kernel_compiles_for_a_gpu_without_one(tmp_path):
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-c", BUILD],
-        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
+    done = run_without_interpreter(BUILD, TRITON_CACHE_DIR=str(tmp_path))
     assert done.stdout.count("built") == 2, done.stderr[-2000:]

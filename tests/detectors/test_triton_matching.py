@@ -1,14 +1,11 @@
 """The kernels that match anchors, in Triton's interpreter, against torch's operations; and their compilation for a GPU."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from detectors.anchors import match_anchors
 from tests.detectors.test_matching_memory import scene
+from tests.fresh_python import run_without_interpreter
 
 
 @pytest.mark.parametrize("keep_best", [True, False])
@@ -45,11 +42,5 @@ for kernel in (triton_matching._best, triton_matching._decide):
 
 
 def test_kernels_compile_for_a_gpu_without_one(tmp_path):
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-c", BUILD],
-        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
+    done = run_without_interpreter(BUILD, TRITON_CACHE_DIR=str(tmp_path))
     assert done.stdout.count("built") == 4, done.stderr[-2000:]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -16,6 +13,7 @@ from afl.losses import PADDING, ClassificationTarget, ElementWeights, VarifocalL
 from afl.losses.fused import uses_triton
 from afl.losses.primitive import gradient_mass, weighted_loss
 from afl.losses.sampling import largest_negative_losses, location_losses
+from tests.fresh_python import run_without_interpreter
 from tests.losses.cases import (
     loss_and_gradient,
     make_info,
@@ -246,10 +244,7 @@ def test_the_switch_is_obeyed_and_float64_stays_with_torch(monkeypatch):
 @pytest.mark.skipif(DEVICE == "cuda", reason="a GPU needs no interpreter")
 def test_kernels_on_a_cpu_ask_for_the_interpreter():
     code = "import torch; from afl.losses.fused import uses_triton; uses_triton(torch.zeros(1))"
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment | {"AFL_TRITON": "on"}, capture_output=True, text=True
-    )
+    done = run_without_interpreter(code, AFL_TRITON="on")
     assert done.returncode and "needs TRITON_INTERPRET=1" in done.stderr
 
 
@@ -292,13 +287,7 @@ for kernel, own in (
 
 
 def test_kernels_compile_for_a_gpu_without_one(tmp_path):
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-c", BUILD],
-        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
+    done = run_without_interpreter(BUILD, TRITON_CACHE_DIR=str(tmp_path))
     assert done.stdout.count("built") == 9, done.stderr[-2000:]
 
 
