@@ -1,4 +1,4 @@
-"""Training and evaluating one cell."""
+"""Training and evaluation of one run."""
 
 from afl.training.build import ConfigError
 from afl.training.run import run_cell

@@ -1,4 +1,4 @@
-"""From a composed config to the objects of a run. A config only calls constructors; this calls them in order."""
+"""Builds the objects of a run from its composed config. The config only names constructors; this module calls them in order."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp32": None}
 
 @dataclass(frozen=True)
 class Part:
-    """What one part of a config may call.
+    """The callables that one part of a config may name.
 
     Attributes:
         place: pattern of the part's dotted name.
-        name: pattern of the full name of the callable at its definition.
-        base: class that it must derive from; ``type`` for any class, None for a function.
+        name: pattern of the callable's full name, as in its definition.
+        base: class that the callable must derive from; ``type`` for any class, None for a function.
     """
 
     place: str
@@ -48,8 +48,8 @@ class Part:
         return isinstance(found, type) and (self.base is type or issubclass(found, self.base))
 
 
-# A config may be foreign and come inside a checkpoint. Each part of it calls callables of its own kind alone: only the data set's
-# parts read or generate data, only the logger's part makes a tracker.
+# A config may come from a stranger's checkpoint. Each part may only call callables of its kind: only the data set's parts read
+# or generate data, and only the logger's part creates a tracker.
 PARTS = (
     Part(r"loss", r"afl\.losses\.[\w.]+", nn.Module),
     Part(r"detector|backbone", r"detectors\.[\w.]+", nn.Module),
@@ -63,7 +63,7 @@ PARTS = (
 
 
 def check_targets(config: Any, place: str = "") -> None:
-    """Refuse every ``_target_`` that its part of the config may not call: a config is data, not code.
+    """Reject every ``_target_`` that its part of the config may not call: a config is data, not code.
 
     Args:
         config: the whole config or a part of it; ``place``: the dotted name of the part, empty for the whole.
@@ -101,11 +101,11 @@ def instantiate(config: DictConfig, **arguments: Any) -> Any:
     """Call the constructor that a part of a config names; lists and dicts arrive as plain Python.
 
     Args:
-        config: a part inside its whole config (``config.loss``): its place decides what it may call.
-        arguments: passed on as they are. Merged into the config, dataclasses and tensors would be converted.
+        config: a part of a whole config (``config.loss``); its dotted name decides which callables are allowed.
+        arguments: passed on unchanged. Hydra would convert dataclasses and tensors if they were merged into the config.
 
     Raises:
-        ConfigError: the part may not call this.
+        ConfigError: the part may not call this constructor.
     """
     check_targets(config, config._get_full_key(None))
     # A copy: Hydra would permanently resolve the references of the whole config.
@@ -118,7 +118,7 @@ def _call(config: dict[str, Any], arguments: dict[str, Any]) -> Any:
             return hydra.utils.instantiate(config, _convert_="all")
         return hydra.utils.instantiate(config, _convert_="all", _partial_=True)(**arguments)
     except InstantiationException as error:
-        # The constructor's own error, without Hydra's around it.
+        # Raise the constructor's own error without Hydra's wrapper.
         cause: BaseException = error
         while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
             cause = cause.__cause__
@@ -126,9 +126,9 @@ def _call(config: dict[str, Any], arguments: dict[str, Any]) -> Any:
 
 
 def bound(config: DictConfig) -> Any:
-    """The constructor of an optimiser or a schedule with its numbers bound; an argument that is null is left out.
+    """The constructor of an optimiser or a schedule with its arguments bound; arguments that are null are left out.
 
-    Optimisers share one set of names in the config, as schedules do, so that one can replace another completely.
+    All optimisers use the same argument names in the config, and so do all schedules, so that one can replace another completely.
     """
     check_targets(config, config._get_full_key(None))
     values = OmegaConf.to_container(config, resolve=True)
@@ -136,10 +136,10 @@ def bound(config: DictConfig) -> Any:
 
 
 def check_preset(config: DictConfig) -> None:
-    """Refuse an experiment with a detector or data set that it is not made for.
+    """Reject an experiment that is combined with a detector or data set that it was not made for.
 
     Raises:
-        ConfigError: with the choices that go together.
+        ConfigError: naming the choices that belong together.
     """
     if config.preset is None:
         return
@@ -153,30 +153,30 @@ def check_preset(config: DictConfig) -> None:
 
 
 def _published_regime(dataset: str) -> str:
-    """The published regime of a data set: its file in ``conf/regime`` if there is one, else that of MS COCO."""
+    """The published regime of a data set: its file in ``conf/regime`` if it exists, otherwise the one of MS COCO."""
     regime = f"published_{dataset}"
     return regime if (CONF / "regime" / f"{regime}.yaml").exists() else "published"
 
 
 def build_detector(config: DictConfig, classes: ClassCounts) -> nn.Module:
-    """Backbone and detector with its classification losses."""
+    """Build the backbone, the classification losses and the detector that uses them."""
     backbone = instantiate(config.backbone)
     loss = instantiate(config.loss)
     return instantiate(config.detector, backbone=backbone, classes=classes, loss=loss)
 
 
 def loop_options(config: DictConfig, *, num_images: int, world_size: int) -> LoopOptions:
-    """Durations resolved to steps.
+    """The options of the loop, with all durations resolved to steps.
 
     Raises:
-        ConfigError: an unknown precision, or a batch that cannot be shared out evenly.
+        ConfigError: the precision is unknown, or the batch cannot be divided evenly.
     """
     trainer = config.trainer
     if trainer.precision not in PRECISIONS:
         raise ConfigError(f"trainer.precision is {trainer.precision!r}; known are {', '.join(PRECISIONS)}")
     if trainer.batch_size % (trainer.accumulate * world_size):
         raise ConfigError(
-            f"trainer.batch_size={trainer.batch_size} cannot be shared by {world_size} processes "
+            f"trainer.batch_size={trainer.batch_size} cannot be divided evenly among {world_size} processes "
             f"x trainer.accumulate={trainer.accumulate} parts"
         )
 
@@ -189,7 +189,7 @@ def loop_options(config: DictConfig, *, num_images: int, world_size: int) -> Loo
 
     total = steps(trainer.max_duration)
     if total < 1:
-        raise ConfigError(f"trainer.max_duration is {trainer.max_duration!r}: no step to train")
+        raise ConfigError(f"trainer.max_duration is {trainer.max_duration!r}, which is less than one step")
     return LoopOptions(
         total_steps=total,
         batch_size=trainer.batch_size,
@@ -204,7 +204,7 @@ def loop_options(config: DictConfig, *, num_images: int, world_size: int) -> Loo
 
 
 def build_schedule(config: DictConfig, *, num_images: int, total_steps: int) -> Schedule:
-    """The learning-rate factor by step, warm-up included; a warm-up never takes more than a tenth of the run."""
+    """The learning-rate factor by step, including warm-up; the warm-up takes at most a tenth of the run."""
     warmup = Duration.parse(config.schedule.warmup).in_steps(
         images_per_epoch=num_images, batch_size=config.trainer.batch_size, total_steps=total_steps
     )

@@ -1,7 +1,7 @@
-"""Checkpoints: written whole or not at all, verified when they are read, with the previous one kept.
+"""Checkpoints: writing is atomic, reading verifies checksums, and the previous checkpoint is kept.
 
-A checkpoint is a plain ``torch.save`` file (a zip archive whose members carry checksums), so ``torch.load`` reads it
-anywhere; it has the weights under ``model``.
+A checkpoint is a plain ``torch.save`` file (a zip archive whose members carry checksums), so ``torch.load`` can read it
+anywhere. Its weights are under ``model``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from afl.tracking import sync_folder
 LAST, PREVIOUS, DAMAGED = "last.pt", "previous.pt", "damaged.pt"
 FORMAT = "afl-checkpoint-1"
 
-# Errors of zipfile and ``torch.load`` for files that are damaged anywhere, or are of another kind.
+# Errors that zipfile and ``torch.load`` raise for damaged files and for files of another kind.
 UNREADABLE = (
     AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError, OverflowError, RuntimeError,
     TypeError, ValueError, pickle.PickleError, struct.error, zipfile.BadZipFile, zlib.error,
@@ -32,19 +32,19 @@ UNREADABLE = (
 
 
 class CheckpointError(RuntimeError):
-    """A file that is not a checkpoint of this project, is damaged, or does not fit."""
+    """A file is not a checkpoint of this project, is damaged, or does not fit the run."""
 
 
 def reason(error: BaseException) -> str:
     """Why a file could not be read, in one line."""
     if isinstance(error, pickle.UnpicklingError):
-        # torch's own message advises to read it as code.
-        return "it holds other objects than tensors and plain values, or is damaged"
+        # torch's own message advises loading the file as code.
+        return "it contains objects other than tensors and plain values, or is damaged"
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 class _Target:
-    """A file for ``torch.save``, which replaces an error of writing by one of its own that hides the reason."""
+    """A file for ``torch.save`` that remembers the first write error; torch's own error hides the reason."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -62,10 +62,10 @@ class _Target:
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> Path:
-    """Write ``state`` to ``folder/last.pt``; the file that had this name becomes ``previous.pt``.
+    """Write ``state`` to ``folder/last.pt``; the existing ``last.pt`` becomes ``previous.pt``.
 
-    The bytes are written under a temporary name, flushed to the disk and then renamed: after a kill or a full disk at any
-    moment the last good checkpoint is still there.
+    The file is written under a temporary name, flushed to the disk and then renamed. The last good checkpoint therefore
+    survives a killed process or a full disk.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; the temporary file is removed.
@@ -92,11 +92,11 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> Path:
 
 
 def read_archive(path: Path) -> Any:
-    """Read a ``torch.save`` file of tensors and plain values to the CPU, verifying the checksum of every member first.
+    """Read a ``torch.save`` file of tensors and plain values to the CPU, after verifying the checksum of every member.
 
     Raises:
         CheckpointError: a checksum does not match.
-        Exception: one of ``UNREADABLE``.
+        Exception: one of ``UNREADABLE``; the file cannot be read.
     """
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
@@ -125,7 +125,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def evaluated_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights that the run of a checkpoint was evaluated with: the moving average if it kept one."""
+    """The weights that the checkpoint's run evaluates: the moving average if the run keeps one."""
     if state["average"] is None:
         return state["model"]
     return {k.removeprefix("module."): v for k, v in state["average"].items() if k.startswith("module.")}
@@ -138,10 +138,10 @@ def load_latest(folder: Path, run_digest: str) -> tuple[dict[str, Any] | None, l
         run_digest: digest of the run's config; a checkpoint of another config is not continued.
 
     Returns:
-        The state (None if nothing was saved yet), and a line about every newer file that cannot be used.
+        The state (None if nothing was saved yet), and one line for each newer file that cannot be used.
 
     Raises:
-        CheckpointError: there are checkpoints, and none of them can be used.
+        CheckpointError: checkpoints exist, but none of them can be used.
     """
     passed_over = []
     for path in (folder / LAST, folder / PREVIOUS):
@@ -164,5 +164,5 @@ def load_latest(folder: Path, run_digest: str) -> tuple[dict[str, Any] | None, l
 
 
 def set_aside(folder: Path) -> Path:
-    """Rename a ``last.pt`` that cannot be used; otherwise the next checkpoint would move it over the good ``previous.pt``."""
+    """Rename a ``last.pt`` that cannot be used; otherwise the next save would move it over the good ``previous.pt``."""
     return (folder / LAST).rename(folder / DAMAGED)

@@ -1,4 +1,4 @@
-"""The second stage of a loss that retrains the class layers of a finished run, and nothing else."""
+"""The second training stage of losses that retrain only the class layers of a finished run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def first_stage(config: DictConfig) -> DictConfig:
 
 
 def keep_all_but_class_layers(detector: nn.Module) -> None:
-    """Train nothing but the last layers of the classification maps; normalisation layers keep their running statistics."""
+    """Freeze everything except the last layers of the classification maps, including the running statistics of batch norms."""
     detector.requires_grad_(False)
     for layers in detector.class_layers().values():
         for layer in layers:
@@ -41,7 +41,7 @@ def keep_all_but_class_layers(detector: nn.Module) -> None:
 
 @torch.no_grad()
 def restart_class_layers(detector: nn.Module) -> None:
-    """Fresh weights and the bias of its map's prior for every class layer."""
+    """Reinitialise every class layer: random weights, and the bias that corresponds to the prior of its map."""
     for name, layers in detector.class_layers().items():
         for layer in layers:
             normal_init(layer, bias=prior_bias(detector.classification[name].info.prior))

@@ -1,4 +1,4 @@
-"""Composing the config of a cell outside of a command's own."""
+"""Composes the config of a run in Python, without Hydra's command line."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ def compose_cell(*, detector: str, loss: str, overrides: list[str]) -> DictConfi
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("config", overrides=arguments)
     with open_dict(config):
-        # On the command line these come from Hydra's own record of the choices, which a composed config lacks.
+        # On the command line these come from Hydra's record of the choices, which a composed config lacks.
         config.cell = {"detector": detector, "loss": loss, "dataset": config.dataset.name}
     return config

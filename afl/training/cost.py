@@ -1,7 +1,7 @@
-"""The cost of a run before it is started: arithmetic, images per second, bytes of a checkpoint.
+"""Estimates the cost of a run before it starts: multiply-adds, images per second, and the size of a checkpoint.
 
-Arithmetic and bytes are counted on PyTorch's ``meta`` device, without weights or data. Speed is that of the real loop
-(``loop.train``) on random images and boxes of the run's size.
+Multiply-adds and bytes are counted on PyTorch's ``meta`` device, without weights or data. The speed is measured with the real
+loop (``loop.train``) on random images and boxes of the run's size.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from detectors.backbone import FrozenBatchNorm
 from detectors.contract import ClassCounts
 
 DIVISOR = 32  # sides of batches
-ASPECT = 4 / 3  # of the images of random batches that a transform does not cut to a square
+ASPECT = 4 / 3  # of random images, unless the transform crops them to a square
 OBJECTS = 7  # in each random image, as in MS COCO
 
 
@@ -41,7 +41,7 @@ class Throughput:
 
     Attributes:
         images_per_second: over the timed steps.
-        batch_size: images of a step.
+        batch_size: images per step.
         steps: number of timed steps.
         size: (height, width) of the images.
         device: name of the processor or GPU.
@@ -55,8 +55,8 @@ class Throughput:
 
 
 def training_size(config: DictConfig) -> tuple[int, int]:
-    """(height, width) of a training batch in pixels: the largest output of the transform of the detector's family for a
-    4 : 3 image, padded to a multiple of 32."""
+    """(height, width) of a training batch in pixels: the largest output of the detector family's transform for a 4 : 3 image,
+    padded to a multiple of 32."""
     transform = config.dataset.train_transform[config.family]
     if "size" in transform:
         height = width = transform.size
@@ -69,7 +69,7 @@ def training_size(config: DictConfig) -> tuple[int, int]:
 
 
 def without_download(config: DictConfig) -> DictConfig:
-    """The same run with random weights instead of downloaded ones: the same work without a download."""
+    """The same run with random instead of downloaded backbone weights: the same work, without a download."""
     config = copy.deepcopy(config)
     if config.backbone.get("pretrained"):
         with open_dict(config):
@@ -77,13 +77,13 @@ def without_download(config: DictConfig) -> DictConfig:
     return config
 
 
-# Layers that keep the shape and have no products to count.
+# Layers that keep the shape and contain no products to count.
 WITHOUT_PRODUCTS = (nn.BatchNorm2d, nn.GroupNorm, nn.ReLU, FrozenBatchNorm)
 
 
 def skeleton(config: DictConfig, num_classes: int) -> nn.Module:
-    """The run's network on the ``meta`` device, which has shapes without numbers. Its loss is focal loss, whose constructor
-    reads no numbers."""
+    """The run's network on the ``meta`` device, whose tensors have shapes but no values. Its loss is focal loss, because that
+    constructor reads no values."""
     config = without_download(config)
     with open_dict(config):
         config.loss = {"_target_": "afl.losses.ClassificationLoss", "_partial_": True, "chain": {}}
@@ -93,11 +93,11 @@ def skeleton(config: DictConfig, num_classes: int) -> nn.Module:
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """What a run's network costs.
+    """The cost of a run's network.
 
     Attributes:
-        forward_macs: multiply-adds of one image's forward pass, by PyTorch's counter; convolutions and matrix products only.
-        checkpoint_bytes: weights, the optimiser's state, and averaged weights if the run keeps them, in float32.
+        forward_macs: multiply-adds of the forward pass of one image by PyTorch's counter: convolutions and matrix products only.
+        checkpoint_bytes: size of the weights, the optimiser's state, and the averaged weights if the run keeps them, in float32.
     """
 
     forward_macs: int
@@ -105,14 +105,14 @@ class NetworkCost:
 
 
 def network_cost(config: DictConfig, num_classes: int) -> NetworkCost:
-    """The cost of a run's network, counted on shapes alone."""
+    """Compute the cost of a run's network from its shapes."""
     detector = skeleton(config, num_classes)
     trained = sum(p.numel() for p in detector.parameters() if p.requires_grad)
     kept = sum(value.numel() for value in detector.state_dict().values())
     moments = 2 if config.optimizer.factory.betas is not None else 1
     for module in detector.modules():
-        if isinstance(module, WITHOUT_PRODUCTS):  # a shape of the meta device costs time, too
-            module.forward = lambda x: x  # type: ignore[method-assign]  # the module stays: a folded norm is read, not called
+        if isinstance(module, WITHOUT_PRODUCTS):  # skipping them saves time, even on the meta device
+            module.forward = lambda x: x  # type: ignore[method-assign]  # keep the module: a folded norm reads its tensors
     with torch.device("meta"):
         images = torch.empty(1, 3, *training_size(config))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -126,12 +126,14 @@ def network_cost(config: DictConfig, num_classes: int) -> NetworkCost:
 def measure_throughput(
     config: DictConfig, num_classes: int, *, batch_size: int | None = None, steps: int = 8
 ) -> Throughput:
-    """Time the training loop on random data: ``steps`` steps, after as many that are not timed.
+    """Time ``steps`` steps of the training loop on random data, after as many warm-up steps.
+
+    Nothing is downloaded, and no file is left behind.
 
     Args:
-        config: of the run; nothing is downloaded, and nothing stays on the disk.
+        config: of the run.
         num_classes: of its data set.
-        batch_size: images of a step, None for the run's own.
+        batch_size: images per step; None for the run's setting.
     """
     config = without_download(config)
     with open_dict(config):
@@ -156,7 +158,7 @@ def measure_throughput(
             Training(
                 learner=Learner(detector, optimizer),
                 batches=random_batches(config, num_classes),
-                schedule=lambda step: 1e-6,  # with so small a learning rate the weights stay finite
+                schedule=lambda step: 1e-6,  # such a small learning rate keeps the weights finite
                 options=options,
                 world=World(rank=0, size=1, device=device),
                 folder=Path(folder),
@@ -175,7 +177,7 @@ def measure_throughput(
 
 
 class _Times(Observer):
-    """When which step was logged."""
+    """Records the time at which each step is logged."""
 
     def __init__(self) -> None:
         self.at: dict[int, float] = {}
@@ -185,7 +187,7 @@ class _Times(Observer):
 
 
 def random_batches(config: DictConfig, num_classes: int) -> Iterator[Batch]:
-    """The same batch of noise with boxes of all sizes, endlessly."""
+    """Yield the same batch of noise images with boxes of all sizes, endlessly."""
     generator = torch.Generator().manual_seed(0)
     height, width = training_size(config)
     count = config.trainer.batch_size // config.trainer.accumulate

@@ -35,7 +35,7 @@ METRICS = ("coco", "lvis", "voc")
 
 @dataclass(frozen=True)
 class RunData:
-    """Training and validation annotations, and class statistics of the training split."""
+    """Training and validation annotations, and the class statistics of the training split."""
 
     train: AnnotationIndex
     val: AnnotationIndex
@@ -43,7 +43,7 @@ class RunData:
 
     @property
     def classes(self) -> ClassCounts:
-        """Training counts as tensors."""
+        """Instances and images of each class in the training split, as tensors."""
         return ClassCounts(
             instances=torch.as_tensor(self.statistics.instances, dtype=torch.float32),
             images=torch.as_tensor(self.statistics.images, dtype=torch.float32),
@@ -51,15 +51,15 @@ class RunData:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the content of both splits; it does not depend on their folder."""
+        """Digest of the content of both splits, independent of their folder."""
         return f"{self.train.content_hash[:16]}-{self.val.content_hash[:16]}"
 
 
 def read_data(config: DictConfig) -> RunData:
-    """Both splits of ``config.dataset``.
+    """Read both splits of ``config.dataset``.
 
     Raises:
-        DataError: the splits do not have the same classes.
+        DataError: the splits have different classes.
     """
     train = instantiate(config.dataset.train)
     val = (
@@ -71,14 +71,14 @@ def read_data(config: DictConfig) -> RunData:
 
 
 def about(config: Mapping[str, Any], data: RunData) -> dict[str, Any]:
-    """What a checkpoint tells about its detector, so that the weights can be used without the data set.
+    """The description of a detector that a checkpoint carries, so that its weights can be used without the data set.
 
     Args:
         config: the run's resolved configuration as plain dictionaries.
 
     Returns:
-        Plain values: ``config``; and of the C classes, in the order of the detector's labels, ``names``,
-        ``category_ids`` in the data set, ``groups`` ("r", "c" or "f"), training ``instances`` and ``images``.
+        Plain values: ``config``, and for the C classes, in the order of the detector's labels: ``names``, ``category_ids`` in
+        the data set, ``groups`` ("r", "c" or "f"), and training ``instances`` and ``images``.
     """
     return {
         "config": config,
@@ -93,15 +93,15 @@ def about(config: Mapping[str, Any], data: RunData) -> dict[str, Any]:
 def learnable_images(
     index: AnnotationIndex, *, images: int, smallest_side: float, image_size: int
 ) -> AnnotationIndex:
-    """The first images in which everything can be learnt: they have objects, none of them crowd, difficult or too small.
+    """The first images that have objects, none of which is crowd, difficult or too small to be learned.
 
     Args:
-        images: how many.
-        smallest_side: least width and height of every object in pixels, once the image's long side is
+        images: number of images.
+        smallest_side: smallest width and height of every object in pixels, after the image's long side is resized to
             ``image_size``.
 
     Raises:
-        ConfigError: there are fewer.
+        ConfigError: the split has fewer such images.
     """
     chosen = []
     for i in range(len(index)):
@@ -113,18 +113,18 @@ def learnable_images(
         if len(chosen) == images:
             return index.select(chosen)
     raise ConfigError(
-        f"only {len(chosen)} images have objects, all of them at least {smallest_side:g} pixels at a long side of "
-        f"{image_size}; {images} are needed: lower subset.images or subset.smallest_side"
+        f"only {len(chosen)} images have objects that are all at least {smallest_side:g} pixels wide and high at a long side of "
+        f"{image_size}, but {images} are needed; lower subset.images or subset.smallest_side"
     )
 
 
 def training_batches(
     config: DictConfig, data: RunData, world: World, start_step: int, repeats: ImageRepeats | None = None
 ):
-    """Endless batches, beginning with those of ``start_step``; each optimiser step takes ``trainer.accumulate`` of them.
+    """Endless training batches, starting at ``start_step``; each optimiser step takes ``trainer.accumulate`` of them.
 
     Args:
-        repeats: how often the loss wants images repeated; None leaves that to the data set's settings.
+        repeats: the image repetition that the loss asks for; None uses the data set's settings.
     """
     trainer, dataset = config.trainer, config.dataset
     transform = instantiate(
@@ -145,7 +145,7 @@ def training_batches(
         rank=world.rank,
         world_size=world.size,
         repeat_factors=_repeat_factors(config, data, repeats),
-        # Images that keep their shape need less padding among images of similar shape.
+        # Batches of images with similar aspect ratios need less padding.
         groups=aspect_groups(data.train) if isinstance(transform, ResizeTransform) else None,
     )
     return make_train_loader(
@@ -159,30 +159,30 @@ def training_batches(
 
 
 def _repeat_factors(config: DictConfig, data: RunData, repeats: ImageRepeats | None) -> np.ndarray | None:
-    """Repeat factor of each training image, as the data set or the loss asks for; None without repeats.
+    """Repeat factor of each training image that the data set or the loss asks for; None without repetition.
 
     Raises:
-        ConfigError: both ask for repeats.
+        ConfigError: both ask for repetition.
     """
     threshold, count_instances = config.dataset.repeat_threshold, config.dataset.repeat_by_instances
     if repeats is not None:
         if threshold:
             raise ConfigError(
                 f"dataset.repeat_threshold={threshold:g} and loss={config.cell.loss} both repeat images; set "
-                "dataset.repeat_threshold=null, or take a loss without repeat-factor sampling"
+                "dataset.repeat_threshold=null, or choose a loss without repeat-factor sampling"
             )
         threshold, count_instances = repeats.images / len(data.train), repeats.count_instances
     return repeat_factors(data.train, threshold, count_instances=count_instances) if threshold else None
 
 
 def loader_processes(config: DictConfig) -> int:
-    """``trainer.num_workers``, at most the number of cores that this process may use."""
+    """``trainer.num_workers``, limited to the number of cores that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(config.trainer.num_workers, cores)
 
 
 def evaluation_samples(config: DictConfig, data: RunData) -> DetectionDataset:
-    """The validation images as the detector sees them."""
+    """The validation images, transformed for the detector."""
     return DetectionDataset(
         data.val,
         instantiate(config.dataset.eval_transform[config.family]),
@@ -191,7 +191,7 @@ def evaluation_samples(config: DictConfig, data: RunData) -> DetectionDataset:
 
 
 def evaluation_batches(config: DictConfig, data: RunData, world: World):
-    """Batches over this process's part of the validation images."""
+    """Batches of this process's share of the validation images."""
     return make_eval_loader(
         evaluation_samples(config, data),
         config.trainer.eval_batch_size,
@@ -203,7 +203,7 @@ def evaluation_batches(config: DictConfig, data: RunData, world: World):
 
 
 def build_evaluator(config: DictConfig, data: RunData) -> Evaluator:
-    """The data set's official metric, over all classes, by class, and by frequency group of the training split."""
+    """The evaluator of the data set's official metric: over all classes, by class, and by frequency group of the training split."""
     metric, truth = config.dataset.metric, data.val.coco_dict()
     limit = config.dataset.max_detections
     shared = {"groups": list(data.statistics.groups), "backend": config.trainer.evaluator}
