@@ -338,7 +338,7 @@ def test_loss_arms_differ_in_their_keys_and_paths_do_not_matter(small_cell, tmp_
 
 
 def test_batches_that_cannot_be_shared_are_refused(small_cell):
-    with pytest.raises(ConfigError, match="cannot be shared"):
+    with pytest.raises(ConfigError, match="cannot be divided evenly"):
         run_cell(small_cell("centernet", "fl", "trainer.accumulate=3"))
 
 
