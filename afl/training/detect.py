@@ -1,4 +1,4 @@
-"""Detections of a data set's images, in the pixels of the original images."""
+"""Detects objects in the images of a data set; boxes are in pixels of the original images."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ DIVISOR = 32  # sides of network inputs
 
 @dataclass(frozen=True)
 class TestTime:
-    """Test-time augmentation for every detector: several views of an image, their boxes merged by NMS.
+    """Test-time augmentation for every detector: several views of an image, whose boxes are merged by NMS.
 
     Attributes:
-        flip: add a mirrored view of every view.
+        flip: add a mirrored copy of every view.
         scales: sizes of the views relative to the network input.
-        nms_iou: two boxes of one class that overlap by more count as one, and the better one stays.
+        nms_iou: of two boxes of one class with a larger overlap, only the one with the higher score is kept.
     """
 
-    __test__ = False  # pytest would take it for a class of tests
+    __test__ = False  # pytest would collect it as a test class
 
     flip: bool = False
     scales: tuple[float, ...] = (1.0,)
@@ -48,10 +48,11 @@ class TestTime:
 
 
 def to_original(detections: Detections, matrix: Tensor, size: Tensor) -> Detections:
-    """Boxes in pixels of the network input as boxes in pixels of the image file, on the CPU.
+    """Map boxes from pixels of the network input to pixels of the image file; the result is on the CPU.
 
     Args:
-        matrix: (2, 3) affine map from file to network-input pixels; size: (2,) height and width of the file's image.
+        matrix: (2, 3) affine map from pixels of the file to pixels of the network input.
+        size: (2,) height and width of the image in the file.
     """
     boxes = boxes_in_file(detections.boxes.cpu(), matrix, size)
     return Detections(boxes=boxes, scores=detections.scores.cpu(), labels=detections.labels.cpu())
@@ -66,7 +67,15 @@ def look(
     mirrored: bool,
     autocast: torch.dtype | None,
 ) -> list[Detections]:
-    """Detections of one view, back in the pixels of ``images`` (B, 3, H, W), whose contents have ``sizes`` (B, 2)."""
+    """Detections in one view, with boxes in pixels of the unchanged ``images``.
+
+    Args:
+        images: (B, 3, H, W), padded on the right and at the bottom.
+        sizes: (B, 2) height and width of each image without padding.
+        scale: size of the view relative to ``images``.
+        mirrored: whether the view is mirrored horizontally.
+        autocast: dtype of the network's arithmetic, None for float32.
+    """
     height, width = images.shape[-2:]
     if scale != 1.0:
         new = [max(DIVISOR, round(side * scale / DIVISOR) * DIVISOR) for side in (height, width)]
@@ -74,7 +83,7 @@ def look(
     images = images.flip(-1) if mirrored else images
     new_height, new_width = images.shape[-2:]
     stretch = torch.tensor([new_height / height, new_width / width], device=sizes.device)
-    # In a mirrored batch the padding is on the left, so the content reaches to the right border.
+    # In a mirrored batch the padding is on the left, so the content extends to the right border.
     content = (
         torch.tensor([new_height, new_width], device=sizes.device).expand_as(sizes)
         if mirrored
@@ -94,7 +103,7 @@ def look(
 
 
 def merge(views: list[Detections], nms_iou: float, limit: int) -> Detections:
-    """Detections of several views of one image: per-class NMS over all of them, the best ``limit``."""
+    """Merge the detections of several views of one image by per-class NMS, and keep the best ``limit``."""
     boxes, scores, labels = (
         torch.cat([getattr(view, name) for view in views]) for name in ("boxes", "scores", "labels")
     )

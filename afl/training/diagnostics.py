@@ -1,4 +1,4 @@
-"""Precision by recall, and confusion, of an evaluation by frequency group: as a file and as charts."""
+"""Precision-recall curves and confusion by frequency group of an evaluation, as a file and as charts."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ MOST_CLASSES = 50  # in a confusion chart by class
 
 
 def write_diagnostics(path: Path, evaluator: Evaluator) -> None:
-    """Write the data of the charts, after ``evaluator.evaluate()``.
+    """Write the data of the charts; call this after ``evaluator.evaluate()``.
 
-    The file has ``precision`` (101 numbers at recalls 0 to 1 and overlap 0.5, by group), ``confusion`` (rows ``r``, ``c``,
-    ``f``, ``background`` by the group of the detection; empty without groups) and ``pairs`` (name of the object's class or null, name of
-    the detection's or null, number).
+    The file contains ``precision`` (101 numbers at recalls 0 to 1 and overlap 0.5, by group), ``confusion`` (rows ``r``, ``c``,
+    ``f``, ``background`` by the group of the detection; empty without groups) and ``pairs`` (class name of the object or null,
+    class name of the detection or null, number).
     """
     counts = evaluator.confusion()
     names = {BACKGROUND: None, **dict(enumerate(evaluator.truth.names))}
@@ -32,7 +32,7 @@ def write_diagnostics(path: Path, evaluator: Evaluator) -> None:
 
 
 def diagnostic_charts(path: Path) -> dict[str, Chart]:
-    """Charts of a file of ``write_diagnostics``, by name."""
+    """The charts of a file written by ``write_diagnostics``, by name."""
     content = json.loads(path.read_text(encoding="utf-8"))
     charts = {
         "precision_recall": Chart(

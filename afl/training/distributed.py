@@ -1,4 +1,4 @@
-"""This process among those that torchrun started, and the operations that differ between one process and several."""
+"""The processes that torchrun started, and the operations that differ between one process and several."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-# How long a process waits for the others. The first process evaluates alone, which takes minutes.
+# How long a process waits for the others. Only the first process evaluates, which takes minutes.
 PATIENCE = timedelta(hours=1)
 
 
 class ProcessLost(RuntimeError):
-    """Another process of the run, or one that loads its images, has ended, so this one cannot go on."""
+    """Another process of the run or one of its image loaders has ended, so this process cannot continue."""
 
 
 def names_lost_process(error: BaseException) -> bool:
-    """Whether a collective failed because the process at its other end is gone."""
+    """Whether the error reports a collective that failed because another process has ended."""
     return isinstance(error, dist.DistError) or (
         type(error) is RuntimeError and "gloo/transport" in str(error)
     )
 
 
 def names_lost_loader(error: BaseException) -> bool:
-    """Whether torch reports that a loader process has ended; the report can arrive in any call."""
+    """Whether the error is torch's report that a loader process has ended; any call can raise it."""
     return type(error) is RuntimeError and str(error).startswith("DataLoader worker (pid")
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among all of them.
+    """This process and its place among all processes of the run.
 
     Attributes:
-        rank, size: number of this process, and how many there are.
+        rank, size: number of this process, and number of processes.
         device: where this process computes.
         control: group over the CPU for everything that processes agree on except gradients; None for a single process.
     """
@@ -52,7 +52,7 @@ class World:
 
 
 def join_world(device: str) -> World:
-    """Read torchrun's environment, start the process group of several processes, and choose the device.
+    """Read torchrun's environment, choose the device, and start a process group if there are several processes.
 
     Args:
         device: ``auto`` (CUDA if available), or a torch device name.
@@ -73,10 +73,10 @@ def join_world(device: str) -> World:
 
 
 def choose_device(device: str, local: int = 0) -> torch.device:
-    """The device named by ``auto`` (CUDA if available) or by a torch device name; ``cuda`` without a number is ``local``.
+    """The device for ``auto`` (CUDA if available) or a torch device name; ``cuda`` without a number is the GPU ``local``.
 
     Raises:
-        ValueError: there is no such kind of device, or CUDA is not available.
+        ValueError: torch does not know the device, or CUDA is not available.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

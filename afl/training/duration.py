@@ -1,4 +1,4 @@
-"""Durations in any unit, or a sum of them: ``600steps``, ``12epochs``, ``20000images``, ``25percent``, ``600steps+12epochs``."""
+"""Durations: ``600steps``, ``12epochs``, ``20000images``, ``25percent``, or a sum such as ``600steps+12epochs``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ _SYNONYMS = {"step": "steps", "epoch": "epochs", "image": "images", "%": "percen
 
 @dataclass(frozen=True)
 class Duration:
-    """An amount and one of ``UNITS``, and what is added to it."""
+    """An amount in one of ``UNITS``.
+
+    Attributes:
+        more: a second duration that is added to this one.
+    """
 
     amount: float
     unit: str
@@ -20,10 +24,10 @@ class Duration:
 
     @classmethod
     def parse(cls, text: str | int) -> Duration:
-        """Read ``"12epochs"``, ``"1.5 epochs"``, ``"600steps+12epochs"`` ...; a bare number has no unit and is refused.
+        """Read ``"12epochs"``, ``"1.5 epochs"``, ``"600steps+12epochs"`` and so on.
 
         Raises:
-            ValueError: naming the text and the units that exist.
+            ValueError: the text is not a duration, for example because a number has no unit.
         """
         first, plus, rest = str(text).partition("+")
         found = _PATTERN.fullmatch(first)
@@ -35,12 +39,15 @@ class Duration:
         return cls(float(found[1]), unit, cls.parse(rest) if plus else None)
 
     def in_steps(self, *, images_per_epoch: int, batch_size: int, total_steps: int | None = None) -> int:
-        """Whole optimiser steps, rounded to the nearest, at least 1 for a positive amount.
+        """The duration in optimiser steps, rounded to the nearest integer, at least 1 for a positive amount.
 
         Args:
             images_per_epoch: images in one pass over the training set.
             batch_size: images per optimiser step, over all processes.
-            total_steps: what 100 percent is; needed for ``percent`` only.
+            total_steps: length of training, needed only for ``percent``.
+
+        Raises:
+            ValueError: the unit is ``percent``, and ``total_steps`` is None.
         """
         if self.unit == "steps":
             steps = self.amount
@@ -50,7 +57,7 @@ class Duration:
             steps = self.amount / batch_size
         elif total_steps is None:
             raise ValueError(
-                f"{self.amount:g}percent of what? the length of training itself needs another unit"
+                f"{self.amount:g}percent is relative to the length of training, which itself needs another unit"
             )
         else:
             steps = self.amount / 100 * total_steps

@@ -1,4 +1,4 @@
-"""The last lines that a run prints: its figures, its folder, and what to do next."""
+"""The last lines that a run prints: its figures, its folder, and the commands to run next."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FIGURES = ("AP", "mAP50", "AP_r", "AP_c", "AP_f")
 
 
 def ending(record: Record, folder: Path) -> str:
-    """Figures of a finished run, by frequency group where the data set has them, and the next two commands."""
+    """The figures of a finished run, by frequency group if the data set has groups, and the next two commands."""
     figures = "  ".join(
         f"{name} {percent(record.metrics[name])}"
         for name in FIGURES

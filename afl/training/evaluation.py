@@ -1,4 +1,4 @@
-"""Evaluation of a run's detector: detections of its validation images, their file, and the data set's metrics."""
+"""Evaluates a run's detector: detects in the validation images, writes the detections, and computes the data set's metrics."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Evaluation:
 
     Attributes:
         config: of the run.
-        folder: where the file ``detections`` is written, and the diagnostics beside it.
+        folder: where the file ``detections`` and the diagnostics are written.
         test_time: views of every image, from the config.
     """
 
@@ -52,7 +52,7 @@ class Evaluation:
         object.__setattr__(self, "test_time", test_time)
 
     def check(self) -> None:
-        """Raise what would otherwise stop the run after its training: ground truth that the evaluator refuses, or a first
+        """Find errors that would otherwise stop the run after training: ground truth that the evaluator rejects, or a first
         image that cannot be read or resized."""
         build_evaluator(self.config, self.data)
         if len(self.data.val):
@@ -61,17 +61,17 @@ class Evaluation:
     def __call__(
         self, detector: nn.Module, interruption: Interruption | None = None
     ) -> tuple[dict[str, Any], list[Picture]]:
-        """Detect, write the file, and measure.
+        """Detect, write the detections, and compute the metrics.
 
-        Every process detects in its part of the images and writes its detections to a file. The first process evaluates
+        Every process detects in its share of the images and writes its detections to a file. The first process evaluates
         all of them.
 
         Args:
-            interruption: obeyed between images; None to finish in any case.
+            interruption: obeyed between images; None to ignore signals.
 
         Returns:
-            The evaluator's figures (only ``per_class``, empty, on other processes than the first), and the first images
-            with their boxes.
+            The evaluator's figures (only an empty ``per_class`` except on the first process), and the first images with
+            their boxes.
         """
         adapt_threshold(detector)
         share_buffers(detector, self.world)
@@ -101,7 +101,7 @@ class Evaluation:
                 if self.world.is_main and len(pictures) < self.config.trainer.pictures:
                     pictures.append(self._picture(number[image_id], image_id, one))
         if self.world.size > 1:
-            # Once, not per batch: processes do not have the same number of batches.
+            # Once and not per batch, because the number of batches differs between processes.
             if interruption is not None:
                 interruption.leave_if_asked(self.world)
             parts = [self.folder / f"detections-{rank}.npz" for rank in range(self.world.size)]
@@ -135,8 +135,8 @@ class Evaluation:
 
 @contextlib.contextmanager
 def evaluated(detector: nn.Module, fixed_detections: int | None) -> Iterator[None]:
-    """The detector as it is evaluated: its class layers calibrated by their losses, and with at least ``fixed_detections``
-    detections of an image, if that is given. Afterwards it is what it was."""
+    """Change the detector for evaluation, and restore it afterwards: its class layers are calibrated by their losses, and it
+    returns at least ``fixed_detections`` detections per image, if that is given."""
     limit: int = vars(detector)["max_detections"]
     layers = detector.class_layers()
     own = {name: [copy.deepcopy(layer.state_dict()) for layer in layers[name]] for name in layers}
@@ -154,15 +154,16 @@ def evaluated(detector: nn.Module, fixed_detections: int | None) -> Iterator[Non
 def evaluate_run(
     run: LoadedRun, folder: Path, detections: str = DETECTIONS, *, on_training_images: bool = False
 ) -> dict[str, Any]:
-    """Evaluate a trained run again, on the device of its config and in all processes that torchrun started. The caller
-    calls ``leave_world`` at the end.
+    """Evaluate a trained run again, on the device of its config and in all processes that torchrun started.
+
+    The caller must call ``leave_world`` at the end.
 
     Args:
         folder: where the file ``detections`` is written.
-        on_training_images: evaluate on these, without augmentation, instead of the validation images.
+        on_training_images: evaluate on the training images, without augmentation, instead of the validation images.
 
     Returns:
-        The evaluator's figures; empty on other processes than the first.
+        The evaluator's figures on the first process, an empty dictionary on the others.
     """
     world = join_world(run.config.trainer.device)
     run.detector.to(world.device)
@@ -173,10 +174,13 @@ def evaluate_run(
 
 
 def evaluate_with_both(folder: Path, overrides: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-    """The figures of a run's kept detections by the official packages and by the fast evaluator, by name of the evaluator.
+    """Evaluate the saved detections of a run with the official packages and with the fast evaluator.
+
+    Returns:
+        The figures, by name of the evaluator.
 
     Raises:
-        ConfigError: the folder has no detections, or a change cannot be made.
+        ConfigError: the folder has no detections, or an override cannot be applied.
     """
     config = read_config(folder, overrides)
     data, found = read_data(config), kept_detections(folder / DETECTIONS)

@@ -1,4 +1,4 @@
-"""One evaluation over the validation halves of two-fold runs: every instance is validated once."""
+"""Evaluates two-fold runs together over both validation halves, so that every instance is validated once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONFIG, RECORD, DETECTIONS = "config.yaml", "record.json", "detections.json"
 
 @dataclass(frozen=True)
 class Fold:
-    """What one fold contributes.
+    """The ground truth and the detections of one fold.
 
     Attributes:
         truth: COCO-format dictionary of the validation half.
@@ -43,7 +43,7 @@ class FoldedMetrics:
         metrics: AP, AP50 ... AR in [0, 1]; None where undefined.
         per_class: AP by class name.
         groups: "r", "c" or "f" by class name: LVIS's rule on the mean of the folds' training image counts.
-        left_out: classes that take no part in AP_r, AP_c and AP_f, because a fold has no training image of them.
+        left_out: classes that AP_r, AP_c and AP_f leave out, because one fold has no training image of them.
     """
 
     metrics: dict[str, float | None]
@@ -59,7 +59,7 @@ def evaluate_folds(
     backend: str = "fast",
     image_cap: int | None = None,
 ) -> FoldedMetrics:
-    """COCO's metrics over the union of the folds' validation images.
+    """Compute COCO's metrics over the union of the folds' validation images.
 
     Args:
         folds: folds of one data set with disjoint validation images.
@@ -105,13 +105,13 @@ def evaluate_folds(
 
 
 def fold_record(folders: Sequence[Path]) -> Record:
-    """One record for the finished runs of all folds of one cell.
+    """Combine the finished runs of all folds into one record.
 
-    The metrics are those of ``evaluate_folds`` over the runs' kept detections.  Times and steps are sums over the runs.
-    ``protocol["folds"]`` says how many folds there are and which classes the group means leave out.
+    The metrics come from ``evaluate_folds`` on the runs' saved detections. Times and steps are sums over the runs.
+    ``protocol["folds"]`` gives the number of folds and the classes that the group means leave out.
 
     Args:
-        folders: run directories that differ in ``dataset.fold`` alone.
+        folders: run directories that differ only in ``dataset.fold``.
 
     Raises:
         ConfigError: a folder has no finished run, detections or fold, or the runs differ in more than the fold.
@@ -184,7 +184,7 @@ def _finished(folder: Path) -> Record:
 
 
 def _without_fold(config: Mapping) -> dict:
-    """A run's settings without the fold and what follows from it: the annotation files."""
+    """A run's settings without the fold and without the annotation files that depend on it."""
     dataset = {key: value for key, value in config["dataset"].items() if key not in ("fold", "train", "val")}
     return {key: value for key, value in config.items() if key not in ("paths", "dataset")} | {
         "dataset": dataset
@@ -192,7 +192,7 @@ def _without_fold(config: Mapping) -> dict:
 
 
 def kept_detections(path: Path) -> list[dict]:
-    """The detections that a run keeps in ``path``, in COCO's results format.
+    """Read the detections that a run saved in ``path``, in COCO's results format.
 
     Raises:
         ConfigError: the file cannot be read.

@@ -1,23 +1,24 @@
-"""The effect of a loss on the gradient, measured from outside: |dL/dz| by frequency group, of positives and of negatives.
+"""Measures the gradient of a loss: |dL/dz| of positives and negatives by frequency group.
 
-All losses have in common that their value can be differentiated with respect to the logits. A hook on each loss module does
-this on the steps that are logged: one more backward pass through the loss alone, not through the network. It works for every
-loss that keeps the contract, and needs no correction for later operations on the value (its weight in the sum, accumulation).
-It does not affect training: it changes neither the graph nor the gradients nor the run's random numbers.
+The value of every loss can be differentiated with respect to the logits. On the steps that are logged, a hook on each loss
+module does so with one additional backward pass through the loss, not through the network. This works for every loss that
+follows the contract. Later operations on the value (its weight in the sum, accumulation) do not change the figures. The
+measurement does not affect training: it changes neither the graph nor the gradients nor the run's random numbers.
 
 Names of the figures, where MAP is a classification map of the detector, SIGN ``positive`` or ``negative`` and GROUP
 ``r``, ``c``, ``f``, or ``all`` on a map without classes:
 
-    gradient/MAP/SIGN/GROUP/count        elements that take part in the loss
+    gradient/MAP/SIGN/GROUP/count        number of elements that contribute to the loss
     gradient/MAP/SIGN/GROUP/sum          sum of |dL/dz|
     gradient/MAP/SIGN/GROUP/q10          quantile of |dL/dz|; also q50, q90
     gradient/MAP/SIGN/GROUP/gate_q10     quantile of the Adaptive Gradient Function's gate; also q50, q90
     gradient/MAP/positive/GROUP/weight   mean weight W of the chain for positives
-    gradient/MAP/LINK/KEY                statistics of a link, such as ghat and kappa; with ``/GROUP`` behind it the mean
-                                         over a group's classes, for a link with a value for each class, (C,)
+    gradient/MAP/LINK/KEY                statistics of a link, such as ghat and kappa
+    gradient/MAP/LINK/KEY/GROUP          mean of a statistic over a group's classes, if it has a value for each class, (C,)
 
-|dL/dz| is taken before the normaliser, so that arms and batches compare. Figures are of the last part of the step's
-batch on the main process, like the losses that are logged with them. A group without elements in the batch has no quantiles.
+|dL/dz| is measured before division by the normaliser, so that losses and batches are comparable. The figures describe the
+last part of the step's batch on the main process, like the losses that are logged with them. A group without elements in the
+batch has no quantiles.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ from afl.losses.gradient import alpha_balance, computing_type, gate_of_gated
 
 QUANTILES = (0.1, 0.5, 0.9)
 ALL = "all"
-# Number of elements from which quantiles are taken; larger maps are sampled.
+# Quantiles are computed from at most this many elements; larger maps are sampled.
 SAMPLE = 100_000
 
 
 class GradientDynamics:
-    """A context that watches the losses; ``figures`` returns what it saw the last time.
+    """A context manager that measures the losses called inside it; ``figures`` returns the latest measurements.
 
     Args:
         losses: by name of their map.
@@ -65,7 +66,7 @@ class GradientDynamics:
             hook.remove()
 
     def figures(self) -> dict[str, float]:
-        """All figures that the top of this file names; waits for the device."""
+        """All figures that the module docstring lists; waits for the device."""
         figures = {
             f"gradient/{name}/{key}": float(value)
             for name, seen in self._seen.items()
@@ -83,7 +84,7 @@ class GradientDynamics:
     def _look(self, name: str, loss: MapLoss, args: tuple, kwargs: dict[str, Any], value: Tensor) -> None:
         call = dict(zip(("logits", "target", "normalizer"), args, strict=False)) | kwargs
         logits, target = call["logits"], call["target"]
-        # A batch may have nothing to learn for a loss.
+        # A loss may not depend on the logits of a batch.
         gradient = torch.zeros_like(logits)
         if value.requires_grad:
             (gradient,) = torch.autograd.grad(value, logits, retain_graph=True, materialize_grads=True)
@@ -92,7 +93,7 @@ class GradientDynamics:
             self._seen[name] = element_figures(size, target, self._members(target.num_classes), loss.seen)
 
     def _members(self, num_classes: int) -> dict[str, Tensor]:
-        """(C,) bool by group; a map over other classes than the data set's has one group."""
+        """(C,) bool by group; a map whose classes are not those of the data set has one group."""
         if num_classes != len(self._groups):
             return {ALL: torch.ones(num_classes, dtype=torch.bool)}
         return {
@@ -110,11 +111,11 @@ def element_figures(
 ) -> dict[str, Tensor]:
     """Count, sum and quantiles by sign and group, as ``SIGN/GROUP/FIGURE``.
 
-    Sums are over all elements. Quantiles are of at most ``SAMPLE`` negatives, drawn from the whole map.
+    Sums cover all elements. Quantiles of negatives use at most ``SAMPLE`` elements, drawn from the whole map.
 
     Args:
         size: (R, C), |dL/dz| of every element.
-        target: of the map; ignored locations and unverified classes take no part.
+        target: of the map; ignored locations and unverified classes are excluded.
         members: (C,) bool by group.
         seen: soft values (P,) and weights of the positives and the gate, as ``ClassificationLoss`` keeps them; None
             for other losses.
@@ -133,7 +134,7 @@ def element_figures(
     sampled = _sample(flat)
     sampled = sampled[negative.view(-1)[sampled]]
 
-    # By sign: elements to take quantiles of, what they should say, and count and sum of |dL/dz| in every class.
+    # By sign: the elements for the quantiles, their soft targets, and count and sum of |dL/dz| of every class.
     by_class = flat.new_zeros(2, classes, dtype=torch.float64)
     by_class.index_add_(
         1, positive % classes, torch.stack([torch.ones_like(flat[positive]), flat[positive]]).double()
@@ -170,10 +171,10 @@ def element_figures(
 
 
 def _sample(flat: Tensor) -> Tensor:
-    """Indices of all elements, or of ``SAMPLE`` of them.
+    """Indices of all elements, or of a random sample of ``SAMPLE`` elements.
 
-    Not every n-th: n may share a factor with the number of classes. The generator is its own, so that the run's random
-    numbers stay what they are.
+    The sample is random because a fixed stride may share a factor with the number of classes. It has a separate generator, so
+    that the run's random numbers do not change.
     """
     if flat.numel() <= SAMPLE:
         return torch.arange(flat.numel(), device=flat.device)

@@ -1,10 +1,10 @@
-"""A loss that is not finite stops the run, and everything needed to find the cause is saved.
+"""Stops the run at a loss that is not finite, and saves everything needed to find the cause.
 
-On a CPU a value is checked immediately. On a GPU that would make the host wait for the device in every step. There the answer
-is fetched while the next steps are already queued, and the device itself protects the weights: ``tripped`` becomes 1 at the
-first value that is not finite and stays 1, and the fused optimiser reads it and skips its step. The host has the answer at
-most two steps later and stops. Nothing is saved, evaluated or logged before all answers have arrived. The saved weights are
-therefore those that produced the value.
+On a CPU, a value is checked immediately. On a GPU, an immediate check would make the host wait for the device in every step.
+The result is therefore copied to the host while the next steps are already queued, and the device protects the weights:
+``tripped`` becomes 1 at the first value that is not finite and stays 1, and the fused optimiser reads it and skips its step.
+The host receives the result at most two steps later and stops. The run saves, evaluates and logs only after all results have
+arrived. The saved weights are therefore those that produced the value.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from afl.tracking import write_bytes
 from detectors.contract import Targets
 
-# Number of answers that may be pending before the host waits for the oldest.
+# Number of results that may be pending before the host waits for the oldest.
 _UNDER_WAY = 4
 
 
@@ -37,7 +37,7 @@ class Suspects:
     Attributes:
         losses: the terms by name.
         step: optimiser step, counted from 0.
-        images: (B, 3, H, W) as the detector saw them.
+        images: (B, 3, H, W), the input of the detector.
         image_ids: (B,) ids of the data set.
         targets: of the batch.
     """
@@ -54,10 +54,10 @@ class FiniteGuard:
 
     Args:
         detector: its weights are saved with the batch.
-        optimizer: the device can skip a step of a fused one; with others, values are checked immediately.
+        optimizer: a fused optimiser can skip its step on the device; with any other, values are checked immediately.
         device: of the values.
-        folder: for ``non_finite_step<N>.pt``; with several processes each one writes its own.
-        late: check late, as on a GPU; None: on a GPU, if the optimiser can skip a step.
+        folder: for ``non_finite_step<N>.pt``; each of several processes writes a separate file.
+        late: defer the checks; None defers them on a GPU if the optimiser can skip a step.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class FiniteGuard:
         """Check that a scalar is finite: immediately on a CPU, deferred on a GPU.
 
         Args:
-            what: name of ``value``: the loss or the norm of the gradient.
+            what: name of the value in messages, such as "loss" or "gradient norm".
 
         Raises:
             NonFiniteLoss: this value, or one of an earlier step, is not finite; names step, image ids, terms and file.
@@ -98,7 +98,7 @@ class FiniteGuard:
             self._check_oldest()
 
     def settle(self) -> None:
-        """Wait for all pending answers, before anything is saved, evaluated or logged.
+        """Wait for all pending results; call this before anything is saved, evaluated or logged.
 
         Raises:
             NonFiniteLoss: see ``check``.
@@ -132,7 +132,7 @@ class FiniteGuard:
             where = (
                 f"are in {path}, and `python -m scripts.replay file={path}` shows which value is the first"
             )
-        except OSError as error:  # the loss is reported all the same
+        except OSError as error:  # report the loss in any case
             where = f"could not be saved: {error}"
         terms = ", ".join(f"{name} {float(term.detach()):g}" for name, term in suspects.losses.items())
         raise NonFiniteLoss(
@@ -143,7 +143,7 @@ class FiniteGuard:
 
 
 def _fetched(finite: Tensor) -> tuple[Tensor, Any]:
-    """A copy on its way to the host, and the event of its arrival; None if the value is on the host already."""
+    """Start copying a flag to the host; returns the copy and the event of its arrival, None if the flag is on the host."""
     if not finite.is_cuda:
         return finite, None
     answer = torch.empty((), dtype=torch.bool, pin_memory=True)
@@ -154,6 +154,6 @@ def _fetched(finite: Tensor) -> tuple[Tensor, Any]:
 
 
 def _detached(suspects: Suspects) -> Suspects:
-    """The same without the graph, which would keep its activations in memory."""
+    """Detach the losses, whose graph would keep the activations in memory."""
     losses = {name: term.detach() for name, term in suspects.losses.items()}
     return Suspects(losses, suspects.step, suspects.images, suspects.image_ids, suspects.targets)

@@ -32,7 +32,7 @@ def test_what_is_no_duration_is_refused_with_the_units(text):
 
 
 def test_percent_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="percent of what"):
+    with pytest.raises(ValueError, match="percent is relative to the length"):
         Duration.parse("10percent").in_steps(images_per_epoch=10, batch_size=1)
 
 
