@@ -22,6 +22,7 @@ Questions about the records of a table, answered in results/TABLE:
     gate        the opening of AFL's gate over training
     choice      the free choices of AFL that its search selects
     forms       which form of AFL the rule of results/protocol.md chooses
+    tuning      which setting of a loss is best, from runs that change one at a time
     fit         AP on the training images
     documents   the tables inside README.md, results/README.md and docs/
 """
@@ -44,7 +45,7 @@ HERE = Path(__file__).parent / "reports"
 MODULES = {
     "html": "html", "dataset": "dataset", "compare": "compare", "gallery": "gallery", "heads": "heads",
     "figures": "figures", "push": "figures", "trade": "figures", "screen": "screen", "contrast": "questions", "noise": "questions", "classes": "questions",
-    "mechanism": "questions", "gate": "questions", "choice": "questions", "forms": "questions", "fit": "questions",
+    "mechanism": "questions", "gate": "questions", "choice": "questions", "forms": "questions", "tuning": "questions", "fit": "questions",
     "documents": "questions",
 }  # fmt: skip
 

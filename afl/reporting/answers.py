@@ -11,7 +11,7 @@ from afl.reporting.inference import Difference, Interval
 from afl.reporting.intervals import Estimate, rounded
 from afl.reporting.markdown import markdown
 from afl.reporting.names import GROUPS
-from afl.reporting.questions import QUARTERS, adjusted, half_width, mean_of, moved_by
+from afl.reporting.questions import DEFAULTS, QUARTERS, adjusted, half_width, mean_of, moved_by
 
 Row = tuple[str, str]
 """(data set, detector)"""
@@ -179,6 +179,21 @@ def forms_text(answer: pd.DataFrame, sets: Mapping[str, str]) -> str:
         rows.append([*cells, points(row["mean", "score"]), "yes" if row["mean", "chosen"] else ""])
     align = "--- " + "---: " * (3 * len(sets) + 1) + ":---:"
     return markdown([*head, "mean score", "chosen"], rows, align=align)
+
+
+def tuning_text(answer: pd.DataFrame) -> str:
+    """Settings by detectors' metrics and score, each with its difference to the defaults."""
+    answer = 100 * answer
+    defaults = answer.loc[DEFAULTS]
+
+    def cell(value: float, usual: float, is_default: bool) -> str:
+        return rounded(value) if is_default else f"{rounded(value)} ({rounded(value - usual, '+')})"
+
+    rows = [
+        [str(name), *(cell(row[column], defaults[column], name == DEFAULTS) for column in answer.columns)]
+        for name, row in answer.iterrows()
+    ]
+    return markdown(["setting", *(" ".join(column) for column in answer.columns)], rows)
 
 
 def fit_text(found: pd.DataFrame, metric: str) -> str:

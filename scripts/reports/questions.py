@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from omegaconf import OmegaConf
 
-from afl.reporting import answers, questions
+from afl.reporting import answers, load_records, questions
 from afl.reporting.documents import refreshed
 from afl.reporting.frame import frame
 from afl.tables.kept import KeptTable, kept_table
@@ -156,6 +156,27 @@ def forms(
     )
     titles = {name: one.spec.label for name, one in kept.items()}
     first.write("forms.md", answers.forms_text(found, titles))
+
+
+def tuning(folder: str = "results/forms/fl_tuning") -> None:
+    """The settings of one loss by the figures of runs that change one setting at a time.
+
+        python -m scripts.report tuning [folder=results/forms/fl_tuning]
+
+    Reads FOLDER/records; the most frequent value of a setting is its default. Writes FOLDER/tuning.md.
+
+    Raises:
+        ValueError: the folder has no records.
+    """
+    records = load_records(sorted((Path(folder) / "records").glob("*.json")))
+    if not records:
+        raise ValueError(
+            f"{folder}/records has no records; name a folder with a records directory: folder=FOLDER"
+        )
+    text, path = answers.tuning_text(questions.tuning(records)), Path(folder) / "tuning.md"
+    write_text(path, text + "\n")
+    print(text)
+    print("written:", path)
 
 
 def fit(

@@ -373,3 +373,37 @@ def test_a_form_without_runs_on_one_set_has_no_mean_and_is_not_chosen():
     photos = rows_of({"fl": (0.3, 0.1, 0.5), "both": (0.3, 0.1, 0.5)})
     answer = questions.forms({"shapes": shapes, "photos": photos}, "fl", ["one", "both"], -0.005)
     assert np.isnan(answer.loc["one", ("mean", "score")]) and answer.loc["both", ("mean", "chosen")]
+
+
+def test_a_setting_is_the_difference_from_the_usual_value_and_a_detector_without_it_counts_with_its_defaults(
+    record,
+):
+    def run(detector, seed, ap, rare, **changed):
+        config = {
+            "seed": seed,
+            "paths": {"output": f"folder{seed}"},
+            "loss": {"gamma": 2.0},
+            "detector": {"alpha": 0.25},
+        }
+        for name, value in changed.items():
+            group, key = name.split("_")
+            config[group] = {key: value}
+        return record(detector, "fl", seed, metrics={"AP": ap, "AP_r": rare}, config=config)
+
+    records = [
+        run("fcos", 0, 0.5, 0.3), run("fcos", 1, 0.6, 0.4), run("fcos", 2, 0.55, 0.35), run("centernet", 0, 0.4, 0.2),
+        run("centernet", 1, 0.4, 0.2), run("fcos", 0, 0.7, 0.5, detector_alpha=0.5), run("fcos", 1, 0.7, 0.3, detector_alpha=0.5),
+        run("centernet", 0, 0.3, 0.1, loss_gamma=1.0), run("fcos", 0, 0.5, 0.3, loss_gamma=1.0),
+    ]  # fmt: skip
+    answer = questions.tuning(records)
+    assert list(answer.index) == ["detector.alpha=0.5", "defaults", "loss.gamma=1.0"]
+    # By hand: FCOS (0.7, 0.4) with alpha, CenterNet at its defaults (0.4, 0.2); defaults (0.55, 0.35) and (0.4, 0.2).
+    assert answer.loc["detector.alpha=0.5", ("mean", "score")] == pytest.approx((0.7 + 0.4 + 0.4 + 0.2) / 4)
+    assert answer.loc["defaults", ("mean", "score")] == pytest.approx((0.55 + 0.35 + 0.4 + 0.2) / 4)
+    assert answer.loc["loss.gamma=1.0", ("centernet", "AP_r")] == pytest.approx(0.1)
+    text = answers.tuning_text(answer)
+    assert "| setting | fcos AP | fcos AP_r | centernet AP | centernet AP_r | mean score |" in text
+    assert (
+        "| detector.alpha=0.5 | 70.0 (+15.0) | 40.0 (+5.0) | 40.0 (+0.0) | 20.0 (+0.0) | 42.5 (+5.0) |"
+        in text
+    )

@@ -1,0 +1,41 @@
+"""Which setting of one loss is best, from runs that change one setting at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from afl.reporting.questions.search import CHOICE_METRICS
+from afl.tracking import Record
+from afl.tracking.record import flat
+
+DEFAULTS = "defaults"
+_OF_A_RUN = ("seed", "cell.", "paths.", "tracker.")  # differ between runs of one setting
+
+
+def tuning(records: Sequence[Record]) -> pd.DataFrame:
+    """The mean of each setting over its seeds.
+
+    The default of a setting is its most frequent value among the runs of a detector. A detector without runs of a setting, such as alpha
+    where its loss has none, counts with its defaults.
+
+    Returns:
+        A row for each setting (``"loss.gamma=1.0"``, ``DEFAULTS``), columns (detector, metric) for the metrics of the choice, and
+        ``("mean", "score")``, the mean of all of them; the best first.
+    """
+    rows = []
+    for detector in dict.fromkeys(record.detector for record in records):
+        own = [record for record in records if record.detector == detector]
+        configs = pd.DataFrame([flat(record.config) for record in own]).astype(str)
+        usual = configs.mode().iloc[0]
+        changed = configs.columns[configs.ne(usual).any()]
+        for (_, config), record in zip(configs[changed].iterrows(), own, strict=True):
+            names = [n for n in changed if config[n] != usual[n] and not n.startswith(_OF_A_RUN)]
+            label = ", ".join(f"{name}={config[name]}" for name in names) or DEFAULTS
+            rows += [(label, detector, metric, record.metrics[metric]) for metric in CHOICE_METRICS]
+    long = pd.DataFrame(rows, columns=["setting", "detector", "metric", "value"])
+    answer = long.pivot_table(index="setting", columns=["detector", "metric"], values="value", sort=False)
+    answer = answer.fillna(answer.loc[DEFAULTS])
+    answer["mean", "score"] = answer.mean(axis=1)
+    return answer.sort_values(("mean", "score"), ascending=False)
