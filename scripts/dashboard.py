@@ -20,7 +20,6 @@ build and check view and report without a server; they do not see how a server s
 from __future__ import annotations
 
 import csv
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -112,10 +111,10 @@ def log_tables(
     quiet_libraries()
     import wandb
 
-    from afl.tracking.wandb import logged_in
+    from afl.tracking.wandb import usual_mode
 
     OUTPUT.mkdir(exist_ok=True)
-    mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
+    mode = usual_mode()
     run = wandb.init(
         project=project,
         entity=entity,
@@ -216,7 +215,7 @@ def panels(section: Mapping[str, Any], x: str) -> list[Any]:
 
 def _chart(name: str, title: str) -> dict[str, Any]:
     """W&B's own chart for one of ``afl.training.diagnostics``."""
-    from afl.tracking.wandb import CHARTS
+    from afl.tracking.wandb_values import CHARTS
     from afl.training.diagnostics import CONFUSION_COLUMNS, PRECISION_COLUMNS
 
     kind, columns = (

@@ -18,7 +18,8 @@ from afl.tracking.record import (
 )
 from afl.tracking.record_summary import RECORD, record_of_summary, summary_of_record
 from afl.tracking.run_key import RunKey, differing, run_key
-from afl.tracking.wandb import Chart, NullTracker, Picture, Tracker, WandbTracker
+from afl.tracking.tracker import Chart, NullTracker, Picture, Tracker
+from afl.tracking.wandb import WandbTracker
 from datasets.files import (
     remove_leftovers,
     sync_folder,

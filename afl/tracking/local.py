@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from afl.tracking.record import flat
-from afl.tracking.wandb import Chart, NullTracker, Picture
+from afl.tracking.tracker import Chart, NullTracker, Picture
 from datasets.files import write_bytes
 
 log = logging.getLogger(__name__)

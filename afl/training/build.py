@@ -58,7 +58,7 @@ PARTS = (
     Part(r"dataset\.folder", r"datasets\.\w+\.generate_\w+", None),
     Part(r"optimizer", r"torch\.optim\.\w+\.\w+", torch.optim.Optimizer),
     Part(r"schedule", r"afl\.training\.schedule\.\w+_schedule", None),
-    Part(r"logger", r"afl\.tracking\.(wandb|local)\.\w+Tracker", type),
+    Part(r"logger", r"afl\.tracking\.(wandb|local|tracker)\.\w+Tracker", type),
 )
 
 

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from afl.tracking.wandb import BEST, CHARTS, Chart, NullTracker, Picture, Tracker, WandbTracker, logged_in
+from afl.tracking.tracker import Chart, NullTracker, Picture, Tracker
+from afl.tracking.wandb import BEST, WandbTracker, logged_in
+from afl.tracking.wandb_values import CHARTS
 
 
 class StandIn:
@@ -119,7 +121,7 @@ def test_a_call_that_never_comes_back_is_one_line_and_training_goes_on(
     tmp_path, stand_in, caplog, monkeypatch, hanging
 ):
     fake = stand_in()
-    monkeypatch.setattr("afl.tracking.wandb.PATIENCE", 0.2)
+    monkeypatch.setattr("afl.tracking.wandb_service.PATIENCE", 0.2)
     holder = fake.run.summary if hanging == "update" else fake.run
     never = threading.Event()
     setattr(holder, hanging, lambda *_, **__: never.wait())
@@ -241,8 +243,7 @@ def test_every_tracker_has_the_same_calls(kind):
 PROGRAM = """
 import os, signal, sys, time
 import numpy as np
-from afl.tracking import wandb
-from afl.tracking.wandb import Picture, WandbTracker
+from afl.tracking import Picture, WandbTracker, wandb_service
 
 def start():
     return WandbTracker(project="p", directory=sys.argv[1], name="n", run_id="0a1b2c3d", mode="offline",
@@ -265,7 +266,7 @@ for process in filter(str.isdigit, os.listdir("/proc")):
         continue
     if "wandb-core" in command[0] and str(os.getpid()) in command:
         os.kill(int(process), getattr(signal, sys.argv[2]))
-wandb.PATIENCE = 3.0
+wandb_service.PATIENCE = 3.0
 deadline = time.monotonic() + 60
 while tracker._run is not None and time.monotonic() < deadline:
     tracker.log(2, {"loss": 0.4, "gate": np.arange(4096.0)})

@@ -34,7 +34,7 @@ BY_PLACE = {
     "dataset.folder": r"datasets\..*\.generate_\w+",
     "optimizer.factory": r"torch\.optim\..*",
     "schedule.factory": r"afl\.training\.schedule\.\w+_schedule",
-    "logger": r"afl\.tracking\.(wandb\.(NullTracker|WandbTracker)|local\.(CsvTracker|TensorBoardTracker))",
+    "logger": r"afl\.tracking\.(tracker\.NullTracker|wandb\.WandbTracker|local\.(CsvTracker|TensorBoardTracker))",
     "": r"nothing",
     "trainer": r"nothing",
     "paths.x": r"nothing",
