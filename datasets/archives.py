@@ -1,8 +1,8 @@
-"""Zip and tar files from outside, unpacked inside one folder only.
+"""Unpack zip and tar files from outside inside one folder.
 
-Every member is looked at before it is written: absolute names, ``..``, drive letters, links, devices and names that
-come twice are refused, whether or not the member is wanted.  Content is checked against the checksums that zip files
-bring (CRC-32); a tar file has none, but must be readable to its end mark.
+``zipfile`` and ``tarfile`` write the files. Before they do, every member is checked, wanted or not: an archive with an
+absolute name, ``..``, a drive letter, a link, a device or the same name twice is refused. Zip files carry checksums
+(CRC-32), which ``zipfile`` verifies. Tar files carry none, but must be readable to their end mark.
 """
 
 from __future__ import annotations
@@ -16,54 +16,39 @@ import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from datasets.errors import DataError
 
-_BLOCK = 1 << 20
-_TAR_BLOCK = 512
-
 
 class ArchiveError(DataError):
-    """The content of an archive is at fault: damaged, unsafe, or another file than the published one."""
-
-
-@dataclass(frozen=True)
-class _Member:
-    """One entry of an archive, of whatever format."""
-
-    name: str
-    kind: str  # file | folder | anything else: what it is
-    size: int
-    open: Callable[[], BinaryIO]
+    """An archive is damaged, unsafe, or not the published file."""
 
 
 def unpacked_size(archive: Path, wanted: Collection[str]) -> int:
-    """Bytes that ``unpack`` will write.
+    """Number of bytes that ``unpack`` writes.
 
     Raises:
         ArchiveError: the archive is damaged or unsafe.
     """
-    with _clear_errors(archive):
-        return sum(member.size for member, _ in _checked_members(archive, wanted) if member.kind == "file")
+    with _opened(archive) as file:
+        return sum(member.size for member in _wanted_members(file, archive, wanted))
 
 
 def unpack(
     archive: Path, folder: Path, wanted: Collection[str], tick: Callable[[int], None] = lambda written: None
 ) -> None:
-    """Write members of an archive below ``folder``, which should be a new one: what an error leaves is incomplete.
+    """Write members of an archive below ``folder``. After an error, the content of ``folder`` is incomplete.
 
     Args:
         archive: a ``.zip`` or an uncompressed ``.tar``.
-        folder: where to; files that are there already are written over.
+        folder: the destination; existing files are overwritten.
         wanted: files and folders of the archive to unpack.
-        tick: told about every written byte.
+        tick: receives the size of every written file.
 
     Raises:
         ArchiveError: the archive is damaged or unsafe.
-        DataError: it does not fit on the disk.
+        DataError: the disk is too small.
     """
     folder.mkdir(parents=True, exist_ok=True)
     needed, free = unpacked_size(archive, wanted), shutil.disk_usage(folder).free
@@ -72,27 +57,36 @@ def unpack(
             f"{archive} unpacks to {needed / 1e9:.1f} GB, but {folder} has {free / 1e9:.1f} GB free; make room and "
             "run again"
         )
-    with _clear_errors(archive):
-        for member, path in _checked_members(archive, wanted):
-            if member.kind == "file":
-                target = folder / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with member.open() as source, open(target, "wb") as sink:
-                    written = 0
-                    while block := source.read(_BLOCK):
-                        sink.write(block)
-                        written += len(block)
-                        tick(len(block))
-                if written != member.size:
+    with _opened(archive) as file:
+        for member in _wanted_members(file, archive, wanted):
+            if isinstance(file, zipfile.ZipFile):
+                written = Path(file.extract(member.name, folder))
+                # zipfile does not notice a member that is shorter than its header says.
+                if member.isfile() and written.stat().st_size != member.size:
                     raise ArchiveError(f"{archive}: {member.name} is cut off; fetch the archive again")
+            else:
+                # Python before 3.11.4 has no filters; the checks of this file do not rely on them.
+                file.extraction_filter = getattr(tarfile, "data_filter", None)
+                file.extract(member, folder, set_attrs=False)
+            tick(member.size)
 
 
 @contextmanager
-def _clear_errors(archive: Path) -> Iterator[None]:
+def _opened(archive: Path) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
+    """Open an archive by its suffix, and turn the libraries' errors into this package's.
+
+    Raises:
+        ArchiveError: the archive is damaged, or of another format.
+        DataError: the system does not let it be unpacked.
+    """
+    suffix = archive.suffix.lower()
+    if suffix not in (".zip", ".tar"):
+        raise ArchiveError(f"{archive} is neither a .zip nor a .tar file")
     try:
-        yield
+        with zipfile.ZipFile(archive) if suffix == ".zip" else tarfile.open(archive, "r:") as file:
+            yield file
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as error:
-        # RuntimeError: an encrypted member, or a compression that Python does not know.
+        # RuntimeError: an encrypted member, or a compression that Python does not support.
         raise ArchiveError(f"{archive} is damaged ({error}); fetch it again") from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -100,57 +94,59 @@ def _clear_errors(archive: Path) -> Iterator[None]:
         raise DataError(f"{archive} cannot be unpacked: {reason}") from error
 
 
-def _checked_members(archive: Path, wanted: Collection[str]) -> Iterator[tuple[_Member, PurePosixPath]]:
-    """Wanted members and their paths; all members are checked."""
-    read = {".zip": _zip_members, ".tar": _tar_members}.get(archive.suffix.lower())
-    if read is None:
-        raise ArchiveError(f"{archive} is neither a .zip nor a .tar file")
+def _wanted_members(
+    file: zipfile.ZipFile | tarfile.TarFile, archive: Path, wanted: Collection[str]
+) -> Iterator[tarfile.TarInfo]:
+    """Check all members and yield the wanted ones.
+
+    Raises:
+        ArchiveError: a member is unsafe.
+    """
     seen: set[PurePosixPath] = set()
-    for member in read(archive):
-        path = _checked_path(archive, member)
-        if member.kind == "file":
+    for member in _zip_members(file) if isinstance(file, zipfile.ZipFile) else _tar_members(file):
+        path = PurePosixPath(member.name)
+        inside = not path.is_absolute() and ".." not in path.parts
+        plain = not re.match(r"[A-Za-z]:|.*[\\\0]", member.name)
+        if not (inside and plain) or (member.isfile() and not path.parts):
+            raise ArchiveError(
+                f"{archive} is refused: its member {member.name!r} would be written outside of its folder"
+            )
+        if not (member.isfile() or member.isdir()):
+            raise ArchiveError(
+                f"{archive} is refused: its member {member.name!r} is a link or a device, not a file or a folder"
+            )
+        if member.isfile():
             if path in seen:
                 raise ArchiveError(f"{archive} is refused: it has two members named {member.name!r}")
             seen.add(path)
         if any(path.is_relative_to(name) for name in wanted):
-            yield member, path
+            yield member
 
 
-def _checked_path(archive: Path, member: _Member) -> PurePosixPath:
-    """A member's path below the folder that the archive is unpacked into."""
-    name, path = member.name, PurePosixPath(member.name)
-    inside = not path.is_absolute() and ".." not in path.parts
-    plain = "\\" not in name and "\0" not in name and not re.match(r"[A-Za-z]:", name)
-    if not (inside and plain) or (member.kind == "file" and not path.parts):
-        raise ArchiveError(
-            f"{archive} is refused: its member {name!r} would be written outside of its folder"
-        )
-    if member.kind not in ("file", "folder"):
-        raise ArchiveError(
-            f"{archive} is refused: its member {name!r} is {member.kind}, not a file or a folder"
-        )
-    return path
+def _zip_members(file: zipfile.ZipFile) -> Iterator[tarfile.TarInfo]:
+    """The members of a zip file, described as those of a tar file."""
+    for info in file.infolist():
+        # zipfile cuts `filename` at a zero byte; `orig_filename` is the whole name.
+        member = tarfile.TarInfo(info.orig_filename)
+        mode = stat.S_IFMT(info.external_attr >> 16)
+        if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
+            member.type = tarfile.SYMTYPE
+        elif info.is_dir():
+            member.type = tarfile.DIRTYPE
+        else:
+            member.size = info.file_size
+        yield member
 
 
-def _zip_members(archive: Path) -> Iterator[_Member]:
-    with zipfile.ZipFile(archive) as file:
-        for info in file.infolist():
-            mode = info.external_attr >> 16
-            kind = "folder" if info.is_dir() else "file"
-            if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                kind = "a link or a device"
-            # orig_filename: zipfile cuts names at a zero byte, and a cut name is another name.
-            yield _Member(info.orig_filename, kind, info.file_size, lambda info=info: file.open(info))
+def _tar_members(file: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar file.
 
-
-def _tar_members(archive: Path) -> Iterator[_Member]:
-    with tarfile.open(archive, "r:") as file:
-        for info in file:
-            kind = "folder" if info.isdir() else "a link or a device"
-            if info.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
-                kind = "file"
-            yield _Member(info.name, kind, info.size, lambda info=info: file.extractfile(info))
-        # tarfile takes a broken header for the end of the archive; the true end is a block of zeros.
-        file.fileobj.seek(file.offset)
-        if file.fileobj.read(_TAR_BLOCK) != bytes(_TAR_BLOCK):
-            raise tarfile.ReadError(f"it ends or breaks off at byte {file.offset}")
+    Raises:
+        tarfile.ReadError: a header is broken, or the end is missing.
+    """
+    yield from file
+    # tarfile takes a broken header for the end of the archive. The true end is a block of zeros.
+    assert file.fileobj is not None
+    file.fileobj.seek(file.offset)
+    if file.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"it ends or breaks off at byte {file.offset}")

@@ -8,7 +8,6 @@ when all of it was received.  RFC 9110, section 14.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -16,68 +15,29 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
 
 import requests
-from requests.adapters import HTTPAdapter
-from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema
 from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
-from urllib3.util import Retry
 
 from datasets.errors import DataError
 from datasets.files import atomic_file
+from datasets.http_range import (
+    ATTEMPTS,
+    RemoteFile,
+    answer,
+    last_attempt_failed,
+    retries,
+    session_with_retries,
+    total_size,
+)
 
 CHUNK = 32 << 20  # bytes that a killed run loses at most, per connection
 BLOCK = 256 << 10
-TIMEOUT = 60.0  # seconds without a byte
-ATTEMPTS = 6  # in a row that brought nothing
-FIRST_ATTEMPTS = 3  # to reach a server at all
-PAUSE = 1.0  # seconds; the pause before the third attempt is twice as long and doubles for each later one
-LONGEST_PAUSE = 30.0
-# Requests with another error status will not succeed later.
-_TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 
 Tick = Callable[[int], None]
 Progress = Callable[[str, int, int], Tick]
 """``progress(name, total bytes, bytes done already)`` opens a progress line and returns a function that advances it."""
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A server's description of a file.
-
-    Attributes:
-        url: its address.
-        size: bytes.
-        ranges: whether the server answers range requests.
-        identity: distinguishes this content from another of the same size; empty if nothing does.
-    """
-
-    url: str
-    size: int
-    ranges: bool
-    identity: str
-
-
-def ask(url: str, *, sha256: str | None = None) -> RemoteFile:
-    """Request the first byte of a file to learn its size and whether ranges work.
-
-    Args:
-        url: http or https address.
-        sha256: the content's known checksum.  It then identifies the content, so that a download that began at one
-            server can continue at another.  Otherwise the server's ETag or date does.
-
-    Raises:
-        DataError: the server does not have it, does not say its size, or cannot be reached.
-    """
-    with _session(FIRST_ATTEMPTS) as session, _answer(session, url, 0, 1) as response:
-        ranges = response.status_code == 206
-        length = _total(response) if ranges else response.headers.get("Content-Length")
-        version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-    if length is None or not length.isdigit():
-        raise DataError(f"{url}: the server does not say how large the file is; use another mirror")
-    return RemoteFile(url, int(length), ranges, sha256 or version)
 
 
 def received(path: Path, remote: RemoteFile) -> int:
@@ -99,7 +59,10 @@ def download(files: Mapping[Path, RemoteFile], *, connections: int, progress: Pr
     """
     stop = threading.Event()
     downloads = [_Download(path, remote) for path, remote in files.items()]
-    with _session(ATTEMPTS, connections) as session, ThreadPoolExecutor(max(1, connections)) as pool:
+    with (
+        session_with_retries(ATTEMPTS, connections) as session,
+        ThreadPoolExecutor(max(1, connections)) as pool,
+    ):
         try:
             work = []
             for one in downloads:
@@ -152,7 +115,7 @@ class _Download:
         """Receive one chunk, over as many connections as it takes."""
         url = self.remote.url
         start, end = self._span(chunk)
-        position, retries = start, _retries(ATTEMPTS)
+        position, left = start, retries(ATTEMPTS)
         with open(self.part, "r+b") as file:
             while position < end:
                 reached = position
@@ -165,15 +128,15 @@ class _Download:
                         tick(len(block))
                 except HTTPError as broken:
                     if position > reached:
-                        retries = _retries(ATTEMPTS)
+                        left = retries(ATTEMPTS)
                     if not self.remote.ranges:
                         tick(start - position)
                         position = start
                     try:
-                        retries = retries.increment("GET", url, error=broken)
+                        left = left.increment("GET", url, error=broken)
                     except MaxRetryError as error:
-                        raise _given_up(url, error) from error
-                    retries.sleep()
+                        raise last_attempt_failed(url, error) from error
+                    left.sleep()
             file.flush()
             os.fsync(file.fileno())
         with self._lock:
@@ -194,12 +157,12 @@ class _Download:
             HTTPError: the connection broke.
         """
         url, size, ranges = self.remote.url, self.remote.size, self.remote.ranges
-        with _answer(session, url, start, end, ranged=ranges) as response:
+        with answer(session, url, start, end, ranged=ranges) as response:
             if ranges:
                 first = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
                 if response.status_code != 206 or not first or int(first[1]) != start:
                     raise ProtocolError("the server sent a range that was not requested")
-            total = _total(response) if ranges else response.headers.get("Content-Length")
+            total = total_size(response) if ranges else response.headers.get("Content-Length")
             if total != str(size):
                 raise DataError(
                     f"{url} changed on its server during the download, from {size} bytes to {total}; run again"
@@ -235,64 +198,3 @@ class _Download:
     def _save(self) -> None:
         with atomic_file(self.state) as file:
             file.write(json.dumps({**self._identity(), "done": sorted(self._done)}).encode())
-
-
-def _session(attempts: int, connections: int = 1) -> requests.Session:
-    """A session that repeats requests without an answer or with a temporary error status."""
-    session = requests.Session()
-    session.headers.update({"User-Agent": "afl-detection", "Accept-Encoding": "identity"})
-    adapter = HTTPAdapter(pool_maxsize=connections, max_retries=_retries(attempts))
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, adapter)
-    return session
-
-
-def _retries(attempts: int) -> Retry:
-    return Retry(
-        total=attempts - 1,
-        backoff_factor=PAUSE,
-        backoff_max=LONGEST_PAUSE,
-        status_forcelist=_TEMPORARY,
-        respect_retry_after_header=False,  # a server could ask for hours
-    )
-
-
-@contextlib.contextmanager
-def _answer(
-    session: requests.Session, url: str, start: int, end: int, *, ranged: bool = True
-) -> Iterator[requests.Response]:
-    """The answer to a request for bytes start to end - 1, or for the whole file.
-
-    Raises:
-        DataError: the server refuses or does not answer, or the address is wrong.
-    """
-    headers = {"Range": f"bytes={start}-{end - 1}"} if ranged else {}
-    try:
-        response = session.get(url, headers=headers, stream=True, timeout=TIMEOUT)
-    except (InvalidSchema, MissingSchema, InvalidURL) as error:
-        raise DataError(f"{url} is not an http or https address; correct the mirror") from error
-    except requests.RequestException as error:
-        raise _given_up(url, error) from error
-    with response:
-        if not response.ok:
-            raise DataError(
-                f"{url} cannot be downloaded: the server answers {response.status_code} {response.reason}; use "
-                "another mirror=URL, or download it by hand"
-            )
-        yield response
-
-
-def _total(response: requests.Response) -> str | None:
-    """Size of the whole file, from an answer with a part of it."""
-    found = re.fullmatch(r"bytes \d+-\d+/(\d+)", response.headers.get("Content-Range", ""))
-    return found[1] if found else None
-
-
-def _given_up(url: str, error: Exception) -> DataError:
-    """The error after the last attempt."""
-    reason = error if isinstance(error, MaxRetryError) or not error.args else error.args[0]
-    reason = getattr(reason, "reason", None) or reason
-    return DataError(
-        f"{url} cannot be downloaded: the last attempt failed with: {reason}; check the network or use mirror=URL, "
-        "then run the same command again, which resumes the download"
-    )

@@ -9,9 +9,10 @@ import threading
 
 import pytest
 
-from datasets import DataError
+from datasets import DataError, http_range
 from datasets import download as transfer
-from datasets.download import ask, download, received
+from datasets.download import download, received
+from datasets.http_range import ask, session_with_retries
 from tests.datasets.file_server import FileServer, running
 
 SIZE, CHUNK = 1_000_003, 100_000
@@ -28,7 +29,7 @@ def _small_and_quick(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(transfer, "CHUNK", CHUNK)
     monkeypatch.setattr(transfer, "BLOCK", 7_000)
-    monkeypatch.setattr(transfer, "PAUSE", 0.001)
+    monkeypatch.setattr(http_range, "PAUSE", 0.001)
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_a_second_run_fetches_only_the_chunks_that_the_first_one_lacks(server, c
     one = transfer._Download(path, remote)
     one.prepare()
     for chunk in (0, 4, 10):
-        one.fetch(transfer._session(1), chunk, lambda n: None, threading.Event())
+        one.fetch(session_with_retries(1), chunk, lambda n: None, threading.Event())
     here = 2 * CHUNK + SIZE % CHUNK
     assert received(path, remote) == here
     server.requests.clear()
@@ -122,7 +123,7 @@ def begin(server: FileServer, path, sha256: str | None = None) -> None:
     """Leave what a killed run leaves after its first chunk."""
     one = transfer._Download(path, ask(f"{server.url}/{NAME}", sha256=sha256))
     one.prepare()
-    one.fetch(transfer._session(1), 0, lambda n: None, threading.Event())
+    one.fetch(session_with_retries(1), 0, lambda n: None, threading.Event())
 
 
 def test_a_file_that_changed_on_the_server_is_fetched_anew(server, content, tmp_path):
@@ -202,7 +203,7 @@ def test_nobody_at_home_is_one_clear_error(server):
     [
         ({"files": {}}, "404 Not Found"),
         ({"statuses": [403]}, "403 Forbidden"),
-        ({"ranges": False, "says_size": False}, "does not say how large"),
+        ({"ranges": False, "says_size": False}, "does not state the size"),
     ],
 )
 def test_an_answer_without_the_file_is_one_clear_error(server, change, message):
