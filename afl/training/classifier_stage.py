@@ -29,7 +29,7 @@ def first_stage(config: DictConfig) -> DictConfig:
 
 
 def keep_all_but_class_layers(detector: nn.Module) -> None:
-    """Freeze everything except the last layers of the classification maps, including the running statistics of batch norms."""
+    """Freeze all parameters except those of the last classification layers, and the running statistics of batch norms."""
     detector.requires_grad_(False)
     for layers in detector.class_layers().values():
         for layer in layers:

@@ -1,4 +1,4 @@
-"""What a run starts from: a checkpoint, or features learnt on generated images of other classes."""
+"""Initial weights of a run: a checkpoint, or features learned from generated images of other classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from afl.training.distributed import World
 from detectors.backbone import load_features
 
 SHAPES = "shapes"
-LOCAL = ("threads", "progress", "num_workers")  # of the trainer: how a run goes, not what comes out
+LOCAL = ("threads", "progress", "num_workers")  # settings of the trainer that do not affect the result
 GENERATED = ("seed", "num_train", "num_val", "more_classes", "image_size")  # of the generated set
 log = logging.getLogger(__name__)
 
@@ -28,15 +28,16 @@ log = logging.getLogger(__name__)
 def start_from(config: DictConfig, detector: nn.Module, world: World, pretrain: Callable[..., Path]) -> None:
     """Load ``config.initial_weights`` into the detector: null, ``shapes``, or a file with weights under ``model``.
 
-    Everything whose name and shape fit is taken; the class layer of another set of classes does not fit and stays fresh.
-    A loss that retrains class layers starts from a finished run, and its class layers are fresh.
+    All weights with a matching name and shape are loaded. The class layer of another set of classes does not match, so it keeps
+    its random weights. A loss that retrains class layers starts from a finished run with reinitialised class layers.
 
     Args:
         pretrain: gives the checkpoint of a config, training it first if need be; ``of_features`` says whether all losses share it.
 
     Raises:
-        ConfigError: the file does not exist or holds no weights, or many processes ask for features that one has to make.
-        CheckpointError: the features that were made once are damaged.
+        ConfigError: the file does not exist or contains no weights, or several processes ask for weights that must be trained
+            by one process first.
+        CheckpointError: the pre-trained features are damaged.
     """
     source = config.initial_weights
     second_stage = wants_second_stage(detector)
@@ -62,10 +63,10 @@ def start_from(config: DictConfig, detector: nn.Module, world: World, pretrain: 
     try:
         fresh = load_features(detector, path)
     except UNREADABLE as error:
-        if isinstance(error, ValueError):  # it can be read, and does not fit
+        if isinstance(error, ValueError):  # the file can be read, but does not fit
             raise
         raise ConfigError(
-            f"initial_weights={source}: {path} has no weights under 'model' that can be read ({reason(error)}); give a checkpoint, "
+            f"initial_weights={source}: {path} has no readable weights under 'model' ({reason(error)}); give a checkpoint, "
             "`shapes`, or null"
         ) from error
     if second_stage:
@@ -75,7 +76,7 @@ def start_from(config: DictConfig, detector: nn.Module, world: World, pretrain: 
 
 
 def identity(config: DictConfig) -> str:
-    """What the run key must know of the initial weights: their making, or the content of their file."""
+    """The part of the run key that identifies the initial weights: a digest of their training or of their file."""
     source = config.initial_weights
     if source is None:
         return ""
@@ -90,7 +91,7 @@ def identity(config: DictConfig) -> str:
 
 @lru_cache
 def _pretraining_identity(detector: str, parts: str) -> str:
-    """Digest of what decides the features: the network, in ``parts``, and how ``experiment=pretrain`` trains it."""
+    """Digest of everything that affects the features: the network, in ``parts``, and its training by ``experiment=pretrain``."""
     config = compose_cell(detector=detector, loss="fl", overrides=["experiment=pretrain"])
     decisive = OmegaConf.to_container(config, resolve=True)
     for name in ("paths", "logger", "dataset", *json.loads(parts)):
@@ -105,7 +106,7 @@ def _pretraining_identity(detector: str, parts: str) -> str:
 
 
 def pretraining_config(config: DictConfig) -> DictConfig:
-    """The run that gives this detector its features: same detector and backbone, focal loss, other classes, seed 0."""
+    """The run that pre-trains this detector's features: same detector and backbone, focal loss, other classes, seed 0."""
     cell = config.cell
     pretraining = compose_cell(detector=cell.detector, loss="fl", overrides=["experiment=pretrain"])
     with open_dict(pretraining):
@@ -118,16 +119,16 @@ def pretraining_config(config: DictConfig) -> DictConfig:
 
 
 def _check(path: Path) -> None:
-    """Read a checkpoint of the pre-training with its checksums: every loss would start from what is wrong in it.
+    """Verify the checkpoint of the pre-training, because all losses start from it.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: the checkpoint is damaged.
     """
     try:
         load_checkpoint(path)
     except CheckpointError as error:
         raise CheckpointError(
-            f"the pre-trained features cannot be used: {error}; delete {path.parents[1]}, they are made again"
+            f"the pre-trained features cannot be used: {error}; delete {path.parents[1]} to train them again"
         ) from error
 
 

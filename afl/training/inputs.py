@@ -1,4 +1,4 @@
-"""From a batch of the data layer to the arguments of a detector."""
+"""Converts a batch of the data layer to the arguments of a detector."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Batch(Protocol):
 
 
 def normalise(images: Tensor, channels_last: bool) -> Tensor:
-    """uint8 (B, 3, H, W) to float32 with ImageNet's statistics, in the chosen memory format."""
+    """Convert uint8 images (B, 3, H, W) to float32, normalised with ImageNet's statistics, in the chosen memory format."""
     mean, std = _pixel_statistics(images.device)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return images.float().sub_(mean).div_(std).contiguous(memory_format=layout)
@@ -40,7 +40,7 @@ def normalise(images: Tensor, channels_last: bool) -> Tensor:
 
 @cache
 def _pixel_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (1, 3, 1, 1); created once, because the host waits for a copy to a device."""
+    """Mean and standard deviation (1, 3, 1, 1); cached, because copying them to a device makes the host wait."""
     mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
     return mean, std
 

@@ -1,13 +1,13 @@
-"""Signals that ask a run to stop: the step is finished, a checkpoint is saved, and the process ends.
+"""Handles signals that ask a run to stop: the run finishes its step, saves a checkpoint, and ends.
 
-SIGTERM, SIGUSR1 and SIGUSR2 are handled alike. A handler that was installed before this one decides what happens after the
-checkpoint: submitit's handler of its preemption signal (SIGUSR2, or the one that SUBMITIT_PREEMPT_SIGNAL names) puts the job
-back into the queue and ends it, and its handler of SIGTERM returns, so that training continues until Slurm ends the job.
-Without an earlier handler the process ends with the code ``INTERRUPTED``; in a plain Slurm job SIGUSR1 and SIGUSR2 put the
-job back into the queue first.
+SIGTERM, SIGUSR1 and SIGUSR2 are handled alike. If another handler was installed earlier, it decides what happens after the
+checkpoint. For example, submitit's handler of its preemption signal (SIGUSR2, or the one that SUBMITIT_PREEMPT_SIGNAL names)
+requeues the job and ends it, and its handler of SIGTERM returns, so that training continues until Slurm ends the job. Without
+an earlier handler the process ends with the exit code ``INTERRUPTED``. In a plain Slurm job, SIGUSR1 and SIGUSR2 also requeue
+the job.
 
-The first SIGINT (Ctrl-C) is handled in the same way, a second one ends the process immediately. A process that ignores SIGINT
-keeps ignoring it.
+The first SIGINT (Ctrl-C) is handled in the same way; a second one ends the process immediately. A process that ignores SIGINT
+continues to ignore it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import torch.distributed as dist
 
 from afl.training.distributed import World
 
-INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, and the same command continues from here
-# In rising order of precedence, for several that are pending at once: those that put a job back into the queue come last.
+INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: a temporary failure; the same command continues the run
+# In increasing order of precedence when several signals are pending: the signals that requeue a job come last.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 # A terminal shows ^C, and perhaps a progress bar, on the current line.
 STOPPING = b"\nstopping after this step; Ctrl-C again to stop now, without saving\n"
@@ -34,20 +34,20 @@ log = logging.getLogger(__name__)
 
 
 class Interruption:
-    """Notes the signals of ``SIGNALS`` inside its ``with`` block; in other threads than the main one it notes none.
+    """Records the signals of ``SIGNALS`` inside its ``with`` block, if that runs in the main thread.
 
-    A run calls ``asked`` where everything can be saved, saves, and then calls ``obey``.
+    A run calls ``asked`` at a point where its state is complete, saves the state, and then calls ``obey``.
     """
 
     def __init__(self) -> None:
-        # Only the handler adds to it and only ``obey`` removes: a signal that arrives while the process waits for the
-        # others, after it told them what it had, is reported at the next call of ``asked``.
+        # A signal may arrive in the middle of ``asked``, after this process has shared its signals with the others. It stays
+        # pending until the next call of ``asked``.
         self._pending: set[int] = set()
         self._received: int | None = None
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Interruption:
-        # Python lets only the main thread handle signals.
+        # Python allows only the main thread to handle signals.
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if number != signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
@@ -58,7 +58,7 @@ class Interruption:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._previous.items():
-            # None: the handler was not Python's, and Python cannot restore it.
+            # None means that the handler was not installed from Python, so Python cannot restore it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous = {}
 
@@ -66,7 +66,7 @@ class Interruption:
         if number == signal.SIGINT:
             if number in self._pending or number == self._received:
                 raise KeyboardInterrupt
-            # Not through logging or a Python stream: the signal may have interrupted a call of the same one.
+            # Neither logging nor a Python stream is safe here: the signal may have interrupted one of their calls.
             with contextlib.suppress(OSError):
                 os.write(2, STOPPING)
         self._pending.add(number)
@@ -84,28 +84,28 @@ class Interruption:
         if strongest < 0:
             return False
         self._received = SIGNALS[strongest]
-        # This one is known to all processes now; other signals of this process stay pending.
+        # All processes know this signal now; other signals of this process stay pending.
         self._pending.discard(self._received)
         return True
 
     def _strongest(self) -> int:
-        """Place in ``SIGNALS`` of the received signal that has precedence; -1 without one."""
+        """Index in ``SIGNALS`` of the received signal with the highest precedence; -1 if none was received."""
         received = {*self._pending, self._received} - {None}
         return max(map(SIGNALS.index, received), default=-1)
 
     def leave_if_asked(self, world: World) -> None:
-        """``obey`` where nothing needs to be saved; a collective call, as ``asked`` is."""
+        """Obey a signal at a point where nothing needs to be saved; a collective call, like ``asked``."""
         if self.asked(world):
-            self.obey("nothing is lost; the same command continues from the last checkpoint")
+            self.obey("the same command continues from the last checkpoint")
 
     def obey(self, what: str) -> None:
         """End the process, unless an earlier handler of the signal decides otherwise.
 
         Args:
-            what: the part of the message that says what has been saved.
+            what: end of the logged message: the state that was saved, and how to continue.
 
         Raises:
-            SystemExit: with the code ``INTERRUPTED``, or what the earlier handler raises.
+            SystemExit: with the exit code ``INTERRUPTED``, or as the earlier handler raises it.
         """
         strongest = self._strongest()
         if strongest < 0:
@@ -123,7 +123,7 @@ class Interruption:
 
 
 def _requeue() -> None:
-    """Put the Slurm job of this process, if it has one, back into the queue."""
+    """Requeue the Slurm job of this process, if it has one."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return

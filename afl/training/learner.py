@@ -1,4 +1,4 @@
-"""Everything that training changes, and how a checkpoint holds it."""
+"""The state that training changes, and its form in a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Learner:
     """A detector in training.
 
     Attributes:
-        detector: with the loss state of its maps.
-        optimizer: over the detector's parameters.
-        average: moving average of the detector's weights, None without one.
-        step: optimiser steps done.
+        detector: includes the state of its losses.
+        optimizer: of the detector's parameters.
+        average: moving average of the detector's weights, or None.
+        step: number of completed optimiser steps.
         seconds: wall time of these steps, over all attempts of an interrupted run.
     """
 
@@ -31,7 +31,7 @@ class Learner:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The detector whose weights are evaluated: the moving average where there is one."""
+        """The detector that is evaluated: the moving average, if there is one."""
         return self.detector if self.average is None else self.average.module
 
     def state(self) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class Learner:
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Restore everything that ``state`` gave, torch's random state included."""
+        """Restore everything that ``state`` returned, including torch's random state."""
         self.detector.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.average is not None:

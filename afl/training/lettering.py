@@ -1,4 +1,4 @@
-"""Text in pictures, in any alphabet that a font of this machine has."""
+"""Draws text into pictures, in any alphabet that an installed font supports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 
 def legible(name: str, label: int) -> str:
-    """``name``, or the number of the class where no font has its letters."""
+    """``name``, or the number of the class if no font has its letters."""
     return name if name.isprintable() and name.strip() and _font_file(name) is not None else str(label)
 
 
@@ -24,12 +24,12 @@ def size_of(text: str, height: int) -> tuple[int, int]:
 def write(
     canvas: np.ndarray, text: str, corner: tuple[int, int], height: int, ink: tuple[int, int, int]
 ) -> None:
-    """Write a line of text into ``canvas``, in place; what is outside of it is cut off.
+    """Write a line of text into ``canvas``, in place; text outside the canvas is cut off.
 
     Args:
         canvas: (H, W, 3) uint8 RGB.
-        corner: (x, y) of the strip's upper left corner, in pixels of the canvas.
-        height: of the font in pixels.
+        corner: (x, y) of the text's upper left corner, in pixels of the canvas.
+        height: of the font, in pixels.
     """
     width, rows = size_of(text, height)
     strip = Image.new("L", (width, rows))
@@ -49,15 +49,15 @@ def _font(text: str, height: int) -> ImageFont.FreeTypeFont:
 
 @functools.cache
 def _dejavu() -> Path:
-    """The font of matplotlib: the same letters on every machine, Latin, Greek, Cyrillic, Arabic and more."""
-    import matplotlib  # takes long, and most commands draw nothing
+    """Matplotlib's font, which is the same on every machine and covers Latin, Greek, Cyrillic, Arabic and more."""
+    import matplotlib  # slow, and most commands draw nothing
 
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 @functools.cache
 def _font_file(text: str) -> Path | None:
-    """A font with all letters of ``text``; None where this machine has none."""
+    """A font with all letters of ``text``; None if no such font is installed."""
     from matplotlib.font_manager import findSystemFonts
 
     needed = {ord(letter) for letter in text if not letter.isspace()}
@@ -72,5 +72,5 @@ def _letters(path: Path) -> frozenset[int]:
 
     try:
         return frozenset(FT2Font(str(path)).get_charmap())
-    except (OSError, RuntimeError):  # a file that is no font
+    except (OSError, RuntimeError):  # not a font
         return frozenset()

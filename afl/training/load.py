@@ -1,4 +1,4 @@
-"""A trained detector from its run directory."""
+"""Loads a trained detector from its run directory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from afl.training.data import RunData, read_data
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run's config, data and detector, with the weights that its evaluation used."""
+    """A run's config, its data, and its detector with the weights that its evaluation used."""
 
     config: DictConfig
     data: RunData
@@ -29,14 +29,15 @@ class LoadedRun:
 
 
 def load_run(folder: Path, overrides: Sequence[str] = (), checkpoint: Path | None = None) -> LoadedRun:
-    """Rebuild the detector and the data of ``folder``, on the CPU.
+    """Rebuild the detector and the data of the run in ``folder``, on the CPU.
 
     Args:
         overrides: changes to the run's config, ``NAME=VALUE`` as on the command line.
-        checkpoint: weights to use instead of the run's last ones.
+        checkpoint: weights to use instead of the run's last checkpoint.
 
     Raises:
-        ConfigError: not a run directory, a change that cannot be made, or a data set of other classes than the weights'.
+        ConfigError: ``folder`` is not a run directory, an override cannot be applied, or the data set has other classes than
+            the weights.
         CheckpointError: the weights cannot be read, or belong to another detector.
     """
     config, data, detector = build_run(folder, overrides)
@@ -48,13 +49,13 @@ def load_run(folder: Path, overrides: Sequence[str] = (), checkpoint: Path | Non
 
 
 def build_run(folder: Path, overrides: Sequence[str] = ()) -> tuple[DictConfig, RunData, nn.Module]:
-    """The config, the data and the detector, with fresh weights, of the run in ``folder``.
+    """Build the config, the data and the detector, with initial weights, of the run in ``folder``.
 
     Args:
         overrides: changes to the run's config, ``NAME=VALUE`` as on the command line.
 
     Raises:
-        ConfigError: not a run directory, or a change that cannot be made.
+        ConfigError: ``folder`` is not a run directory, or an override cannot be applied.
     """
     config = read_config(folder, overrides)
     check_values(config)
@@ -63,19 +64,19 @@ def build_run(folder: Path, overrides: Sequence[str] = ()) -> tuple[DictConfig, 
 
 
 def load_weights(detector: nn.Module, state: dict[str, Any], path: Path) -> int:
-    """Put the evaluated weights of a checkpoint into ``detector``; returns the step they are from.
+    """Load the evaluated weights of a checkpoint into ``detector``; returns their step.
 
     Args:
-        state: as :func:`~afl.training.checkpoint.load_checkpoint` returns it; ``path``: its file, for messages.
+        state: from :func:`~afl.training.checkpoint.load_checkpoint`; ``path``: its file, for messages.
 
     Raises:
-        CheckpointError: the weights are missing, of another detector, or not finite.
+        CheckpointError: the weights are missing, belong to another detector, or are not finite.
     """
     try:
         weights, step = evaluated_weights(state), int(state["step"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(
-            f"{path} has no complete state of a run ({type(error).__name__}: {error})"
+            f"{path} does not contain the complete state of a run ({type(error).__name__}: {error})"
         ) from None
     own = detector.state_dict()
     if not isinstance(weights, dict) or not all(
@@ -85,10 +86,10 @@ def load_weights(detector: nn.Module, state: dict[str, Any], path: Path) -> int:
     for name in sorted(own.keys() | weights.keys(), key=str):
         if name not in weights:
             raise CheckpointError(
-                f"{path} has no weight {name!r}: it is of another detector than its config describes"
+                f"{path} has no weight {name!r}: it belongs to another detector than the config describes"
             )
         if name not in own:
-            raise CheckpointError(f"{path} has a weight {name!r}, which the detector of its config lacks")
+            raise CheckpointError(f"{path} has a weight {name!r} that the detector of the config lacks")
         if weights[name].shape != own[name].shape:
             raise CheckpointError(
                 f"{path}: {name} has shape {tuple(weights[name].shape)}, the detector needs {tuple(own[name].shape)}"
@@ -101,7 +102,11 @@ def load_weights(detector: nn.Module, state: dict[str, Any], path: Path) -> int:
 
 
 def _check_classes(state: dict[str, Any], data: RunData, path: Path) -> None:
-    """Raises ConfigError where the data set does not have the classes that the weights were trained on, in their order."""
+    """Check that the data set has the classes that the weights were trained on, in the same order.
+
+    Raises:
+        ConfigError: the classes or their order differ.
+    """
     trained, present = list((state.get("about") or {}).get("names") or []), list(data.statistics.names)
     if not trained or trained == present:
         return
@@ -113,6 +118,6 @@ def _check_classes(state: dict[str, Any], data: RunData, path: Path) -> None:
         if names
     )
     raise ConfigError(
-        f"{', '.join(data.val.sources)}: the classes are not those that {path} was trained on: "
+        f"{', '.join(data.val.sources)}: the classes differ from those that {path} was trained on: "
         f"{difference or 'they are in another order'}"
     )

@@ -1,4 +1,4 @@
-"""One process per run directory."""
+"""Ensures that only one process works in a run directory."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class RunBusy(RuntimeError):
 
 @contextlib.contextmanager
 def run_lock(folder: Path, *, wait: bool, while_waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the run directory for this process. The folder is created, and removed at the end if nothing is in it.
+    """Hold a lock on the run directory. The folder is created, and removed at the end if it is empty.
 
-    The system releases the lock when its process ends, however it ends, so no lock is ever stale. Only loader processes may
-    outlive their process by seconds; this function waits for them. On a file system without locks a warning is logged, and
-    the run proceeds without a lock.
+    The system releases the lock when the process ends for any reason, so a lock is never stale. Loader processes may outlive
+    their parent by a few seconds and still hold its lock; this function waits for them. On a file system without locks, a
+    warning is logged, and the run proceeds without a lock.
 
     Args:
-        wait: wait for the other process instead of leaving.
-        while_waiting: called twice a second meanwhile.
+        wait: wait for the other process instead of raising an error.
+        while_waiting: called twice a second while waiting.
 
     Raises:
         RunBusy: another process holds the lock and ``wait`` is false.
@@ -57,7 +57,7 @@ def run_lock(folder: Path, *, wait: bool, while_waiting: Callable[[], None] = la
             file.seek(0)
             owner = file.read().strip() or "another process"
         if not wait and not (_is_dead(owner) and time.monotonic() < deadline):
-            raise RunBusy(f"{folder.name} is being run by {owner}; nothing was done here")
+            raise RunBusy(f"{folder.name} is being run by {owner}; this process leaves it unchanged")
         if not told:
             log.info("%s is being run by %s; waiting for it", folder.name, owner)
             told = True
@@ -76,7 +76,7 @@ def _opened(folder: Path) -> tuple[TextIO, bool]:
         try:
             if not try_lock(file.fileno()):
                 return file, False
-            # The process that held it before may have removed the file; then another one takes its place.
+            # The previous owner may have removed the file, so that another file has this name now.
             if os.path.samestat(os.fstat(file.fileno()), os.stat(folder / LOCK)):
                 return file, True
             file.close()
@@ -106,7 +106,7 @@ def _name(process: int) -> str:
 
 
 def _is_dead(owner: str) -> bool:
-    """Whether a process of this machine is known to have ended; nothing is known about other machines."""
+    """Whether the process is known to have ended; False for processes on other machines."""
     found = re.match(r"process (\d+) on ", owner)
     if not found or owner != _name(int(found[1])):
         return False

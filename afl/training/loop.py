@@ -1,7 +1,4 @@
-"""The training loop: one step, top to bottom.
-
-The loop does not know which detector, loss or data set is trained.
-"""
+"""The training loop. It does not depend on the detector, the loss or the data set."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ from detectors.contract import weighted_sum
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """How to train.
+    """Options of the training loop.
 
     Attributes:
         total_steps: optimiser steps of the whole run.
@@ -39,7 +36,7 @@ class LoopOptions:
         autocast: dtype of the network's arithmetic, None for float32; losses are always float32.
         channels_last: memory format of images and weights.
         clip_norm: largest gradient norm, None for no clipping.
-        log_every, checkpoint_every, evaluate_every: in steps; 0 for never. A checkpoint is always saved at the end.
+        log_every, checkpoint_every, evaluate_every: intervals in steps, 0 for never. A checkpoint is always saved at the end.
     """
 
     total_steps: int
@@ -54,37 +51,36 @@ class LoopOptions:
 
 
 class Observer:
-    """Is told how training proceeds. The methods of this class do nothing."""
+    """Receives the progress of training. The methods of this class do nothing."""
 
     def stepped(self, step: int) -> None:
-        """A step is done. Called on every process after every step; must not wait for the device."""
+        """Called on every process after every step; must not wait for the device."""
 
     def logged(self, step: int, figures: dict[str, float]) -> None:
-        """Figures of a step. Called on the main process every ``log_every`` steps and at the last one."""
+        """Called on the main process every ``log_every`` steps and at the last step, with the figures of the step."""
 
     def evaluate(self, step: int) -> None:
         """Called on every process every ``evaluate_every`` steps."""
 
     def stopping(self) -> None:
-        """The process is about to end because of a signal; its checkpoint is saved."""
+        """Called when the process is about to end because of a signal; its checkpoint is saved."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """A run as the loop sees it.
+    """Everything that the loop needs to train one run.
 
     Attributes:
-        learner: what is trained, from ``learner.step`` to ``options.total_steps``. Its detector has forward, losses,
-            ``loss_weights`` and ``classification`` of the contract; the learning rates of its optimiser are at their base
-            values.
-        batches: endless, beginning with the batch of ``learner.step``; ``options.accumulate`` of them make a step.
+        learner: trained from ``learner.step`` to ``options.total_steps``. Its detector follows ``detectors.contract``; the
+            learning rates of its optimiser are at their base values.
+        batches: endless, starting at ``learner.step``; each step takes ``options.accumulate`` of them.
         schedule: factor on the learning rates by step.
         folder: the run directory, for checkpoints and the batch of a non-finite loss.
-        dynamics: watches the losses on the steps that are logged.
-        observer: is told how training proceeds.
-        interruption: asked after every step; a checkpoint is saved before it is obeyed.
-        kept: stored in each checkpoint with the learner's state: identity of the run, and the data that rebuilds its detector.
-        compiled: the compiled forward pass, None for the detector's own.
+        dynamics: measures the losses on the steps that are logged.
+        observer: receives the progress of training.
+        interruption: queried after every step; a checkpoint is saved before the process ends.
+        kept: stored in each checkpoint with the learner's state: the identity of the run, and the description of its detector.
+        compiled: compiled forward pass, None to call the detector itself.
     """
 
     learner: Learner
@@ -104,8 +100,8 @@ def train(run: Training) -> None:
     """Train ``run.learner`` to the last step.
 
     Raises:
-        NonFiniteLoss: a loss or a gradient is not finite; the weights have not moved.
-        SystemExit: a signal was received; a checkpoint has been saved.
+        NonFiniteLoss: a loss or a gradient is not finite; the weights are unchanged.
+        SystemExit: a signal was received, and a checkpoint was saved.
         OSError: a checkpoint or a figure could not be written.
     """
     learner, options, world = run.learner, run.options, run.world
@@ -117,8 +113,8 @@ def train(run: Training) -> None:
         forward = DistributedDataParallel(
             forward if isinstance(forward, nn.Module) else detector,
             device_ids=[world.device] if device_type == "cuda" else None,
-            # Each process keeps its own running statistics, or a loss sums them over the processes. Copying those of the
-            # first process to the others would lose what they have seen since their last update.
+            # Running statistics are kept by each process, or summed over all processes by the loss. Copying those of the first
+            # process would discard what the other processes have accumulated since their last update.
             broadcast_buffers=False,
         )
     guard = FiniteGuard(detector, optimizer, world.device, run.folder)
@@ -148,7 +144,7 @@ def train(run: Training) -> None:
                     outputs = forward(images)
                 with run.dynamics if logged and last_part else contextlib.nullcontext():
                     losses = detector.losses(outputs, targets)
-                # The graph keeps what the backward pass needs of the maps: with many classes this frees a gigabyte.
+                # The graph keeps the parts of the maps that the backward pass needs; with many classes this frees a gigabyte.
                 del outputs
                 total = weighted_sum(losses, detector.loss_weights)
                 suspects = Suspects(losses, step, images, batch.image_ids, targets)
@@ -194,7 +190,7 @@ def train(run: Training) -> None:
 
 
 def _is_due(step: int, every: int) -> bool:
-    """Whether something that happens every ``every`` steps, 0 for never, happens after this one."""
+    """Whether an action with the interval ``every`` (0 for never) is due after ``step`` steps."""
     return every > 0 and step % every == 0
 
 

@@ -1,4 +1,4 @@
-"""Curves of a run, their mirror, its progress bar, and evaluations between its steps."""
+"""Observes a run: writes its curves, updates its tracker and progress bar, and evaluates between steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class RunObserver(Observer):
     """Writes figures to the curves and the tracker, moves the progress bar, and evaluates.
 
     Args:
-        curves: None on other processes than the first.
+        curves: None except on the first process.
         evaluation: of the detector that ``learner`` trains.
     """
 
@@ -48,10 +48,10 @@ class RunObserver(Observer):
         self._progress.pause()
 
     def write(self, step: int, figures: Mapping[str, Any]) -> None:
-        """Figures of a step, on the first process."""
+        """Write the figures of a step; only on the first process."""
         self._curves.log(step, figures)
         self._tracker.log(step, {**overview(figures), **figures})
 
     def write_metrics(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Metrics of an evaluation, on the first process."""
+        """Write the metrics of an evaluation; only on the first process."""
         self.write(step, {f"val/{name}": value for name, value in metrics.items() if name != "per_class"})

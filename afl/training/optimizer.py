@@ -1,4 +1,4 @@
-"""The parameters of an optimiser, and their weight decay."""
+"""Builds optimisers: parameter groups, weight decay and learning rate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Trainable parameters in two groups: matrices and kernels decay, biases and norms (one dimension) do not."""
+    """Trainable parameters in two groups: matrices and kernels have weight decay, one-dimensional biases and norms have none."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     return [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
@@ -20,9 +20,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 def build_optimizer(
     factory: Callable[..., torch.optim.Optimizer], model: nn.Module, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """Call ``factory`` (an optimiser class with its numbers bound) on the model's parameter groups.
+    """Call ``factory`` (an optimiser class with its arguments bound) on the model's parameter groups.
 
-    All parameters are updated in one fused operation if the optimiser has one.
+    The fused implementation is used if the optimiser has one.
     """
     optimizer = factory(parameter_groups(model, weight_decay))
     undecided = optimizer.defaults.get("fused", False) is None

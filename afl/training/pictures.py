@@ -1,4 +1,4 @@
-"""Validation images with their objects and the detections, for people."""
+"""Draws validation images with their objects and detections."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STRIP = 26  # height of the title and of the legend of a sheet
 INK_COLOR = (30, 30, 40)
 # Smaller images are enlarged to about this side before names are written over them.
 LEGIBLE_SIDE = 600
-# Okabe and Ito's palette, which colour-blind readers tell apart.
+# Okabe and Ito's palette, which is safe for colour-blind readers.
 CLASS_COLORS = (
     (0, 114, 178),
     (230, 159, 0),
@@ -30,9 +30,9 @@ CLASS_COLORS = (
 
 
 def draw_picture(picture: Picture, names: Sequence[str], score_threshold: float = 0.3) -> np.ndarray:
-    """Ground truth (green, left half) and detections of at least the threshold (orange, right half).
+    """Draw ground truth (green, left half) and detections with at least the threshold score (orange, right half).
 
-    No name covers another one: the best detections choose their places first, and a name without a free place is left out.
+    Names do not overlap: the best detections are placed first, and a name without a free place is left out.
 
     Returns:
         (SIDE, 2 * SIDE, 3) uint8 RGB.
@@ -49,14 +49,14 @@ def draw_picture(picture: Picture, names: Sequence[str], score_threshold: float 
 
 
 def draw_found(pixels: np.ndarray, found: Detections, names: Sequence[str]) -> np.ndarray:
-    """All detections over their image, one colour for each class, the best on top.
+    """Draw all detections over their image, with one colour per class and the best detections on top.
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
-        found: boxes in pixels of it, by falling score.
+        found: boxes in pixels of the image, by descending score.
 
     Returns:
-        (H, W, 3) uint8 RGB; small images are enlarged by a whole factor, so that the names can be read.
+        (H, W, 3) uint8 RGB; small images are enlarged by an integer factor, so that the names are legible.
     """
     factor = max(1, -(-LEGIBLE_SIDE // max(pixels.shape[:2])))
     canvas = cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
@@ -74,11 +74,11 @@ def draw_found(pixels: np.ndarray, found: Detections, names: Sequence[str]) -> n
 def contact_sheet(
     pictures: Sequence[Picture], names: Sequence[str], title: str = "", columns: int = 2
 ) -> np.ndarray:
-    """All pictures in one image under a title and a legend.
+    """Arrange all pictures in one image, between a title and a legend.
 
     Returns:
-        (STRIP + rows * height + STRIP, columns * 2 * SIDE, 3) uint8 RGB, ``columns`` pairs in a row, where height is that of the tallest
-        picture once its longer side is SIDE.
+        (STRIP + rows * height + STRIP, columns * 2 * SIDE, 3) uint8 RGB with ``columns`` pairs in a row, where height is the
+        height of the tallest picture after its longer side is resized to SIDE.
     """
     height = max(round(SIDE * p.pixels.shape[0] / max(p.pixels.shape[:2])) for p in pictures)
     drawn = [draw_picture(picture, names)[: max(1, height)] for picture in pictures]
@@ -101,10 +101,10 @@ def contact_sheet(
 def draw_maps(
     picture: Picture, maps: dict[str, np.ndarray], names: Sequence[str], columns: int = 4
 ) -> np.ndarray:
-    """What a detector's heads see: each score map over the image, then ground truth and detections.
+    """Draw each score map of a detector's heads over the image, followed by ground truth and detections.
 
     Args:
-        maps: name to (h, w) scores in [0, 1] over the image: black is 0, white 1; the highest is written below.
+        maps: (h, w) scores in [0, 1] by name, drawn from black (0) to white (1); the maximum is written below each map.
 
     Returns:
         (rows * height, columns * width, 3) uint8 RGB, the longer side of a tile's image being SIDE.
@@ -151,7 +151,7 @@ def _draw_all(
     color: tuple[int, int, int] | Sequence[tuple[int, int, int]],
     thickness: int = 1,
 ) -> None:
-    """Boxes (n, 4) with their words, the most important first; letters grow with the line."""
+    """Draw boxes (n, 4) and their labels, the most important first; the font size grows with the line thickness."""
     colors = [color] * len(words) if isinstance(color, tuple) else list(color)
     corners = [tuple(int(round(float(v))) for v in box) for box in boxes]
     for (x1, y1, x2, y2), one in reversed(list(zip(corners, colors, strict=True))):
@@ -177,7 +177,11 @@ def _free_place(
     room: tuple[int, int],
     taken: Sequence[tuple[int, int, int, int]],
 ) -> tuple[int, int] | None:
-    """The first upper left corner for a label at its box that covers no label so far: above, below, inside; None for none."""
+    """The upper left corner of the first place for a label, above, below or inside its box, that overlaps no other label.
+
+    Returns:
+        (x, y), or None if every place is taken.
+    """
     x1, y1, x2, y2 = corner
     for x in (x1, x2 - width):
         for y in (y1 - height, y2, y1, y2 - height):

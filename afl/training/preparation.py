@@ -1,4 +1,4 @@
-"""Everything of a run that comes before its first step, so that what can be refused is refused before time is spent."""
+"""Prepares a run before its first step, so that invalid settings and data are rejected before training."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ log = logging.getLogger(__name__)
 
 
 def prepare(run: Run, pretrain: Pretrain) -> tuple[Training, Evaluation]:
-    """Build the run's detector and the rest of its training, from its last checkpoint if it has one.
+    """Build the run's detector and everything else that training needs, restored from the last checkpoint if there is one.
 
     Args:
-        pretrain: gives the checkpoint of a pre-training config, training it first if it does not exist.
+        pretrain: returns the checkpoint of a pre-training config, training it first if it does not exist.
 
     Raises:
         ConfigError: the config cannot be run.
-        DataError: the data cannot be learned from, evaluated, or named in a record.
-        CheckpointError: no checkpoint of the run can be used.
+        DataError: the data cannot be used for training or evaluation, or a class name cannot be written to a record.
+        CheckpointError: the run has checkpoints, but none of them can be used.
     """
     config, data, world = run.config, run.data, run.world
     _check_record(run)
@@ -92,7 +92,7 @@ def prepare(run: Run, pretrain: Pretrain) -> tuple[Training, Evaluation]:
 
 
 def _check_record(run: Run) -> None:
-    """Refuse config values and class names that the record at the end could not hold."""
+    """Reject config values and class names that cannot be written to the record at the end."""
     for where, problem in unwritable(run.plain):
         raise ConfigError(f"{where} {problem}")
     for index in (run.data.train, run.data.val):
@@ -108,15 +108,15 @@ def _check_record(run: Run) -> None:
 
 
 def _resume(run: Run) -> dict[str, Any] | None:
-    """The checkpoint to continue from, the same one on every process; None for the beginning."""
+    """The checkpoint to continue from, the same on every process; None to start from the beginning."""
     folder, world = run.folder / "checkpoints", run.world
     saved, passed_over = load_latest(folder, run.key.digest)
     step = saved["step"] if saved else 0
     main = from_main(world, step)
     if main != step:
         raise CheckpointError(
-            f"process {world.rank} reads step {step} from {folder}, the first one step {main}; is the folder shared by "
-            "all machines?"
+            f"process {world.rank} reads step {step} from {folder}, but process 0 reads step {main}; check that all machines "
+            "share the folder"
         )
     if saved:
         run.compare_code(saved.get("source"), f"{run.key.name} was trained to step {step}")
@@ -124,7 +124,9 @@ def _resume(run: Run) -> dict[str, Any] | None:
     if passed_over and world.is_main:
         for note in passed_over:
             log.warning("%s", note)
-        log.warning("it is kept as %s; the one before, of step %d, is used", set_aside(folder), step)
+        log.warning(
+            "it is kept as %s; the run uses the previous checkpoint of step %d", set_aside(folder), step
+        )
     return saved
 
 
@@ -139,7 +141,7 @@ def _restore(learner: Learner, saved: dict[str, Any], run: Run) -> None:
 
 
 def _unnoticed(pretrain: Pretrain, config: DictConfig, *, of_features: bool) -> Path:
-    """``pretrain``, with the same random state afterwards whether features were trained or existed."""
+    """Call ``pretrain`` and restore the random state, which otherwise depends on whether the features already existed."""
     with kept_random_state():
         return pretrain(config, of_features=of_features)
 

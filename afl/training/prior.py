@@ -1,4 +1,4 @@
-"""What losses ask of a head's last layers: the initial bias, the score threshold, and the calibration for evaluation."""
+"""Applies the requests of losses to a detector: initial biases, score threshold, and calibration for evaluation."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 def initialise_priors(
     detector: nn.Module, batches: Iterable[Batch], world: World, *, channels_last: bool
 ) -> None:
-    """Count positives and elements, ask the losses for their prior, and set the bias of their last layers.
+    """Count positives and elements, compute each loss's prior from the counts, and set the biases of its last layers.
 
-    Counts the first ``BATCHES`` batches. Detectors whose losses do not choose a prior are not changed.
+    The counts come from the first ``BATCHES`` batches. Detectors whose losses do not choose a prior are not changed.
     """
     wanting = [name for name, loss in detector.classification.items() if loss.wants_prior]
     if not wanting:
@@ -46,12 +46,12 @@ def initialise_priors(
         for layer in detector.class_layers()[name]:
             layer.bias.fill_(prior_bias(prior))
         if world.is_main:
-            log.info("%s: the head starts at a probability of %.2g, as its loss wants it", name, prior)
+            log.info("%s: the head starts at a probability of %.2g, chosen by its loss", name, prior)
 
 
 @torch.no_grad()
 def calibrate(detector: nn.Module) -> None:
-    """Change the class layers as the losses want them for evaluation; not to be trained or calibrated again."""
+    """Calibrate the class layers for evaluation, in place; do not train or calibrate the detector afterwards."""
     for name, loss in detector.classification.items():
         for layer in detector.class_layers()[name]:
             weight, bias = loss.calibrated(layer.weight, layer.bias)
@@ -60,7 +60,7 @@ def calibrate(detector: nn.Module) -> None:
 
 
 def adapt_threshold(detector: nn.Module) -> None:
-    """Lower the score threshold of a detector to that of its loss, if both have one."""
+    """Lower the detector's score threshold to the threshold of its loss, if both have one."""
     for loss in detector.classification.values():
         threshold = loss.score_threshold
         if threshold is not None and hasattr(detector, "score_threshold"):

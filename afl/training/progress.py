@@ -1,4 +1,4 @@
-"""Progress of a run for people: a bar on a terminal, plain lines elsewhere, nothing on other processes than the first."""
+"""Shows the progress of a run: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ MODES = ("auto", "bar", "lines", "none")
 
 
 class ProgressReport:
-    """Shows step, loss, images per second, time elapsed and time left.
+    """Shows step, loss, images per second, elapsed time and remaining time.
 
     Args:
         title: name of the run.
-        total_steps: length of the run in optimiser steps; start_step: where it begins.
-        mode: one of ``MODES``; ``auto`` is a bar on a terminal and lines elsewhere.
+        total_steps: length of the run in optimiser steps.
+        start_step: first step of this process.
+        mode: one of ``MODES``; ``auto`` shows a bar on a terminal and lines elsewhere, ``none`` shows nothing.
 
     Raises:
-        ValueError: another mode.
+        ValueError: the mode is unknown.
     """
 
     def __init__(self, *, title: str, total_steps: int, start_step: int, mode: str) -> None:
@@ -47,14 +48,14 @@ class ProgressReport:
             self._bar.start()
 
     def advance(self, step: int) -> None:
-        """``step`` steps are done."""
+        """Move the bar to ``step``."""
         if self._bar is not None:
             if not self._bar.live.is_started:
                 self._bar.start()
             self._bar.update(self._task, completed=step)
 
     def show(self, step: int, loss: float, images_per_second: float) -> None:
-        """Figures after ``step`` steps."""
+        """Show the figures after ``step`` steps."""
         figures = f"loss {loss:.3f}  {images_per_second:.0f} images/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, figures=figures)
@@ -75,7 +76,7 @@ class ProgressReport:
 
 
 def clock(seconds: float) -> str:
-    """``4:05`` or ``1:04:05``."""
+    """A duration as ``4:05`` or ``1:04:05``."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

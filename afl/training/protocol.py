@@ -1,4 +1,4 @@
-"""The protocol of a run in words, for the captions of tables."""
+"""Describes the protocol of a run in words, for the captions of tables."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def _start(config: DictConfig) -> str:
 
 
 def _image_size(config: DictConfig) -> str:
-    """Size of the network's input at evaluation: the side of all images, their long side, or short side and limit of the
-    long one."""
+    """Size of the network's input at evaluation: the side of square images, the long side, or the short side with the limit of
+    the long side."""
     resize = config.dataset.eval_transform[config.family]
     if "short_side" not in resize:
         return str(config.dataset.image_size)

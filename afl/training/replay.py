@@ -1,4 +1,4 @@
-"""The batch that stopped a run, passed through the detector again."""
+"""Replays the batch that stopped a run."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Replay:
 
 
 def replay(detector: nn.Module, path: Path, autocast: torch.dtype | None) -> Replay:
-    """Forward and backward pass of the batch in ``path`` with the weights in it, on the CPU.
+    """Run the forward and backward pass of the batch in ``path`` with the weights in that file, on the CPU.
 
     Args:
-        detector: built from the same config as the run's; it gets the weights.
+        detector: built from the run's config; its weights are replaced.
         path: written by ``guard.FiniteGuard``.
         autocast: dtype of the network's arithmetic, None for float32.
 
@@ -50,7 +50,7 @@ def replay(detector: nn.Module, path: Path, autocast: torch.dtype | None) -> Rep
         detector.load_state_dict(model)
         targets, ids = Targets(**targets), [int(image_id) for image_id in image_ids]
         if images.ndim != 4 or len(images) != len(ids):
-            raise TypeError("the images are no batch")
+            raise TypeError("the images are not a batch")
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
     except UNREADABLE as error:

@@ -56,13 +56,13 @@ from afl.training.run_identity import CURVES, RECORD, Run, described_run
 from datasets.files import remove_leftovers, write_bytes, write_text
 
 PICTURES, DIAGNOSTICS = "predictions.png", "diagnostics.json"
-LEAVE, STAY = 0, 1  # the first process tells the others whether there is something to do
+LEAVE, STAY = 0, 1  # sent by the first process to the others: whether to work on the run
 LOST = (
-    "process {rank} cannot continue: another process of the run has ended, for a reason that it or torchrun prints; the "
+    "process {rank} cannot continue: another process of the run has ended, and it or torchrun prints the reason; the "
     "same command continues from the last checkpoint"
 )
 LOADER_LOST = (
-    "a process that loads images has ended ({reason}), most often for lack of memory: lower trainer.num_workers or "
+    "a process that loads images has ended ({reason}), usually for lack of memory; lower trainer.num_workers or "
     "trainer.batch_size; the same command continues from the last checkpoint"
 )
 log = logging.getLogger(__name__)
@@ -73,11 +73,11 @@ def run_cell(
 ) -> Record | None:
     """Train and evaluate the run that ``config`` describes, or continue it.
 
-    A finished run is left unchanged. An unfinished one continues from its last checkpoint. A failed one is tried again.
+    A finished run is left unchanged. An unfinished or failed run continues from its last checkpoint.
 
     Args:
-        wait: wait for another process that works on the same run, instead of leaving it the run.
-        interruption: the signals to obey; None for none.
+        wait: wait while another process works on the same run; otherwise return None.
+        interruption: the signals to obey; None to obey none.
 
     Returns:
         The run's record; None if another process works on the run.
@@ -119,17 +119,17 @@ def _described(config: DictConfig, interruption: Interruption, title: str | None
 
 
 def _complete(run: Run, *, wait: bool, announcement: str = "") -> Record | None:
-    """The record of the run, which is made first if it does not exist; None if another process works on it.
+    """The record of the run, which is trained first if it is not finished; None if another process works on it.
 
     Args:
-        announcement: logged before the run is made.
+        announcement: logged before training.
     """
     world = run.world
     with contextlib.ExitStack() as held:
         held.enter_context(_named_if_lost(world))
         finished = run.finished_record() if world.is_main else None
         if world.is_main and finished is None:
-            # Of several processes only the first one waits here, so it cannot ask the others.
+            # With several processes only the first one waits here, so it cannot call a collective.
             while_waiting = (
                 partial(run.interruption.leave_if_asked, world) if world.size == 1 else lambda: None
             )
@@ -171,12 +171,12 @@ def _named_if_lost(world: World) -> Iterator[None]:
 
 
 def _made(run: Run) -> Record:
-    """Prepare, train, evaluate and write the record. A run that fails after it has begun leaves a record too."""
+    """Prepare, train, evaluate and write the record. A run that fails after its start also writes a record."""
     torch.manual_seed(run.config.seed)
     np.random.seed(run.config.seed)
     random.seed(run.config.seed)
     tracker: Tracker = NullTracker()
-    # A run that fails at its start leaves no folder, unless an earlier attempt has left something in it.
+    # A run that fails during preparation writes nothing, unless an earlier attempt has already written files.
     begun = (run.folder / CONFIG).exists()
     try:
         with _named_if_lost(run.world):
@@ -213,21 +213,21 @@ def _tracker(run: Run) -> Tracker:
 
 
 def wandb_tags(cell: dict[str, str], seed: int) -> tuple[str, ...]:
-    """Tags that W&B's filters find a run by; those of AFL say that it is a reconstruction."""
+    """Tags for W&B's filters; runs of AFL are tagged as a reconstruction."""
     tags = (cell["dataset"], cell["detector"], cell["loss"], f"seed{seed}")
     return (*tags, "reconstruction") if "afl" in cell["loss"] else tags
 
 
 def _leave_reason(run: Run, error: Exception, tracker: Tracker) -> None:
-    """Leave the reason of a failure in the record and the tracker; a second failure on the way hides neither."""
+    """Write the reason of a failure to the record and the tracker; if one of them fails, the other is still written."""
     record = run.failed_record(" ".join(f"{type(error).__name__}: {error}".split()))
     record = Record(**writable(asdict(record)))
-    _whatever_happens(partial(write_record, run.folder / RECORD, record))  # a full disk has no room for it
+    _whatever_happens(partial(write_record, run.folder / RECORD, record))  # fails on a full disk
     _whatever_happens(lambda: tracker.summary(summary_of_record(record)))
 
 
 def _whatever_happens(call: Callable[[], None]) -> None:
-    """Make a call whose own failure is only reported."""
+    """Make a call, and only log its failure."""
     try:
         call()
     except Exception as error:
@@ -235,7 +235,7 @@ def _whatever_happens(call: Callable[[], None]) -> None:
 
 
 def _trained_and_evaluated(run: Run, training: Training, evaluation: Evaluation, tracker: Tracker) -> Record:
-    """Train to the last step and evaluate; the finished record is not written yet."""
+    """Train to the last step and evaluate; returns the finished record without writing it."""
     learner, options, is_main = training.learner, training.options, run.world.is_main
     if is_main and learner.step == 0:
         log.info(
@@ -262,7 +262,7 @@ def _trained_and_evaluated(run: Run, training: Training, evaluation: Evaluation,
     started = time.perf_counter()
     if is_main:
         log.info("%s: evaluating on %d images", run.title, len(run.data.val))
-    # The checkpoint of the last step is written: an interruption from here on loses nothing.
+    # The last checkpoint is written, so an interruption during evaluation loses no training.
     metrics, pictures = evaluation(learner.evaluated, run.interruption)
     seconds = time.perf_counter() - started
     per_class = metrics.pop("per_class")

@@ -1,4 +1,4 @@
-"""Which run a config describes: its key, its folder, and whether a record belongs to it."""
+"""Identifies the run that a config describes: its key, its folder, and whether a record belongs to it."""
 
 from __future__ import annotations
 
@@ -34,12 +34,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """One run with everything that its parts share.
+    """A run, with the objects that all its parts share.
 
     Attributes:
-        config: the composed config; ``plain``: the same, resolved, as dictionaries.
-        key: from config and data; ``folder``: the run directory, named by it.
-        title: its name in messages.
+        config: the composed config.
+        plain: the resolved config as dictionaries.
+        key: computed from config and data.
+        folder: the run directory, named after the key.
+        title: name of the run in messages.
         git: state of the code.
     """
 
@@ -54,7 +56,7 @@ class Run:
     git: dict[str, Any]
 
     def failed_record(self, error: str | None = None) -> Record:
-        """Its record before there is a result."""
+        """The run's record without a result."""
         names = self.data.statistics.names
         return Record(
             key=self.key.name,
@@ -70,10 +72,10 @@ class Run:
         )
 
     def finished_record(self, *, set_aside: bool = False) -> Record | None:
-        """The record in the folder, if it says that this run is finished; None otherwise.
+        """The record in the folder, if this run is finished; None otherwise.
 
         Args:
-            set_aside: rename a damaged record, or one of another run. Only the process that holds the lock may do so.
+            set_aside: rename a damaged record or the record of another run. Only the process that holds the lock may do so.
 
         Raises:
             ConfigError: ``strict_code`` is set, and the run was finished by another state of the code.
@@ -98,7 +100,11 @@ class Run:
         return record
 
     def compare_code(self, source: str | None, what: str) -> None:
-        """Say that something was done by another state of the code; None: nothing is known of it.
+        """Warn if the run was trained by another state of the code.
+
+        Args:
+            source: digest of that code; None if it is unknown.
+            what: start of the message, such as "NAME was finished".
 
         Raises:
             ConfigError: ``strict_code`` is set.
@@ -108,7 +114,7 @@ class Run:
         message = f"{what} by another state of the code (source {source}, now {self.git['source']})"
         if self.config.get("strict_code", False):
             raise ConfigError(
-                f"{message}, and strict_code=true refuses that: check that code out, or delete {self.folder}"
+                f"{message}, which strict_code=true does not allow; check out that code, or delete {self.folder}"
             )
         log.warning("%s", message)
 
@@ -122,7 +128,7 @@ class Run:
         }
 
     def _difference(self, record: Record) -> str | None:
-        """Why a record cannot be of this run."""
+        """The reason why a record does not belong to this run; None if it does."""
         if record.key != self.key.name:
             return f"it names {record.key}"
         for name, value in self._cell().items():
@@ -140,7 +146,7 @@ def described_run(
     """The run that ``config`` describes.
 
     Args:
-        title: its name in messages; None for that of its key.
+        title: name of the run in messages; None for the name in its key.
     """
     key = cell_key(config, data)
     return Run(
@@ -157,7 +163,7 @@ def described_run(
 
 
 def cell_key(config: DictConfig, data: RunData) -> RunKey:
-    """Key of a run: its resolved config, the content of its data, and its initial weights."""
+    """Key of a run, computed from its resolved config, the content of its data, and its initial weights."""
     plain = OmegaConf.to_container(config, resolve=True)
     named = {part: {**plain[part], "name": plain["cell"][part]} for part in ("dataset", "detector", "loss")}
     return run_key({**plain, **named}, data=f"{data.fingerprint}-{identity(config)}")

@@ -9,7 +9,7 @@ Schedule = Callable[[int], float]
 
 
 def warmed_up(after: Schedule, warmup_steps: int, start: float) -> Schedule:
-    """Rise linearly from ``start`` to 1 times the schedule over ``warmup_steps``."""
+    """Scale the schedule by a factor that rises linearly from ``start`` to 1 over ``warmup_steps``."""
 
     def factor(step: int) -> float:
         if step >= warmup_steps:
@@ -20,7 +20,7 @@ def warmed_up(after: Schedule, warmup_steps: int, start: float) -> Schedule:
 
 
 def step_schedule(*, total_steps: int, milestones: list[float], gamma: float = 0.1) -> Schedule:
-    """Multiply by ``gamma`` at each milestone, given in fractions of the whole run."""
+    """Multiply by ``gamma`` at each milestone; milestones are fractions of the run."""
     steps = [milestone * total_steps for milestone in milestones]
     return lambda step: gamma ** sum(step >= at for at in steps)
 

@@ -1,7 +1,7 @@
-"""How hard a loss would push each frequency group of a trained detector, without training: the screen of a new loss.
+"""Screens a new loss without training: measures its gradient on each frequency group of a trained detector.
 
-The network's outputs do not depend on the loss. A run's outputs on some training batches are computed once, and every loss
-takes its gradient at the same logits.
+The network's outputs do not depend on the loss. The outputs of a trained run on some training batches are computed once, and
+the gradient of every loss is taken at the same logits.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ SETTLING_ROUNDS = 10
 def positive_gradients(
     run: LoadedRun, detectors: Mapping[str, nn.Module], *, batches: int
 ) -> dict[str, dict[str, float]]:
-    """Sum of |dL/dz| over the positives of each frequency group, all classification maps together.
+    """Sum of |dL/dz| over the positives of each frequency group and over all classification maps.
 
-    Running statistics of a loss, such as AFL's mean of g, are settled first: they see every batch ``SETTLING_ROUNDS`` times.
+    Running statistics of a loss, such as AFL's mean of g, are initialised first with ``SETTLING_ROUNDS`` passes over all batches.
 
     Args:
-        run: trained; its outputs are used.
-        detectors: by name of their loss, the same detector built with that loss; of their weights none are used.
-        batches: of the run's training images, augmented as in training.
+        run: a trained run, whose outputs are used.
+        detectors: by name of a loss, the run's detector built with that loss; their weights are not used.
+        batches: number of batches of the run's training images, augmented as in training.
 
     Returns:
-        By loss, by group ("r", "c", "f").
+        The sums by loss and by group ("r", "c", "f").
     """
     seen = []
     with torch.no_grad():

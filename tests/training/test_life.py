@@ -47,7 +47,7 @@ def no_training(monkeypatch):
         (["trainer.test_time.scales=[0]"], "trainer.test_time.scales"),
         (["dataset.max_detections=0"], "max_detections"),
         (["dataset.metric=map"], "dataset.metric is 'map'"),
-        (["trainer.accumulate=3"], "cannot be shared"),
+        (["trainer.accumulate=3"], "cannot be divided evenly"),
     ],
 )
 def test_settings_that_would_fail_after_training_fail_before_it_and_leave_no_folder(
@@ -229,7 +229,7 @@ def test_a_finished_run_of_other_source_is_refused_by_strict_code_alone(small_ce
     assert run_cell(config) == record
     assert any("was finished by another state of the code" in message for message in caplog.messages)
     with pytest.raises(
-        ConfigError, match="was finished by another state of the code.*strict_code=true refuses"
+        ConfigError, match="was finished by another state of the code.*strict_code=true does not allow"
     ):
         run_cell(small_cell("centernet", "fl", "strict_code=true"))
 

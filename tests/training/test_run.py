@@ -289,7 +289,7 @@ def test_weights_to_start_from_that_are_none_are_refused_in_one_line(small_cell,
     text.write_text("no weights")
     torch.save({"backbone.weight": torch.ones(3)}, other)  # as torchvision saves them
     for path in (text, other):
-        with pytest.raises(ConfigError, match="no weights under 'model'") as refused:
+        with pytest.raises(ConfigError, match="no readable weights under 'model'") as refused:
             run_cell(small_cell("centernet", "fl", f"initial_weights={path}"))
         assert "\n" not in str(refused.value) and "weights_only" not in str(refused.value)
 
