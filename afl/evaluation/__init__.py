@@ -1,4 +1,4 @@
-"""Official detection metrics behind ``reset / process / evaluate``."""
+"""Official detection metrics with one interface: ``reset``, ``process``, ``evaluate``."""
 
 from afl.evaluation.coco import CocoEvaluator
 from afl.evaluation.confusion import BACKGROUND, confusion_by_group

@@ -10,12 +10,12 @@ from afl.evaluation.evaluator import Evaluator, check_backend
 
 
 class CocoEvaluator(Evaluator):
-    """AP over overlaps 0.5:0.95, by object size and by class (Lin et al. 2014; cocodataset.org, detection
-    evaluation). Crowd regions are ignored by COCO's rule: any number of detections may fall into one, and
-    overlap is measured against the detection's area.
+    """AP over overlaps 0.5:0.95, by object size and by class (Lin et al. 2014; cocodataset.org, detection evaluation).
 
-    ``official`` runs pycocotools, which decides published numbers; ``fast`` runs hotcoco. Tests hold the two
-    together.
+    Crowd regions are ignored by COCO's rule: any number of detections may match one, and the overlap is relative to the
+    detection's area.
+
+    ``official`` runs pycocotools, the reference for published numbers; ``fast`` runs hotcoco. Tests check that both agree.
     """
 
     def __init__(
@@ -29,8 +29,7 @@ class CocoEvaluator(Evaluator):
         """
         Args:
             ground_truth: COCO-format dictionary.
-            max_detections: largest number of detections of one class in one image, best first (COCO's maxDets
-                counts so).
+            max_detections: largest number of detections of one class in one image, best first, like COCO's maxDets.
             backend: ``official`` or ``fast``.
             groups: (C,) "r", "c" or "f" of each class for AP_r, AP_c and AP_f.
             image_cap: see ``Evaluator``.

@@ -1,4 +1,4 @@
-"""What detectors take for what: objects and detections matched whatever their class, counted by class and by frequency group."""
+"""Confusion of classes: objects and detections are matched regardless of class, and counted by class and frequency group."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ ITS_CLASS, NOTHING = "its class", "nothing"
 def confusion_counts(
     truth: GroundTruth, found: DetectionArrays, may_be_wrong: np.ndarray | None = None
 ) -> dict[tuple[int, int], int]:
-    """How often an object of one class was found as another.
+    """Count how often an object of one class is detected as another class.
 
-    In each image, detections of at least ``MIN_SCORE`` take in turn, best first, the free object that they overlap most, by at
-    least ``IOU``, whatever the classes. What overlaps an ignored object (crowd, difficult) so much does not count.
+    In each image, detections with a score of at least ``MIN_SCORE`` are matched in order of descending score. Each is matched to
+    the unmatched object with the largest overlap, regardless of class, if the overlap is at least ``IOU``. An unmatched
+    detection that overlaps an ignored object (crowd, difficult) by at least ``IOU`` is not counted.
 
     Args:
         truth: of all images.
-        found: by image, as ``Evaluator.detections`` gives them.
-        may_be_wrong: (N,) bool, detections that count where they meet no object; None: all. LVIS knows this of checked
-            classes only.
+        found: sorted by image, as ``Evaluator.detections`` returns them.
+        may_be_wrong: (N,) bool, detections that are counted when they match no object; None for all. With LVIS these are
+            detections of classes that were checked in their image.
 
     Returns:
-        Numbers by (class of the object, class of the detection), ``BACKGROUND`` for the first where there is no object and for
-        the second where there is no detection; pairs that never occur are not there.
+        Counts by (class of the object, class of the detection). ``BACKGROUND`` replaces the class of the object for unmatched
+        detections, and the class of the detection for unmatched objects. Pairs that do not occur are missing.
     """
     may_be_wrong = np.ones(len(found), bool) if may_be_wrong is None else may_be_wrong
     counts: Counter[tuple[int, int]] = Counter()
@@ -70,11 +71,15 @@ def confusion_counts(
 def confusion_by_group(
     counts: Mapping[tuple[int, int], int], groups: Sequence[str]
 ) -> dict[str, dict[str, int]]:
-    """The same by frequency group: rows r, c, f and background; columns ``its class``, another class of r, c or f, nothing.
+    """Sum the counts by frequency group.
 
     Args:
         counts: of ``confusion_counts``.
         groups: (C,) "r", "c" or "f".
+
+    Returns:
+        Counts by row and column. Rows are the object's group, or background. Columns are ``its class``, the group of a wrong
+        class, or ``nothing``.
     """
     columns = (ITS_CLASS, *GROUPS, NOTHING)
     table = {row: dict.fromkeys(columns, 0) for row in (*GROUPS, "background")}

@@ -1,4 +1,4 @@
-"""Precision and recall by class, and COCO's figures from them."""
+"""Precision and recall by class, and the COCO metrics computed from them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Curves:
     overlaps: np.ndarray
 
     def row_of(self, percent: int) -> int:
-        """The index of an overlap, given in percent."""
+        """The index of an overlap that is given in percent."""
         return [round(100 * float(overlap)) for overlap in self.overlaps].index(percent)
 
 

@@ -1,4 +1,4 @@
-"""The detections of all images, held as flat arrays."""
+"""The detections of all images as flat arrays."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class DetectionArrays:
-    """N detections of all images, by image, in the order in which they were given.
+    """N detections of all images, sorted by image; within an image they keep their input order.
 
-    Arrays, not one dictionary each: at LVIS's size (six million detections) that is 0.15 GiB instead of 3.
+    The six million detections of LVIS take 0.15 GiB as arrays and 3 GiB as dictionaries.
 
     Attributes:
         image: (N,) int32 position in ``GroundTruth.image_ids``, non-decreasing.
         label: (N,) int32 class numbers.
-        boxes: (N, 4) (x, y, width, height), COCO's form, in pixels of the original image; float32, or float64
-            where the detections came so.
+        boxes: (N, 4) (x, y, width, height), COCO's format, in pixels of the original image; float32, or float64 if the input
+            was float64.
         scores: (N,) float32.
     """
 
@@ -34,7 +34,7 @@ class DetectionArrays:
         return DetectionArrays(self.image[rows], self.label[rows], self.boxes[rows], self.scores[rows])
 
     def best_per_class(self, limit: int) -> DetectionArrays:
-        """The ``limit`` best scores of each class over all images, the first of equal ones; the order stays as it is."""
+        """The ``limit`` best detections of each class over all images, in unchanged order; of equal scores, the first."""
         order = np.lexsort((-self.scores, self.label))
         label = self.label[order]
         rank = np.arange(len(self)) - np.searchsorted(label, label)
@@ -48,10 +48,12 @@ class DetectionArrays:
         return int(counts.max(initial=1))
 
     def best_per_image(self, limit: int) -> DetectionArrays:
-        """The ``limit`` best scores of each image, the first of equal ones; the order stays as it is."""
+        """The ``limit`` best detections of each image, in unchanged order; of equal scores, the first."""
         order = np.lexsort((-self.scores, self.image))
         start = np.searchsorted(self.image, self.image)
-        rank = np.arange(len(self)) - start  # lexsort keeps images together, so places in an image agree
+        rank = (
+            np.arange(len(self)) - start
+        )  # images stay contiguous in ``order``, so ``start`` is valid there too
         keep = np.zeros(len(self), bool)
         keep[order[rank < limit]] = True
         return self.take(keep)

@@ -1,7 +1,7 @@
-"""What all evaluators share: collecting detections, image by image, on one rank or on many.
+"""Base class of the evaluators: collects detections by image, in one process or in several.
 
-``reset()``, then ``process(image_ids, detections)`` per batch, then ``evaluate() -> dict``. With several
-ranks each one calls ``save(path)``, and rank 0 calls ``merge(paths)`` before ``evaluate()``.
+Call ``reset()``, then ``process(image_ids, detections)`` for each batch, then ``evaluate() -> dict``. With several ranks, each
+rank calls ``save(path)``, and rank 0 calls ``merge(paths)`` before ``evaluate()``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ FIXED_DETECTIONS = 10_000
 
 
 class DetectionsLike(Protocol):
-    """boxes (n, 4) xyxy in pixels of the original image, scores (n,), labels (n,): tensors or arrays."""
+    """Detections of one image: boxes (n, 4) xyxy in pixels of the original image, scores (n,) and labels (n,), as tensors or
+    arrays."""
 
     boxes: object
     scores: object
@@ -41,17 +42,18 @@ class DetectionsLike(Protocol):
 
 
 class Evaluator(ABC):
-    """Collects detections and the order of classes; what is measured is a subclass's ``evaluate``.
+    """Collects detections; subclasses compute the metrics.
 
-    With ``image_cap`` the evaluator also measures AP without a cap per image, ``AP_fixed`` and its group means ``AP_fixed_r``,
-    ``AP_fixed_c`` and ``AP_fixed_f``: the 10,000 best detections of each class over the whole set count, however many are in one
-    image (Dave et al., Evaluating Large-Vocabulary Object Detectors: The Devil is in the Details, 2021, section 4). Under a cap
-    per image the classes compete for places; AP_fixed of a class depends on its own scores alone.
+    With ``image_cap`` the evaluator also measures AP without a limit per image: ``AP_fixed`` and its group means
+    ``AP_fixed_r``, ``AP_fixed_c`` and ``AP_fixed_f``. These use the 10,000 best detections of each class over the whole set,
+    with any number of them in one image (Dave et al., Evaluating Large-Vocabulary Object Detectors: The Devil is in the
+    Details, 2021, section 4). With a limit per image the classes compete for the detections of an image. AP_fixed of a class
+    depends only on the scores of that class.
 
     Attributes:
         per_class_fixed: AP_fixed or None by class name; empty before ``evaluate`` and without ``image_cap``.
-        precision: by ``all``, ``r``, ``c`` and ``f``, (101,) precision at recalls 0, 0.01, ... 1 and an overlap of 0.5, mean
-            over classes; empty before ``evaluate``.
+        precision: by ``all``, ``r``, ``c`` and ``f``: (101,) precision at recalls 0, 0.01, ... 1 and an overlap of 0.5,
+            averaged over classes; empty before ``evaluate``.
     """
 
     def __init__(
@@ -60,10 +62,10 @@ class Evaluator(ABC):
         """
         Args:
             ground_truth: COCO-format dictionary; labels are positions in its ``categories``.
-            groups: (C,) "r", "c" or "f" of each class, by its frequency in training; None: the ``frequency``
-                of the categories where they have one, else no group metrics.
-            image_cap: the best detections of an image that count for all figures but AP_fixed; None: all of them
-                count, and AP_fixed is not measured.
+            groups: (C,) "r", "c" or "f" of each class, by its frequency in training; None to use the ``frequency`` of the
+                categories, or no group metrics if the categories have none.
+            image_cap: number of best detections per image that are evaluated, except for AP_fixed; None to evaluate all, without
+                AP_fixed.
         """
         if image_cap is not None and image_cap < 1:
             raise ValueError(f"image_cap must be at least 1, it is {image_cap}")
@@ -76,7 +78,7 @@ class Evaluator(ABC):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all detections."""
+        """Discard all detections."""
         self._images: list[np.ndarray] = [np.empty(0, np.int32)]
         self._labels: list[np.ndarray] = [np.empty(0, np.int32)]
         self._boxes: list[np.ndarray] = [np.empty((0, 4), np.float32)]
@@ -84,7 +86,7 @@ class Evaluator(ABC):
         self._processed: set[int] = set()
 
     def process(self, image_ids: Iterable[int], detections: Sequence[DetectionsLike]) -> None:
-        """Add the detections of a batch of images, in any order of score.
+        """Add the detections of a batch of images; the scores may be in any order.
 
         Args:
             image_ids: (B,) original image ids, each at most once between two resets.
@@ -92,9 +94,8 @@ class Evaluator(ABC):
                 and ``labels`` (n,), as tensors or arrays.
 
         Raises:
-            ValueError: an unknown or repeated image, a score or box that is not finite, a box with x2 < x1 or
-                y2 < y1, a label outside [0, C), or arrays of different lengths. Nothing of that image is
-                kept.
+            ValueError: an image is unknown or was processed before, a score or box is not finite, a box has x2 < x1 or
+                y2 < y1, a label is outside [0, C), or the arrays have different lengths. No detection of that image is added.
         """
         image_ids = [int(number) for number in image_ids]
         if len(image_ids) != len(detections):
@@ -104,10 +105,11 @@ class Evaluator(ABC):
 
     def process_results(self, results: Iterable[Mapping]) -> None:
         """Add detections in COCO's results format, as ``detections_json`` writes them: ``image_id``, ``category_id``, ``bbox`` (x,
-        y, width, height) and ``score``. Images of the ground truth without one count as processed without detections.
+        y, width, height) and ``score``. Other images of the ground truth are processed with zero detections.
 
         Raises:
-            ValueError: a detection has an image or a category that the ground truth does not have, or see ``process``.
+            ValueError: a detection has an image or a category that the ground truth does not have, or fails a check of
+                ``process``.
         """
         label_of = {category: label for label, category in enumerate(self.truth.category_ids)}
         by_image: dict[int, list[Mapping]] = {number: [] for number in self.truth.image_ids}
@@ -159,7 +161,7 @@ class Evaluator(ABC):
         self._scores.append(scores.astype(np.float32))
 
     def detections(self) -> DetectionArrays:
-        """All detections so far; equal whatever the order in which images were processed."""
+        """All detections so far; the result does not depend on the order in which images were processed."""
         if len(self._scores) > 1:
             image = np.concatenate(self._images)
             order = np.argsort(image, kind="stable")
@@ -181,25 +183,25 @@ class Evaluator(ABC):
         }
 
     def save(self, path: str | Path) -> None:
-        """Write this rank's detections with a checksum, for ``merge``."""
+        """Write this rank's detections and a checksum to a file for ``merge``."""
         write_checked(path, arrays_as_bytes(self.state()))
 
     def merge(self, paths: Iterable[str | Path]) -> None:
-        """Replace the detections by those of the files that the ranks saved.
+        """Replace the detections with those of the files that the ranks saved.
 
-        A sampler that fills up its last batch gives some images to two ranks: the first file's detections
-        count.
+        A sampler that pads its last batch assigns some images to two ranks. For these, the detections of the first file are
+        used.
 
         Raises:
             ValueError: a file is damaged or belongs to another ground truth.
-            FileNotFoundError: a file is not there.
+            FileNotFoundError: a file does not exist.
         """
         self.reset()
         for path in paths:
             arrays = _read_state(Path(path))
             if len(arrays["processed"]) and arrays["processed"].max() >= len(self.truth.image_ids):
                 raise ValueError(
-                    f"{path} belongs to another data set: it has images this ground truth has not"
+                    f"{path} belongs to another data set: it has images that this ground truth lacks"
                 )
             new = set(arrays["processed"].tolist()) - self._processed
             keep = np.isin(arrays["image"], sorted(new))
@@ -210,8 +212,8 @@ class Evaluator(ABC):
             self._scores.append(arrays["scores"][keep])
 
     def detections_json(self) -> bytes:
-        """All detections in COCO's results format: a list of ``image_id``, ``category_id`` (both original),
-        ``bbox`` (x, y, width, height) and ``score``, with the digits that bring the stored numbers back."""
+        """All detections in COCO's results format: a list of ``image_id``, ``category_id`` (both original), ``bbox`` (x, y, width,
+        height) and ``score``, with enough digits to restore the exact numbers."""
         found = self.detections()
         image_ids = [json.dumps(number) for number in self.truth.image_ids]
         category_ids = [json.dumps(number) for number in self.truth.category_ids]
@@ -230,17 +232,17 @@ class Evaluator(ABC):
         return ("[" + ",\n".join(rows) + "]\n").encode()
 
     def evaluate(self) -> dict:
-        """The metrics of all images of the ground truth.
+        """Compute the metrics over all images of the ground truth.
 
         Returns:
-            AP, AP50, AP75, AP_s, AP_m, AP_l, AP_r, AP_c, AP_f and AR in [0, 1], None where undefined (no such
-            object or class), and ``per_class``: AP or None by class name. With ``image_cap`` also AP_fixed, AP_fixed_r,
-            AP_fixed_c and AP_fixed_f.
+            AP, AP50, AP75, AP_s, AP_m, AP_l, AP_r, AP_c, AP_f and AR in [0, 1], or None if undefined (no such object or
+            class), and ``per_class``: AP or None by class name. With ``image_cap`` also AP_fixed, AP_fixed_r, AP_fixed_c and
+            AP_fixed_f.
         """
         missing = len(self.truth.image_ids) - len(self._processed)
         if missing:
             log.warning(
-                "%d of %d images were never processed; they count as images without detections",
+                "%d of %d images were not processed; they are evaluated without detections",
                 missing,
                 len(self.truth.image_ids),
             )
@@ -256,26 +258,26 @@ class Evaluator(ABC):
         return {"AP_fixed": figures["AP"]} | fixed_group_means(self.per_class_fixed, self.groups)
 
     def confusion(self) -> dict[tuple[int, int], int]:
-        """How often an object of one class was found as another: ``confusion_counts``."""
+        """Count how often an object of one class is detected as another; see ``confusion_counts``."""
         found = self.detections()
         if self.image_cap is not None:
             found = found.best_per_image(self.image_cap)
         return confusion_counts(self.truth, found, self._may_be_wrong(found))
 
     def _may_be_wrong(self, found: DetectionArrays) -> np.ndarray | None:
-        """(N,) bool, detections that are wrong where they meet no object; None: all."""
+        """(N,) bool, detections that are wrong if they match no object; None for all."""
         return None
 
     @abstractmethod
     def _measure(self, found: DetectionArrays) -> dict:
-        """What ``evaluate`` returns of detections that are cut per image already, without AP_fixed."""
+        """The metrics that ``evaluate`` returns, except AP_fixed; ``found`` is already limited per image."""
 
     @abstractmethod
     def _uncapped(self, found: DetectionArrays) -> Curves:
-        """Curves of these detections, however many are in one image."""
+        """Curves of these detections without a limit per image."""
 
     def _summarized(self, curves: Curves) -> dict:
-        """COCO's figures of ``curves``; the precision that charts need stays in ``self.precision``."""
+        """COCO's metrics of ``curves``; also stores the precision for charts in ``self.precision``."""
         self.precision = precision_by_group(curves.precision[curves.row_of(50), :, :, 0], self.groups)
         return summarize(curves, self.truth.names, self.groups)
 
@@ -289,17 +291,17 @@ def fixed_group_means(
 
 
 def check_backend(name: str) -> str:
-    """``name``, if it is an evaluation backend; raises ValueError otherwise."""
+    """Return ``name`` if it is an evaluation backend; raise ValueError otherwise."""
     if name not in BACKENDS:
         raise ValueError(f"the evaluator has the backends {' and '.join(BACKENDS)}, not {name!r}")
     return name
 
 
 def _array(values: object) -> np.ndarray:
-    """A tensor on any device, an array or a list as a numpy array."""
+    """Convert a tensor on any device, an array or a list to a numpy array."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
-        if values.is_floating_point() and values.element_size() < 4:  # numpy knows no bfloat16
+        if values.is_floating_point() and values.element_size() < 4:  # numpy does not support bfloat16
             values = values.float()
         return values.numpy()
     return np.asarray(values)

@@ -1,6 +1,6 @@
-"""COCO's and LVIS's curves by hotcoco, which matches in Rust and reads arrays.
+"""COCO's and LVIS's curves, computed by hotcoco, which is written in Rust and reads arrays.
 
-The numbers are those of pycocotools and of ``lvis``, which ``official.py`` runs; tests hold the two together.
+Tests check that the results agree with those of pycocotools and ``lvis``, which ``official.py`` runs.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def lvis_curves(
     """Curves by LVIS's federated rules.
 
     Args:
-        truth: without ignored objects, which hotcoco does not know in LVIS's rules.
-        found: already cut to the best detections of each image.
+        truth: without ignored objects, which hotcoco does not support with LVIS's rules.
+        found: already limited to the best detections of each image.
         negative: (n, 2) image positions and classes that are known to be absent.
         not_exhaustive: (n, 2) image positions and classes of which only some objects are annotated.
     """
@@ -43,7 +43,7 @@ def lvis_curves(
     for pairs, field in ((negative, "neg_category_ids"), (not_exhaustive, "not_exhaustive_category_ids")):
         for image, label in pairs.tolist():
             images[image][field].append(label + 1)
-    # The official loaders leave out objects and detections without area.
+    # The official loaders drop objects and detections whose area is zero.
     truth = truth.take(np.flatnonzero(truth.area > 0))
     found = found.take(np.flatnonzero(found.boxes[:, 2:].astype(np.float64).prod(axis=1) > 0))
     most = int(np.bincount(found.image, minlength=1).max())
@@ -56,11 +56,11 @@ def _run(
     """Evaluate with positions plus 1 as ids, so that the order of ``truth`` breaks ties.
 
     Raises:
-        RuntimeError: this process was forked after an evaluation; a fork has no threads of hotcoco and would wait forever.
+        RuntimeError: this process was forked after an evaluation. A forked process lacks hotcoco's threads and would hang.
     """
     if _THREADS and _THREADS[0] != os.getpid():
         raise RuntimeError(
-            "this process was forked from one that has evaluated with hotcoco, whose threads a fork does not have: start it with "
+            "this process was forked from one that has evaluated with hotcoco, and a fork lacks hotcoco's threads; start it with "
             "multiprocessing's spawn, or set trainer.evaluator=official"
         )
     _THREADS[:] = [os.getpid()]

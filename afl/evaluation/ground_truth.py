@@ -1,4 +1,4 @@
-"""The annotations that detections are measured against, checked once and held as flat arrays."""
+"""The ground truth of an evaluation: checked once, and stored as flat arrays."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import numpy as np
 class GroundTruth:
     """I images, C classes and A annotations of a COCO-format dictionary.
 
-    Classes are numbered in the order of ``categories``, images by rising id (the order in which the official
-    evaluators break ties of equal scores).
+    Classes are numbered in the order of ``categories``, and images by ascending id, the order in which the official evaluators
+    break ties between equal scores.
 
     Attributes:
-        image_ids: (I,) original ids, rising.
-        category_ids: (C,) original ids; the position in this list is the label a detector uses.
+        image_ids: (I,) original ids, ascending.
+        category_ids: (C,) original ids; a detector's label is a position in this list.
         names: (C,) class names, unique.
-        frequency: (C,) "r", "c" or "f" where every category says so (LVIS), else None.
+        frequency: (C,) "r", "c" or "f" if every category has one (LVIS), otherwise None.
         image: (A,) int64 position of each annotation's image in ``image_ids``.
         label: (A,) int64 class numbers.
         boxes: (A, 4) float64 (x, y, width, height) in pixels of the original image.
-        area: (A,) float64 ``area`` of the annotation, of the box where the file has none.
-        ignored: (A,) bool: crowd, difficult or ignored, neither to be found nor a false positive when found.
+        area: (A,) float64 ``area`` of the annotation, or the area of its box if the file has none.
+        ignored: (A,) bool: crowd, difficult or ignored objects, which count neither as missed nor as false positives.
     """
 
     image_ids: list[int]
@@ -43,8 +43,8 @@ class GroundTruth:
         """Read ``images``, ``categories`` and ``annotations``.
 
         Raises:
-            ValueError: a list is missing, an id or class name appears twice, or an annotation names an
-                unknown image or category or has no box of four numbers.
+            ValueError: a list is missing, an id or class name appears twice, or an annotation has an unknown image, an unknown
+                category, or no box of four numbers.
         """
         for key in ("images", "categories", "annotations"):
             if key not in data:
@@ -106,10 +106,10 @@ class GroundTruth:
         return len(self.category_ids)
 
     def frequency_groups(self, groups: Sequence[str] | None) -> list[str] | None:
-        """(C,) group of each class: ``groups`` where given, else the file's own.
+        """(C,) group of each class: ``groups`` if given, otherwise the groups of the file.
 
         Raises:
-            ValueError: ``groups`` has another length than there are classes, or another label than r, c, f.
+            ValueError: ``groups`` does not have one entry per class, or an entry is not r, c or f.
         """
         chosen = list(groups) if groups is not None else self.frequency
         if chosen is None:

@@ -9,7 +9,7 @@ GROUP_NAMES = {"r": "rare", "c": "common", "f": "frequent", "all": "all classes"
 
 
 def mean_defined(values: Sequence[float | None]) -> float | None:
-    """Mean of what is not None; None where nothing is left."""
+    """Mean of the values that are not None; None if there are none."""
     defined = [value for value in values if value is not None]
     return sum(defined) / len(defined) if defined else None
 
@@ -19,12 +19,11 @@ def group_means(
 ) -> dict[str, float | None]:
     """AP_r, AP_c and AP_f: mean AP of the rare, common and frequent classes (Gupta et al. 2019, section 4).
 
-    Classes without ground truth in the evaluated images (None) take no part, as in the official LVIS
-    evaluation.
+    Classes without ground truth in the evaluated images (None) are left out, as in the official LVIS evaluation.
 
     Args:
         per_class: (C,) AP by class name, in class order.
-        groups: (C,) "r", "c" or "f"; None where classes have no groups.
+        groups: (C,) "r", "c" or "f"; None if classes have no groups.
 
     Returns:
         The three means; None for a group without a defined class.

@@ -15,15 +15,14 @@ log = logging.getLogger(__name__)
 
 
 class LvisEvaluator(Evaluator):
-    """AP, AP_r, AP_c and AP_f as the official package counts them (Gupta et al. 2019; lvis.LVISEval).
+    """AP, AP_r, AP_c and AP_f by the rules of the official package (Gupta et al. 2019; lvis.LVISEval).
 
-    A class counts in an image only if its presence was checked there: where it is annotated, or listed in
-    ``neg_category_ids``. In images listing it in ``not_exhaustive_category_ids``, unmatched detections are
-    ignored. Only the best 300 detections of an image count; that cut comes first, before unchecked classes
-    are dropped.
+    A class is evaluated in an image only if its presence was checked there: it is annotated, or listed in
+    ``neg_category_ids``. If it is listed in ``not_exhaustive_category_ids``, unmatched detections are ignored. Only the best 300
+    detections of an image are evaluated; this limit is applied before detections of unchecked classes are dropped.
 
-    ``official`` runs ``lvis``; ``fast`` runs hotcoco. Tests hold the two together. A ground truth with ignored
-    objects, which LVIS's files do not have, is always evaluated by ``lvis``.
+    ``official`` runs ``lvis``; ``fast`` runs hotcoco. Tests check that both agree. Ground truth with ignored objects, which LVIS's
+    files do not have, is always evaluated by ``lvis``.
     """
 
     def __init__(
@@ -55,15 +54,14 @@ class LvisEvaluator(Evaluator):
         self.backend = check_backend(backend)
         if self.backend == "fast" and self.truth.ignored.any():
             log.info(
-                "LVIS is evaluated by the package `lvis`: the fast evaluator does not know ignored objects"
+                "LVIS is evaluated by the package `lvis`, because the fast evaluator does not support ignored objects"
             )
             self.backend = "official"
         self.negative = self._pairs(ground_truth["images"], "neg_category_ids")
         self.not_exhaustive = self._pairs(ground_truth["images"], "not_exhaustive_category_ids")
 
     def _pairs(self, images: Iterable[Mapping], field: str) -> np.ndarray:
-        """(n, 2) int64 image positions and classes that ``field`` lists; classes the file lacks are
-        skipped."""
+        """(n, 2) int64 image positions and classes that ``field`` lists; classes that the file lacks are skipped."""
         label_of = {number: label for label, number in enumerate(self.truth.category_ids)}
         pairs = []
         for image in images:
@@ -84,7 +82,7 @@ class LvisEvaluator(Evaluator):
         return lvis_curves(self.truth, found, self.negative, self.not_exhaustive)
 
     def _may_be_wrong(self, found: DetectionArrays) -> np.ndarray:
-        """Detections of classes that were checked in their image, and not left unfinished there."""
+        """Detections of classes that were checked and exhaustively annotated in their image."""
         classes = self.truth.num_classes
         present = self.truth.image.astype(np.int64) * classes + self.truth.label
         checked = np.union1d(present, self.negative[:, 0] * classes + self.negative[:, 1])

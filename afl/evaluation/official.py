@@ -1,4 +1,4 @@
-"""COCO's and LVIS's curves by the official packages, pycocotools and ``lvis``, which decide published numbers."""
+"""COCO's and LVIS's curves, computed by the official packages pycocotools and ``lvis``, the reference for published numbers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def coco_curves(truth: GroundTruth, found: DetectionArrays, max_detections: int)
         objects.dataset = _dataset(truth, images, _annotation_dicts(truth))
         results.dataset = _dataset(truth, images, _detection_dicts(truth, found))
         objects.createIndex()
-        results.createIndex()  # in place of loadRes, which refuses empty results
+        results.createIndex()  # instead of loadRes, which rejects empty results
         evaluation = COCOeval(objects, results, iouType="bbox")
         evaluation.params.maxDets = [max_detections]
         evaluation.evaluate()
@@ -47,7 +47,7 @@ def lvis_curves(
     """Curves by LVIS's federated rules.
 
     Args:
-        found: already cut to the best detections of each image.
+        found: already limited to the best detections of each image.
         negative: (n, 2) image positions and classes that are known to be absent.
         not_exhaustive: (n, 2) image positions and classes of which only some objects are annotated.
     """
@@ -68,7 +68,7 @@ def lvis_curves(
             api.dataset = _dataset(truth, images, annotations)
             api._create_index()
         evaluation = lvis.LVISEval(objects, results, "bbox")
-        evaluation.params.max_dets = max(1, len(found))  # the cut is made already
+        evaluation.params.max_dets = max(1, len(found))  # ``found`` is already limited
         evaluation.evaluate()
         evaluation.accumulate()
     order = _rising_ids(truth)
@@ -80,7 +80,7 @@ def lvis_curves(
 
 
 def _rising_ids(truth: GroundTruth) -> np.ndarray:
-    """(C,) where each class of ``truth`` is among rising category ids, the order of both packages."""
+    """(C,) rank of each class by category id; both packages sort classes by id."""
     return np.argsort(np.argsort(truth.category_ids))
 
 
@@ -94,9 +94,9 @@ def _dataset(truth: GroundTruth, images: list[dict], annotations: list[dict]) ->
 
 @contextlib.contextmanager
 def _lvis() -> Iterator[SimpleNamespace]:
-    """The package ``lvis`` 0.5.3 for current numpy, which has lost ``np.float``.
+    """The package ``lvis`` 0.5.3, patched for current numpy, which no longer has ``np.float``.
 
-    The import also configures the root logger, which is restored.
+    Importing ``lvis`` configures the root logger; the logger is restored.
     """
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
@@ -113,7 +113,7 @@ def _lvis() -> Iterator[SimpleNamespace]:
 
 
 class _NumpyOf2020:
-    """numpy as ``lvis`` 0.5.3 expects it: ``np.float`` is an alias of ``float``."""
+    """numpy with ``np.float``, an alias of ``float`` that ``lvis`` 0.5.3 uses."""
 
     float = float
 
@@ -123,7 +123,7 @@ class _NumpyOf2020:
 
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Pause the search for reference cycles, which takes long while hundreds of thousands of dictionaries are made."""
+    """Pause garbage collection, which is slow while hundreds of thousands of dictionaries are created."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -134,7 +134,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def _annotation_dicts(truth: GroundTruth) -> list[dict]:
-    # Ids start from 1: both packages take an id of 0 for "not matched".
+    # Ids start at 1, because both packages interpret an id of 0 as "not matched".
     return [
         {
             "id": row + 1,

@@ -1,4 +1,4 @@
-"""PASCAL VOC's mean average precision, and COCO's figures on the same detections."""
+"""PASCAL VOC's mean average precision, and COCO's metrics of the same detections."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ RULES = ("area", "11point")
 class VocEvaluator(CocoEvaluator):
     """VOC's mAP by the rules of its development kit (Everingham et al. 2010; VOCdevkit, VOCevaldet.m).
 
-    All detections of a class are walked through by falling score. Each looks at the object it overlaps most;
-    it is a true positive if the overlap is at least ``iou`` and the object is not taken yet, and does not
-    count at all if that object is difficult. AP is the area under the precision envelope (2010 and later) or
-    the mean of its values at recalls 0, 0.1, ... 1 (2007). Classes without an object that counts are left out
-    of the mean.
+    The detections of a class are processed in order of descending score. Each is compared with the object that it overlaps
+    most. It is a true positive if the overlap is at least ``iou`` and the object has not been matched before. It is ignored if
+    the overlap is at least ``iou`` and the object is difficult. AP is the area under the precision envelope (2010 and later), or
+    the mean of the envelope at recalls 0, 0.1, ... 1 (2007). Classes that have only difficult objects, or none, are left out of
+    the mean.
 
-    The kit's boxes are inclusive pixel numbers, hence its "+ 1" in widths; the continuous boxes of this
-    project (x1 - 1, y1 - 1, x2, y2) have the same sides and overlaps without it.
+    The kit's boxes are inclusive pixel numbers, so it adds 1 to compute widths. The continuous boxes of this project
+    (x1 - 1, y1 - 1, x2, y2) have the same sides and overlaps without this correction.
 
-    Beside ``mAP50`` the result has COCO's figures (AP over 0.5:0.95 and the others, ``CocoEvaluator``),
-    difficult objects being treated there as crowd regions are.
+    In addition to ``mAP50``, the result has COCO's metrics (AP over 0.5:0.95 and the others, see ``CocoEvaluator``), which treat
+    difficult objects like crowd regions.
     """
 
     def __init__(
@@ -41,19 +41,18 @@ class VocEvaluator(CocoEvaluator):
     ) -> None:
         """
         Args:
-            ground_truth: COCO-format dictionary; annotations may say ``difficult``, ``ignore`` or
-                ``iscrowd``.
+            ground_truth: COCO-format dictionary; annotations may have ``difficult``, ``ignore`` or ``iscrowd``.
             metric: ``area`` or ``11point``.
-            iou: least overlap of a true positive; the key of the result is mAP and 100 times this number.
+            iou: smallest overlap of a true positive; the name of the metric is mAP followed by 100 times this number.
             groups: (C,) "r", "c" or "f" of each class.
-            backend: COCO's figures by pycocotools (``official``) or hotcoco (``fast``).
+            backend: package that computes COCO's metrics: pycocotools (``official``) or hotcoco (``fast``).
             image_cap: see ``Evaluator``; AP_fixed is COCO's AP.
         """
         super().__init__(ground_truth, groups=groups, backend=backend, image_cap=image_cap)
         if metric not in RULES:
             raise ValueError(f"the VOC metric is {' or '.join(RULES)}, not {metric!r}")
         if not 0 < iou <= 1:
-            raise ValueError(f"the VOC overlap must lie in (0, 1], it is {iou}")
+            raise ValueError(f"the VOC overlap must be in (0, 1], it is {iou}")
         self.metric = metric
         self.iou = iou
 
@@ -62,7 +61,7 @@ class VocEvaluator(CocoEvaluator):
         return super()._measure(found) | {f"mAP{100 * self.iou:.0f}": mean_defined(average)}
 
     def _average_precision(self, label: int, found: DetectionArrays) -> float | None:
-        """AP of one class, None without an object that counts."""
+        """AP of one class; None if all its objects are ignored, or if it has none."""
         objects = np.flatnonzero(self.truth.label == label)
         total = np.count_nonzero(~self.truth.ignored[objects])
         if total == 0:
@@ -70,7 +69,7 @@ class VocEvaluator(CocoEvaluator):
         objects = objects[np.argsort(self.truth.image[objects], kind="stable")]
         found = found.take(np.flatnonzero(found.label == label))
 
-        # row of the object that a detection overlaps most, where it does so enough
+        # For each detection, the row of the object that it overlaps most, or -1 if that overlap is below the threshold.
         best = np.full(len(found), -1)
         images = np.intersect1d(self.truth.image[objects], found.image)
         for here, there in zip(
@@ -97,7 +96,7 @@ class VocEvaluator(CocoEvaluator):
 
 
 def _spans(image: np.ndarray, images: np.ndarray) -> list[slice]:
-    """Where each of ``images`` stands in the sorted ``image``."""
+    """The slice of the sorted array ``image`` that holds each of ``images``."""
     starts = np.searchsorted(image, images, side="left")
     ends = np.searchsorted(image, images, side="right")
     return [slice(start, end) for start, end in zip(starts, ends, strict=True)]
@@ -106,8 +105,8 @@ def _spans(image: np.ndarray, images: np.ndarray) -> list[slice]:
 def average_precision(recall: np.ndarray, precision: np.ndarray, metric: str) -> float:
     """AP from recall (n,), non-decreasing, and precision (n,) after each detection, best score first.
 
-    ``11point``: VOC 2007, the mean over recalls 0, 0.1, ... 1 of the largest precision at that recall or
-    beyond. ``area``: VOC 2010 and later, the exact area under that envelope.
+    ``11point`` (VOC 2007) is the mean over recalls 0, 0.1, ... 1 of the largest precision at that recall or a higher one.
+    ``area`` (VOC 2010 and later) is the exact area under this envelope.
     """
     envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
     if metric == "11point":

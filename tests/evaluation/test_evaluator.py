@@ -53,7 +53,7 @@ def test_unknown_and_repeated_images_are_refused(one_class, detections):
 
 def test_images_never_processed_are_reported(one_class, caplog):
     CocoEvaluator(one_class).evaluate()
-    assert "2 of 2 images were never processed" in caplog.text
+    assert "2 of 2 images were not processed" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_equals_lvis_with_ignored_objects_and_objects_without_area(random_set, f
     evaluator = LvisEvaluator(ground_truth)
     feed(evaluator, ground_truth, results)
     compare(evaluator, run_lvis(ground_truth, results, 300), ground_truth)
-    assert evaluator.backend == "official"  # hotcoco does not know ignored objects in LVIS's rules
+    assert evaluator.backend == "official"  # hotcoco does not support ignored objects with LVIS's rules
 
 
 def compare(evaluator, official, ground_truth):

@@ -125,7 +125,9 @@ def test_a_last_checkpoint_that_cannot_be_used_gives_way_to_the_one_before(
     caplog.set_level("INFO")
     assert run_cell(config).status == "finished"
     said = "\n".join(caplog.messages)
-    assert f"it is kept as {folder / 'damaged.pt'}; the run uses the previous checkpoint of step 4" in said, said
+    assert f"it is kept as {folder / 'damaged.pt'}; the run uses the previous checkpoint of step 4" in said, (
+        said
+    )
     assert str(folder / "last.pt") in said and "continues from step 4 of 11" in said, said
     assert (folder / "damaged.pt").read_bytes() == damaged
     assert_same(last_checkpoint(tmp_path / "stopped"), last_checkpoint(tmp_path / "whole"))
