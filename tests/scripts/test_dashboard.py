@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import subprocess
 import sys
 
 import pytest
@@ -16,6 +18,7 @@ from afl.training.diagnostics import diagnostic_charts
 from scripts import dashboard
 from scripts.dashboard import MISSING, main, read_spec, workspace
 from scripts.entry import CONF
+from tests.tracking.wandb_server import WandbServer
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +147,39 @@ def test_what_is_missing_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(View, "url", None)
     with pytest.raises(SystemExit, match="not logged in.*wandb login"):
         main(["entity=me", "project=afl"])
+
+
+SAVING = """
+import sys
+from scripts.dashboard import main
+main(["entity=me", "project=afl"])
+main(["entity=me", "project=afl", "report=true", "tables=[shapes]", f"results={sys.argv[1]}/results"])
+"""
+
+
+def test_the_command_saves_what_a_server_would_show_first(tmp_path):
+    """The view and the draft that reach a server over HTTP: the panels of the argument come first, and in their order."""
+    pytest.importorskip("wandb_workspaces")
+    root = str(CONF.parent)
+    with WandbServer() as server:
+        environment = {
+            **os.environ,
+            "WANDB_BASE_URL": server.url,
+            "WANDB_API_KEY": "local" + "0" * 40,
+            "WANDB_MODE": "offline",
+            "HOME": str(tmp_path),
+            "PYTHONPATH": root,
+        }
+        command = [sys.executable, "-c", SAVING, root]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count(f"{server.url}/me/afl") == 2, done.stderr
+    view, draft = server.views
+    assert (view["type"], draft["type"]) == ("project-view", "runs/draft")
+    for saved in (view, draft):
+        assert (saved["entityName"], saved["projectName"]) == ("me", "afl")
+        spec = saved["spec"]
+        places = [spec.index(f"0_overview/{name}") for name in ("AP_r", "AP_f", "kappa", "push_r", "push_f")]
+        assert places == sorted(places) and places[-1] < spec.index("val/AP_c")
+        assert "global_step" not in spec and "reconstruction" in spec
+    assert "cell.value.detector" in view["spec"] and "cell.value.loss" in view["spec"]
+    assert "shapes/table" in draft["spec"] and "shapes/cells" in draft["spec"]
