@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,8 @@ from afl.tracking.record import FINISHED, Record
 
 if TYPE_CHECKING:
     import pandas as pd
+
+AP_FIXED = "AP_fixed"  # only runs with trainer.fixed_detections have it
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def build_table(records: Iterable[Record], spec: TableSpec) -> Table:
     has it, so that all losses are averaged over the same detectors.
 
     Raises:
-        ValueError: a cell has finished runs of several configurations, or no record has one of the metrics.
+        ValueError: a cell has finished runs of several configurations, or a record lacks a metric.
     """
     found = one_per_cell(records, spec.keys, spec.variants)
     cells: dict[CellName, Record | None] = {
@@ -130,10 +132,7 @@ def build_table(records: Iterable[Record], spec: TableSpec) -> Table:
     used = {cell: record for cell, record in cells.items() if record is not None}
     finished = {cell: record for cell, record in used.items() if record.status == FINISHED}
     spec = _with_ap_fixed(spec, finished.values())
-    for metric in spec.metrics:
-        if finished and not any(metric in record.metrics for record in finished.values()):
-            known = ", ".join(sorted({name for record in finished.values() for name in record.metrics}))
-            raise ValueError(f"no record of table {spec.name!r} has the metric {metric!r}; they have {known}")
+    _check_metrics(spec, finished.values())
     blocks = [_block(cells, spec, dataset, metric) for dataset in spec.datasets for metric in spec.metrics]
     return Table(
         spec=spec,
@@ -144,13 +143,31 @@ def build_table(records: Iterable[Record], spec: TableSpec) -> Table:
     )
 
 
+def _check_metrics(spec: TableSpec, finished: Collection[Record]) -> None:
+    """Raise ValueError if no record has a metric of the table, or if one lacks a metric that others of its data set have."""
+    have: dict[str, set[str]] = defaultdict(set)
+    for record in finished:
+        have[record.dataset] |= record.metrics.keys() - {AP_FIXED}
+    known = set().union(*(record.metrics for record in finished))
+    for metric in spec.metrics if finished else ():
+        if metric not in known:
+            raise ValueError(
+                f"no record of table {spec.name!r} has the metric {metric!r}; they have {', '.join(sorted(known))}"
+            )
+        for record in finished:
+            if metric in have[record.dataset] - record.metrics.keys():
+                raise ValueError(
+                    f"the record of {record.key} has no metric {metric!r}, which others of its data set have; run the cell again"
+                )
+
+
 def _with_ap_fixed(spec: TableSpec, finished: Iterable[Record]) -> TableSpec:
-    """The table with AP_fixed after AP if records have it."""
+    """The table with ``AP_FIXED`` after AP if records have it."""
     metrics = list(spec.metrics)
-    known = any("AP_fixed" in record.metrics for record in finished)
-    if "AP" not in metrics or "AP_fixed" in metrics or not known:
+    known = any(AP_FIXED in record.metrics for record in finished)
+    if "AP" not in metrics or AP_FIXED in metrics or not known:
         return spec
-    metrics.insert(metrics.index("AP") + 1, "AP_fixed")
+    metrics.insert(metrics.index("AP") + 1, AP_FIXED)
     return replace(spec, metrics=metrics)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from afl.config import quoted
 from afl.tables.cells import Cell, cells_of
-from afl.tables.plan import FEATURES, Plan, plan
+from afl.tables.plan import FEATURES, Plan, Row, plan
 from afl.tracking import FINISHED, Record
 from afl.tracking.record import DamagedRecord, read_record
 from afl.training.folds import fold_record
@@ -82,7 +83,9 @@ def run(config: DictConfig, seeds: Sequence[int], console: Console) -> list[Reco
     try:
         while waiting:
             running = process.poll() is None
-            for line in features.new():
+            for record in features.new():
+                clock.ended(record)
+                line = f"features of {record.detector}: trained in {record.seconds:.0f} s"
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
             for cell in list(waiting):
                 record = cell.record()
@@ -145,7 +148,7 @@ def headline(metrics: Sequence[str]) -> tuple[str, ...]:
 
 
 class FeatureRuns:
-    """The pre-training runs below a folder; names each new one once."""
+    """The pre-training runs below a folder; returns each new one once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -154,72 +157,69 @@ class FeatureRuns:
     def _paths(self) -> list[Path]:
         return sorted(self._folder.glob("shapes_pretraining-*/record.json"))
 
-    def new(self) -> list[str]:
-        """A line for each run that ended since the last call."""
-        lines = []
+    def new(self) -> list[Record]:
+        """The records of the runs that have finished since the last call."""
+        found = []
         for path in self._paths():
-            if path in self._known:
-                continue
-            try:
-                record = read_record(path)
-            except (DamagedRecord, FileNotFoundError):
-                continue
-            self._known.add(path)
-            if record.status == FINISHED:
-                lines.append(f"features of {record.detector}: trained in {record.seconds:.0f} s")
-        return lines
+            if path not in self._known:
+                with contextlib.suppress(DamagedRecord, FileNotFoundError):
+                    found.append(read_record(path))
+                    self._known.add(path)
+        return [record for record in found if record.status == FINISHED]
 
 
-@dataclass
 class Clock:
-    """The time that a sweep still takes: as planned at first, then at the pace of the cells that ended.
+    """The time that a sweep still takes.
+
+    A run takes the mean time of the runs of its detector that have finished in this sweep. Before the first of them has
+    finished, it takes the time in the plan.
 
     Args:
         plan: of the table.
         jobs: cells at a time.
     """
 
-    plan: Plan
-    jobs: int
-
-    def __post_init__(self) -> None:
-        self._started = time.monotonic()
-        self._expected = {row.name: 3600 * row.hours_each for row in self.plan.rows if row.name != FEATURES}
-        self._total = sum(3600 * row.hours_left for row in self.plan.rows)
-        self._features = [row for row in self.plan.rows if row.name == FEATURES]
-        self._done = 0.0
-        self._ended = 0
+    def __init__(self, plan: Plan, jobs: int) -> None:
+        self._plan, self._jobs = plan, jobs
+        self._ended = {row.name: 0 for row in plan.rows}
+        self._seconds: dict[str, list[float]] = {row.name: [] for row in plan.rows}
 
     def outlook(self) -> list[str]:
-        """What will happen, and about how long it takes."""
-        lines = []
-        for row in self._features:
-            if row.done < row.runs:
-                lines.append(
-                    f"First, features are trained once per detector ({row.runs - row.done} of {row.runs} to train, about "
-                    f"{row.hours_each * 60:.1f} min each on one core); every loss starts from them."
-                )
-        devices = ", ".join(self.plan.hours_by_device())
-        lines.append(f"About {minutes(self._total / self.jobs)} on this machine ({devices}).")
-        return lines
+        """What the sweep does first, and its expected time."""
+        lines = [
+            f"First, features are trained once per detector ({row.runs - row.done} of {row.runs} to train, about "
+            f"{row.hours_each * 60:.1f} min each on one core); every loss starts from them."
+            for row in self._plan.rows
+            if row.name == FEATURES and row.done < row.runs
+        ]
+        devices = ", ".join(self._plan.hours_by_device())
+        return [*lines, f"About {minutes(self._remaining())} on this machine ({devices})."]
 
     def ended(self, record: Record) -> None:
-        """Count a cell that has a record now."""
-        names = (record.detector, f"{record.dataset} {record.detector}")
-        known = [self._expected[name] for name in names if name in self._expected]
-        self._done += known[0] if known else record.seconds
-        self._ended += 1
+        """Count a run that has ended, of a cell or of the features."""
+        rows = (FEATURES,)
+        if not record.dataset.endswith("_pretraining"):
+            rows = (record.detector, f"{record.dataset} {record.detector}")
+        for row in self._ended.keys() & rows:
+            self._ended[row] += 1
+            if record.status == FINISHED:
+                self._seconds[row].append(record.seconds)
 
     def left(self) -> str:
         """``about 12 min left``."""
-        features = sum(3600 * row.hours_left for row in self._features)
-        done = min(self._done + min(features, features * self._ended / self.jobs), self._total)
-        remaining = max(0.0, self._total - done) / self.jobs
-        if done:  # half of the cells in progress is done, on average
-            each = self._done / max(1, self._ended)
-            pace = (time.monotonic() - self._started) * self.jobs / (done + each * (self.jobs - 1) / 2)
-            remaining *= pace
+        remaining = self._remaining()
         return f"about {minutes(remaining)} left" if remaining >= 1 else "done"
+
+    def _remaining(self) -> float:
+        return sum(self._of_row(row) for row in self._plan.rows) / self._jobs
+
+    def _of_row(self, row: Row) -> float:
+        """Seconds that the runs of a row which have not ended take, one after the other."""
+        left = max(0, row.runs - row.done - self._ended[row.name])
+        seconds = self._seconds[row.name]
+        if seconds:
+            return left * statistics.fmean(seconds)
+        return 3600 * row.hours_left * left / max(1, row.runs - row.done)
 
 
 def minutes(seconds: float) -> str:

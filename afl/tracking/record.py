@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from afl.tracking.run_key import names_run
 from datasets.files import write_json
 from datasets.sealed import seal, unseal
 
@@ -189,9 +190,20 @@ def record_from(data: Any, path: str | Path) -> Record:
         if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
             raise ValueError(f"{path}: metric {name!r} is {value!r}, not a number; run the cell again")
     try:
-        return Record(**data)
+        record = Record(**data)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; run the cell again") from error
+    cell = {name: data[name] for name in ("dataset", "detector", "loss", "seed")}
+    if not names_run(record.key, **cell):
+        content = ", ".join(f"{name} {value}" for name, value in cell.items())
+        raise DamagedRecord(
+            f"{path} is damaged: its key is {record.key}, its content that of {content}; run the cell again"
+        )
+    if record.status == FINISHED and not record.metrics:
+        raise DamagedRecord(
+            f"{path} is damaged: it is of a finished run and has no metrics; run the cell again"
+        )
+    return record
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -86,6 +86,12 @@ def run_key(config: Mapping[str, Any], data: str = "") -> RunKey:
     return RunKey(slug=slug, digest=hashlib.sha256(content.encode()).hexdigest()[:8])
 
 
+def names_run(key: str, dataset: str, detector: str, loss: str, seed: int) -> bool:
+    """Whether ``key`` is the name of a run of this cell, or of the runs of its folds, joined by ``+``."""
+    slug = "-".join([*map(_plain, (dataset, detector, loss)), f"s{seed}"])
+    return all(f"{name}-".startswith(f"{slug}-") for name in key.split("+"))
+
+
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Dotted names of the keys in which two resolved configurations differ, without those in ``EXCLUDED``."""
     return list(_differing(_canonical(one, ""), _canonical(other, ""), ""))

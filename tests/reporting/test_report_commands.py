@@ -141,8 +141,8 @@ def test_of_two_runs_of_a_cell_the_later_one_is_shown_and_the_other_named(runs, 
     shutil.copytree(runs, tmp_path / "runs")
     (folder,) = (tmp_path / "runs").glob("*-afl-*")
     record = read_record(folder / "record.json")
-    again = replace(record, key="again", metrics=record.metrics | {"AP": 0.987})
-    write_record(tmp_path / "runs" / "again" / "record.json", again)
+    again = replace(record, key=f"{folder.name[:-8]}01234567", metrics=record.metrics | {"AP": 0.987})
+    write_record(tmp_path / "runs" / again.key / "record.json", again)
     os.utime(folder / "record.json", (1, 1))
     main(["html", f"results={tmp_path}/none", f"runs={tmp_path}/runs", f"output={tmp_path}/report.html"])
     assert f"are not shown: {folder.name}" in capsys.readouterr().out

@@ -56,6 +56,12 @@ def shown(table, width=200):
     return console.file.getvalue()
 
 
+def test_a_record_without_a_metric_that_the_others_have_is_named(small_records):
+    bad = replace(small_records[0], metrics={"AP": 0.3})
+    with pytest.raises(ValueError, match=f"record of {bad.key} has no metric 'AP_r'"):
+        build_table([bad, *small_records[1:]], SPEC)
+
+
 @pytest.mark.parametrize("form", ["csv", "folded.csv", "md", "tex"])
 def test_small_table_equals_the_golden_file(small_records, form):
     # the golden numbers were checked by hand: 31.0 ± 12.7 is (0.30 + 0.32) / 2 ± 12.706 * 0.01

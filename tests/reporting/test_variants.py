@@ -88,7 +88,7 @@ def test_a_two_fold_data_set_is_trained_once_for_each_split_and_fold():
 
 def test_the_folds_of_a_cell_become_one_record_once_both_are_finished(tmp_path, monkeypatch):
     def cell(unit: str, fold: str | None, **status) -> Cell:
-        folder = tmp_path / f"{unit}-{fold}"
+        folder = tmp_path / f"ccp-fcos-fl-s0-{unit}-{fold}"
         if status:
             made = dataclasses.replace(record("ccp", "fl", 0, 0.1, **status), key=folder.name)
             write_record(folder / "record.json", made)

@@ -11,7 +11,7 @@ from afl.tables import sweep as sweeping
 from afl.tables.cells import cells_of, compose_cells
 from afl.tables.kept import portable
 from afl.tables.plan import FEATURES, Plan, Row
-from afl.tracking import write_record
+from afl.tracking import FAILED, FINISHED, Record, write_record
 from afl.training import run_cell
 from afl.training.compose import CONF, compose_cell
 from afl.training.initial_weights import identity
@@ -201,17 +201,34 @@ def test_a_line_says_what_came_of_a_cell_and_how_long_the_rest_takes(finished, m
     assert sweeping.result(record, ["AP", "AP_r", "AP_f"]) == "AP 58.1, AP_r undefined in 62 s"
     failed = dataclasses.replace(record, status="failed", error="no room")
     assert sweeping.result(failed, ["AP"]) == "failed: no room"
+
+
+def test_the_rest_of_a_sweep_takes_as_long_as_its_finished_cells_of_the_same_detector():
+    def after(detector: str, seconds: float, dataset: str = "shapes_lvis", status: str = FINISHED) -> str:
+        clock.ended(
+            Record("", status, dataset, detector, "fl", 0, {}, train_seconds=seconds - 10, eval_seconds=10.0)
+        )
+        return clock.left()
+
+    hour, second = 1.0, 1 / 3600
     rows = [
-        Row("retinanet", 2, 0, 60 / 3600, 120 / 3600, 0.0, "X", ""),
-        Row(FEATURES, 1, 0, 120 / 3600, 120 / 3600, 0.0, "X", ""),
+        Row("fcos", 6, 1, hour, 5 * hour, 0.0, "X", ""),
+        Row("retinanet", 3, 0, 120 * second, 360 * second, 0.0, "X", ""),
+        Row(FEATURES, 2, 1, 120 * second, 120 * second, 0.0, "X", ""),
     ]
-    now = [0.0]
-    monkeypatch.setattr(sweeping.time, "monotonic", lambda: now[0])
-    clock = sweeping.Clock(Plan("", rows, []), 1)
-    assert clock.outlook()[0].startswith(
-        "First, features are trained once per detector (1 of 1 to train, about 2.0 min"
-    )
-    assert clock.outlook()[1] == "About 4 min on this machine (X)."
-    now[0] = 360.0  # twice as long as planned for features and one cell
-    clock.ended(record)
-    assert clock.left() == "about 2 min left"  # one cell of a minute, at that pace
+    clock = sweeping.Clock(Plan("", rows, []), 2)
+    assert clock.outlook() == [
+        "First, features are trained once per detector (1 of 2 to train, about 2.0 min each on one core); every loss starts from them.",
+        "About 2.6 h on this machine (X).",  # (5 hours + 360 s + 120 s) / 2
+    ]
+    assert after("fcos", 90.0, "shapes_pretraining") == "about 2.5 h left"  # no features are missing
+    assert (
+        after("fcos", 100.0) == "about 6 min left"
+    )  # (4 x 100 s + 360 s) / 2: the hours of the plan were wrong
+    assert after("fcos", 300.0) == "about 8 min left"  # (3 x 200 s + 360 s) / 2
+    assert after("fcos", 900.0, status=FAILED) == "about 6 min left"  # (2 x 200 s + 360 s) / 2
+    assert after("fcos", 200.0) == "about 5 min left"  # (200 s + 360 s) / 2
+    assert after("retinanet", 40.0) == "about 2 min left"  # (200 s + 2 x 40 s) / 2
+    assert after("fcos", 200.0) == "about 40 s left"
+    assert after("retinanet", 40.0) == "about 20 s left"
+    assert after("retinanet", 40.0) == "done"

@@ -49,6 +49,15 @@ def test_a_record_comes_back_as_it_was(tmp_path):
         (lambda text: text.replace('"AP": 0.25', '"AP": "0.25"'), "metric 'AP' is '0.25'"),
         (lambda text: text.replace('"AP": 0.25', '"AP": NaN'), "metric 'AP' is nan"),
         (lambda text: text.replace("finished", "done"), "'done'"),
+        (lambda text: text.replace('"AP": 0.25, "AP_r": null', ""), "of a finished run and has no metrics"),
+        (
+            lambda text: text.replace('"fcos"', '"centernet"'),
+            "key is shapes-fcos-fl-s0-01234567, its content .* detector centernet",
+        ),
+        (
+            lambda text: text.replace('"seed": 0', '"seed": 1'),
+            "key is shapes-fcos-fl-s0-01234567, its content .* seed 1",
+        ),
         (lambda text: text.replace('"gradient_dynamics": {', '"gradient_dynamics": 1, "x": {'), "'x'"),
     ],
 )
