@@ -4,13 +4,16 @@ SEEDS ?= 0
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 VENV := .venv
 RUN := $(VENV)/bin/python -m
-RUN_TABLE = $(RUN) scripts.table action=run seeds=[$(SEEDS)] jobs=$(JOBS) $(ARGS)
+TABLE = $(RUN) scripts.table table=$(subst -,_,$*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test lint demo reproduce-table reproduce-table-sampling reproduce-table-ablation reproduce-table-remedies reproduce-table-remedies-photos reproduce-table-prior reproduce-table-trashcan reproduce-table-photos reproduce-table-photos-gpu reproduce-table-forms reproduce-table-bccd reproduce-table-data-seeds reproduce-table-short reproduce-table-closed reproduce-table-scratch reproduce-table-trashcan-frames report figures data-coco data-lvis data-voc clean test-faults benchmark benchmark-gpu zoo site
+.PHONY: help setup lock test test-faults lint demo reproduce-table report figures benchmark benchmark-gpu zoo site clean
 
 help:  ## this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-32s %s\n", $$1, $$2}'
+	@echo "The tables; plan-table-NAME and table-NAME take the same names:"
+	@awk '/^label:/ { name = FILENAME; gsub(/.*\/|\.yaml/, "", name); gsub(/_/, "-", name); gsub(/^label: *|"/, ""); \
+		printf "  make %-32s %s\n", "reproduce-table-" name, $$0 }' $$(grep -L '^trainable: false' conf/table/*.yaml)
 
 setup: $(VENV)/.ready  ## virtual environment with the exact tested packages (again: nothing to do)
 
@@ -33,63 +36,20 @@ demo: setup  ## two detectors, FL and AFL: their figures beside the committed on
 	@$(RUN) scripts.table action=run table=scratch jobs=$(JOBS) $(ARGS)
 	@$(RUN) scripts.report gallery loss=afl output=outputs/tables/scratch/found.jpg
 
-reproduce-table: setup  ## run the missing cells of the embedded benchmark, then print their table beside the committed one (SEEDS=0,1,2)
-	@$(RUN_TABLE) table=shapes
+reproduce-table: reproduce-table-shapes  ## run the missing cells of the embedded benchmark, then print their table beside the committed one (SEEDS=0,1,2)
 
-reproduce-table-sampling: setup  ## the same with every remedy for class imbalance, on three detectors
-	@$(RUN_TABLE) table=sampling
-
-reproduce-table-ablation: setup  ## AFL taken apart, with its controls
-	@$(RUN_TABLE) table=ablation
-
-reproduce-table-remedies: setup  ## every remedy for long tails on six detectors, with its controls (SEEDS=0,1,2)
-	@$(RUN_TABLE) table=remedies
-
-reproduce-table-remedies-photos: setup  ## twelve of them on photographs (ARGS="paths.data=FOLDER")
-	@$(RUN_TABLE) table=remedies_photos
-
-reproduce-table-data-seeds: SEEDS = 1,2,3
-reproduce-table-data-seeds: setup  ## another data set for every seed
-	@$(RUN_TABLE) table=data_seeds
-
-reproduce-table-short: setup  ## a quarter of the training: what a remedy costs while nothing is fitted yet
-	@$(RUN_TABLE) table=short
-
-reproduce-table-closed: setup  ## stopped before AFL's gate opens
-	@$(RUN_TABLE) table=closed
-
-reproduce-table-scratch: setup  ## without pre-trained features: where features, not gradient, are what the tail lacks
-	@$(RUN_TABLE) table=scratch
-
-reproduce-table-prior: setup  ## control: heat-map heads that start as anchor heads do
-	@$(RUN_TABLE) table=prior
-
-reproduce-table-trashcan: setup  ## a real long tail, small enough for a CPU (ARGS="paths.data=FOLDER")
-	@$(RUN_TABLE) table=trashcan
-
-reproduce-table-trashcan-frames: setup  ## its photos split by frame instead of by video (ARGS="paths.data=FOLDER")
-	@$(RUN_TABLE) table=trashcan_frames
-
-reproduce-table-photos: setup  ## photographs from ImageNet features, real long tails (ARGS="paths.data=FOLDER")
-	@$(RUN_TABLE) table=photos
-
-reproduce-table-photos-gpu: setup  ## FOD-A, many cells side by side on one GPU (JOBS=18 ARGS="paths.data=FOLDER")
-	@$(RUN_TABLE) table=photos_gpu
-
-reproduce-table-forms: setup  ## forms of AFL on generated images, the development set of results/protocol.md (SEEDS=0,1)
-	@$(RUN_TABLE) table=forms
-
-reproduce-table-bccd: setup  ## a nearly balanced real set, where nothing should be lost (ARGS="paths.data=FOLDER")
-	@$(RUN_TABLE) table=bccd
-
-reproduce-table-%: setup  ## the paper's: coco, lvis, voc, lvis-sampling, lvis-ablation (ARGS="launch=[hydra/launcher=submitit_slurm]")
-	@$(RUN) scripts.table table=$(subst -,_,$*) action=run seeds=[$(SEEDS)] $(ARGS)
+reproduce-table-%: setup  ## the same for another table of the list below (ARGS="paths.data=FOLDER")
+	@$(TABLE) action=run seeds=[$(SEEDS)] jobs=$(JOBS) $(ARGS)
 
 plan-table-%: setup  ## runs, hours and disk that a table needs, and what is done already
-	@$(RUN) scripts.table table=$(subst -,_,$*) action=plan seeds=[$(SEEDS)] $(ARGS)
+	@$(TABLE) action=plan seeds=[$(SEEDS)] $(ARGS)
 
-table-%: setup  ## rebuild results/NAME (shapes, sampling, ablation, coco, ...) from its records, without training
-	@$(RUN) scripts.table table=$(subst -,_,$*) publish=true $(ARGS)
+table-%: setup  ## rebuild results/NAME from its records, without training
+	@$(TABLE) publish=true $(ARGS)
+
+# Every seed of this table has a data set of its own; one of these detectors fills a machine (JOBS=2 for two side by side).
+reproduce-table-data-seeds plan-table-data-seeds: SEEDS = 1,2,3
+reproduce-table-coco reproduce-table-lvis% reproduce-table-voc: JOBS = 1
 
 report: setup  ## all tables and figures in one page, outputs/report.html
 	@$(RUN) scripts.report html
@@ -103,14 +63,8 @@ benchmark: setup  ## losses, steps, evaluation, input, decoding against others o
 figures: setup  ## draw the figures of results/figures
 	@$(RUN) scripts.report figures
 
-data-coco: setup  ## download, verify and unpack MS COCO 2017 (ARGS="dataset.root=/data/coco")
-	@$(RUN) scripts.prepare_data coco $(ARGS)
-
-data-lvis: setup  ## the same for LVIS v1, reusing COCO's images
-	@$(RUN) scripts.prepare_data lvis $(ARGS)
-
-data-voc: setup  ## the same for PASCAL VOC 07+12
-	@$(RUN) scripts.prepare_data voc $(ARGS)
+data-%: setup  ## download, verify and unpack coco, lvis or voc (ARGS="dataset.root=/data/coco")
+	@$(RUN) scripts.prepare_data $* $(ARGS)
 
 zoo: setup  ## train and write the detectors that conf/zoo.yaml lists and zoo/ lacks (ARGS="paths.data=FOLDER")
 	@$(RUN) scripts.zoo make $(ARGS)
