@@ -21,7 +21,7 @@ it is the same; on several each ranks its own part of the batch, as in the offic
 
 Differs from the official code, which loops over positives: sums of H are piecewise linear in the logits, so
 one pass collects the negatives between the 2 |P| bends, and a second pass reads their gradients from a table.
-Time grows with elements x log |P|; memory is a gradient and an int32 of its size; sums are in double precision. A ranking
+Time grows with elements x log |P|; memory is a gradient and, on a CPU, an int32 of its size; sums are in double precision. A ranking
 does not constrain probabilities: scores stay near the prior, and the official detector keeps every detection
 above it (``score_threshold``).
 """
@@ -38,6 +38,7 @@ from afl.losses.fused import gradient_type
 from afl.losses.gradient import computing_type
 from afl.losses.ranking import (
     add_at,
+    kernels_for,
     listed_positives,
     listed_rivals,
     loss_with_gradient,
@@ -90,22 +91,16 @@ class APLoss(MapLoss):
 def _loss_and_gradient(
     logits: Tensor, differentiable: bool, *, target: ClassificationTarget, normalizer: Tensor, delta: float
 ) -> tuple[Tensor, Tensor | None]:
-    gradient = torch.zeros_like(logits, dtype=gradient_type(logits.dtype)) if differentiable else None
     positives = listed_positives(logits, target)
     if not positives.index.numel() or not logits.numel():
-        return logits.new_zeros((), dtype=computing_type(logits.dtype)), gradient
+        zero = torch.zeros_like(logits, dtype=gradient_type(logits.dtype)) if differentiable else None
+        return logits.new_zeros((), dtype=computing_type(logits.dtype)), zero
     rivals = listed_rivals(logits, target, positives)
-    plain = plain_negatives(target)
     bends, order = torch.cat([positives.logit - delta, positives.logit + delta]).sort()
 
-    ahead = torch.zeros(2, len(bends) + 1, dtype=torch.float64, device=logits.device)
-    places = []
-    for rows in row_blocks(logits):
-        _, z, mass = _candidates(logits[rows], plain[rows], bends[0])
-        place = _collect(ahead, bends, z, mass)
-        if differentiable:
-            # The search is the most expensive part, and the second pass needs its result.
-            places.append(place)
+    kernels = kernels_for(logits, target)
+    negatives = _Blocks(logits, target, differentiable) if kernels is None else kernels
+    ahead = negatives.collect(bends)
     _collect(ahead, bends, rivals.logit, rivals.mass)
     same = torch.zeros_like(ahead)
     _collect(same, bends, positives.logit, positives.mass)
@@ -122,19 +117,50 @@ def _loss_and_gradient(
     shrink = torch.where(best > precision, (1.0 - best) / (1.0 - precision), 1.0)
     loss = (positives.mass * (1.0 - best)).sum() / normalizer
 
-    if gradient is not None:
+    gradient = None
+    if differentiable:
         strength = positives.mass * shrink / (right + wrong) / normalizer
         slope, intercept = _step_table(strength, bends, order, delta)
-        for rows, place in zip(row_blocks(logits), places, strict=True):
-            index, z, mass = _candidates(logits[rows], plain[rows], bends[0])
-            push = _steps_below(z, place, slope, intercept).mul_(mass)
-            gradient[rows].view(-1)[index] = push.to(gradient.dtype)
+        gradient = negatives.piecewise_linear(bends, slope, intercept)
         push = _steps_below(rivals.logit, _place(bends, rivals.logit), slope, intercept)
         if target.value is not None:
             push[len(push) - len(strength) :] -= 0.5 * strength
         add_at(gradient, rivals, push * rivals.mass)
         add_at(gradient, positives, -strength * wrong)
     return loss.to(computing_type(logits.dtype)), gradient
+
+
+class _Blocks:
+    """The passes over the plain negatives by torch, in blocks of rows.
+
+    Args:
+        logits: (R, C); target: of the map.
+        remember: whether ``piecewise_linear`` will follow ``collect``, with the same bends.
+    """
+
+    def __init__(self, logits: Tensor, target: ClassificationTarget, remember: bool) -> None:
+        self.logits, self.plain, self.remember = logits, plain_negatives(target), remember
+        self.places: list[Tensor] = []
+
+    def collect(self, bends: Tensor) -> Tensor:
+        """Numbers and sums of logits of the plain negatives between K bends, as a (2, K + 1) float64 table."""
+        table = torch.zeros(2, len(bends) + 1, dtype=torch.float64, device=bends.device)
+        for rows in row_blocks(self.logits):
+            _, z, mass = _candidates(self.logits[rows], self.plain[rows], bends[0])
+            place = _collect(table, bends, z, mass)
+            if self.remember:
+                # The search is the most expensive part, and the second pass needs its result.
+                self.places.append(place)
+        return table
+
+    def piecewise_linear(self, bends: Tensor, slope: Tensor, intercept: Tensor) -> Tensor:
+        """slope z + intercept of the interval that holds z, at least 0, at plain negatives; 0 elsewhere."""
+        gradient = torch.zeros_like(self.logits, dtype=gradient_type(self.logits.dtype))
+        for rows, place in zip(row_blocks(self.logits), self.places, strict=True):
+            index, z, mass = _candidates(self.logits[rows], self.plain[rows], bends[0])
+            push = _steps_below(z, place, slope, intercept).mul_(mass)
+            gradient[rows].view(-1)[index] = push.to(gradient.dtype)
+        return gradient
 
 
 def _candidates(logits: Tensor, plain: Tensor, lowest: Tensor) -> tuple[Tensor | slice, Tensor, Tensor]:
@@ -145,7 +171,8 @@ def _candidates(logits: Tensor, plain: Tensor, lowest: Tensor) -> tuple[Tensor |
     z = logits.double()
     index: Tensor | slice = slice(None)
     if on_host(logits):
-        index = ((z >= lowest) & plain).view(-1).nonzero().squeeze(1)
+        # Not ">=", which would hide a NaN.
+        index = (~(z < lowest) & plain).view(-1).nonzero().squeeze(1)
     return index, z.reshape(-1)[index], plain.reshape(-1)[index].double()
 
 

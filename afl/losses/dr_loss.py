@@ -41,6 +41,7 @@ from afl.losses.fused import gradient_type
 from afl.losses.gradient import computing_type
 from afl.losses.ranking import (
     add_at,
+    kernels_for,
     listed_positives,
     listed_rivals,
     loss_with_gradient,
@@ -121,22 +122,20 @@ def _loss_and_gradient(
     dtype = computing_type(logits.dtype)
     positives = listed_positives(logits, target)
     rivals = listed_rivals(logits, target, positives)
-    plain = plain_negatives(target)
+    kernels = kernels_for(logits, target)
+    negatives = _Blocks(logits, target) if kernels is None else kernels
 
     # Sums over each image's elements of mass e and mass e p; e = exp((p - 1) / lambda_-) cannot overflow.
-    negative, positive = torch.zeros(2, 2, target.num_images, dtype=torch.float64, device=logits.device)
-    for rows in row_blocks(logits):
-        p = torch.sigmoid(logits[rows].to(dtype))
-        e = torch.exp((p - 1.0) / negative_lambda).mul_(plain[rows])
-        sums = torch.stack([e.sum(1, dtype=torch.float64), e.mul_(p).sum(1, dtype=torch.float64)])
-        negative.index_add_(1, target.image[rows], sums)
+    negative = negatives.tilted_sums(negative_lambda)
+    positive = torch.zeros_like(negative)
     parts = ((positive, positives, -positive_lambda), (negative, rivals, negative_lambda))
     for sums, elements, temperature in parts:
         p = torch.sigmoid(elements.logit)
         e = elements.mass * _tilt(p, temperature)
         sums.index_add_(1, elements.image, torch.stack([e, e * p]))
 
-    has_positive, has_negative = positive[0] > 0, negative[0] > 0
+    # Not "> 0", which would hide a NaN.
+    has_positive, has_negative = positive[0] != 0, negative[0] != 0
     high = torch.where(has_positive, positive[1] / positive[0], 1.0)
     low = torch.where(has_negative, negative[1] / negative[0], 0.0)
     gap = torch.where(has_positive | has_negative, sharpness * (low - high + margin), -torch.inf)
@@ -144,15 +143,9 @@ def _loss_and_gradient(
     if not differentiable:
         return loss.to(dtype), None
 
-    gradient = torch.empty_like(logits, dtype=gradient_type(logits.dtype))
     push = tau * torch.sigmoid(gap) / max(target.num_images, 1)
     pull_down = torch.where(has_negative, push / negative[0], 0.0)
-    for rows in row_blocks(logits):
-        z, image = logits[rows].to(dtype), target.image[rows]
-        p = torch.sigmoid(z)
-        slope = torch.exp((p - 1.0) / negative_lambda).mul_(pull_down[image].to(dtype).unsqueeze(1))
-        slope *= 1.0 + (p - low[image].to(dtype).unsqueeze(1)) / negative_lambda
-        gradient[rows] = slope.mul_(p).mul_(torch.sigmoid(-z)).mul_(plain[rows])
+    gradient = negatives.tilted_gradient(negative_lambda, pull_down, low)
     pull_up = torch.where(has_positive, -push / positive[0], 0.0)
     sides = ((positives, pull_up, high, -positive_lambda), (rivals, pull_down, low, negative_lambda))
     for elements, pull, mean, temperature in sides:
@@ -160,6 +153,39 @@ def _loss_and_gradient(
         slope = elements.mass * pull[image] * _tilt(p, temperature) * (1.0 + (p - mean[image]) / temperature)
         add_at(gradient, elements, slope * p * torch.sigmoid(-elements.logit))
     return loss.to(dtype), gradient
+
+
+class _Blocks:
+    """The passes over the plain negatives by torch, in blocks of rows.
+
+    Args:
+        logits: (R, C); target: of the map.
+    """
+
+    def __init__(self, logits: Tensor, target: ClassificationTarget) -> None:
+        self.logits, self.target, self.plain = logits, target, plain_negatives(target)
+        self.dtype = computing_type(logits.dtype)
+
+    def tilted_sums(self, temperature: float) -> Tensor:
+        """Sums of e and e p over each image's plain negatives, e = exp((p - 1) / temperature): (2, B) float64."""
+        total = torch.zeros(2, self.target.num_images, dtype=torch.float64, device=self.logits.device)
+        for rows in row_blocks(self.logits):
+            p = torch.sigmoid(self.logits[rows].to(self.dtype))
+            e = torch.exp((p - 1.0) / temperature).mul_(self.plain[rows])
+            sums = torch.stack([e.sum(1, dtype=torch.float64), e.mul_(p).sum(1, dtype=torch.float64)])
+            total.index_add_(1, self.target.image[rows], sums)
+        return total
+
+    def tilted_gradient(self, temperature: float, pull: Tensor, mean: Tensor) -> Tensor:
+        """pull e (1 + (p - mean) / temperature) p (1 - p) at plain negatives, from (B,) of each image; 0 elsewhere."""
+        gradient = torch.empty_like(self.logits, dtype=gradient_type(self.logits.dtype))
+        for rows in row_blocks(self.logits):
+            z, image = self.logits[rows].to(self.dtype), self.target.image[rows]
+            p = torch.sigmoid(z)
+            slope = torch.exp((p - 1.0) / temperature).mul_(pull[image].to(self.dtype).unsqueeze(1))
+            slope *= 1.0 + (p - mean[image].to(self.dtype).unsqueeze(1)) / temperature
+            gradient[rows] = slope.mul_(p).mul_(torch.sigmoid(-z)).mul_(self.plain[rows])
+        return gradient
 
 
 def _tilt(p: Tensor, temperature: float) -> Tensor:

@@ -98,14 +98,14 @@ def _times_upstream(ctx: Any, upstream: Tensor) -> Tensor:
     through the same graph leaves it alone and allocates another.
     """
     (gradient,) = ctx.saved_tensors
-    if upstream.ndim == 0 and upstream.device.type == "cpu":
-        # A Python number is not rounded to the gradient's type before the product.
-        factor = upstream.item()
-        return (gradient if factor == 1.0 else gradient * factor).to(ctx.dtype)
     if upstream.ndim == 0 and uses_triton(gradient) and ctx.applied is None:
         ctx.applied = upstream
         import_module("afl.losses.triton_launch").scale_gradient(gradient, upstream)
         return gradient.to(ctx.dtype)
+    if upstream.ndim == 0 and upstream.device.type == "cpu" and ctx.applied is None:
+        # A Python number is not rounded to the gradient's type before the product.
+        factor = upstream.item()
+        return (gradient if factor == 1.0 else gradient * factor).to(ctx.dtype)
     dtype = computing_type(ctx.dtype)
     if ctx.applied is not None:
         upstream = upstream / ctx.applied

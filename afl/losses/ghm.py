@@ -32,12 +32,14 @@ clips the norm of the gradient at 35; here the trainer's ``clip_norm`` does that
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 
 import torch
 from torch import Tensor
 
 from afl.losses.contract import MapInfo
 from afl.losses.distributed import all_reduce_sum
+from afl.losses.fused import uses_triton
 from afl.losses.gradient import computing_type
 from afl.losses.negatives import negative_blocks
 from afl.losses.primitive import scaled_negatives
@@ -113,22 +115,30 @@ class GradientHarmonizing(Weighting):
         return torch.where(seen > 0, mean, self.running)
 
     def _bin(self, g: Tensor) -> Tensor:
-        """Number of the bin, as a float tensor of g's shape."""
-        return (g * self.bins).clamp_(max=self.bins - 1).floor_()
+        """Number of the bin, as a float tensor of g's shape; 0 for NaN, whose loss is NaN in any bin."""
+        return (g * self.bins).clamp_(max=self.bins - 1).floor_().nan_to_num_(nan=0.0)
 
     def _histogram(self, logits: Tensor, target: ClassificationTarget, at_positives: Tensor) -> Tensor:
         """The mass (bins,) float64 of the elements in each bin."""
         seen = torch.zeros(self.bins, dtype=torch.float64, device=logits.device)
         seen.index_add_(0, at_positives, target.is_positive.to(seen.dtype))
-        one = torch.ones((), dtype=computing_type(logits.dtype), device=logits.device)
-        for block in negative_blocks(logits, target, _CROSS_ENTROPY, one):
-            number = self._bin(block.g)
-            # Exceptions have factor 0 and become -1, which is outside all bins.
-            counted = number.add_(1.0).mul_(block.factor).sub_(1.0)
-            seen += torch.histc(counted, bins=self.bins, min=0, max=self.bins)
+        if uses_triton(logits):
+            kernels = import_module("afl.losses.triton_histogram")
+            seen += kernels.sizes_of_negatives(logits, target, self.bins)
+        else:
+            self._count_in_blocks(seen, logits, target)
         scaled = scaled_negatives(logits, target, _CROSS_ENTROPY)
         if scaled is not None:
             mass = torch.where(scaled.valid, scaled.weight, 0.0).to(seen.dtype)
             # A negative's cross-entropy has the gradient g.
             seen.index_add_(0, self._bin(scaled.gradient).long(), mass)
         return seen
+
+    def _count_in_blocks(self, seen: Tensor, logits: Tensor, target: ClassificationTarget) -> None:
+        """Add the number of plain negatives in each bin to ``seen``."""
+        one = torch.ones((), dtype=computing_type(logits.dtype), device=logits.device)
+        for block in negative_blocks(logits, target, _CROSS_ENTROPY, one):
+            number = self._bin(block.g)
+            # Exceptions have factor 0 and become -1, which is outside all bins.
+            counted = number.add_(1.0).mul_(block.factor).sub_(1.0)
+            seen += torch.histc(counted, bins=self.bins, min=0, max=self.bins)

@@ -87,7 +87,8 @@ def negative_blocks(
 
 def weights_by_size(weight: Tensor, g: Tensor) -> Tensor:
     """Weights of elements with gradients of the sizes ``g``, of g's shape, from those of M equal bins of [0, 1]."""
-    place = (g * len(weight)).clamp_(max=len(weight) - 1).to(torch.int32)
+    # A NaN has some weight, and its loss stays NaN.
+    place = (g * len(weight)).clamp_(max=len(weight) - 1).nan_to_num_(nan=0.0).to(torch.int32)
     return weight.index_select(0, place.view(-1)).view(g.shape)
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from afl.losses.contract import MapInfo
-from afl.losses.sampling import hardest, hardest_elements, location_losses, negative_losses
+from afl.losses.sampling import hardest, keep_hardest_elements, location_losses
 from afl.losses.target import ClassificationTarget
 from afl.losses.weighting import ElementWeights, Weighting
 
@@ -45,9 +45,7 @@ class OnlineHardExampleMining(Weighting):
     ) -> ElementWeights:
         quota = torch.full((target.num_images,), self.size, device=logits.device)
         if not self.by_location:
-            losses = negative_losses(logits, target, weights)
-            mask = hardest_elements(losses, target, quota, target.num_images * self.size)
-            return weights.times(negative_element=mask)
+            return keep_hardest_elements(logits, target, weights, quota, target.num_images * self.size)
         kept = hardest(location_losses(logits, target, weights), target.image, quota).to(torch.float32)
         if not kept.numel():
             return weights

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from afl.losses.fused import block_rows, gradient_of_logits, no_autocast, save_gradient
+from afl.losses.fused import block_rows, gradient_of_logits, no_autocast, save_gradient, uses_triton
 from afl.losses.primitive import scaled_negatives
 from afl.losses.sampling import CROSS_ENTROPY
 from afl.losses.target import ClassificationTarget
@@ -69,6 +71,13 @@ def listed_rivals(logits: Tensor, target: ClassificationTarget, positives: Liste
         mass=torch.cat([part.mass for part in (empty, *parts)]),
         image=torch.cat([part.image for part in (empty, *parts)]),
     )
+
+
+def kernels_for(logits: Tensor, target: ClassificationTarget) -> Any:
+    """The GPU's passes over the plain negatives (``triton_ranking.PlainNegatives``), or None where torch makes them."""
+    if not uses_triton(logits) or not logits.numel():
+        return None
+    return import_module("afl.losses.triton_ranking").PlainNegatives(logits, target)
 
 
 def plain_negatives(target: ClassificationTarget) -> Tensor:

@@ -19,7 +19,7 @@ from afl.losses.fused import uses_triton
 from afl.losses.gradient import alpha_balance, computing_type
 from afl.losses.negatives import negative_blocks
 from afl.losses.primitive import positives, scaled_negatives
-from afl.losses.target import ClassificationTarget
+from afl.losses.target import PADDING, ClassificationTarget
 from afl.losses.weighting import ElementWeights, positive_logits
 
 # The element loss without any weighting, -ln(1 - p) of a negative.
@@ -97,6 +97,79 @@ def hardest(hardness: Tensor, group: Tensor, quota: Tensor) -> Tensor:
     chosen = torch.empty_like(order, dtype=torch.bool)
     chosen[order] = rank < quota[owner]
     return chosen & (hardness > -torch.inf)
+
+
+def keep_hardest_elements(
+    logits: Tensor, target: ClassificationTarget, weights: ElementWeights, quota: Tensor, most: int
+) -> ElementWeights:
+    """``weights`` without the negatives that are not among the ``quota`` hardest of their image.
+
+    On a GPU, where a kernel finds the hardest locations, only their elements get a weight each, and nothing has the size of
+    the map.
+
+    Args:
+        logits: (R, C) of a heat map.
+        quota: (B,) how many to keep in each image.
+        most: an upper bound of the sum of ``quota``, known without asking the device.
+    """
+    if not uses_triton(logits):
+        losses = negative_losses(logits, target, weights)
+        return weights.times(negative_element=hardest_elements(losses, target, quota, most))
+    locations, classes = logits.shape
+    worst = largest_negative_losses(logits, target, weights)
+    row = _positions(hardest(worst, target.image, quota), most)
+    found, real = row.clamp(min=0), row >= 0
+    # One location more than the map, where padding is written.
+    slot = torch.full((locations + 1,), -1, dtype=torch.int32, device=logits.device)
+    number = torch.arange(len(row), dtype=torch.int32, device=logits.device)
+    slot[torch.where(real, row, locations)] = number
+    slot = slot[:-1]
+    part = _locations_of_target(target, found, slot)
+    losses = negative_losses(logits[found], part, _locations_of_weights(weights, found))
+    losses = torch.where((losses > 0) & real.unsqueeze(1), losses, -torch.inf)
+    chosen = hardest(losses.flatten(), part.image.repeat_interleave(classes), quota).view(-1, classes)
+    kept = weights.times(negative_location=(slot >= 0).to(losses.dtype))
+    return kept.times_at(slot, chosen.to(losses.dtype))
+
+
+def _locations_of_target(target: ClassificationTarget, row: Tensor, slot: Tensor) -> ClassificationTarget:
+    """The part of a target that says which elements of the locations ``row`` (n,) are negatives, and their scales.
+
+    Args:
+        slot: (R,) position in ``row`` of each location, -1 where it is not listed.
+    """
+
+    def moved(index: Tensor) -> Tensor:
+        location = torch.div(index.clamp(min=0), target.num_classes, rounding_mode="floor")
+        own = torch.where(index >= 0, slot[location].long(), -1)
+        return torch.where(own >= 0, own * target.num_classes + index % target.num_classes, PADDING)
+
+    return ClassificationTarget(
+        num_classes=target.num_classes,
+        image=target.image[row],
+        num_images=target.num_images,
+        positive=moved(target.positive),
+        ignored=None if target.ignored is None else target.ignored[row],
+        negative_index=None if target.negative_index is None else moved(target.negative_index),
+        negative_scale=target.negative_scale,
+        verified=target.verified,
+        shift=target.shift,
+    )
+
+
+def _locations_of_weights(weights: ElementWeights, row: Tensor) -> ElementWeights:
+    """The weights of the negatives at the locations ``row`` (n,)."""
+
+    def rows(weight: Tensor | None) -> Tensor | None:
+        return None if weight is None else weight[row]
+
+    return replace(
+        weights,
+        positive=None,
+        negative_location=rows(weights.negative_location),
+        negative_element=rows(weights.negative_element),
+        slot=rows(weights.slot),
+    )
 
 
 def hardest_elements(losses: Tensor, target: ClassificationTarget, quota: Tensor, most: int) -> Tensor:

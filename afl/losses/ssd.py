@@ -26,9 +26,8 @@ from afl.losses.contract import MapInfo
 from afl.losses.sampling import (
     check_ratio,
     hardest,
-    hardest_elements,
+    keep_hardest_elements,
     largest_negative_losses,
-    negative_losses,
     negatives_wanted,
     positive_locations,
 )
@@ -56,8 +55,7 @@ class HardNegativeMining(Weighting):
         wanted = negatives_wanted(target, self.ratio, self.minimum)
         if not self.by_location:
             most = target.num_images * self.minimum + math.ceil(self.ratio * len(target.positive))
-            losses = negative_losses(logits, target, weights)
-            return weights.times(negative_element=hardest_elements(losses, target, wanted, most))
+            return keep_hardest_elements(logits, target, weights, wanted, most)
         positive = positive_locations(target)
         hardness = largest_negative_losses(logits, target, weights).masked_fill(positive, -torch.inf)
         kept = hardest(hardness, target.image, wanted) | positive

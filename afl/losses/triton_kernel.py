@@ -121,7 +121,7 @@ def _launch(
                 index=target.negative_index.contiguous(),
                 free=free,
                 scale=target.negative_scale.contiguous(),
-                ignored=_bytes(target.ignored),
+                ignored=bytes_of(target.ignored),
                 count=scaled,
                 BLOCK=sparse,
                 **common,
@@ -145,7 +145,7 @@ def mark(target: ClassificationTarget, elements: int, device: torch.device) -> t
         rows = triton.next_power_of_2(max(block // words, 1))
         programs = triton.cdiv(len(target.ignored), rows)
         _mark_ignored[(programs,)](
-            marked, _bytes(target.ignored), count=len(target.ignored), C=classes, ROWS=rows, WORDS=words
+            marked, bytes_of(target.ignored), count=len(target.ignored), C=classes, ROWS=rows, WORDS=words
         )
     return marked, free
 
@@ -153,7 +153,7 @@ def mark(target: ClassificationTarget, elements: int, device: torch.device) -> t
 def negative_weights(target: ClassificationTarget, weights: ElementWeights) -> dict:
     """The kernels' arguments for the weights of negatives."""
     return {
-        "verified": _bytes(target.verified),
+        "verified": bytes_of(target.verified),
         "image": None if target.verified is None else target.image.contiguous(),
         **_gamma(weights.gamma, target.num_classes),
         "negative_class": _contiguous(weights.negative_class),
@@ -180,10 +180,10 @@ def _gamma(gamma: float | Tensor, classes: int) -> dict:
 def _contiguous(tensor: Tensor | None) -> Tensor | None:
     if tensor is None:
         return None
-    return _bytes(tensor) if tensor.dtype == torch.bool else tensor.contiguous()
+    return bytes_of(tensor) if tensor.dtype == torch.bool else tensor.contiguous()
 
 
-def _bytes(mask: Tensor | None) -> Tensor | None:
+def bytes_of(mask: Tensor | None) -> Tensor | None:
     """A bool tensor as bytes, which a kernel can load; no copy."""
     return None if mask is None else mask.contiguous().view(torch.uint8)
 

@@ -14,6 +14,8 @@ WARPS = 8
 # Elements of a program, a multiple of the 32 in a word of a bitmap. The interpreter's time per program
 # hardly depends on its size.
 _BLOCK, _BLOCK_INTERPRETED = 4096, 1 << 16
+# Elements of a tile, and the most of them in one row.
+_TILE, _COLUMNS = 2048, 256
 
 
 def interpreted() -> bool:
@@ -24,6 +26,12 @@ def interpreted() -> bool:
 def block_size() -> int:
     """Elements of one program."""
     return _BLOCK_INTERPRETED if interpreted() else _BLOCK
+
+
+def tile_of(classes: int) -> tuple[int, int]:
+    """Locations and classes that a program which sums over either reads at once, powers of two."""
+    columns = min(triton.next_power_of_2(classes), _COLUMNS)
+    return triton.next_power_of_2(max((block_size() if interpreted() else _TILE) // columns, 1)), columns
 
 
 def stored_type(dtype: torch.dtype) -> torch.dtype:

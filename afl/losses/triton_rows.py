@@ -10,11 +10,9 @@ from torch import Tensor
 from afl.losses.target import ClassificationTarget
 from afl.losses.triton_element import bin_of, hard_terms
 from afl.losses.triton_kernel import mark, negative_weights
-from afl.losses.triton_launch import block_size, interpreted, on_device_of
+from afl.losses.triton_launch import on_device_of, tile_of
 from afl.losses.weighting import ElementWeights
 
-# Elements that a program reads at once, and the most of them in one row.
-_TILE, _COLUMNS = 2048, 256
 # Programs that share the locations of a sum over all of them.
 _PROGRAMS = 1024
 
@@ -32,8 +30,7 @@ def losses_of_locations(
     if not logits.numel():
         return sums, largest
     logits = logits.detach().contiguous()
-    columns = min(triton.next_power_of_2(classes), _COLUMNS)
-    rows = triton.next_power_of_2(max((block_size() if interpreted() else _TILE) // columns, 1))
+    rows, columns = tile_of(classes)
     with on_device_of(logits):
         marked, _ = mark(target, logits.numel(), logits.device)
         _by_location[(triton.cdiv(locations, rows),)](
@@ -60,8 +57,7 @@ def masses_of_classes(logits: Tensor, target: ClassificationTarget, weights: Ele
     if not logits.numel():
         return torch.zeros(classes, dtype=torch.float64, device=logits.device)
     logits = logits.detach().contiguous()
-    columns = min(triton.next_power_of_2(classes), _COLUMNS)
-    rows = triton.next_power_of_2(max((block_size() if interpreted() else _TILE) // columns, 1))
+    rows, columns = tile_of(classes)
     # A power of two, because the kernel is compiled for every number of steps.
     steps = triton.next_power_of_2(triton.cdiv(locations, rows * _PROGRAMS))
     programs = triton.cdiv(locations, rows * steps)

@@ -73,10 +73,22 @@ class ElementWeights:
         """The same weights, the negatives at some locations multiplied by ``weight``.
 
         Args:
-            slot: (R,) int32 from ``slots_of_positives``.
+            slot: (R,) int32, the row of ``weight`` that belongs to a location, -1 where none does; no row belongs to two.
             weight: (S, C).
         """
-        return replace(self, slot=slot, negative_slot=_product(self.negative_slot, weight))
+        if self.slot is None or self.negative_slot is None:
+            return replace(self, slot=slot, negative_slot=weight)
+        # Locations of the first table keep their row of it, times their row of the second.
+        first, second = len(self.negative_slot), weight.new_ones(1, weight.shape[1])
+        both = torch.full((first + 1,), -1, dtype=torch.int64, device=slot.device)
+        both[torch.where(self.slot >= 0, self.slot, first).long()] = slot.long()
+        both = both[:-1]
+        table = torch.cat([self.negative_slot * torch.cat([weight, second])[both], weight])
+        return replace(
+            self,
+            slot=torch.where(self.slot >= 0, self.slot, torch.where(slot >= 0, slot + first, -1)),
+            negative_slot=table,
+        )
 
 
 def _product(weight: Tensor | None, factor: Tensor | None) -> Tensor | None:

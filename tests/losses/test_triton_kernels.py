@@ -251,7 +251,7 @@ def test_kernels_on_a_cpu_ask_for_the_interpreter():
 BUILD = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from afl.losses import triton_dense, triton_kernel, triton_launch, triton_rows
+from afl.losses import triton_dense, triton_histogram, triton_kernel, triton_launch, triton_ranking, triton_rows
 
 POINTERS = dict(
     logits="*bf16", gradient="*bf16", marked="*i32", normalizer="*fp32", partial="*fp32", gate="*fp32", ignored="*u8",
@@ -259,11 +259,12 @@ POINTERS = dict(
     gamma_of_class="*fp32", index="*i64", value="*fp32", weight="*fp32", slot="*i32", negative_slot="*fp32", negative_bin="*fp32",
     shift="*fp32", positive_shift="*fp32", scale="*fp32", upstream="*fp32", sums="*fp32", largest="*fp32",
     targets="*fp32", losses="*fp32", class_weights="*fp32", strength="*fp32", free="*u8",
+    bends="*fp32", table="*i64", sane="*fp32", begin="*fp32", pull="*fp32", mean="*fp32",
 )
-NUMBERS = dict(gamma="fp32", balance="fp32", alpha="fp32", elements="i64", count="i32", locations="i32")
+NUMBERS = dict(gamma="fp32", balance="fp32", alpha="fp32", elements="i64", count="i32", locations="i32", inverse="fp32", copies="i32", bend_count="i32")
 CHOSEN = dict(
-    GATE_OF_CLASS=True, STRENGTH_OF_CLASS=True, ALPHA=True, MASS=False, C=1203, KIND=2, BLOCK=1024, gamma_of_class=None,
-    ROWS=8, WORDS=64, COLUMNS=128, STEPS=4, BINS=30,
+    GATE_OF_CLASS=True, STRENGTH_OF_CLASS=True, ALPHA=True, MASS=False, C=1203, KIND=2, BLOCK=128, gamma_of_class=None,
+    ROWS=4, WORDS=64, COLUMNS=32, STEPS=4, BINS=30, WIDTH=32,
 )
 for kernel, own in (
     (triton_kernel._mark_listed, {}),
@@ -275,6 +276,11 @@ for kernel, own in (
     (triton_launch._scale, {}),
     (triton_rows._by_location, {}),
     (triton_rows._by_class, {}),
+    (triton_histogram._histogram, {"partial": "*i32"}),
+    (triton_ranking._tilted_sums, {}),
+    (triton_ranking._tilted_gradient, {}),
+    (triton_ranking._collect, {"scale": "*fp32"}),
+    (triton_ranking._piecewise_linear, {"value": "*fp32", "slope": "*fp32"}),
 ):
     known = POINTERS | NUMBERS | own
     names = kernel.arg_names
@@ -288,7 +294,7 @@ for kernel, own in (
 
 def test_kernels_compile_for_a_gpu_without_one(tmp_path):
     done = run_without_interpreter(BUILD, TRITON_CACHE_DIR=str(tmp_path))
-    assert done.stdout.count("built") == 9, done.stderr[-2000:]
+    assert done.stdout.count("built") == 14, done.stderr[-2000:]
 
 
 def test_padding_alone_is_no_positive():

@@ -1,0 +1,197 @@
+"""Every file of conf/loss as a GPU computes it: against its second computation, and by counting passes over the whole map."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from importlib import import_module
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from afl.losses import ElementWeights, at_objects, fused, negatives, sampling
+from tests.losses.cases import loss_and_gradient, random_target
+from tests.losses.test_every_method import (
+    ARMS,
+    BOX,
+    build,
+    distinct_logits,
+    make_target,
+    normalizer_of,
+)
+
+pytest.importorskip("triton")
+KERNELS = [
+    import_module(f"afl.losses.triton_{name}")
+    for name in ("dense", "histogram", "kernel", "launch", "ranking", "rows")
+]
+PUBLISHED = [arm for arm in ARMS if not arm.startswith("ablation/")]
+# Losses with a pass over the logits before the fused one, or another in its place.
+WITH_PASSES = ("ap_loss", "dr_loss", "ghm", "ohem", "ssd", "libra", "efl", "afl_balanced", "sampling_free")
+# Losses that draw elements or keep the hardest.
+DRAWN = ("libra", "federated", "federated_rfs", "federated_rfs_efl", "ohem", "ssd")
+HEADS = pytest.mark.parametrize("dense_positives", [True, False], ids=["anchors", "heat_map"])
+
+# They name a few elements and leave the rest of a map alone.
+AT_ELEMENTS = ("index", "index_add_", "index_put_", "_index_put_impl_", "index_select", "gather", "scatter_")
+NO_PASS = ("empty", "empty_like", "new_empty", "empty_strided", *AT_ELEMENTS)
+
+
+class Passes(TorchDispatchMode):
+    """Counts torch operations that read or write a tensor of at least ``size`` elements."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.found, self.allocated = size, Counter(), 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        tensors, _ = torch.utils._pytree.tree_flatten((args, kwargs, result))
+        whole = any(isinstance(t, torch.Tensor) and t.numel() >= self.size for t in tensors)
+        if whole and name in ("empty", "empty_like", "new_empty", "empty_strided"):
+            self.allocated += 1
+        if whole and not func.is_view and name not in NO_PASS:
+            self.found[name] += 1
+        return result
+
+
+class Skipped:
+    """A kernel that is launched and does nothing."""
+
+    def __getitem__(self, grid):
+        return lambda *args, **kwargs: None
+
+
+@pytest.fixture
+def kernels_skipped(monkeypatch):
+    """The path of a GPU without its kernels: nothing is read on the host, and outputs of kernels are arbitrary."""
+    kernel = type(import_module("afl.losses.triton_launch")._scale)
+    for module in KERNELS:
+        for name, value in list(vars(module).items()):
+            if isinstance(value, kernel):
+                monkeypatch.setattr(module, name, Skipped())
+        for name, stand_in in (("interpreted", lambda: False), ("stored_type", lambda dtype: dtype)):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, stand_in)
+    # Blocks of torch's passes, if there are any, hold the whole map.
+    for module in (fused, at_objects, negatives):
+        monkeypatch.setattr(module, "block_rows", lambda columns, device, elements: 1 << 20)
+    monkeypatch.setattr(negatives.Eraser, "on_host", False)
+    monkeypatch.setattr(sampling, "on_host", lambda tensor: False)
+    for module in ("ap_loss", "ghm", "primitive", "ranking", "sampling"):
+        module = import_module(f"afl.losses.{module}")
+        for name, stand_in in (("uses_triton", lambda tensor: True), ("on_host", lambda tensor: False)):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, stand_in)
+    monkeypatch.setattr(fused, "uses_triton", lambda tensor: True)
+
+
+@HEADS
+@pytest.mark.parametrize("arm", PUBLISHED)
+def test_no_torch_operation_passes_over_the_whole_map(kernels_skipped, arm, dense_positives):
+    """The kernels write the gradient, the one tensor of the map's size."""
+    loss, _ = build(arm, dense_positives=dense_positives)
+    # Large against B times the samples that mining keeps in an image, and against P x C.
+    target = make_target(0, dense_positives=dense_positives, images=2, locations=4000)
+    logits = torch.zeros(8000, 5, dtype=torch.bfloat16, requires_grad=True)
+    with Passes(logits.numel()) as passes:
+        value = loss(logits, target, normalizer_of(target), localization=torch.tensor(BOX))
+        value.backward()
+    assert not passes.found, passes.found
+    assert passes.allocated == 1
+
+
+def test_passes_are_counted_and_what_touches_a_few_elements_is_not():
+    x = torch.zeros(100)
+    with Passes(100) as passes:
+        x.view(10, 10)[torch.tensor([1])] += 1
+        torch.empty_like(x).index_add_(0, torch.tensor([1]), torch.ones(1))
+        assert not passes.found and passes.allocated == 1
+        x.sum()
+        x[:50] * 2
+        x.mul_(2)
+        assert passes.found == {"sum": 1, "mul_": 1}
+
+
+@HEADS
+@pytest.mark.parametrize("arm", WITH_PASSES)
+def test_three_steps_equal_the_second_computation_up_to_80(monkeypatch, arm, dense_positives):
+    monkeypatch.setenv("AFL_TRITON", "on")
+    monkeypatch.setattr("afl.losses.triton_launch._BLOCK_INTERPRETED", 128)
+    loss, info = build(arm, dense_positives=dense_positives)
+    step = ARMS[arm](info)
+    for seed, positives in enumerate((12, 12, 0)):
+        target = make_target(seed, dense_positives=dense_positives, positives=positives)
+        z, n = distinct_logits(seed, target), normalizer_of(target)
+        box = torch.tensor(BOX if positives else 0.0, dtype=torch.float64)
+        expected, slope = step(z.double().requires_grad_(), target, n.item(), box.item())
+        low = z.bfloat16().requires_grad_()
+        value, gradient = loss_and_gradient(loss(low, target, n, localization=box), low)
+        loss.update()
+        torch.testing.assert_close(value.double(), expected, rtol=2e-5, atol=1e-9)
+        torch.testing.assert_close(gradient.double(), slope, rtol=1.5 * 2**-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("arm", ["ap_loss", "dr_loss", "ghm"])
+def test_several_programs_equal_double_precision_on_larger_maps(monkeypatch, arm, soft):
+    """Unverified classes, ignored locations and scaled negatives at once; the last program is not full."""
+    monkeypatch.setattr("afl.losses.triton_launch._BLOCK_INTERPRETED", 512)
+    options = {
+        "images": 3,
+        "locations": 400,
+        "positives": 70,
+        "scaled": 90,
+        "ignored": True,
+        "verified": True,
+    }
+    target = random_target(5, soft=soft, **options)
+    z = 3 * torch.randn(1200, 5, generator=torch.Generator().manual_seed(5))
+    found = {}
+    for switch, kind in (("off", torch.float64), ("on", torch.float32)):
+        monkeypatch.setenv("AFL_TRITON", switch)
+        loss, _ = build(arm)
+        low = z.to(kind).requires_grad_()
+        found[switch] = [
+            each.double() for each in loss_and_gradient(loss(low, target, torch.tensor(50.0)), low)
+        ]
+    torch.testing.assert_close(found["on"][0], found["off"][0], rtol=1e-6, atol=0)
+    torch.testing.assert_close(found["on"][1], found["off"][1], rtol=2e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("switch", ["on", "off"])
+@pytest.mark.parametrize("arm", PUBLISHED)
+def test_a_logit_that_is_not_a_number_shows_in_the_loss(monkeypatch, arm, switch):
+    monkeypatch.setenv("AFL_TRITON", switch)
+    monkeypatch.setattr("afl.losses.triton_launch._BLOCK_INTERPRETED", 512)
+    loss, _ = build(arm)
+    if arm in DRAWN:
+        pytest.skip("the loss may leave this element out")
+    target = random_target(0, positives=4, scaled=0)
+    target = replace(target, overlap=torch.full((7,), 0.5), object=torch.zeros(7, dtype=torch.int64))
+    negative = next(i for i in range(300) if i // 5 not in (target.positive // 5).tolist())
+    z = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+    z.view(-1)[negative] = torch.nan
+    assert not loss(z.bfloat16(), target, torch.tensor(4.0), localization=torch.tensor(BOX)).isfinite()
+
+
+def test_weights_at_locations_multiply_those_of_other_locations():
+    """Two tables, as competing classes and mining have them: every element gets the product of both."""
+    random = torch.Generator().manual_seed(0)
+    slots, tables = [], []
+    for rows in ([0, 3, 4, 7], [1, 3, 7, 5, 2]):
+        slot = torch.full((9,), -1, dtype=torch.int32)
+        slot[torch.tensor(rows)] = torch.arange(len(rows), dtype=torch.int32)
+        slots.append(slot)
+        tables.append(torch.rand(len(rows), 4, generator=random))
+    weights = ElementWeights(alpha=-1.0, gamma=0.0)
+    for slot, table in zip(slots, tables, strict=True):
+        weights = weights.times_at(slot, table)
+
+    def dense(slot, table):
+        return torch.where((slot >= 0).unsqueeze(1), table[slot.long()], 1.0)
+
+    product = dense(slots[0], tables[0]) * dense(slots[1], tables[1])
+    assert torch.equal(dense(weights.slot, weights.negative_slot), product)
