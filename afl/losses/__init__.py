@@ -11,6 +11,7 @@ from afl.losses.adaptive_gradient import AdaptiveGradient, ScheduledGradient
 from afl.losses.anchored_gradient import AnchoredGradient
 from afl.losses.ap_loss import APLoss
 from afl.losses.asymmetric import AsymmetricFocus
+from afl.losses.bags import BalancedGroups
 from afl.losses.class_weights import ClassWeights, class_balanced_weights
 from afl.losses.classification_loss import ClassificationLoss
 from afl.losses.classifier_retraining import ClassifierRetraining
@@ -51,41 +52,40 @@ from afl.losses.vfl import VarifocalLoss
 from afl.losses.weighting import ElementWeights, Weighting
 
 __all__ = [
-    "TauNormalization",
-    "PostHocAdjustment",
-    "ClassifierRetraining",
-    "logit_shift",
-    "LogitShift",
-    "ClassMargin",
-    "EquilibriumMargin",
-    "FrequencyWeights",
-    "Equalization",
-    "AsymmetricFocus",
-    "AdaptiveClassSuppression",
     "PADDING",
     "APLoss",
+    "AdaptiveClassSuppression",
     "AdaptiveFocalLoss",
     "AdaptiveGradient",
     "AnchoredGradient",
+    "AsymmetricFocus",
+    "BalancedGroups",
+    "ClassMargin",
     "ClassWeights",
     "ClassificationLoss",
     "ClassificationTarget",
+    "ClassifierRetraining",
     "DRLoss",
     "ElementCounter",
     "ElementWeights",
+    "Equalization",
     "EqualizationV2",
     "EqualizedFocus",
+    "EquilibriumMargin",
     "FederatedSampling",
+    "FrequencyWeights",
     "GradientBalance",
     "GradientHarmonizing",
     "HardNegativeMining",
     "ImageRepeats",
     "IouBalancedSampling",
+    "LogitShift",
     "LossWarmUp",
     "MapInfo",
     "MapLoss",
     "OnlineHardExampleMining",
     "PositiveScale",
+    "PostHocAdjustment",
     "PrimeSampleAttention",
     "QualityFocalLoss",
     "RelativeCap",
@@ -93,6 +93,7 @@ __all__ = [
     "SamplingFree",
     "ScheduledGradient",
     "Seesaw",
+    "TauNormalization",
     "TemperedClassWeights",
     "UndefinedPair",
     "VarifocalLoss",
@@ -101,5 +102,6 @@ __all__ = [
     "class_balanced_focal_loss",
     "class_balanced_weights",
     "count_elements",
+    "logit_shift",
     "sigmoid_focal_loss",
 ]

@@ -1,18 +1,19 @@
-"""Adaptive class suppression: an object pushes down only the classes that it is mistaken for.
+"""Adaptive class suppression: an object pushes down only the classes for which it is mistaken.
 
 Wang et al., Adaptive Class Suppression Loss for Long-Tail Object Detection, CVPR 2021, eq. 3 and 4.
 
     w_j = 1    if y_j = 1, or p_j >= xi
     w_j = 0    otherwise
 
-at an object; the weights need no class counts, so a frequent class is spared, like a rare one, where it does not compete. Default: xi =
-0.7 of the paper. The paper's element loss is cross-entropy; here it is the head's focal loss.
+at an object. The weights need no class counts: where a class does not compete, it is spared, whether it is rare or frequent. Default:
+xi = 0.7 of the paper. The paper's element loss is cross-entropy; here it is the head's focal loss.
 
 Anchors, grids and heat maps: ``at_objects`` says which locations belong to an object. ObjectBox's objectness has one class and
 keeps plain weights.
 
-Differs from the official code: all background locations keep weight 1, because a dense head starts at a probability of 0.01,
-below any xi, and would never learn the background.
+Differs from the official code in the background, where that code keeps the negatives of rare classes at 1 % of the samples and those
+of common classes at 10 %. Here all background locations keep weight 1: a dense head starts at a probability of 0.01, below any xi, and
+would never learn the background.
 """
 
 from __future__ import annotations
@@ -45,5 +46,5 @@ class AdaptiveClassSuppression(Weighting):
     ) -> ElementWeights:
         return weighed_at_objects(logits, target, weights, self._factor)
 
-    def _factor(self, z: Tensor, label: Tensor) -> Tensor:
+    def _factor(self, z: Tensor, label: Tensor, image: Tensor) -> Tensor:
         return (torch.sigmoid(z) >= self.threshold).to(z.dtype)

@@ -1,6 +1,6 @@
 """Weights of the other classes' negatives at the locations of objects, for losses in which classes compete.
 
-In a sigmoid head classes compete only in that a positive of class i is a negative of all others. A factor W_ij on those
+In a sigmoid head classes compete in one way only: a positive of class i is a negative of all other classes. A factor W_ij on those
 negatives says how hard class j is pushed down by an object of class i. Anchors and grids: at every positive location. Heat maps:
 at peaks, one per object; the pixels around a peak belong to no object and keep weight 1, so the effect is small. If two objects
 share a location, the larger weight applies.
@@ -21,8 +21,8 @@ from afl.losses.weighting import ElementWeights
 # Elements of a block on a CPU.
 _BLOCK = 1 << 16
 
-Factor = Callable[[Tensor, Tensor], Tensor]
-"""Logits (n, C) at objects of the classes (n,) to the weights (n, C) of the negatives there."""
+Factor = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Logits (n, C) at objects of the classes (n,) in the images (n,) to the weights (n, C) of the negatives there."""
 
 
 def weighed_at_objects(
@@ -47,7 +47,7 @@ def weighed_at_objects(
     shift = 0.0 if target.shift is None else target.shift.to(table.dtype)
     parts = (tensor.split(size) for tensor in (row, target.positive_location, target.positive_class))
     for into, location, label in zip(*parts, strict=True):
-        own = factor(logits[location].to(table.dtype) + shift, label)
+        own = factor(logits[location].to(table.dtype) + shift, label, target.image[location])
         table.scatter_reduce_(0, into.unsqueeze(1).expand_as(own), own, "amax")
     slot = torch.where(first[:-1] < count, first[:-1], -1)
     return weights.times_at(slot, table[:count])

@@ -4,17 +4,17 @@ Tan et al., Equalization Loss for Long-Tailed Object Recognition, CVPR 2020, eq.
 
     w_j = 1 - E(r) T(f_j) (1 - y_j)
 
-E(r) is 1 at a location that belongs to an object and 0 on background; T is 1 for the classes that are rarer than lambda. So
-w_j = 0 on negatives of rare classes at objects of other classes, and 1 everywhere else.
+E(r) is 1 at a location that belongs to an object and 0 on background. T is 1 for the classes that are rarer than lambda. So w_j is 0
+on negatives of rare classes at objects of other classes, and 1 everywhere else.
 
-Default: classes in fewer than 100 training images, where LVIS's frequent classes begin; the paper's lambda of 1.76e-3 on LVIS
-v0.5 is 100 of 57,000 images. The paper's element loss is cross-entropy; here it is the head's focal loss, because a dense head
-also learns the background, which is a first stage's work in the paper.
+Default: classes in fewer than 100 training images, where LVIS's frequent classes begin; the paper's lambda of 1.76e-3 on LVIS v0.5 is
+100 of 57,000 images. The paper's element loss is cross-entropy. Here it is the head's focal loss, because a dense head also learns the
+background, which the paper leaves to a first stage.
 
 Anchors, grids and heat maps: ``at_objects`` says which locations belong to an object. ObjectBox's objectness has one class and
 keeps plain weights.
 
-Differs from the official code: the threshold is a number of images and not a share of them; nothing else.
+Differs from the official code only in the threshold, which is a number of images instead of a share of them.
 """
 
 from __future__ import annotations
@@ -52,5 +52,5 @@ class Equalization(Weighting):
     def statistics(self) -> dict[str, float | Tensor]:
         return {"spared_classes": self.spared.sum()}
 
-    def _factor(self, z: Tensor, label: Tensor) -> Tensor:
+    def _factor(self, z: Tensor, label: Tensor, image: Tensor) -> Tensor:
         return torch.where(self.spared, 0.0, 1.0).to(z.dtype).expand_as(z)

@@ -1,19 +1,20 @@
-"""Equilibrium margins of LOCE: classes compete by how well each is already recognised.
+"""Equilibrium margins of LOCE: how hard classes compete depends on how well each is already recognised.
 
 Feng, Zhong & Huang, Exploring Classification Equilibrium in Long-Tailed Object Detection, ICCV 2021, section 3.2.
 
     s_c      running mean of p_c over the positives of class c: its mean classification score
     delta_ij = ln(s_j / s_i)    added to the logit of class j at an object of class i
 
-A class with low scores is pushed down less by objects of a well recognised class, and pushes harder itself; no counts are used.
-In a sigmoid head the shift gives the negatives of class j at an object of class i the weight W_ij = S / (1 - p_j + S p_j) with
-S = s_j / s_i (``at_objects``). Defaults: momentum 0.9; s_c starts at the head's prior. The element loss is the head's focal loss.
+Objects of a well recognised class push a class with low scores down less, and its own objects push well recognised classes down more.
+No counts are used. In a sigmoid head the shift gives the negatives of class j at an object of class i the weight W_ij = S / (1 - p_j +
+S p_j) with S = s_j / s_i (``at_objects``). Defaults: momentum 0.9; s_c starts at the head's prior. The element loss is the head's
+focal loss.
 
 Anchors, grids and heat maps: ``at_objects`` says which locations belong to an object. ObjectBox's objectness has one class and
 keeps plain weights.
 
-Differs from the paper: sigmoid in the place of softmax; only the loss, without memory-augmented feature sampling, which needs
-the features of a second stage; the mean moves once per step, over all ranks, and the step's own scores do not count.
+Differs from the paper: sigmoid instead of softmax; the loss alone, without memory-augmented feature sampling, which needs the features
+of a second stage; the mean moves once per step over all ranks, and does not count the current step.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class EquilibriumMargin(Weighting):
     def statistics(self) -> dict[str, float | Tensor]:
         return {"mean_score": self.score}
 
-    def _factor(self, z: Tensor, label: Tensor) -> Tensor:
+    def _factor(self, z: Tensor, label: Tensor, image: Tensor) -> Tensor:
         # A floor far below any trained score, so that no ratio is infinite.
         score = self.score.clamp(min=1e-6)
         return shifted_cross_entropy(z, (score / score[label].unsqueeze(1)).to(z.dtype))

@@ -1,29 +1,33 @@
-"""Losses on shifted logits: a margin for every class, set by its count.
+"""Losses on shifted logits: each class has a margin that depends on its count.
 
     z_c + delta_c    on all elements of class c, positives and negatives; the detector's scores stay sigmoid(z_c)
 
-A negative delta demands larger logits of a class's positives and asks less of its negatives, so rare classes get the larger
-margin. The shifts of three papers, n_c instances of class c and n of all:
+A negative delta demands larger logits of a class's positives and less of its negatives, so rare classes get the larger margin. The
+shifts of three papers, with n_c instances of class c and n instances in all:
 
-    logit adjustment    tau (ln n_c - ln max n)     Menon et al., Long-Tail Learning via Logit Adjustment, ICLR 2021, eq. 10
-    balanced            ln n_c - ln(n - n_c)        Ren et al., Balanced Meta-Softmax, NeurIPS 2020, theorem 1 with two classes
-    effective margin    (ln n_c - ln(n - n_c)) / 4  Cho & Kraehenbuehl, Long-Tail Detection with Effective Class-Margins, ECCV 2022
+    logit adjustment    tau (ln n_c - ln max n)             Menon et al., Long-Tail Learning via Logit Adjustment, ICLR 2021, eq. 10
+    balanced            ln n_c - ln(n - n_c)                Ren et al., Balanced Meta-Softmax, NeurIPS 2020, theorem 1, two classes
+    effective margin    (ln n_c - ln((1 + b) n - n_c)) / 4  Cho & Kraehenbuehl, Long-Tail Detection with Effective Class-Margins,
+                                                            ECCV 2022, with b = 6.3313 backgrounds for each object
 
-Logit adjustment and Balanced Softmax are stated for a softmax, where a constant added to all shifts changes nothing. In a sigmoid
-head it would shift positives against negatives. Logit adjustment therefore gives the most frequent class a shift of 0, a choice of
-ours. The balanced form is the softmax of two classes, class c against the objects of all others; background is not counted. The
-effective class-margin loss scores w+ e^f / (w+ e^f + w- e^-f) with w+ / w- = (n_c / (n - n_c))^(1/4), from the optimal margins of
-LDAM; with z = 2 f that is the shift above.
+Logit adjustment and Balanced Softmax are defined for a softmax, where a constant added to all shifts changes nothing. In a sigmoid
+head it would shift positives against negatives. Logit adjustment therefore gives the most frequent class a shift of 0, which is our
+choice. The balanced form is the softmax of two classes: class c, and the objects of all other classes without background.
 
-LDAM (Cao et al., Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss, NeurIPS 2019, eq. 13) shifts positives
-alone, by -margin (min n / n_c)^(1/4), so that the rarest class has the whole margin. Default: a margin of 2, ours; the paper has 0.5
-on cosines times a scale of 30, which a head without normalised features does not have.
+The effective class-margin loss scores w+ e^f / (w+ e^f + w- e^-f). Its weights follow from the optimal margins of LDAM, and w+ / w- =
+(n_c / (all others))^(1/4). With z = 2 f this is the shift above. The value of b is the official code's, which measured it on Mask
+R-CNN's proposals; a dense head has no proposals, so it stays a constant.
 
-Defaults: tau = 1. The element loss is the head's focal loss. A class without instances counts as one with one. Anchors and grids:
-all locations. Heat maps: all pixels, with their (1 - Y)^4. A map of one class has no shift.
+LDAM (Cao et al., Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss, NeurIPS 2019, eq. 13) shifts positives alone,
+by -margin (min n / n_c)^(1/4), so the rarest class has the whole margin. Default: a margin of 2, which is our choice; the paper has
+0.5 on cosines times a scale of 30, and a head without normalised features has no such scale.
 
-Differs from the papers: sigmoid instead of softmax; effective class-margins without the paper's factor of each class in the
-bound; LDAM without normalised features. 16-bit logits leave the fast table of the CPU, which knows no classes.
+Defaults: tau = 1. The element loss is the head's focal loss. A class without instances counts as if it had one. Anchors and grids: all
+locations. Heat maps: all pixels, with their (1 - Y)^4. A map of one class has no shift.
+
+Differs from the papers: sigmoid instead of softmax; effective class-margins count instances instead of images, and leave out the
+class weight a ln(1 + 1/a), a = (all others) / n_c, which is above 0.92 for every class; LDAM has no normalised features. With a shift,
+16-bit logits on a CPU do not use the lookup table, which has no classes.
 """
 
 from __future__ import annotations
@@ -39,13 +43,15 @@ from afl.losses.target import ClassificationTarget
 from afl.losses.weighting import Weighting
 
 Form = Literal["adjustment", "balanced", "effective_margin"]
+# Backgrounds for each object in the official code of effective class-margins.
+_BACKGROUNDS = 6.3313
 
 
 def logit_shift(instances_per_class: Tensor, form: Form, tau: float = 1.0) -> Tensor:
     """The shift of each class's logits.
 
     Args:
-        instances_per_class: (C,) training instances; a class without instances counts as one with one.
+        instances_per_class: (C,) training instances; a class without instances counts as if it had one.
         form: ``adjustment``, ``balanced`` or ``effective_margin``.
         tau: factor of the shift.
 
@@ -55,8 +61,11 @@ def logit_shift(instances_per_class: Tensor, form: Form, tau: float = 1.0) -> Te
     n = instances_per_class.double().clamp(min=1.0)
     if len(n) == 1:
         return torch.zeros_like(n)
-    share = n.log() - n.max().log() if form == "adjustment" else n.log() - (n.sum() - n).log()
-    return tau * (share / 4 if form == "effective_margin" else share)
+    if form == "adjustment":
+        return tau * (n.log() - n.max().log())
+    if form == "balanced":
+        return tau * (n.log() - (n.sum() - n).log())
+    return tau * (n.log() - ((1.0 + _BACKGROUNDS) * n.sum() - n).log()) / 4
 
 
 class LogitShift(Weighting):

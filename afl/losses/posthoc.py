@@ -1,30 +1,29 @@
-"""Post-hoc remedies: the class layer of a trained detector is changed for evaluation, and training is that of the rest of the chain.
+"""Post-hoc remedies: they change the class layer of a trained detector for evaluation; training is that of the rest of the chain.
 
-Logit adjustment and NorCal raise the scores of rare classes by their counts, n_c instances of class c:
+Logit adjustment and NorCal raise the scores of rare classes by their counts:
 
     score_c = sigmoid(z_c - tau (ln n_c - ln max n))
 
-    tau = 1      Menon et al., Long-Tail Learning via Logit Adjustment, ICLR 2021, eq. 9
-    tau = 0.6    Pan et al., On Model Calibration for Long-Tailed Object Detection and Instance Segmentation (NorCal), NeurIPS 2021,
-                 eq. 4; gamma there
+    tau = 1      n_c instances: Menon et al., Long-Tail Learning via Logit Adjustment, ICLR 2021, eq. 9
+    tau = 0.6    n_c training images: Pan et al., On Model Calibration for Long-Tailed Object Detection and Instance Segmentation
+                 (NorCal), NeurIPS 2021, eq. 4, where tau is called gamma
 
-NorCal divides exp(z_c) by n_c^gamma and normalises over the classes and an unchanged background. A sigmoid has one class and
-background, so there it is the same shift. Both are stated for a softmax; here the most frequent class keeps its scores, a choice of
-ours. The shift goes into the bias of the class layer, so it acts before thresholds, candidates, suppression and the cap per image.
+NorCal divides exp(z_c) by n_c^gamma and normalises over the classes and an unchanged background. A sigmoid has one class and its
+background, so the same division shifts its logit. Both are defined for a softmax. Here the most frequent class keeps its scores, which
+is our choice. The shift goes into the bias of the class layer, so it acts before thresholds, candidates, suppression and the cap per
+image.
 
 tau-normalisation (Kang et al., Decoupling Representation and Classifier, ICLR 2020, section 4.3) makes the weight vectors of all
 classes more alike in length:
 
     w_c <- w_c (m / |w_c|)^tau,    m the geometric mean of the lengths
 
-Default: tau = 0.7, of the paper's ImageNet-LT. The factor m keeps the logits' size, which a sigmoid needs and a softmax does not;
-the bias stays. An anchor head has one vector for each anchor and class.
+Default: tau = 0.7, the paper's for ImageNet-LT. The factor m keeps the size of the logits, which a sigmoid needs and a softmax does
+not. The bias does not change. An anchor head has one vector for each anchor and class.
 
 AP of one class depends only on the order of its scores, so a shift of its logits acts only through what classes share: thresholds,
-the number of candidates, and the cap per image. ``AP_fixed`` shows what is left without the cap. Anchors, grids and heat maps alike;
-on corners and extreme points every map is changed. A map of one class does not change.
-
-Not here: FRACAL (Alexandridis et al., 2024) also needs where each class occurs in the training images, which no loss knows.
+the number of candidates, and the cap per image. ``AP_fixed`` shows what is left without the cap. Anchors, grids and heat maps alike:
+on corners and extreme points every map changes. A map of one class does not change.
 """
 
 from __future__ import annotations
@@ -41,18 +40,20 @@ class PostHocAdjustment(Weighting):
     """Subtracts tau (ln n_c - ln max n) from the logits at evaluation.
 
     Args:
-        info: the map; its ``instances_per_class`` are counted.
+        info: the map, whose training instances are counted.
         tau: not negative.
+        count_images: whether n_c counts training images with the class instead of instances.
     """
 
     shift: Tensor
 
-    def __init__(self, info: MapInfo, *, tau: float = 1.0) -> None:
+    def __init__(self, info: MapInfo, *, tau: float = 1.0, count_images: bool = False) -> None:
         super().__init__()
         if tau < 0:
             raise ValueError(f"tau is {tau}, but it must not be negative.")
         # Not saved: the link can be added to the evaluation of any run.
-        shift = -logit_shift(info.instances_per_class, "adjustment", tau)
+        counts = info.images_per_class if count_images else info.instances_per_class
+        shift = -logit_shift(counts, "adjustment", tau)
         self.register_buffer("shift", shift.float(), persistent=False)
 
     def calibrated(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

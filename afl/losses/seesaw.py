@@ -22,7 +22,7 @@ Anchor heads: at positive locations. ObjectBox: its class map has no other locat
 two classes compete there and it keeps plain weights, as the paper's objectness branch does. Heat maps: at peaks
 (``at_objects`` says what that means).
 
-Differs from the official code: sigmoid in the place of softmax, and p_j in that of sigma_j; N is summed
+Differs from the official code: sigmoid instead of softmax, and p_j instead of sigma_j; N is summed
 over ranks, and does not count the current step.
 """
 
@@ -82,7 +82,7 @@ class Seesaw(Weighting):
         count = self.count.clamp(min=1)
         return {"mitigation_min": (count.min() / count.max()) ** self.p}
 
-    def _factor(self, z: Tensor, label: Tensor) -> Tensor:
+    def _factor(self, z: Tensor, label: Tensor, image: Tensor) -> Tensor:
         """Logits (n, C) at samples of the classes ``label`` (n,) to W_ij (n, C)."""
         probability = torch.sigmoid(z)
         own = probability.gather(1, label.unsqueeze(1)).clamp(min=self.eps)

@@ -341,6 +341,36 @@ class Equilibrium(AtObjects):
         return found
 
 
+def margin_factor(own: float, other: float) -> float:
+    """ln of the sum of the fourth roots over the fourth root of ``own``."""
+    return math.log((own**0.25 + other**0.25) / own**0.25)
+
+
+class Grouped:
+    """BAGS: focal loss; at an object the classes of other groups weigh min(1, 8 own / others), counted image by image."""
+
+    def __init__(self, info: MapInfo) -> None:
+        self.alpha = info.alpha
+        self.group = [sum(n >= bound for bound in (10, 100, 1000)) for n in info.instances_per_class.tolist()]
+
+    def __call__(self, logits, target, normalizer, box):
+        y, weight = dense(logits, target)
+        at_object: dict[tuple[int, int], float] = {}
+        for row, label in hits_of(target):
+            image = target.image[row]
+            groups = [self.group[one] for place, one in hits_of(target) if target.image[place] == image]
+            for other in range(target.num_classes):
+                own = groups.count(self.group[other])
+                apart = self.group[other] != self.group[label]
+                factor = min(1.0, 8.0 * own / (len(groups) - own)) if apart else 1.0
+                at_object[row, other] = max(at_object.get((row, other), 0.0), factor)
+        for (row, other), factor in at_object.items():
+            if y[row, other] == 0:
+                weight[row, other] *= factor
+        each = alpha_t(y, self.alpha) * quality_focal_loss(logits, y, 2.0)
+        return differentiated((weight * each).sum() / normalizer, logits)
+
+
 class Shifted:
     """Focal loss of z + delta_c, delta written down for each form."""
 
@@ -349,7 +379,11 @@ class Shifted:
         of_form = {
             "adjustment": [math.log(one / max(n)) for one in n],
             "balanced": [math.log(one / (sum(n) - one)) for one in n],
-            "ecm": [math.log((one / (sum(n) - one)) ** 0.25) for one in n],
+            # As in the official code: the factors of e^f and e^-f for f = z / 2, and 6.3313 backgrounds for each object.
+            "ecm": [
+                margin_factor(7.3313 * sum(n) - one, one) - margin_factor(one, 7.3313 * sum(n) - one)
+                for one in n
+            ],
         }
         self.alpha, self.shift = info.alpha, torch.tensor(of_form[form], dtype=torch.float64)
 

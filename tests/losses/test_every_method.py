@@ -83,6 +83,7 @@ ARMS: dict[str, Callable[[MapInfo], Step]] = {
     "ldam_drw": partial(oracles.Margin, fade=500),
     "eql": partial(oracles.AtObjects, factor=oracles.spare_rare),
     "acsl": partial(oracles.AtObjects, factor=oracles.spare_unlikely),
+    "bags": oracles.Grouped,
     "loce": oracles.Equilibrium,
     "asymmetric": oracles.Asymmetric,
     "sqrt_weights": partial(oracles.ByFrequency, power=0.5),

@@ -10,7 +10,7 @@ from afl.training.compose import compose_cell
 from afl.training.evaluation import evaluated
 from detectors.contract import ClassCounts
 
-COUNTS = torch.tensor([900.0, 300.0, 30.0, 3.0])
+COUNTS, IMAGES = torch.tensor([[900.0, 300.0, 30.0, 3.0], [400.0, 250.0, 20.0, 3.0]])
 # Output and position of its classes, of every map with classes.
 LOGITS = {
     "centernet": {"heat": 1},
@@ -26,7 +26,7 @@ OTHERS = {"objectbox": "objectness"}
 def build(detector: str, loss: str):
     config = compose_cell(detector=detector, loss=loss, overrides=["dataset=shapes_coco"])
     torch.manual_seed(0)
-    return build_detector(config, ClassCounts(COUNTS, COUNTS)).eval()
+    return build_detector(config, ClassCounts(COUNTS, IMAGES)).eval()
 
 
 @torch.no_grad()
@@ -35,16 +35,20 @@ def outputs(model) -> dict[str, torch.Tensor]:
     return model(torch.randn(1, 3, 64, 64))
 
 
-@pytest.mark.parametrize(("loss", "tau"), [("posthoc_adjustment", 1.0), ("norcal", 0.6)])
+@pytest.mark.parametrize(
+    ("loss", "tau", "counts"), [("posthoc_adjustment", 1.0, COUNTS), ("norcal", 0.6, IMAGES)]
+)
 @pytest.mark.parametrize("detector", LOGITS)
-def test_adjustment_adds_the_log_of_the_relative_count_to_every_logit_and_is_undone(detector, loss, tau):
+def test_adjustment_adds_the_log_of_the_relative_count_to_every_logit_and_is_undone(
+    detector, loss, tau, counts
+):
     model = build(detector, loss)
     before = outputs(model)
     with evaluated(model, None):
         found = outputs(model)
     for name, axis in LOGITS[detector].items():
         shape = [-1 if k == axis else 1 for k in range(before[name].ndim)]
-        expected = before[name] - tau * (COUNTS / 900).log().view(shape)
+        expected = before[name] - tau * (counts / counts.max()).log().view(shape)
         torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-5)
     if detector in OTHERS:
         assert torch.equal(found[OTHERS[detector]], before[OTHERS[detector]])
