@@ -54,7 +54,7 @@ DEFAULTS = {
 
 
 # The demo takes the first of these that the zoo has.
-DEMOS = ("fcos-foda-afl", "fcos-shapes-afl")
+DEMOS = ("fcos-foda-afl_anchored_head", "fcos-foda-fl", "fcos-shapes-afl")
 GENERATED = "note: {} was trained on LongTail Shapes and knows generated shapes of {} pixels only; its boxes in photographs mean nothing"
 
 

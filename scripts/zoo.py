@@ -2,25 +2,28 @@
 
     python -m scripts.zoo                                           # the detectors and their figures
     python -m scripts.zoo make                                      # train and write the missing entries of conf/zoo.yaml
-    python -m scripts.zoo make names=[fcos-foda-afl] paths.data=/data
-    python -m scripts.zoo add name=mine run=outputs/NAME            # an entry from a finished run of your own
+    python -m scripts.zoo make names=[fcos-foda-fl] paths.data=/data
+    python -m scripts.zoo add run=outputs/NAME                      # an entry from a finished run
     python -m scripts.zoo page                                      # write docs/zoo.md from the files
 
 Options:
-    names=[A,B]       make: these entries of conf/zoo.yaml; default: all that are missing
-    name=NAME         add: name of the new entry
+    names=[A,B]       make: only these entries of conf/zoo.yaml
     run=FOLDER        add: the run directory
-    images=0          add: validation images to keep in the zoo, for demos and checks; only if their licence allows copies
+    name=NAME         add: name of the entry; default: DETECTOR-DATASET-LOSS
+    images=N          add: validation images to keep in the zoo, for demos and checks, if their licence allows copies; default: as
+                      conf/zoo.yaml says for the data set, otherwise 0
     zoo=zoo           the folder of the zoo
 
-Other arguments of `make` change the config of every run, as in scripts.train. A detector is used by its name:
-scripts.predict run=zoo:NAME.
+`make` skips entries whose file exists, continues interrupted runs, and names the entries that failed at its end. Its other arguments
+change the config of every run, as in scripts.train. A detector is used by its name: scripts.predict run=zoo:NAME.
 """
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -30,9 +33,10 @@ from scripts.entry import asks_for_help, checked, options_of, own_options, quiet
 SPEC = CONF / "zoo.yaml"
 ROOT = CONF.parent
 PAGE = ROOT / "docs" / "zoo.md"
-MAKE = {"names": list, "zoo": str(ROOT / "zoo")}
-ADD = {"name": None, "run": None, "images": 0, "zoo": str(ROOT / "zoo")}
-SHOW = {"zoo": str(ROOT / "zoo")}
+OWN = ROOT / "zoo"
+MAKE = {"names": list, "zoo": str(OWN)}
+ADD = {"name": None, "run": None, "images": int, "zoo": str(OWN)}
+SHOW = {"zoo": str(OWN)}
 
 
 def main(arguments: list[str]) -> int:
@@ -47,20 +51,20 @@ def main(arguments: list[str]) -> int:
         near = difflib.get_close_matches(action, actions, n=1)
         meant = f" Did you mean {near[0]}?" if near else ""
         raise ValueError(f"there is no action {action!r}.{meant} There are: {', '.join(actions)}")
-    actions[action](rest)
-    return 0
+    return actions[action](rest)
 
 
-def _list(arguments: list[str]) -> None:
+def _list(arguments: list[str]) -> int:
     options = options_of(arguments, SHOW)
     from afl.zoo.page import table
 
     print("\n".join(table(_entries(Path(options["zoo"])), columns=6)))
+    return 0
 
 
-def _make(arguments: list[str]) -> None:
+def _make(arguments: list[str]) -> int:
     options, overrides = own_options(arguments, MAKE)
-    spec = yaml.safe_load(SPEC.read_text(encoding="utf-8"))
+    spec = _spec()
     zoo = Path(options["zoo"])
     known = spec["entries"]
     for name in options["names"] or []:
@@ -68,66 +72,102 @@ def _make(arguments: list[str]) -> None:
             near = difflib.get_close_matches(name, known, n=1)
             meant = f" Did you mean {near[0]}?" if near else ""
             raise ValueError(f"{SPEC.name} has no entry {name!r}.{meant} It has: {', '.join(known)}")
-    wanted = options["names"] or [name for name in known if not (zoo / f"{name}.safetensors").is_file()]
-    commands = {name: [f"{group}={choice}" for group, choice in known[name].items()] for name in wanted}
-    for arguments_of_one in commands.values():
-        checked([*arguments_of_one, *overrides], "config")  # mistakes end the command before it loads torch
+    wanted = options["names"] or list(known)
+    missing = [name for name in wanted if not (zoo / f"{name}.safetensors").is_file()]
+    for name in missing:
+        # A mistake ends the command before it loads torch.
+        checked([*_arguments(known[name]), *overrides], "config")
+    print(
+        f"{len(wanted) - len(missing)} of {len(wanted)} entries exist; delete the file of one to make it again",
+        flush=True,
+    )
+    if not missing:
+        return 0
 
     import logging
     import sys
 
     from afl.training import run_cell
     from afl.training.compose import compose_cell
+    from afl.zoo.command import command_of
     from afl.zoo.make import make_entry
+    from datasets import DataError
 
     quiet_libraries()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    for name, command in commands.items():
-        choices = known[name]
+    failed = []
+    for name in missing:
+        entry = known[name]
         config = compose_cell(
-            detector=choices["detector"],
-            loss=choices["loss"],
-            overrides=[f"dataset={choices['dataset']}", *overrides],
+            detector=entry["detector"],
+            loss=entry["loss"],
+            overrides=[f"dataset={entry['dataset']}", *overrides],
         )
-        record = run_cell(config, wait=True)
-        path = make_entry(
-            name,
-            Path(config.paths.output) / record.key,
-            zoo,
-            command=f"python -m scripts.train {' '.join(command)}",
-            images=spec["images"].get(config.cell.dataset, 0),
-        )
-        print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)")
-    _write_page(zoo)
+        try:
+            record = run_cell(config, wait=True)
+            path = make_entry(
+                name,
+                Path(config.paths.output) / record.key,
+                zoo,
+                command=command_of(config),
+                images=spec["images"].get(config.cell.dataset, 0),
+            )
+        except (DataError, OSError, ValueError, RuntimeError) as error:
+            failed.append(name)
+            print(f"{name} failed: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            continue
+        _tell(path)
+        _write_page(zoo)  # after each entry: the page agrees with the files whenever the command ends
+    if failed:
+        print(f"not made: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
 
 
-def _add(arguments: list[str]) -> None:
+def _add(arguments: list[str]) -> int:
     options = options_of(arguments, ADD)
-    for name in ("name", "run"):
-        if not options[name]:
-            raise ValueError(f"which {name}? python -m scripts.zoo add name=NAME run=outputs/NAME")
+    if not options["run"]:
+        raise ValueError("which run? python -m scripts.zoo add run=outputs/NAME")
     from afl.config import read_config
+    from afl.zoo.command import command_of
     from afl.zoo.make import make_entry
 
-    config = read_config(Path(options["run"]), [])
+    run, zoo = Path(options["run"]), Path(options["zoo"])
+    config = read_config(run)
     cell = config.cell
-    path = make_entry(
-        options["name"],
-        Path(options["run"]),
-        Path(options["zoo"]),
-        command=f"python -m scripts.train detector={cell.detector} loss={cell.loss} dataset={cell.dataset} seed={config.seed}",
-        images=options["images"],
-    )
+    images = options["images"]
+    if images is None:
+        images = _spec()["images"].get(cell.dataset, 0)
+    name = options["name"] or f"{cell.detector}-{cell.dataset.removesuffix('_lvis')}-{cell.loss}"
+    _tell(make_entry(name, run, zoo, command=command_of(config), images=images))
+    _write_page(zoo)
+    return 0
+
+
+def _page(arguments: list[str]) -> int:
+    options_of(arguments, {})
+    _write_page(OWN)
+    return 0
+
+
+def _spec() -> dict[str, Any]:
+    return yaml.safe_load(SPEC.read_text(encoding="utf-8"))
+
+
+def _arguments(entry: Mapping[str, str]) -> list[str]:
+    """An entry of conf/zoo.yaml as arguments of scripts.train."""
+    return [f"{group}={choice}" for group, choice in entry.items()]
+
+
+def _tell(path: Path) -> None:
     print(
         f"written: {path} ({path.stat().st_size / 1e6:.1f} MB); use it: python -m scripts.predict run={path}"
     )
 
 
-def _page(arguments: list[str]) -> None:
-    _write_page(Path(options_of(arguments, SHOW)["zoo"]))
-
-
 def _write_page(zoo: Path) -> None:
+    """The page of the repository's zoo; other folders have none."""
+    if zoo.resolve() != OWN.resolve():
+        return
     from afl.tracking import write_text
     from afl.zoo.page import page
 

@@ -47,8 +47,8 @@ rare, common and frequent classes. One seed each: these figures describe the fil
 [results](../results/README.md) do, over seeds and with intervals. {note}
 
 *ms per image* is the processor time of one image on one core ({speeds}), with decoding: the median over 20 images of the fastest of five passes. *Training memory* is the peak of the training
-process, and *training* its time ({devices}). Training of Shapes detectors starts from features that are learnt once for each detector, in about
-three minutes, which are not counted.
+process, and *training* its wall time on one thread ({devices}), while other programs ran. Training of Shapes detectors starts from features that
+are learnt once for each detector, in about three minutes, which are not counted. Training on `foda` starts from ImageNet features.
 """
 FORMAT = """
 ## The files
@@ -56,7 +56,7 @@ FORMAT = """
 A file is in the [safetensors](https://huggingface.co/docs/safetensors) format and is read without pickle. It holds the weights (bfloat16;
 biases, norms and statistics in float32) and, as text, the config, the classes with their counts, the data set's hash, the commit, the
 protocol, the figures above and a SHA-256 over all of it, which is checked when the file is read. `zoo/images` holds a few validation images of
-each data set whose licence allows copies. A test loads each file and reproduces its AP on them.
+each data set whose licence allows copies, with that licence. A test loads each file and reproduces its AP on them.
 
 | file | size | AP on the kept images | trained by |
 |---|---:|---:|---|
@@ -65,8 +65,8 @@ OWN = """
 ## Your own entry
 
 ```
-python -m scripts.zoo add name=mine run=outputs/NAME      # zoo/mine.safetensors from a finished run
-python -m scripts.zoo make                                # train and write what conf/zoo.yaml lists and zoo/ lacks
+python -m scripts.zoo add run=outputs/NAME name=mine      # zoo/mine.safetensors from a finished run
+python -m scripts.zoo make                                # train and write the missing detectors of conf/zoo.yaml
 ```
 """
 

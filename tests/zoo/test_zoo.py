@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from safetensors.torch import load_file, save_file
 
 from afl.config import CONF
 from afl.predict import load_predictor
-from afl.tracking import read_record
+from afl.tracking import differing, read_record
 from afl.training.checkpoint import CheckpointError
 from afl.zoo import ZOO, names, read_entry, write_entry, zoo_file
 from afl.zoo.page import page
@@ -127,7 +130,7 @@ def test_names_that_are_nearly_right_are_answered_with_the_right_one():
     with pytest.raises(CheckpointError, match=f"Did you mean {NAMES[0]}"):
         load_predictor(f"zoo:{NAMES[0]}s")
     for arguments, words in ((["mak"], "Did you mean make"), (["make", "names=[fcos-shape-fl]"], "Did you mean fcos-shapes-fl"),
-                             (["add", "run=outputs/x"], "which name"), (["make", "detectr=fcos"], "detector")):  # fmt: skip
+                             (["add", "name=x"], "which run"), (["make", "detectr=fcos"], "detector")):  # fmt: skip
         with pytest.raises((ValueError, RuntimeError), match=words):
             command.main(arguments)
 
@@ -157,6 +160,39 @@ def test_torch_hub_loads_a_checkout(tmp_path):
     assert done.stdout.split() == ["30", NAMES[0]], done.stderr
 
 
+def test_make_skips_what_exists_and_goes_on_after_a_failure(tmp_path, monkeypatch, capsys):
+    spec = {
+        "entries": {
+            name: {"detector": "fcos", "loss": name, "dataset": "shapes"}
+            for name in ("fl", "cbl", "afl", "ohem")
+        },
+        "images": {"shapes_lvis": 5},
+    }
+    (tmp_path / "zoo.yaml").write_text(yaml.safe_dump(spec))
+    (tmp_path / "fl.safetensors").write_text("")
+    made = []
+
+    def run(config, wait):
+        if config.cell.loss == "cbl":
+            raise OSError("disk is full")
+        return SimpleNamespace(key=f"key-{config.cell.loss}")
+
+    def make(name, folder, zoo, *, command, images):
+        made.append((name, folder.name, command.split()[-3:], images))
+        (zoo / f"{name}.safetensors").write_text("")
+        return zoo / f"{name}.safetensors"
+
+    monkeypatch.setattr(command, "SPEC", tmp_path / "zoo.yaml")
+    monkeypatch.setattr("afl.training.run_cell", run)
+    monkeypatch.setattr("afl.zoo.make.make_entry", make)
+    assert command.main(["make", "names=[fl,cbl,afl]", f"zoo={tmp_path}", "logger=none"]) == 1
+    assert made == [("afl", "key-afl", ["loss=afl", "dataset=shapes_lvis", "seed=0"], 5)]
+    said = capsys.readouterr()
+    assert "1 of 3 entries exist" in said.out and "cbl failed: disk is full" in said.err
+    assert said.err.endswith("not made: cbl\n")
+    assert command.main(["make", f"zoo={tmp_path}", "logger=none", "names=[fl,afl]"]) == 0 and len(made) == 1
+
+
 def test_an_entry_from_a_run_finds_what_the_run_found(tmp_path, monkeypatch):
     from afl.training import run_cell
     from afl.training.compose import compose_cell
@@ -175,7 +211,13 @@ def test_an_entry_from_a_run_finds_what_the_run_found(tmp_path, monkeypatch):
     command.main(["add", "name=mine", f"run={run}", "images=3", f"zoo={tmp_path}/zoo"])
     path = tmp_path / "zoo" / "mine.safetensors"
     entry, _ = read_entry(path)
-    assert entry.run["key"] == record.key and entry.step == 3 and entry.command.endswith("seed=0")
+    assert entry.run["key"] == record.key and entry.step == 3
+    start, *arguments = entry.command.removeprefix("python -m ").split()
+    again = compose_cell(detector="retinanet", loss="afl", overrides=shlex.split(" ".join(arguments))[2:])
+    # The data's own settings belong to its fingerprint, not to the command.
+    assert start == "scripts.train" and not differing(
+        record.config, OmegaConf.to_container(again, resolve=True)
+    )
     assert str(tmp_path) not in json.dumps(entry.about["config"])
     assert len(list((tmp_path / "zoo" / "images" / "shapes_lvis").glob("*.png"))) == 3
     ours, theirs = load_predictor(path, device="cpu"), load_predictor(run, device="cpu")
