@@ -11,6 +11,7 @@ from afl.tracking.record import FINISHED, Record
 
 SHOWN = 6  # cells named in a note, before "and n more"
 LONGEST = 160  # characters of an error in a note
+RECONSTRUCTION = "AFL here is a reconstruction: the paper's formula is not public"
 
 
 def caption(spec: TableSpec, finished: Mapping[CellName, Record]) -> str:
@@ -44,7 +45,7 @@ def caption(spec: TableSpec, finished: Mapping[CellName, Record]) -> str:
         sentences.append(f"Device: {' / '.join(devices)}")
         sentences.append(f"Code: {' / '.join(sorted({_code(record) for record in finished.values()}))}")
     if any("afl" in loss for loss in spec.losses):
-        sentences.append("AFL here is a reconstruction: the paper's formula is not public")
+        sentences.append(RECONSTRUCTION)
     return ". ".join(sentences) + "."
 
 

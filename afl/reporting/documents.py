@@ -3,7 +3,7 @@
 <!-- table shapes AP AP_r -->      the blocks of these metrics of results/shapes/table.md
 <!-- average shapes AP AP_f -->    the average row of each of these metrics, as one table
 <!-- caption shapes -->            its caption and notes
-<!-- file search/choice.md -->     all of results/search/choice.md
+<!-- file search/choice.md -->     results/search/choice.md, without the note that AFL is a reconstruction, which the document says itself
 ...
 <!-- end -->
 """
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+
+from afl.reporting.caption import RECONSTRUCTION
 
 MARKED = re.compile(r"<!-- (table|average|caption|file) (\S+)((?: \S+)*) -->\n.*?<!-- end -->", re.S)
 _HEADING = re.compile(r"^\*\*(?P<dataset>[^*]+): (?P<metric>[^*]+)\*\*\n\n(?P<rows>(?:\|.*\n?)+)", re.M)
@@ -29,7 +31,10 @@ def refreshed(text: str, results: Path) -> str:
         kind, name, metrics = mark[1], mark[2], mark[3].split()
         start = " ".join(["<!--", kind, name, *metrics, "-->"])
         if kind == "file":
-            return f"{start}\n\n{(results / name).read_text(encoding='utf-8').strip()}\n\n<!-- end -->"
+            inside = (
+                (results / name).read_text(encoding="utf-8").removesuffix(f"\n{RECONSTRUCTION}.\n").strip()
+            )
+            return f"{start}\n\n{inside}\n\n<!-- end -->"
         path = results / name / "table.md"
         table = path.read_text(encoding="utf-8")
         if kind == "average":

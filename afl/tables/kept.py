@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from afl.config import CONF, ConfigError, unknown_choice
 from afl.reporting import Table, TableSpec, build_table, load_records
+from afl.reporting.caption import RECONSTRUCTION
 from afl.tracking import Record, write_text
 from afl.training.compose import compose_cell
 
@@ -40,10 +41,17 @@ class KeptTable:
         return build_table(self.records, table_spec(self.spec, self.seeds))
 
     def write(self, name: str, text: str) -> None:
-        """Print a report and keep it beside the records."""
-        write_text(self.folder / name, text + "\n")
-        print(text)
-        print("written:", self.folder / name)
+        """Print an answer and keep it next to the records."""
+        write_answer(self.folder / name, text)
+
+
+def write_answer(path: Path, text: str) -> None:
+    """Print an answer and write it as Markdown; one that shows AFL ends with the note that AFL is a reconstruction."""
+    if "afl" in text:
+        text += f"\n\n{RECONSTRUCTION}."
+    write_text(path, text + "\n")
+    print(text)
+    print("written:", path)
 
 
 def kept_table(options: Mapping[str, Any]) -> KeptTable:

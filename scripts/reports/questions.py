@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from afl.reporting import answers, load_records, questions
 from afl.reporting.documents import refreshed
 from afl.reporting.frame import frame
-from afl.tables.kept import KeptTable, kept_table
+from afl.tables.kept import KeptTable, kept_table, write_answer
 from afl.tracking import FINISHED, write_json, write_text
 from scripts.reports.material import figures_on_training_images
 
@@ -102,7 +102,16 @@ def mechanism(
 
 
 def gate(
-    tables: list[str] = ("shapes", "scratch", "short", "closed", "bccd", "trashcan_frames", "trashcan"),
+    tables: list[str] = (
+        "shapes",
+        "scratch",
+        "short",
+        "closed",
+        "bccd",
+        "trashcan_frames",
+        "trashcan",
+        "photos_gpu",
+    ),
     loss: str = "afl",
     results: str = "results",
 ) -> None:
@@ -118,10 +127,7 @@ def gate(
         found[name] = questions.gate_opening(_long(kept), loss)
         if found[name].empty:
             sys.exit(f"no finished run of {loss} in {kept.folder / 'records'} has a gate on record")
-    text, path = answers.gate_text(found), Path(results) / "gate.md"
-    write_text(path, text + "\n")
-    print(text)
-    print("written:", path)
+    write_answer(Path(results) / "gate.md", answers.gate_text(found))
 
 
 def choice(table: str = "search", results: str = "results") -> None:
@@ -173,10 +179,7 @@ def tuning(folder: str = "results/forms/fl_tuning") -> None:
         raise ValueError(
             f"{folder}/records has no records; name a folder with a records directory: folder=FOLDER"
         )
-    text, path = answers.tuning_text(questions.tuning(records)), Path(folder) / "tuning.md"
-    write_text(path, text + "\n")
-    print(text)
-    print("written:", path)
+    write_answer(Path(folder) / "tuning.md", answers.tuning_text(questions.tuning(records)))
 
 
 def fit(

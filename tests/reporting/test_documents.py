@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from afl.reporting.documents import MARKED, refreshed
+from afl.tables.kept import write_answer
 from scripts.report import main
 from scripts.reports.questions import DOCUMENTS, ROOT
 
@@ -71,3 +72,13 @@ def test_the_documents_show_the_tables_as_they_are(name):
 def test_command_says_what_it_did(capsys):
     main(["documents"])
     assert capsys.readouterr().out.splitlines() == [f"up to date: {name}" for name in DOCUMENTS]
+
+
+def test_an_answer_about_afl_ends_with_the_note_and_a_document_that_includes_it_does_not_repeat_it(tmp_path):
+    note = "AFL here is a reconstruction: the paper's formula is not public."
+    write_answer(tmp_path / "gate.md", "| loss |\n| --- |\n| afl |")
+    write_answer(tmp_path / "noise.md", "| loss |\n| --- |\n| fl |")
+    assert (tmp_path / "gate.md").read_text() == f"| loss |\n| --- |\n| afl |\n\n{note}\n"
+    assert note not in (tmp_path / "noise.md").read_text()
+    document = refreshed("<!-- file gate.md -->\nold\n<!-- end -->", tmp_path)
+    assert document == "<!-- file gate.md -->\n\n| loss |\n| --- |\n| afl |\n\n<!-- end -->"

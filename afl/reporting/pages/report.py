@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from afl.reporting.caption import RECONSTRUCTION
 from afl.reporting.pages.dynamics import dynamics_section
 from afl.reporting.pages.frequency import frequency_section
 from afl.reporting.pages.material import Material
@@ -42,7 +43,7 @@ def report(material: Material) -> str:
         [section for section in sections if section is not None],
         _tiles(list(runs.values())),
         "One backbone, one data layer and one training loop; only the classification loss changes. "
-        "AFL here is a reconstruction: the paper's formula is not public.",
+        f"{RECONSTRUCTION}.",
         len(runs),
     )
 
