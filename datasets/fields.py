@@ -52,7 +52,8 @@ def objects_of(content: Mapping, name: str) -> list[dict]:
 
 def left_out(content: Mapping, name: str, kept: Collection[int]) -> set[int]:
     """Ids that a section lists although the reader left their records out and reported them."""
-    return {optional_id(record) for record in objects_of(content, name)} - {None, *kept}
+    ids = (optional_id(record) for record in objects_of(content, name))
+    return {number for number in ids if number is not None}.difference(kept)
 
 
 def numbers(record: Mapping, name: str, count: int) -> list[float]:

@@ -59,7 +59,8 @@ def generate_frame_split(
 
 def _split(contents: Mapping[str, dict]) -> dict[str, dict]:
     categories = next(iter(contents.values()))["categories"]
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     videos: dict[str, list[dict]] = defaultdict(list)
     for folder, content in contents.items():
         if content["categories"] != categories:

@@ -236,7 +236,7 @@ def _loader(
     pin_memory: bool,
     divisors: tuple[int, int],
 ) -> Iterable[Batch]:
-    loader = DataLoader(
+    loader: DataLoader[Batch] = DataLoader(
         _OrReason(dataset),
         batch_sampler=batches,
         num_workers=num_workers,

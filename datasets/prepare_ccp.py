@@ -77,7 +77,10 @@ def garments(pixels: np.ndarray, size: tuple[int, int]) -> list[tuple[int, dict[
         w, h = (columns[-1] + 1 - columns[0]) * along, (rows[-1] + 1 - rows[0]) * down
         if min(w, h) < SMALLEST_SIDE:
             continue
-        mask = np.asarray(Image.fromarray(kept.astype(np.uint8) * 255).resize(size, Image.BILINEAR)) > 127
+        mask = (
+            np.asarray(Image.fromarray(kept.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR))
+            > 127
+        )
         code = run_length.encode(np.asfortranarray(mask.astype(np.uint8)))
         record = {
             "bbox": [round(float(value), 1) for value in (x, y, w, h)],

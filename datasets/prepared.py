@@ -40,7 +40,7 @@ def open_photograph(path: Path) -> Image.Image:
 def save_photograph(image: Image.Image, size: tuple[int, int], path: Path, quality: int) -> None:
     """Resize to (width, height) in pixels with the Lanczos filter and save as JPEG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.resize(size, Image.LANCZOS).save(path, "JPEG", quality=quality)
+    image.resize(size, Image.Resampling.LANCZOS).save(path, "JPEG", quality=quality)
 
 
 def write_split(

@@ -279,7 +279,7 @@ def _write_png(path: Path, image: np.ndarray) -> None:
 
 
 def _annotations(scenes: list[tuple[int, list[DrawnObject]]]) -> list[dict]:
-    result = []
+    result: list[dict] = []
     for image_id, objects in scenes:
         for item in objects:
             polygon = item.polygon.round(2)

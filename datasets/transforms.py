@@ -108,7 +108,7 @@ class CropTransform:
 
     def _margin(self, length: int) -> float:
         """``border``, halved until the two margins leave room between them."""
-        margin = self.border
+        margin = float(self.border)
         while 2 * margin >= length:
             margin /= 2
         return margin
