@@ -1,1 +1,1 @@
-"""The tables of ``conf/table``: their cells, what they take, how they are trained, and how they compare with the committed ones."""
+"""The tables of ``conf/table``: their runs, their cost, their training, and the comparison with the committed tables."""

@@ -1,4 +1,4 @@
-"""The actions of ``scripts.table``: plan a table, train its missing cells, or build it from its records."""
+"""The actions of ``scripts.table``: plan a table, train its missing runs, or build it from its records."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ console = Console() if sys.stdout.isatty() else Console(width=150)
 
 
 def act(config: DictConfig) -> None:
-    """Plan, or train if asked to, then print the table and write it where it belongs."""
+    """Do what ``config.action`` asks for: plan, run or build; the last two also print and write the table."""
     actions = {"plan": _plan, "run": _run, "build": _build}
     if config.action not in actions or config.source not in ("disk", "wandb"):
         sys.exit(
-            f"action is {config.action!r} and source {config.source!r}; the action is build, run or plan, the source of build "
+            f"action is {config.action!r} and source is {config.source!r}; action must be build, run or plan, and source must be "
             "disk or wandb"
         )
     actions[config.action](config)
@@ -38,7 +38,7 @@ def _plan(config: DictConfig) -> None:
 
 
 def _run(config: DictConfig) -> None:
-    """Train what is missing, then show the user's table beside the committed one."""
+    """Train the missing runs, then compare the user's table with the committed one."""
     name = config.table.name
     require_trainable(config.table)
     _say_pin(config)
@@ -55,7 +55,7 @@ def _run(config: DictConfig) -> None:
         console.print(table.to_rich())
         if config.table.get("trained_at"):
             console.print(
-                f"The kept records have changed: correct trained_at in conf/table/{name}.yaml",
+                f"The committed records have changed: correct trained_at in conf/table/{name}.yaml",
                 markup=False,
                 highlight=False,
             )
@@ -68,19 +68,19 @@ def _run(config: DictConfig) -> None:
 
 
 def _say_pin(config: DictConfig) -> None:
-    """Print at which commits the committed records were trained."""
+    """Print the commits at which the committed records were trained."""
     if pinned(config.table):
         console.print(f"{pinned(config.table)}.", markup=False, highlight=False, soft_wrap=True)
 
 
 def _say_expected(table: Table, config: DictConfig) -> None:
-    """Print the published figures that the table's file names, each with the one that was reached."""
+    """Print each published figure that the table's file lists, with the figure that was reached."""
     for line in compared(table, config.table.get("expected") or []):
         console.print(str(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _show_beside(table: Table, kept: list[Record], config: DictConfig) -> None:
-    """Print the user's table, beside the committed one where there is one, and write both comparisons and table."""
+    """Print the user's table, compared with the committed one if it exists, and write the table and the comparison."""
     folder = Path(config.tables) / config.table.name
     _write(table, folder)
     seeds = sorted({record.seed for record in kept})
@@ -96,26 +96,26 @@ def _show_beside(table: Table, kept: list[Record], config: DictConfig) -> None:
         console.print(f"The protocols differ: {line}", markup=False, highlight=False)
     outside = sum(one.verdict == agreement.OUTSIDE for one in found)
     console.print(
-        f"{len(found)} figures beside those of {_kept_folder(config).parent} (seeds {', '.join(map(str, seeds))}): {outside} outside the "
-        f"noise over seeds; about {len(found) * 0.05:.0f} would be by chance",
+        f"{len(found)} figures compared with {_kept_folder(config).parent} (seeds {', '.join(map(str, seeds))}): {outside} outside the "
+        f"noise over seeds; chance alone puts about {len(found) * 0.05:.0f} outside",
         markup=False, highlight=False,
     )  # fmt: skip
     write_text(folder / "committed.md", agreement.to_markdown(found))
-    console.print(f"written: {folder}/committed.md, all figures of both")
+    console.print(f"written: {folder}/committed.md, all figures of both tables")
 
 
 def _build(config: DictConfig) -> None:
-    """The table from the committed records, or from those of a W&B project."""
+    """Build the table from the committed records, or from the records of a W&B project."""
     name = config.table.name
     if config.source == "wandb":
         records = _on_server(config)
         if not records:
-            sys.exit(f"W&B project {config.project} has no record of a cell of table={name}")
+            sys.exit(f"W&B project {config.project} has no record of a run of table={name}")
     else:
         records = _kept_records(config)
         if not records:
             sys.exit(
-                f"{_kept_folder(config)} has no records yet; make them: python -m scripts.table table={name} action=run publish=true"
+                f"{_kept_folder(config)} has no records yet; train them: python -m scripts.table table={name} action=run publish=true"
             )
     seeds = list(config.seeds or sorted({record.seed for record in records}))
     if config.publish:
@@ -161,10 +161,10 @@ def _file_name(record: Record, table: DictConfig) -> str:
 
 
 def _refuse_smaller(config: DictConfig, seeds: list[int], kept: list[Record]) -> None:
-    """Refuse to publish a table that has less than the committed one.
+    """Refuse to publish a table that lacks runs of the committed one.
 
     Raises:
-        ValueError: a kept record belongs to no cell of the table.
+        ValueError: a committed record does not belong to the table.
     """
     table = config.table
     dropped = [
@@ -177,13 +177,13 @@ def _refuse_smaller(config: DictConfig, seeds: list[int], kept: list[Record]) ->
     ]
     if dropped:
         raise ValueError(
-            f"publish=true would drop {len(dropped)} of the cells that {_kept_folder(config)} has, {dropped[0]} among them: leave out "
-            "seeds=... and table....=..., or write a table of your own without publish=true"
+            f"publish=true would drop {len(dropped)} of the records in {_kept_folder(config)}, including {dropped[0]}; leave out "
+            "seeds=... and table....=..., or leave out publish=true to write a separate table"
         )
 
 
 def _on_server(config: DictConfig) -> list[Record]:
-    """The records that a W&B project has of the table's cells."""
+    """The records of the table's runs in a W&B project."""
     table = config.table
     own = [
         record
@@ -195,11 +195,14 @@ def _on_server(config: DictConfig) -> list[Record]:
     seeds = sorted({record.seed for record in own})
     try:
         keys = {cell.folder.name for cell in cells_of(config, seeds)}
-    except DataError:  # without the data the names of the runs are unknown: all runs of these cells count
+    except (
+        DataError
+    ):  # without the data the keys of the runs are unknown, so all records of these choices are used
         return own
     others = [record.key for record in own if record.key not in keys]
     if others:
         console.print(
-            f"left out, with another configuration than the table's: {', '.join(others)}", markup=False
+            f"left out, because their configuration differs from the table's: {', '.join(others)}",
+            markup=False,
         )
     return [record for record in own if record.key in keys]

@@ -1,4 +1,4 @@
-"""The cells of a table: what each one is composed of, and where its run lives."""
+"""The runs of a table: their configs, and their run directories."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Cell:
     """One run of a table.
 
     Attributes:
-        name: for people.
-        folder: its run directory.
-        unit: name of the cell that the run belongs to; the runs of several folds share it.
-        fold: the half of a two-fold data set that trains; None for other data sets.
+        name: name of the run in messages.
+        folder: run directory.
+        unit: name of the table entry that the run belongs to; the runs of several folds share it.
+        fold: training half of a two-fold data set; None for other data sets.
     """
 
     name: str
@@ -39,12 +39,12 @@ class Cell:
     fold: str | None = None
 
     def record(self) -> Record | None:
-        """Its current record; None if it has none, or only one that the run replaces: damaged, or of another run."""
+        """The run's record; None if there is none, or if the run will replace it because it is damaged or of another run."""
         path = self.folder / "record.json"
         try:
             record = read_record(path) if path.exists() else None
             return record if record is not None and record.key == self.folder.name else None
-        except (DamagedRecord, FileNotFoundError):  # the run may be moving it out of the way just now
+        except (DamagedRecord, FileNotFoundError):  # the run may be renaming it at this moment
             return None
 
     @property
@@ -54,13 +54,13 @@ class Cell:
 
 
 def preset(config: DictConfig, detector: str) -> list[str]:
-    """The experiment that a row of the table runs, where it has one: ``experiment=coco/fcos``."""
+    """The override that selects a row's experiment, if it has one, such as ``experiment=coco/fcos``."""
     folder = config.table.experiments
     return [f"experiment={folder}/{detector}"] if folder else []
 
 
 def compose_rows(config: DictConfig) -> dict[tuple[str, str], DictConfig]:
-    """The config of the table's first loss by (data set, detector), at seed 0. Reads no data."""
+    """The config of the table's first loss at seed 0, by (data set, detector). Reads no data."""
     table = config.table
     return {
         (dataset, detector): _compose(config, table.losses[0], dataset, detector)
@@ -71,14 +71,14 @@ def compose_rows(config: DictConfig) -> dict[tuple[str, str], DictConfig]:
 def compose_cells(
     config: DictConfig, rows: dict[tuple[str, str], DictConfig] | None = None
 ) -> dict[Name, DictConfig]:
-    """The config of every cell of ``config.table`` at seed 0, in the order in which the cells run: all detectors of one loss,
-    then the next loss. Reads no data.
+    """The configs of all combinations in ``config.table`` at seed 0, in the order of training: all detectors of one loss, then the
+    next loss. Reads no data.
 
-    A loss changes nothing but the loss (``tests/scripts/test_paper_tables.py``), so each row and each loss is composed once and
-    the cells are put together from them: composing takes a seventh of a second.
+    Composing takes a seventh of a second. The choice of a loss changes only the group ``loss``
+    (``tests/scripts/test_paper_tables.py``), so each row and each loss is composed once, and the configs are combined from them.
 
     Args:
-        rows: what ``compose_rows`` gives, where the caller has it.
+        rows: result of ``compose_rows``, if the caller has it.
     """
     table = config.table
     rows = compose_rows(config) if rows is None else rows
@@ -108,16 +108,16 @@ def _compose(config: DictConfig, loss: str, dataset: str, detector: str) -> Dict
 
 
 class DataSets:
-    """The data of cells; what several of them are trained on is read once."""
+    """The data of runs; data that several runs share is read once."""
 
     def __init__(self) -> None:
         self._read: dict[str, RunData] = {}
 
     def of(self, cell: DictConfig) -> RunData:
-        """What ``cell`` is trained and evaluated on, which may depend on its seed (``dataset.seed=${seed}``).
+        """The training and validation data of a run, which may depend on its seed (``dataset.seed=${seed}``).
 
         Raises:
-            DataError: it is not there, with what would get it.
+            DataError: the data is missing; the message names the command that downloads it.
         """
         plain = OmegaConf.to_container(cell, resolve=True)
         source = repr((plain["dataset"]["train"], plain["dataset"]["val"], plain["subset"]))
@@ -127,7 +127,7 @@ class DataSets:
 
 
 def settings_of(table: DictConfig, dataset: str) -> list[tuple[dict[str, object], str | None]]:
-    """The (variant, fold) pairs of a data set: ``variants`` and ``folds`` of the table's file, each by data set."""
+    """The (variant, fold) pairs of a data set, from ``variants`` and ``folds`` in the table's file."""
     variants = (table.get("variants") or {}).get(dataset) or {}
     folds = (table.get("folds") or {}).get(dataset) or [None]
     combinations = [
@@ -139,7 +139,7 @@ def settings_of(table: DictConfig, dataset: str) -> list[tuple[dict[str, object]
 def cell_of(
     config: DictConfig, composed: DictConfig, data: RunData, variant: dict[str, object], fold: str | None
 ) -> Cell:
-    """The run of a composed config, in the table's folder of runs."""
+    """The run of a composed config, below the table's output folder."""
     key = cell_key(composed, data)
     words = [f"{name}{value}" for name, value in variant.items() if name not in VARIANT]
     unit = "-".join([key.slug.removesuffix(f"-fold_{fold}"), *words])
@@ -151,7 +151,7 @@ def runs_of(config: DictConfig, cell: DictConfig, seed: int, datasets: DataSets)
     """All runs of a composed config with one seed: one for each variant and fold of its data set.
 
     Raises:
-        DataError: a variant is not there.
+        DataError: the data of a variant is missing.
     """
     found = []
     for variant, fold in settings_of(config.table, cell.cell.dataset):
@@ -164,10 +164,10 @@ def runs_of(config: DictConfig, cell: DictConfig, seed: int, datasets: DataSets)
 
 
 def cells_of(config: DictConfig, seeds: Sequence[int]) -> list[Cell]:
-    """All runs of the table, seed after seed.
+    """All runs of the table, seed by seed.
 
     Raises:
-        DataError: a data set is not there.
+        DataError: a data set is missing.
     """
     composed, datasets = compose_cells(config), DataSets()
     return [

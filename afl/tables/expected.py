@@ -1,11 +1,11 @@
-"""Published figures beside those of a table: the ``expected`` lines of a file in conf/table.
+"""Compares a table with published figures, the ``expected`` lines of its file in conf/table.
 
     expected:
       - {row: retinanet, loss: fl, metric: AP, from: 36.4, to: 37.4, source: torchvision to detectron2}
       - {row: average, loss: afl, over: fl, metric: AP, from: 1.0, source: the paper's abstract}
 
-``row`` is a detector or ``average``; figures are x 100; ``over`` asks for the paired difference to the table's baseline; without ``to`` there is no
-upper end.
+``row`` is a detector or ``average``. Figures are x 100. With ``over`` the figure is the paired difference to the table's
+baseline. Without ``to`` the range has no upper end.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ ALLOWED = (*NEEDED, "to", "over", "dataset")
 
 @dataclass(frozen=True)
 class Comparison:
-    """One expected figure and what was reached, x 100.
+    """One expected figure and the figure that was reached, x 100.
 
     Attributes:
-        what: the cell in words.
-        low, high: the expected range; high is None without an upper end.
-        source: who reports it.
-        mean: reached, None where nothing was trained; half: of its 95 % interval, None for one seed.
+        what: row, loss and metric in words.
+        low: lower end of the expected range.
+        high: upper end of the expected range, or None.
+        source: publication that reports the figure.
+        mean: the figure that was reached, None without a finished run.
+        half: half width of its 95 % interval, None for one seed.
     """
 
     what: str
@@ -42,7 +44,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Whether the reached range, the interval if there is one, meets the expected range."""
+        """Whether the figure, or its interval if there is one, overlaps the expected range."""
         if self.mean is None:
             return NONE
         half = self.half or 0.0
@@ -60,10 +62,11 @@ class Comparison:
 
 
 def compared(table: Table, expected: Sequence[Mapping[str, Any]]) -> list[Comparison]:
-    """The expected figures beside those of ``table``. A table that was cut on the command line leaves out the lines of other cells.
+    """Compare ``table`` with the expected figures. Lines about rows or losses that the table lacks are skipped, because the
+    command line can restrict a table.
 
     Raises:
-        ConfigError: a line lacks a field, has an unknown one, or is over another loss than the table's baseline.
+        ConfigError: a line lacks a field, has an unknown field, or names another baseline than the table.
     """
     found = [
         _compared(table, line, f"expected[{i}] of table {table.spec.name}") for i, line in enumerate(expected)

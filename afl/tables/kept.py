@@ -1,4 +1,4 @@
-"""The committed records of a table: read by its name, and freed of the folders of the machine that made them."""
+"""The committed records of a table: reads them, and replaces the folders of the machine that produced them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from afl.training.compose import compose_cell
 
 @dataclass(frozen=True)
 class KeptTable:
-    """A file of ``conf/table`` with what ``results/NAME`` has of it.
+    """A table with its committed records.
 
     Attributes:
         folder: ``results/NAME``.
-        spec: the file.
-        records: those of ``folder/records``.
+        spec: content of ``conf/table/NAME.yaml``.
+        records: the records in ``folder/records``.
     """
 
     folder: Path
@@ -33,15 +33,15 @@ class KeptTable:
 
     @property
     def seeds(self) -> list[int]:
-        """Of which there are records."""
+        """The seeds of the records."""
         return sorted({record.seed for record in self.records})
 
     def table(self) -> Table:
-        """Folded over all seeds that there are."""
+        """The table over all seeds of the records."""
         return build_table(self.records, table_spec(self.spec, self.seeds))
 
     def write(self, name: str, text: str) -> None:
-        """Print an answer and keep it next to the records."""
+        """Print an answer and write it to the table's folder."""
         write_answer(self.folder / name, text)
 
 
@@ -55,7 +55,11 @@ def write_answer(path: Path, text: str) -> None:
 
 
 def kept_table(options: Mapping[str, Any]) -> KeptTable:
-    """The table ``options['table']`` below ``options['results']``; ConfigError where there is none."""
+    """Read the table ``options['table']`` below ``options['results']``.
+
+    Raises:
+        ConfigError: the table does not exist or has no records.
+    """
     problem = unknown_choice([f"table={options['table']}"])
     if problem:
         raise ConfigError(problem)
@@ -64,13 +68,13 @@ def kept_table(options: Mapping[str, Any]) -> KeptTable:
     records = load_records(sorted((folder / "records").glob("*.json")))
     if not records:
         raise ConfigError(
-            f"{folder / 'records'} has no records yet; make them: python -m scripts.table table={options['table']} action=run"
+            f"{folder / 'records'} has no records yet; train them: python -m scripts.table table={options['table']} action=run"
         )
     return KeptTable(folder, spec, records)
 
 
 def table_spec(spec: DictConfig, seeds: list[int]) -> TableSpec:
-    """What a file of ``conf/table`` describes."""
+    """The table that a file of ``conf/table`` describes."""
     return TableSpec(
         name=spec.name,
         detectors=list(spec.detectors),
@@ -86,10 +90,10 @@ def table_spec(spec: DictConfig, seeds: list[int]) -> TableSpec:
 
 
 def portable(record: Record) -> Record:
-    """The record with its folders as they are by default: where data and runs lay on one machine tells another nothing."""
+    """The record with default folders instead of the folders of the machine that produced it."""
     config = record.config
     usual = _usual_folders(record.dataset)
-    paths = config.get("paths", {})  # which a record of several folds lacks
+    paths = config.get("paths", {})  # missing in a record of several folds
     folders = {paths[name]: folder for name, folder in usual["paths"].items() if name in paths}
     folders[config["dataset"]["root"]] = usual["root"]
     longest_first = sorted(folders.items(), key=lambda pair: -len(pair[0]))
@@ -98,7 +102,7 @@ def portable(record: Record) -> Record:
 
 @functools.cache
 def _usual_folders(dataset: str) -> dict[str, Any]:
-    """``paths`` and the ``root`` of a data set by default: the same for every detector and loss, so composed once."""
+    """The default ``paths`` and ``root`` of a data set; cached, because they are the same for every detector and loss."""
     usual = OmegaConf.to_container(
         compose_cell(detector="centernet", loss="fl", overrides=[f"dataset={dataset}"]), resolve=True
     )
@@ -106,7 +110,7 @@ def _usual_folders(dataset: str) -> dict[str, Any]:
 
 
 def _moved(value: Any, folders: list[tuple[str, str]]) -> Any:
-    """``value`` with every text that is one of the folders, or a path below it, moved to the folder's new place."""
+    """Replace the folders, and paths below them, in all strings of ``value``."""
     if isinstance(value, Mapping):
         return {name: _moved(part, folders) for name, part in value.items()}
     if isinstance(value, list):

@@ -8,7 +8,7 @@ from afl.config import ConfigError
 
 
 def pinned(table: DictConfig) -> str:
-    """One sentence about the code of the committed records and that of a new run; empty without committed records."""
+    """One sentence about the commits of the committed records; empty without committed records."""
     commits = table.get("trained_at")
     if not commits:
         return ""
@@ -24,5 +24,5 @@ def require_trainable(table: DictConfig) -> None:
     if not table.get("trainable", True):
         raise ConfigError(
             f"table={table.name} was trained with the configs of commit {', '.join(table.trained_at)}, and some of them no longer "
-            f"exist: `make table-{table.name}` rebuilds it from its records; check one of these commits out to train it again"
+            f"exist: `make table-{table.name}` rebuilds it from its records; check out one of these commits to train it again"
         )

@@ -1,8 +1,8 @@
-"""What a table takes before anyone spends it: runs, hours, disk, and what is done already.
+"""Plans a table before it is trained: number of runs, finished runs, hours and disk space.
 
-Hours come from the best source there is for each row, which the plan names: finished runs of the same network at the same size
-on this device; a short measurement here, on random data; finished runs on another device; or RetinaNet's published
-speed, scaled by multiply-adds.
+The hours of each row come from the best available source, which the plan names: finished runs of the same network at the same
+size on this device; a short measurement on this device with random data; finished runs on another device; or the published speed
+of RetinaNet, scaled by multiply-adds.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from datasets.releases import PUBLISHED, SIZES
 # RetinaNet R50-FPN on COCO: 0.205 s for a step of 16 images on 8 V100 (detectron2's model zoo).
 PUBLISHED_SPEED, PUBLISHED_DEVICE = 16 / 0.205 / 8, "V100"
 PUBLISHED_CELL = "experiment=coco/retinanet"
-CHECKPOINTS = 2  # that a run keeps: last and previous
-DETECTION_BYTES = 110  # of one detection in detections.json
-LEAST_STEPS = 50  # of a run whose speed counts: the first ones are slow
-SMALL_WORK = 1e12  # multiply-adds that a measurement on a CPU may take: some seconds
+CHECKPOINTS = 2  # kept by a run: last and previous
+DETECTION_BYTES = 110  # size of one detection in detections.json
+LEAST_STEPS = 50  # shorter runs are too slow at first to give a speed
+SMALL_WORK = 1e12  # largest measurement on a CPU in multiply-adds: some seconds
 FEATURES = "features for tiny"  # name of the row of pre-training
 MEASURE = ("auto", "true", "false")
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Speed:
-    """Training images per second of one process on one device, and how that is known."""
+    """Training images per second of one process on one device, and the source of this number."""
 
     images_per_second: float
     device: str
@@ -61,10 +61,11 @@ class Row:
     """All runs of one detector on one data set.
 
     Attributes:
-        runs, done: over losses and seeds.
-        hours_each: of one run, mean over its losses; training and evaluation.
-        hours_left: of the runs that are not done.
-        bytes_each: that a run leaves on the disk, at most.
+        runs: number of runs over losses and seeds.
+        done: number of finished runs.
+        hours_each: hours of one run, training and evaluation, averaged over losses.
+        hours_left: hours of all unfinished runs.
+        bytes_each: upper limit of the disk space of one run.
     """
 
     name: str
@@ -79,12 +80,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows, and what else there is to say.
+    """The plan of a table.
 
     Attributes:
         title: of the table.
-        rows: one for each data set and detector, and pre-training where there is some.
-        notes: in the order in which they matter.
+        rows: one for each data set and detector, and one for pre-training if there is any.
+        notes: most important first.
     """
 
     title: str
@@ -92,14 +93,14 @@ class Plan:
     notes: Sequence[str]
 
     def hours_by_device(self) -> dict[str, float]:
-        """Hours of the runs that are not done, by the device that they are known for."""
+        """Hours of the unfinished runs, by the device that the speed was measured on."""
         total: dict[str, float] = {}
         for row in self.rows:
             total[row.device] = total.get(row.device, 0.0) + row.hours_left
         return total
 
     def to_rich(self) -> Group:
-        """For ``rich.print``."""
+        """The plan as an object for ``rich.print``."""
         table = RichTable(title=self.title, title_justify="left")
         for name in ("", "runs", "done", "hours each", "hours left", "GB each", "on", "known from"):
             table.add_column(
@@ -123,7 +124,7 @@ class Plan:
 
 
 def plan(config: DictConfig, seeds: Sequence[int]) -> Plan:
-    """Look at every cell of ``config.table``; trains nothing and downloads nothing.
+    """Plan every run of ``config.table``, without training or downloading.
 
     Raises:
         ConfigError: ``measure`` is neither auto, true nor false, or the table was trained with configs that no longer exist.
@@ -140,7 +141,7 @@ def plan(config: DictConfig, seeds: Sequence[int]) -> Plan:
         composed = compose_cells(config, first)
     except DataError as error:
         datasets = None
-        # Without its data a run's key is unknown, and what a run takes hardly depends on its loss: the first one stands for all.
+        # Without the data a run's key is unknown. The cost of a run hardly depends on its loss, so the first loss represents all.
         composed = {(loss, *row): cell for loss in config.table.losses for row, cell in first.items()}
         notes += [f"Data: {error}", *_disk_of_data(composed)]
     kept = Path(config.results) / config.table.name / "records"
@@ -159,24 +160,24 @@ def plan(config: DictConfig, seeds: Sequence[int]) -> Plan:
     if any(row.source.startswith("published") for row in rows):
         notes.append(
             f"published: RetinaNet R50-FPN, {PUBLISHED_SPEED:.1f} images/s on one {PUBLISHED_DEVICE} (detectron2's model zoo), "
-            "scaled by multiply-adds; measure=true times some steps on this machine instead"
+            "scaled by multiply-adds; measure=true measures some steps on this machine instead"
         )
     notes.append(
-        "Without a finished run, evaluation is taken as a third of a training step for each image and view"
+        "Without a finished run, evaluating one view of an image is assumed to take a third of its training time"
     )
     notes.append(
-        f"Disk: at most; {CHECKPOINTS} checkpoints, detections. Free in {config.paths.output}: "
+        f"Disk space is an upper limit: {CHECKPOINTS} checkpoints, detections. Free in {config.paths.output}: "
         f"{_free(Path(config.paths.output)) / 1e9:.0f} GB"
     )
     if kept.exists():
         notes.append(
-            f"{len(list(kept.glob('*.json')))} records are kept in {kept}: `make table-{config.table.name}` needs no run"
+            f"{len(list(kept.glob('*.json')))} records are committed in {kept}: `make table-{config.table.name}` builds the table from them"
         )
     return Plan(title=f"{config.table.title}: seeds {', '.join(map(str, seeds))}", rows=rows, notes=notes)
 
 
 class Speeds:
-    """How fast cells run here.
+    """Estimates the speed of runs.
 
     Args:
         records: finished runs.
@@ -194,7 +195,7 @@ class Speeds:
 
     @cached_property
     def here(self) -> str:
-        """Name of the device that runs would take."""
+        """Name of the device that runs would use."""
         return environment("cuda" if torch.cuda.is_available() else "cpu")["device"]
 
     @cached_property
@@ -204,14 +205,14 @@ class Speeds:
         return network_cost(cell, SIZES["coco"].classes).forward_macs
 
     def cost(self, cell: DictConfig, num_classes: int) -> NetworkCost:
-        """Of a cell's network; counted once for all losses of a row."""
+        """The cost of a run's network, cached for all losses of a row."""
         name = f"{_work(cell)} {num_classes}"
         if name not in self._costs:
             self._costs[name] = network_cost(cell, num_classes)
         return self._costs[name]
 
     def of(self, cell: DictConfig, num_classes: int) -> Speed:
-        """Of one cell, from the best source."""
+        """The speed of one run, from the best available source."""
         work = _work(cell)
         alike = self._records.get(work, [])
         at_home = [record for record in alike if record.environment.get("device") == self.here]
@@ -270,7 +271,7 @@ def _from_records(records: Sequence[Record], loss: str) -> Speed:
 
 
 def _work(config: DictConfig | dict) -> tuple:
-    """What the speed of a run depends on, apart from the loss: network, images, precision."""
+    """The settings that determine the speed of a run, apart from the loss: network, images, precision."""
     cell, dataset, trainer = config["cell"], config["dataset"], config["trainer"]
     return (
         cell["detector"], _text(config["backbone"]), _text(config["pyramid"]), dataset["name"],
@@ -279,7 +280,7 @@ def _work(config: DictConfig | dict) -> tuple:
 
 
 def _text(part: DictConfig | dict) -> str:
-    """A part of a config with its interpolations resolved; resolving the whole config takes a hundred times as long."""
+    """A part of a config with its interpolations resolved; resolving the whole config is a hundred times slower."""
     return str(OmegaConf.to_container(part, resolve=True) if isinstance(part, DictConfig) else part)
 
 
@@ -324,7 +325,7 @@ def _row(
 
 
 def _told(speeds: Sequence[Speed]) -> str:
-    """Where the speeds of a row's losses are from; finished runs are counted together."""
+    """The sources of the speeds in a row; finished runs are counted together."""
     sources = list(dict.fromkeys(speed.source for speed in speeds))
     runs = [
         int(found[1])
@@ -344,7 +345,7 @@ class _Counts:
 
 
 def _counts(cell: DictConfig, datasets: DataSets | None) -> _Counts:
-    """Images and classes: of the data where it is there, else as published."""
+    """Number of images and classes: of the data if it is available, otherwise as published."""
     if datasets is not None:
         data = datasets.of(cell)
         return _Counts(len(data.train), len(data.val), len(data.classes))
@@ -353,12 +354,12 @@ def _counts(cell: DictConfig, datasets: DataSets | None) -> _Counts:
 
 
 def _finished(config: DictConfig, cell: DictConfig, seed: int, datasets: DataSets | None) -> int:
-    """How many runs of the cell are finished; without its data the name of a run is unknown."""
+    """Number of finished runs; 0 without the data, because the run keys are unknown."""
     return 0 if datasets is None else sum(run.is_finished for run in runs_of(config, cell, seed, datasets))
 
 
 def _pretraining(config: DictConfig, cells: Sequence[DictConfig], speeds: Speeds) -> Row:
-    """The runs that give ``tiny`` its features, one for each detector."""
+    """The runs that pre-train the features of ``tiny``, one for each detector."""
     hours, done, left, size, speed = [], 0, 0.0, 0.0, None
     for cell in cells:
         pretraining = pretraining_config(cell)
@@ -378,7 +379,7 @@ def _pretraining(config: DictConfig, cells: Sequence[DictConfig], speeds: Speeds
 
 
 def _disk_of_data(composed: dict[Name, DictConfig]) -> list[str]:
-    """What missing data sets take: while they are unpacked, archives lie beside them."""
+    """One line for each missing data set: its disk space while it is unpacked, including the archives."""
     lines = []
     for name, cell in {name[1]: cell for name, cell in composed.items()}.items():
         need = 0.0
@@ -388,7 +389,9 @@ def _disk_of_data(composed: dict[Name, DictConfig]) -> list[str]:
                 if not all((folder / path).exists() for path in part.outputs.values()):
                     need += sum(archive.size * (1 + archive.growth) for archive in part.archives)
         if need:
-            lines.append(f"Data of {name}: {need / 1e9:.0f} GB while it is unpacked, about half of that then")
+            lines.append(
+                f"Data of {name}: {need / 1e9:.0f} GB during unpacking, about half of that afterwards"
+            )
     return lines
 
 

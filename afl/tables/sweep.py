@@ -1,4 +1,4 @@
-"""Training the missing cells of a table, with one line for each cell that ends."""
+"""Trains the missing runs of a table, and prints one line for each run that ends."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ LINES_OF_LOG = 8
 def sweep(
     config: DictConfig, seeds: Sequence[int], log_path: Path, datasets: Sequence[str] | None = None
 ) -> subprocess.Popen:
-    """Start ``scripts.train -m`` over the table's cells, or over those of some ``datasets``; its output goes to ``log_path``."""
+    """Start ``scripts.train -m`` for the runs of the table, or of some of its ``datasets``; the output goes to ``log_path``."""
     table = config.table
     datasets = datasets or list(table.datasets)
     rows = f"detector={_list(table.detectors)}"
-    if table.experiments:  # which bring detector and data set
+    if table.experiments:  # they set detector and data set
         rows = "experiment=" + _list(f"{table.experiments}/{detector}" for detector in table.detectors)
     paths = [f"paths.{name}={quoted(config.paths[name])}" for name in ("data", "cache", "output")]
     command = [
@@ -55,13 +55,13 @@ def variants(table: DictConfig, dataset: str) -> list[str]:
 
 
 def sweeps_of(table: DictConfig) -> list[list[str]]:
-    """The data sets of each sweep: all in one, or one by one where they have variants of their own."""
+    """The data sets of each sweep: one sweep for all, or one sweep per data set if they have variants or folds."""
     together = list(table.datasets)
     return [[name] for name in together] if table.get("variants") or table.get("folds") else [together]
 
 
 def run(config: DictConfig, seeds: Sequence[int], console: Console) -> list[Record]:
-    """Train what is missing and print one line for each cell that ends; returns the records of all cells that have one."""
+    """Train the missing runs and print one line for each run that ends; returns all existing records of the table."""
     cells = cells_of(config, seeds)
     missing = [cell for cell in cells if not cell.is_finished]
     if not missing:
@@ -115,7 +115,7 @@ def run(config: DictConfig, seeds: Sequence[int], console: Console) -> list[Reco
 
 
 def records_of(cells: Iterable[Cell]) -> list[Record]:
-    """One record for each cell that has one; the finished runs of all folds of a cell become one record of both."""
+    """The existing records; the finished runs of all folds of one table entry are combined into one record."""
     units: dict[str, list[Cell]] = {}
     for cell in cells:
         units.setdefault(cell.unit, []).append(cell)
@@ -124,14 +124,14 @@ def records_of(cells: Iterable[Cell]) -> list[Record]:
         if runs[0].fold is not None and all(run.is_finished for run in runs):
             records.append(fold_record([run.folder for run in runs]))
             continue
-        # Of a fold that has not finished there is no figure to show: its failure is, or the cell is missing.
+        # Without all folds there is no figure. A failed fold is shown as failed; otherwise the entry is missing.
         found = [record for run in runs if (record := run.record()) is not None]
         records += [record for record in found if runs[0].fold is None or record.status != FINISHED][:1]
     return records
 
 
 def result(record: Record, metrics: Sequence[str]) -> str:
-    """``AP 58.1, AP_r 44.0 in 62 s`` or the reason of the failure."""
+    """The figures, such as ``AP 58.1, AP_r 44.0 in 62 s``, or the reason of the failure."""
     if record.status != FINISHED:
         return f"failed: {record.error}"
     shown = [name for name in headline(metrics) if name in record.metrics]
@@ -143,12 +143,12 @@ def result(record: Record, metrics: Sequence[str]) -> str:
 
 
 def headline(metrics: Sequence[str]) -> tuple[str, ...]:
-    """The metrics that fit into a terminal: the first one, and that of the rare classes where the table has it."""
+    """The metrics that fit into a terminal: the first one, and AP_r if the table has it."""
     return tuple(dict.fromkeys([metrics[0], *(name for name in metrics if name == "AP_r")]))
 
 
 class FeatureRuns:
-    """The pre-training runs below a folder; returns each new one once."""
+    """Finds new pre-training runs below a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -169,14 +169,14 @@ class FeatureRuns:
 
 
 class Clock:
-    """The time that a sweep still takes.
+    """Estimates the remaining time of a sweep.
 
-    A run takes the mean time of the runs of its detector that have finished in this sweep. Before the first of them has
-    finished, it takes the time in the plan.
+    The estimate for a run is the mean time of the runs of its detector that this sweep has finished. Before the first of them,
+    it is the time in the plan.
 
     Args:
         plan: of the table.
-        jobs: cells at a time.
+        jobs: number of runs at a time.
     """
 
     def __init__(self, plan: Plan, jobs: int) -> None:
@@ -185,7 +185,7 @@ class Clock:
         self._seconds: dict[str, list[float]] = {row.name: [] for row in plan.rows}
 
     def outlook(self) -> list[str]:
-        """What the sweep does first, and its expected time."""
+        """Lines about the pre-training and the expected time of the sweep."""
         lines = [
             f"First, features are trained once per detector ({row.runs - row.done} of {row.runs} to train, about "
             f"{row.hours_each * 60:.1f} min each on one core); every loss starts from them."
@@ -196,7 +196,7 @@ class Clock:
         return [*lines, f"About {minutes(self._remaining())} on this machine ({devices})."]
 
     def ended(self, record: Record) -> None:
-        """Count a run that has ended, of a cell or of the features."""
+        """Count a run of the table or of the pre-training that has ended."""
         rows = (FEATURES,)
         if not record.dataset.endswith("_pretraining"):
             rows = (record.detector, f"{record.dataset} {record.detector}")
@@ -206,7 +206,7 @@ class Clock:
                 self._seconds[row].append(record.seconds)
 
     def left(self) -> str:
-        """``about 12 min left``."""
+        """The remaining time, such as ``about 12 min left``."""
         remaining = self._remaining()
         return f"about {minutes(remaining)} left" if remaining >= 1 else "done"
 
@@ -214,7 +214,7 @@ class Clock:
         return sum(self._of_row(row) for row in self._plan.rows) / self._jobs
 
     def _of_row(self, row: Row) -> float:
-        """Seconds that the runs of a row which have not ended take, one after the other."""
+        """Total time of the runs of a row that have not ended, in seconds."""
         left = max(0, row.runs - row.done - self._ended[row.name])
         seconds = self._seconds[row.name]
         if seconds:
@@ -223,7 +223,7 @@ class Clock:
 
 
 def minutes(seconds: float) -> str:
-    """``40 s``, ``12 min`` or ``3.4 h``."""
+    """A duration such as ``40 s``, ``12 min`` or ``3.4 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

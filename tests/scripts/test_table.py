@@ -172,7 +172,7 @@ def test_a_published_table_keeps_every_cell_of_the_committed_one(finished, tmp_p
             if action == "run" and "seeds" in change:  # trains another seed; the table then has both
                 continue
             smaller = OmegaConf.merge(published(finished), {"action": action}, change)
-            with pytest.raises(SystemExit, match="would drop .* of the cells"):
+            with pytest.raises(SystemExit, match="would drop .* of the records"):
                 main(smaller)
     assert folder_of(tmp_path / "results") == committed
 
