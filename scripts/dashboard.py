@@ -110,6 +110,7 @@ def log_tables(
     """Log each table as ``NAME/table`` and ``NAME/cells`` in a run of its own; returns the run's address or folder."""
     quiet_libraries()
     import wandb
+
     from afl.tracking.wandb import usual_mode
 
     OUTPUT.mkdir(exist_ok=True)

@@ -179,7 +179,7 @@ def not_assigned(argument: str, following: Sequence[str]) -> str:
     name, equals, value = argument.lstrip("-").partition("=")
     if not equals:
         value = following[0] if following and "=" not in following[0] and following[0][:1] != "-" else "VALUE"
-    return f"{argument!r} is not of the form NAME=VALUE; write {name}={value}"
+    return f"{argument!r} does not have the form NAME=VALUE; write {name}={value}"
 
 
 def groups_help(config_name: str) -> str:

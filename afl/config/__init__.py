@@ -1,6 +1,6 @@
-"""Configs as text: the command line's dialect, the config that a run directory keeps, and checks of values.
+"""Configs as text: the override syntax of the command line, the config in a run directory, and checks of values.
 
-Imports neither torch nor a data set, so that a command can answer a typo before it loads them.
+Imports neither torch nor a data set, so that a command can report a typo before it loads them.
 """
 
 from afl.config.choices import members, unknown_choice

@@ -1,4 +1,4 @@
-"""The members of config groups, and the nearest one to a wrong name."""
+"""The members of config groups, and suggestions for misspelled names."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from afl.config.overrides import CONF
 
 
 def unknown_choice(arguments: Sequence[str]) -> str | None:
-    """One line about the first ``group=member`` whose member does not exist, or None."""
+    """A one-line error for the first ``group=member`` whose member does not exist, or None."""
     for argument in arguments:
         found = re.fullmatch(r"\+?([a-z_/]+)=([\w,/.-]+)", argument)
-        # Hydra's own groups have members in its plugins as well.
+        # The groups below hydra/ also have members in Hydra's plugins.
         if not found or found[1].startswith("hydra/") or not (CONF / found[1]).is_dir():
             continue
         known = members(found[1])

@@ -1,8 +1,8 @@
-"""Overrides ``NAME=VALUE`` in one dialect for every command.
+"""Overrides ``NAME=VALUE``, with the same syntax in all commands.
 
-A value follows Hydra's grammar, with one rule in front of it: a setting that holds text takes the text as it was typed, with
-every character that Hydra's grammar has a use for (spaces, brackets, ``= ( ) , # ' & ; ! ~``, letters outside ASCII, numbers).
-A leading ``~`` means the home folder. A value of another kind than the setting's is refused.
+Values follow Hydra's grammar, with one exception: a setting that holds text takes the text exactly as typed, including characters
+with a meaning in Hydra's grammar (spaces, brackets, ``= ( ) , # ' & ; ! ~``, letters outside ASCII, numbers). A leading ``~``
+means the home folder. A value of the wrong kind is rejected.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-# A setting whose default is this word may also be switched on or off.
+# A setting with this default also accepts true and false.
 AUTO = "auto"
 IMAGE_SIZE = "dataset.image_size"
 _ASSIGNMENT = re.compile(r"(\+{0,2})([A-Za-z_][\w./@:-]*)=(.*)", re.DOTALL)
 
 
 class ConfigError(ValueError):
-    """A config that cannot be run, with what would fix it."""
+    """A config cannot be run; the message says how to fix it."""
 
 
 def quoted(value: Any) -> str:
-    """A value, or a list or dict of values, as the right side of an override that means exactly this value.
+    """Quote a value, or a list or dict of values, so that an override restores it exactly.
 
-    Use it wherever overrides are put together: ``f"paths.output={quoted(folder)}"``.
+    Use it to build overrides: ``f"paths.output={quoted(folder)}"``.
     """
     if value is None:
         return "null"
@@ -54,15 +54,15 @@ def quoted(value: Any) -> str:
 
 
 def hydra_override(argument: str, config: DictConfig, *, sweep: bool = False) -> str:
-    """An argument of the command line as Hydra reads it in the sense of the user.
+    """Translate an argument of the command line into Hydra's grammar.
 
     Args:
-        argument: ``NAME=VALUE``, ``+NAME=VALUE`` or another form of Hydra's, which comes back as it is.
-        config: the config before the change, which tells what kind of value ``NAME`` holds.
-        sweep: a comma separates the values of a sweep.
+        argument: ``NAME=VALUE`` or ``+NAME=VALUE``; arguments of other forms are returned unchanged.
+        config: the config before the change, which determines the kind of value of ``NAME``.
+        sweep: commas separate the values of a sweep.
 
     Raises:
-        ConfigError: the value is of another kind than the setting's, or cannot be read.
+        ConfigError: the value is of the wrong kind, or cannot be read.
     """
     found = _ASSIGNMENT.fullmatch(argument)
     if found is None:
@@ -88,17 +88,17 @@ def hydra_override(argument: str, config: DictConfig, *, sweep: bool = False) ->
 
 
 def apply_overrides(config: DictConfig, arguments: Sequence[str]) -> None:
-    """Change settings of ``config``, in place and in order. ``+NAME=VALUE`` also adds a setting to a group that exists.
+    """Apply overrides to ``config``, in place and in order. ``+NAME=VALUE`` also adds a setting to an existing group.
 
     Raises:
-        ConfigError: an argument is not of the form ``NAME=VALUE``, the setting does not exist or is a group, or the value is of
-            another kind than the setting's.
+        ConfigError: an argument does not have the form ``NAME=VALUE``, the setting does not exist or is a group, or the value is
+            of the wrong kind.
     """
     OmegaConf.set_struct(config, True)
     for argument in arguments:
         found = _ASSIGNMENT.fullmatch(argument)
         if found is None:
-            raise ConfigError(f"{argument!r} is not of the form NAME=VALUE")
+            raise ConfigError(f"{argument!r} does not have the form NAME=VALUE")
         key = found[2]
         unknown = unknown_setting(key, config)
         added = bool(unknown and found[1]) and OmegaConf.is_dict(
@@ -115,7 +115,7 @@ def apply_overrides(config: DictConfig, arguments: Sequence[str]) -> None:
 
 
 def unknown_setting(key: str, config: DictConfig) -> str | None:
-    """One line with the nearest name where ``config`` has no setting ``key``; None where it has one."""
+    """A one-line error with the nearest name if ``config`` has no setting ``key``, or None."""
     parent, _, name = key.rpartition(".")
     try:
         node = OmegaConf.select(config, parent) if parent else config
@@ -133,15 +133,15 @@ def unknown_setting(key: str, config: DictConfig) -> str | None:
 
 
 def without_effect(key: str, config: DictConfig, arguments: Sequence[str]) -> str | None:
-    """One line if ``dataset.image_size`` changes nothing for the detector and data set of ``config``; None for other settings.
+    """A one-line error if ``key`` is ``dataset.image_size`` and has no effect on the detector and data set of ``config``.
 
-    The published resizing of some data sets keeps the short side in a range for the dense detectors, which one size cannot
-    describe.
+    The published transforms of some data sets draw the short side from a range for the dense detectors, which a single size
+    cannot describe.
 
     Args:
         key: the setting that is changed.
         config: the config before the change.
-        arguments: all changes; one of them may let another setting take its value from this one.
+        arguments: all overrides; one of them may refer to this setting.
     """
     if key != IMAGE_SIZE or any(f"${{{IMAGE_SIZE}}}" in argument for argument in arguments):
         return None
@@ -157,7 +157,7 @@ def without_effect(key: str, config: DictConfig, arguments: Sequence[str]) -> st
     try:
         if dataset(1) != dataset(2):
             return None
-    except OmegaConfBaseException:  # refused with its own message when the config is composed
+    except OmegaConfBaseException:  # reported when the config is composed
         return None
     if config.get("subset"):
         return f"{key} has no effect with this experiment: set subset.image_size"
@@ -179,7 +179,7 @@ def _keys(config: dict, prefix: str = "") -> list[str]:
 
 
 def _default(config: DictConfig, key: str) -> Any:
-    """The value of a setting; None where it has none, or where only a command can resolve it."""
+    """The value of a setting; None if it has none, or if only a command can resolve it."""
     try:
         return OmegaConf.select(config, key)
     except OmegaConfBaseException:
@@ -205,7 +205,7 @@ def _text(text: str, parsed: Override | None, default: str, sweep: bool) -> str:
 
 
 def _at_home(text: str, parsed: Override) -> str:
-    """The value as it is, or with the home folder in place of a leading ``~``."""
+    """The value, with a leading ``~`` replaced by the home folder."""
     value = None if parsed.is_sweep_override() else parsed.value()
     if isinstance(value, str) and value.startswith("~"):
         return quoted(os.path.expanduser(value))

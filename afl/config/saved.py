@@ -1,8 +1,8 @@
-"""The config that a run directory keeps, and changes to it.
+"""Saves the config of a run in its directory, and reads it with overrides.
 
-``config.yaml`` has every value, for readers. ``config.unresolved.yaml`` has the same settings with the references between them
-(``annotations: ${dataset.root}/train.json``): a change to one setting reaches all that take their value from it, as it does at
-training.
+``config.yaml`` has all values, for readers. ``config.unresolved.yaml`` has the same settings with the references between them
+(``annotations: ${dataset.root}/train.json``). An override of one setting therefore also changes the settings that refer to it, as
+in training.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _RESOLVER = re.compile(r"\$\{(?!oc\.select:)[^}]*:")
 
 
 def save_config(config: DictConfig) -> dict[str, str]:
-    """The text of both files of a run directory, by file name.
+    """The text of both config files of a run directory, by file name.
 
-    References to anything but other settings (Hydra's choices, the environment) become their values.
+    References to anything other than settings (Hydra's choices, the environment) are replaced by their values.
     """
     plain = OmegaConf.to_container(config, resolve=True)
     kept = _settled(OmegaConf.to_container(config, resolve=False), plain)
@@ -45,14 +45,14 @@ def _settled(raw: Any, plain: Any) -> Any:
 
 
 def read_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
-    """The config of the run in ``folder`` with changes, all values resolved.
+    """Read the config of the run in ``folder``, apply overrides, and resolve all values.
 
     Args:
-        overrides: ``NAME=VALUE`` as on the command line, by existing names; each gives what it gives at training.
+        overrides: ``NAME=VALUE`` as on the command line, for existing settings; they have the same effect as in training.
 
     Raises:
-        ConfigError: not a run directory, a setting that does not exist, a value of another kind than the setting's, or a run
-            without ``config.unresolved.yaml`` (of an older version) and a setting that others take their value from.
+        ConfigError: ``folder`` is not a run directory, a setting does not exist, or a value is of the wrong kind. For a run of an
+            older version without ``config.unresolved.yaml``, also: other settings refer to an overridden setting.
     """
     if not (folder / CONFIG).is_file():
         raise ConfigError(f"{folder} has no {CONFIG}: it is not a run directory of scripts.train")
@@ -62,7 +62,7 @@ def read_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
         _refuse_resolvers(config, folder / UNRESOLVED)
         if _resolved(config, folder / UNRESOLVED) != resolved:
             raise ConfigError(
-                f"{folder}: {CONFIG} and {UNRESOLVED} differ, so one of them was edited; undo that, and give the change on the "
+                f"{folder}: {CONFIG} and {UNRESOLVED} differ, so one of them was edited; undo the edit, and give the change on the "
                 "command line"
             )
     else:
@@ -79,7 +79,7 @@ def _load(path: Path) -> DictConfig:
     except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(config, DictConfig):
-        raise ConfigError(f"{path} is damaged: it holds no settings")
+        raise ConfigError(f"{path} is damaged: it contains no settings")
     return config
 
 
@@ -93,11 +93,13 @@ def _resolved(config: DictConfig, path: Path) -> DictConfig:
 def _refuse_resolvers(config: DictConfig, path: Path) -> None:
     for name, value in _leaves(OmegaConf.to_container(config, resolve=False)):
         if isinstance(value, str) and _RESOLVER.search(value):
-            raise ConfigError(f"{path}: {name} is {value!r}; a saved config refers to its own settings only")
+            raise ConfigError(
+                f"{path}: {name} is {value!r}; a saved config may only refer to its own settings"
+            )
 
 
 def _refuse_source(key: str, config: DictConfig, folder: Path) -> None:
-    """Refuse a change that would not reach the settings that take their value from ``key``."""
+    """Reject an override of ``key`` that would not change the settings that refer to it."""
     plain = OmegaConf.to_container(config, resolve=True)
     present = {name for name, _ in _leaves(plain)} | set(_branches(plain))
     followers = sorted(
@@ -108,13 +110,13 @@ def _refuse_source(key: str, config: DictConfig, folder: Path) -> None:
     )
     if followers:
         raise ConfigError(
-            f"{folder} was trained by an older version, which kept no references between settings: {key} alone would change "
-            f"nothing. Set what takes its value from it: {', '.join(f'{name}=...' for name in followers)}"
+            f"{folder} was trained by an older version, which did not save references between settings, so {key} alone would have "
+            f"no effect. Set the settings that refer to it: {', '.join(f'{name}=...' for name in followers)}"
         )
 
 
 def references(conf: Path) -> dict[str, str]:
-    """Which setting takes its value from which, by the files of ``conf``."""
+    """The settings in the files of ``conf`` that refer to another setting, each with that setting."""
     found = {}
     for path in sorted(conf.rglob("*.yaml")):
         text = path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Checks of values that no run can work with, before anything is built or written."""
+"""Checks the values of settings before anything is built or written."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Number:
     """A number from ``least`` to ``most``.
 
     Attributes:
-        whole: no fraction.
-        above: ``least`` itself is refused.
+        whole: only integers are accepted.
+        above: the number must be larger than ``least``.
         optional: null is accepted.
     """
 
@@ -64,7 +64,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Text:
-    """Text of at least one character."""
+    """Text with at least one character."""
 
     kind: str = "text"
 
@@ -134,7 +134,7 @@ def check_values(config: DictConfig) -> None:
     """Check every setting of ``RULES`` that ``config`` has.
 
     Raises:
-        ConfigError: the setting, its value, and the values that it accepts.
+        ConfigError: a value is not accepted; the message names the setting, its value, and the accepted values.
     """
     for key, rule in RULES.items():
         parent, _, name = key.rpartition(".")

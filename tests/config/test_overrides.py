@@ -146,7 +146,7 @@ def test_overrides_of_a_config_are_applied_in_order_and_the_unknown_is_named():
     for argument, words in (
         ("trainer.batch_sise=2", "Did you mean trainer.batch_size?"),
         ("batch_size=2", "Did you mean trainer.batch_size?"),
-        ("trainer", "'trainer' is not of the form NAME=VALUE"),
+        ("trainer", "'trainer' does not have the form NAME=VALUE"),
         ("trainer=cpu", "trainer is a group of settings"),
     ):
         with pytest.raises(ConfigError) as error:

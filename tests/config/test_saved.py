@@ -57,7 +57,7 @@ def test_every_setting_that_others_follow_reaches_them_or_is_refused_in_an_old_r
     (folder / UNRESOLVED).unlink()
     for key in ("dataset.root", "dataset.policy", "dataset.max_detections", "pyramid.channels", "pyramid"):
         with pytest.raises(
-            ConfigError, match=rf"^{folder} was trained by an older version.*: {key} alone"
+            ConfigError, match=rf"^{folder} was trained by an older version.*so {key} alone"
         ) as error:
             read_config(folder, [f"{key}=3"])
         assert "\n" not in str(error.value)
@@ -81,7 +81,7 @@ def test_nothing_outside_the_config_is_looked_up(folder, monkeypatch):
     assert "oc.env" not in texts[UNRESOLVED] and "hunter2" in texts[UNRESOLVED]
     text = (folder / UNRESOLVED).read_text().replace("policy: error", "policy: ${oc.env:SECRET}")
     (folder / UNRESOLVED).write_text(text)
-    with pytest.raises(ConfigError, match="a saved config refers to its own settings only"):
+    with pytest.raises(ConfigError, match="a saved config may only refer to its own settings"):
         read_config(folder)
 
 

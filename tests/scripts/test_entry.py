@@ -157,7 +157,7 @@ def test_a_value_is_read_as_the_kind_of_its_default(argument, value):
         ("score=high", "score is 'high'; it is a number"),
         ("score=", "it is a number"),
         ("scor=1", "no option 'scor'. Did you mean score?"),
-        ("--score", "not of the form NAME=VALUE; write score=VALUE"),
+        ("--score", "does not have the form NAME=VALUE; write score=VALUE"),
         ("--score=0.5", "write score=0.5"),
         ("flip=maybe", "flip is 'maybe'; it is true or false"),
         ("scales=2", "scales is '2'; it is a list"),
