@@ -16,6 +16,7 @@ Pages and pictures:
 
 Questions about the records of a table, answered in results/TABLE:
     contrast    one loss against the others: intervals, exact p values, correction for the number of comparisons
+    ranking     the losses of a table in the order of their gains, with their costs
     noise       the changes of a table when only the seed changes
     classes     the classes whose AP a loss changes most
     mechanism   the gradient of a loss on each frequency group, early and late
@@ -44,7 +45,7 @@ HERE = Path(__file__).parent / "reports"
 # The module in ``scripts.reports`` of each command; the function has the command's name.
 MODULES = {
     "html": "html", "dataset": "dataset", "compare": "compare", "gallery": "gallery", "heads": "heads",
-    "figures": "figures", "push": "figures", "trade": "figures", "screen": "screen", "contrast": "questions", "noise": "questions", "classes": "questions",
+    "figures": "figures", "push": "figures", "trade": "figures", "screen": "screen", "contrast": "questions", "ranking": "questions", "noise": "questions", "classes": "questions",
     "mechanism": "questions", "gate": "questions", "choice": "questions", "forms": "questions", "tuning": "questions", "fit": "questions",
     "documents": "questions",
 }  # fmt: skip

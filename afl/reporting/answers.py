@@ -11,7 +11,7 @@ from afl.reporting.inference import Difference, Interval
 from afl.reporting.intervals import Estimate, rounded
 from afl.reporting.markdown import markdown
 from afl.reporting.names import GROUPS
-from afl.reporting.questions import DEFAULTS, QUARTERS, adjusted, half_width, mean_of, moved_by
+from afl.reporting.questions import DEFAULTS, QUARTERS, Ranked, adjusted, half_width, mean_of, moved_by
 
 Row = tuple[str, str]
 """(data set, detector)"""
@@ -87,6 +87,45 @@ three intervals are half-widths at 95 %, in brackets their degrees of freedom, b
 
 P values are two-sided and exact, over all assignments of signs to units or to single differences; n units cannot give less than
 2 / 2^n. In brackets they are adjusted over all lines of this table (Holm). The best other loss was chosen by these same records."""
+
+
+def ranking_text(found: Sequence[Ranked], detectors: Sequence[str], baseline: str) -> str:
+    """A line for each loss, the best first, and how to read it."""
+    first, *others = next(one for one in found if one.gains).gains
+    head = [
+        "rank", "loss", first, "unpooled", "p (Holm)", *others, "detectors x units", f"step time / {baseline}",
+        f"memory / {baseline}",
+    ]  # fmt: skip
+
+    def line(rank: int, one: Ranked) -> list[str]:
+        cost = ["—" if value is None else f"{value:.2f}" for value in (one.time, one.memory)]
+        if not one.gains:
+            return [str(rank), one.loss, *["—"] * (len(head) - 4), *cost]
+        own = one.gains[first]
+        return [
+            str(rank), one.loss, _gain(own), _half(own.mean, own.unpooled), _p(one.p[first]),
+            *(_gain(one.gains[metric]) if metric in one.gains else "—" for metric in others),
+            f"{own.detectors} x {own.units}", *cost,
+        ]  # fmt: skip
+
+    lines = [line(rank, one) for rank, one in enumerate(found, start=1)]
+    reading = RANKING_READING.format(baseline=baseline, first=first, detectors=", ".join(detectors))
+    return markdown(head, lines, align="---: --- " + "---: " * (len(head) - 2)) + "\n\n" + reading
+
+
+RANKING_READING = """Differences to {baseline} x 100, averaged over {detectors}; ranked by {first}. After ± the half-width of the 95 % interval that pools
+the noise of the detectors, bold where it excludes zero; "unpooled" is that of the means over detectors by unit. P values are exact, over
+the signs of single differences, and adjusted over all losses and metrics of this table (Holm). Step time and memory of a run are
+medians of their ratios to the run of {baseline} on the same detector and unit."""
+
+
+def _gain(own: Difference) -> str:
+    """``+1.2 ± 0.4`` with the pooled interval."""
+    text = rounded(100 * own.mean, "+")
+    if own.pooled is None:
+        return text
+    text += f" ± {100 * own.pooled.half:.1f}"
+    return f"**{text}**" if abs(own.mean) > own.pooled.half else text
 
 
 def _half(mean: float, own: Interval | None) -> str:

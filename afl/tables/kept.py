@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from afl.config import CONF, ConfigError, unknown_choice
 from afl.reporting import Table, TableSpec, build_table, load_records
 from afl.reporting.caption import RECONSTRUCTION
-from afl.tracking import Record, write_text
+from afl.tracking import FINISHED, Record, write_text
 from afl.training.compose import compose_cell
 
 
@@ -39,6 +39,22 @@ class KeptTable:
     def table(self) -> Table:
         """The table over all seeds of the records."""
         return build_table(self.records, table_spec(self.spec, self.seeds))
+
+    def most_complete(self) -> Table:
+        """The same over the data sets and detectors that have finished runs of the most losses, so that a table that is still being
+        filled can be read; a complete table is unchanged."""
+        whole = self.table()
+        losses: dict[tuple[str, str], set[str]] = {}
+        for (dataset, detector, loss, _), record in whole.cells.items():
+            if record is not None and record.status == FINISHED:
+                losses.setdefault((dataset, detector), set()).add(loss)
+        most = max(map(len, losses.values()), default=0)
+        full = [place for place, own in losses.items() if len(own) == most]
+        datasets = [name for name in whole.spec.datasets if any(name == one for one, _ in full)]
+        detectors = [name for name in whole.spec.detectors if all((one, name) in full for one in datasets)]
+        if not detectors:
+            return whole
+        return build_table(self.records, replace(whole.spec, datasets=datasets, detectors=detectors))
 
     def write(self, name: str, text: str) -> None:
         """Print an answer and write it to the table's folder."""

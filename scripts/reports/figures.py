@@ -107,11 +107,13 @@ def trade(table: str = "remedies", results: str = "results", output: str = "") -
 
         python -m scripts.report trade [table=remedies] [output=FOLDER]
 
-    Differences to the table's baseline, averaged over detectors, with 95 % intervals over seeds. Writes trade-TABLE.png and
-    trade-TABLE.pdf into RESULTS/figures.
+    Differences to the table's baseline, averaged over detectors, with 95 % intervals over seeds. A table that is still being filled
+    is drawn over the detectors that have the most losses. Writes trade-TABLE.png and trade-TABLE.pdf into RESULTS/figures.
     """
     kept = kept_table({"table": table, "results": results})
-    paths = save(draw_trade(kept.table()), Path(output or Path(results) / "figures"), f"trade-{table}")
+    paths = save(
+        draw_trade(kept.most_complete()), Path(output or Path(results) / "figures"), f"trade-{table}"
+    )
     print("written:", ", ".join(map(str, paths)))
     return paths[0]
 

@@ -58,6 +58,20 @@ def contrast(table: str = "shapes", loss: str = "afl", against: str = "", result
     kept.write(f"{loss}-against-{other}.md".replace("/", "_"), text)
 
 
+def ranking(table: str = "remedies", results: str = "results") -> None:
+    """The losses of a table in the order of what they gain over its baseline, with what they cost.
+
+        python -m scripts.report ranking [table=remedies]
+
+    Gains with 95 % intervals and p values adjusted for their number (Holm), step time and memory as multiples of the baseline's. A
+    table that is still being filled is ranked over the detectors that have the most losses. Writes RESULTS/TABLE/ranking.md.
+    """
+    kept = kept_table({"table": table, "results": results})
+    whole = kept.most_complete()
+    found = questions.ranking(whole)
+    kept.write("ranking.md", answers.ranking_text(found, whole.spec.detectors, whole.spec.baseline))
+
+
 def classes(
     table: str = "trashcan", losses: list[str] = (), shown: int = 6, results: str = "results"
 ) -> None:
