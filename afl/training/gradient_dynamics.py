@@ -1,9 +1,10 @@
 """Measures the gradient of a loss: |dL/dz| of positives and negatives by frequency group.
 
-The value of every loss can be differentiated with respect to the logits. On the steps that are logged, a hook on each loss
-module does so with one additional backward pass through the loss, not through the network. This works for every loss that
-follows the contract. Later operations on the value (its weight in the sum, accumulation) do not change the figures. The
-measurement does not affect training: it changes neither the graph nor the gradients nor the run's random numbers.
+On the steps that are logged, each loss module gets a view of its logits, and a hook on that view sees the gradient when the
+step's own backward pass arrives there. A second hook sees the factor with which the value enters the total (its weight in the
+sum, accumulation), and the figures are those without it. This works for every loss that follows the contract. The
+measurement does not affect training: it changes neither the gradients nor the run's random numbers. It costs no backward pass;
+on an accelerator it reads the gradient in blocks and does not wait before ``figures``.
 
 Names of the figures, where MAP is a classification map of the detector, SIGN ``positive`` or ``negative`` and GROUP
 ``r``, ``c``, ``f``, or ``all`` on a map without classes:
@@ -24,6 +25,7 @@ batch has no quantiles.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,15 +34,20 @@ from torch import Tensor
 
 from afl.losses import ClassificationTarget, ElementWeights, MapLoss
 from afl.losses.gradient import alpha_balance, computing_type, gate_of_gated
+from afl.losses.negatives import Eraser
 
 QUANTILES = (0.1, 0.5, 0.9)
 ALL = "all"
 # Quantiles are computed from at most this many elements; larger maps are sampled.
 SAMPLE = 100_000
+# Elements of a gradient that are read at once on an accelerator; a CPU reads all of them.
+BLOCK = 1 << 22
 
 
 class GradientDynamics:
     """A context manager that measures the losses called inside it; ``figures`` returns the latest measurements.
+
+    A loss is measured when its gradient is computed, which may be after the context.
 
     Args:
         losses: by name of their map.
@@ -52,122 +59,228 @@ class GradientDynamics:
         self._groups = list(groups)
         self._hooks: list[Any] = []
         self._seen: dict[str, dict[str, Tensor]] = {}
+        self._watched: dict[str, _Watched] = {}
+        self._by_device: dict[torch.device, dict[str, Tensor]] = {}
 
     def __enter__(self) -> GradientDynamics:
-        self._seen = {}
-        self._hooks = [
-            loss.register_forward_hook(partial(self._look, name), with_kwargs=True)
-            for name, loss in self._losses.items()
-        ]
+        self._seen, self._watched = {}, {}
+        for name, loss in self._losses.items():
+            self._hooks += [
+                loss.register_forward_pre_hook(partial(self._enter_loss, name), with_kwargs=True),
+                loss.register_forward_hook(partial(self._leave_loss, name), with_kwargs=True),
+            ]
         return self
 
     def __exit__(self, *error: object) -> None:
         for hook in self._hooks:
             hook.remove()
+        self._hooks = []
 
     def figures(self) -> dict[str, float]:
-        """All figures that the module docstring lists; waits for the device."""
-        figures = {
-            f"gradient/{name}/{key}": float(value)
-            for name, seen in self._seen.items()
-            for key, value in seen.items()
+        """All figures that the module docstring lists; waits for the device once."""
+        for name, watched in self._watched.items():
+            if name not in self._seen:
+                # The total does not depend on these logits.
+                self._measure(name, torch.zeros(watched.shape, device=watched.target.image.device))
+        self._watched = {}
+        named = {f"{name}/{key}": value for name, seen in self._seen.items() for key, value in seen.items()}
+        kept = {
+            f"{name}/{key}": torch.as_tensor(value).detach().float()
+            for name, loss in self._losses.items()
+            for key, value in loss.statistics().items()
         }
-        for name, loss in self._losses.items():
-            for key, value in loss.statistics().items():
-                value = torch.as_tensor(value).detach().float().cpu()
-                figures[f"gradient/{name}/{key}"] = float(value.mean())
-                if value.ndim == 1:
-                    for group, members in self._members(len(value)).items():
-                        figures[f"gradient/{name}/{key}/{group}"] = float(value[members].mean())
+        on_host = _on_host(named | kept)
+        # A group without elements has no quantiles and no mean weight.
+        figures = {
+            f"gradient/{key}": float(on_host[key])
+            for key in named
+            if key.endswith(("/count", "/sum")) or float(on_host[f"{key.rpartition('/')[0]}/count"]) > 0
+        }
+        for key in kept:
+            value = on_host[key].to(kept[key].dtype)
+            figures[f"gradient/{key}"] = float(value.mean())
+            if value.ndim == 1:
+                for group, members in self._members(len(value), value.device).items():
+                    figures[f"gradient/{key}/{group}"] = float(value[members].mean())
         return figures
 
-    def _look(self, name: str, loss: MapLoss, args: tuple, kwargs: dict[str, Any], value: Tensor) -> None:
+    def _enter_loss(
+        self, name: str, loss: MapLoss, args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[tuple, dict]:
         call = dict(zip(("logits", "target", "normalizer"), args, strict=False)) | kwargs
-        logits, target = call["logits"], call["target"]
-        # A loss may not depend on the logits of a batch.
-        gradient = torch.zeros_like(logits)
-        if value.requires_grad:
-            (gradient,) = torch.autograd.grad(value, logits, retain_graph=True, materialize_grads=True)
-        with torch.no_grad():
-            size = gradient.abs().to(computing_type(gradient.dtype)) * call["normalizer"]
-            self._seen[name] = element_figures(size, target, self._members(target.num_classes), loss.seen)
+        logits = call["logits"]
+        self._watched[name] = watched = _Watched(loss, call["target"], call["normalizer"], logits.shape)
+        if torch.is_grad_enabled() and logits.requires_grad:
+            # Only the loss reads this view, so its gradient is that of the loss alone.
+            call["logits"] = logits.view_as(logits)
+            call["logits"].register_hook(partial(self._measure, name, watched=watched))
+        return (), call
 
-    def _members(self, num_classes: int) -> dict[str, Tensor]:
+    def _leave_loss(self, name: str, loss: MapLoss, args: tuple, kwargs: dict, value: Tensor) -> None:
+        watched = self._watched[name]
+        watched.seen = loss.seen
+        if value.requires_grad:
+            value.register_hook(watched.set_factor)
+
+    def _measure(self, name: str, gradient: Tensor, watched: _Watched | None = None) -> None:
+        watched = watched or self._watched[name]
+        members = self._members(watched.target.num_classes, gradient.device)
+        with torch.no_grad():
+            self._seen[name] = element_figures(
+                gradient.detach(), watched.scale, watched.target, members, watched.seen
+            )
+
+    def _members(self, num_classes: int, device: torch.device) -> dict[str, Tensor]:
         """(C,) bool by group; a map whose classes are not those of the data set has one group."""
         if num_classes != len(self._groups):
-            return {ALL: torch.ones(num_classes, dtype=torch.bool)}
-        return {
-            group: torch.tensor([own == group for own in self._groups])
-            for group in "rcf"
-            if group in self._groups
-        }
+            return {ALL: torch.ones(num_classes, dtype=torch.bool, device=device)}
+        if device not in self._by_device:
+            self._by_device[device] = {
+                group: torch.tensor([own == group for own in self._groups]).to(device)
+                for group in "rcf"
+                if group in self._groups
+            }
+        return self._by_device[device]
+
+
+class _Watched:
+    """One call of a loss: what its gradient is measured with.
+
+    Args:
+        loss: the module; target, normalizer: of the call; shape: of its logits.
+    """
+
+    def __init__(
+        self, loss: MapLoss, target: ClassificationTarget, normalizer: Tensor, shape: torch.Size
+    ) -> None:
+        self.target, self.shape = target, shape
+        self.scale, self.normalizer = normalizer, normalizer
+        self.seen: tuple[Tensor | None, ElementWeights] | None = loss.seen
+
+    def set_factor(self, upstream: Tensor) -> None:
+        """Take note of d total / d value, which backward reaches before the logits."""
+        # A loss that the total leaves out has the gradient 0.
+        self.scale = torch.where(upstream != 0, self.normalizer / upstream, 0.0)
 
 
 def element_figures(
-    size: Tensor,
+    gradient: Tensor,
+    scale: Tensor,
     target: ClassificationTarget,
     members: Mapping[str, Tensor],
     seen: tuple[Tensor | None, ElementWeights] | None = None,
 ) -> dict[str, Tensor]:
-    """Count, sum and quantiles by sign and group, as ``SIGN/GROUP/FIGURE``.
+    """Count, sum and quantiles by sign and group, as ``SIGN/GROUP/FIGURE``: scalars on the device, NaN if undefined.
 
     Sums cover all elements. Quantiles of negatives use at most ``SAMPLE`` elements, drawn from the whole map.
 
     Args:
-        size: (R, C), |dL/dz| of every element.
+        gradient: (R, C); scale: scalar, |gradient| times it is |dL/dz|.
         target: of the map; ignored locations and unverified classes are excluded.
-        members: (C,) bool by group.
+        members: (C,) bool by group, on the device.
         seen: soft values (P,) and weights of the positives and the gate, as ``ClassificationLoss`` keeps them; None
             for other losses.
     """
     value, weights = seen if seen is not None else (None, None)
     classes = target.num_classes
-    flat = size.reshape(-1)
-    present = target.is_positive
-    positive = target.positive[present]
-    negative = torch.ones_like(size, dtype=torch.bool)
-    if target.ignored is not None:
-        negative[target.ignored] = False
-    if target.verified is not None:
-        negative &= target.verified[target.image]
-    negative.view(-1)[positive] = False
-    sampled = _sample(flat)
-    sampled = sampled[negative.view(-1)[sampled]]
+    flat = gradient.reshape(-1)
 
-    # By sign: the elements for the quantiles, their soft targets, and count and sum of |dL/dz| of every class.
-    by_class = flat.new_zeros(2, classes, dtype=torch.float64)
-    by_class.index_add_(
-        1, positive % classes, torch.stack([torch.ones_like(flat[positive]), flat[positive]]).double()
-    )
+    def size_at(index: Tensor) -> Tensor:
+        own = flat[index] if flat.numel() else flat.new_zeros(index.shape)
+        return own.abs().to(computing_type(own.dtype)) * scale
+
+    present, positive = target.is_positive, target.positive.clamp(min=0)
+    sampled = _sample(flat)
+    counted = _negative_at(sampled, target)
+    sizes = size_at(positive)
+    by_class = torch.zeros(2, classes, dtype=torch.float64, device=flat.device)
+    both = torch.stack([torch.ones_like(sizes), sizes])
+    by_class.index_add_(1, positive % classes, torch.where(present, both, 0.0).double())
+    # By sign: the elements for the quantiles, which of them count, their sizes and soft targets, and sums by class.
     parts = {
-        "positive": (positive, 1.0 if value is None else value[present], by_class),
-        "negative": (
-            sampled,
-            0.0,
-            torch.stack([negative.sum(0), (size * negative).sum(0, dtype=torch.float64)]),
-        ),
+        "positive": (positive, present, sizes, 1.0 if value is None else value, by_class),
+        "negative": (sampled, counted, size_at(sampled), 0.0, _negatives_by_class(gradient, scale, target)),
     }
     figures = {}
-    for sign, (index, y, (count, total)) in parts.items():
+    for sign, (index, valid, size, y, (count, total)) in parts.items():
         label = index % classes
-        quantities = {"": flat[index]}
+        quantities = {"": size}
         if weights is not None and weights.gate is not None:
             strength = weights.gate[label] if weights.gate.ndim else weights.gate
-            quantities["gate_"] = gate_of_gated(flat[index] / alpha_balance(y, weights.alpha), strength)
+            quantities["gate_"] = gate_of_gated(size / alpha_balance(y, weights.alpha), strength)
         for group, member in members.items():
-            member = member.to(size.device)
-            of_group = member[label]
-            figures[f"{sign}/{group}/count"] = count[member].sum()
-            figures[f"{sign}/{group}/sum"] = total[member].sum()
-            if not bool(of_group.any()):
-                continue
+            of_group = member[label] & valid
+            figures[f"{sign}/{group}/count"] = torch.where(member, count, 0).sum()
+            figures[f"{sign}/{group}/sum"] = torch.where(member, total, 0.0).sum()
             for prefix, numbers in quantities.items():
-                cuts = torch.quantile(numbers[of_group], numbers.new_tensor(QUANTILES))
-                for q, cut in zip(QUANTILES, cuts, strict=True):
+                own = _only(numbers, of_group)
+                # Filled on the device: a list of numbers would be copied there.
+                cuts = torch.linspace(QUANTILES[0], QUANTILES[-1], 3, dtype=own.dtype, device=own.device)
+                for q, cut in zip(QUANTILES, torch.nanquantile(own, cuts), strict=True):
                     figures[f"{sign}/{group}/{prefix}q{round(100 * q)}"] = cut
             if sign == "positive" and weights is not None and weights.positive is not None:
-                figures[f"{sign}/{group}/weight"] = weights.positive[present][of_group].mean()
+                figures[f"{sign}/{group}/weight"] = _only(weights.positive, of_group).nanmean()
     return figures
+
+
+def _only(numbers: Tensor, wanted: Tensor) -> Tensor:
+    """The numbers (K,) that are wanted; off the CPU all of them, NaN in the place of the others, and without waiting."""
+    if not _reads_all(numbers):
+        return torch.where(wanted, numbers, torch.nan)
+    own = numbers[wanted]
+    return own if len(own) else numbers.new_full((1,), torch.nan)
+
+
+def _reads_all(tensor: Tensor) -> bool:
+    """Whether values can be read without waiting, and memory is that of the host."""
+    return tensor.device.type == "cpu"
+
+
+def _negatives_by_class(
+    gradient: Tensor, scale: Tensor, target: ClassificationTarget
+) -> tuple[Tensor, Tensor]:
+    """(C,) int64 number of the negatives and (C,) float64 sum of |gradient| times ``scale``, block by block."""
+    locations, classes = gradient.shape
+    count = torch.zeros(classes, dtype=torch.int64, device=gradient.device)
+    total = torch.zeros(classes, dtype=torch.float64, device=gradient.device)
+    rows = max(locations, 1) if _reads_all(gradient) else max(BLOCK // classes, 1)
+    # One element after the block, where positives of other blocks are written.
+    buffer = torch.empty(min(rows, max(locations, 1)) * classes + 1, dtype=torch.bool, device=gradient.device)
+    eraser = Eraser(replace(target, negative_index=None), locations, rows, filler=False)
+    for number, start in enumerate(range(0, locations, rows)):
+        part = gradient[start : start + rows]
+        buffer.fill_(True)
+        negative = buffer[: part.numel()].view(part.shape)
+        eraser.erase(buffer, number, part.numel())
+        if target.verified is not None:
+            negative &= target.verified[target.image[start : start + rows]]
+        eraser.erase_rows(negative, number)
+        size = part.abs().to(computing_type(part.dtype)) * scale
+        count += negative.sum(0)
+        total += (size * negative).sum(0, dtype=torch.float64)
+    return count, total
+
+
+def _negative_at(index: Tensor, target: ClassificationTarget) -> Tensor:
+    """(K,) bool, which elements are negatives that take part in the loss."""
+    location = torch.div(index, target.num_classes, rounding_mode="floor")
+    negative = ~torch.isin(index, target.positive)
+    if target.ignored is not None:
+        negative &= ~target.ignored[location]
+    if target.verified is not None:
+        negative &= target.verified[target.image[location], index % target.num_classes]
+    return negative
+
+
+def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Float64 copies on the CPU, all in one transfer from each device."""
+    found: dict[str, Tensor] = {}
+    for device in {value.device for value in tensors.values()}:
+        own = {name: value for name, value in tensors.items() if value.device == device}
+        flat = torch.cat([value.detach().double().reshape(-1) for value in own.values()]).cpu()
+        parts = flat.split([value.numel() for value in own.values()])
+        found |= {name: part.view(own[name].shape) for name, part in zip(own, parts, strict=True)}
+    return found
 
 
 def _sample(flat: Tensor) -> Tensor:
@@ -178,5 +291,7 @@ def _sample(flat: Tensor) -> Tensor:
     """
     if flat.numel() <= SAMPLE:
         return torch.arange(flat.numel(), device=flat.device)
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(flat.numel(), (SAMPLE,), generator=generator).to(flat.device)
+    if flat.device.type == "meta":
+        return torch.empty(SAMPLE, dtype=torch.int64, device=flat.device)
+    generator = torch.Generator(flat.device).manual_seed(0)
+    return torch.randint(flat.numel(), (SAMPLE,), generator=generator, device=flat.device)

@@ -201,10 +201,11 @@ def _figures(
     optimizer: torch.optim.Optimizer,
     images_per_second: float,
 ) -> dict[str, float]:
-    figures = {f"loss/{name}": float(value.detach()) for name, value in losses.items()}
-    return figures | {
-        "loss/total": float(total.detach()),
-        "gradient_norm": float(gradient_norm),
+    on_device = {f"loss/{name}": value for name, value in losses.items()}
+    on_device |= {"loss/total": total, "gradient_norm": gradient_norm}
+    # One transfer for all of them.
+    numbers = torch.stack([value.detach().double() for value in on_device.values()]).tolist()
+    return dict(zip(on_device, numbers, strict=True)) | {
         "learning_rate": optimizer.param_groups[0]["lr"],
         "images_per_second": images_per_second,
     }

@@ -17,6 +17,7 @@ from afl.training.distributed import World
 from afl.training.gradient_dynamics import GradientDynamics
 from afl.training.inputs import normalise, targets_of
 from afl.training.load import LoadedRun
+from detectors.contract import weighted_sum
 
 SETTLING_ROUNDS = 10
 
@@ -56,7 +57,8 @@ def _sums(detector: nn.Module, data: RunData, seen: Sequence) -> dict[str, float
     sums = dict.fromkeys(sorted(set(data.statistics.groups)), 0.0)
     for outputs, targets in seen:
         with dynamics:
-            detector.losses(_differentiable(outputs), targets)
+            losses = detector.losses(_differentiable(outputs), targets)
+        weighted_sum(losses, detector.loss_weights).backward()
         figures = dynamics.figures()
         for group in sums:
             sums[group] += sum(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from importlib import import_module
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from afl.losses import ElementWeights, at_objects, fused, negatives, sampling
 from tests.losses.cases import loss_and_gradient, random_target
+from tests.losses.passes import Passes
 from tests.losses.test_every_method import (
     ARMS,
     BOX,
@@ -32,29 +31,6 @@ WITH_PASSES = ("ap_loss", "dr_loss", "ghm", "ohem", "ssd", "libra", "efl", "afl_
 # Losses that draw elements or keep the hardest.
 DRAWN = ("libra", "federated", "federated_rfs", "federated_rfs_efl", "ohem", "ssd")
 HEADS = pytest.mark.parametrize("dense_positives", [True, False], ids=["anchors", "heat_map"])
-
-# They name a few elements and leave the rest of a map alone.
-AT_ELEMENTS = ("index", "index_add_", "index_put_", "_index_put_impl_", "index_select", "gather", "scatter_")
-NO_PASS = ("empty", "empty_like", "new_empty", "empty_strided", *AT_ELEMENTS)
-
-
-class Passes(TorchDispatchMode):
-    """Counts torch operations that read or write a tensor of at least ``size`` elements."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size, self.found, self.allocated = size, Counter(), 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
-        tensors, _ = torch.utils._pytree.tree_flatten((args, kwargs, result))
-        whole = any(isinstance(t, torch.Tensor) and t.numel() >= self.size for t in tensors)
-        if whole and name in ("empty", "empty_like", "new_empty", "empty_strided"):
-            self.allocated += 1
-        if whole and not func.is_view and name not in NO_PASS:
-            self.found[name] += 1
-        return result
 
 
 class Skipped:

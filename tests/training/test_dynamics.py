@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,8 +22,9 @@ from afl.losses.reference import dense_target, quality_focal_loss, weighted_loss
 from afl.losses.weighting import ElementWeights
 from afl.tracking import mass_curves, read_metrics, read_record, summarize
 from afl.training import gradient_dynamics, run_cell
-from afl.training.gradient_dynamics import GradientDynamics
+from afl.training.gradient_dynamics import GradientDynamics, element_figures
 from tests.losses.cases import make_info, plain_target, random_logits, random_target
+from tests.losses.passes import Passes
 
 COUNTS = [1400.0, 567.0, 87.0, 12.0, 3.0]
 GROUPS = ["f", "f", "c", "r", "r"]
@@ -38,7 +40,9 @@ def observed(
     loss: nn.Module, logits: Tensor, target: ClassificationTarget, groups=GROUPS
 ) -> dict[str, float]:
     with (dynamics := GradientDynamics({"map": loss}, groups)):
-        loss(logits, target, N)
+        value = loss(logits, target, N)
+    # A loss has some weight in the total, and the logits have other uses; neither belongs to the figures.
+    torch.autograd.grad(0.7 * value + logits.square().sum(), logits)
     return dynamics.figures()
 
 
@@ -141,6 +145,36 @@ def test_a_map_without_classes_is_one_group_and_an_empty_group_has_no_quantiles(
     figures = observed(build("afl"), random_logits(2, target), target)
     assert figures["gradient/map/positive/r/count"] == figures["gradient/map/positive/r/sum"] == 0
     assert "gradient/map/positive/r/q50" not in figures and "gradient/map/positive/f/q50" in figures
+
+
+def test_an_accelerator_reads_the_gradient_in_blocks_and_gets_the_same_figures(monkeypatch):
+    """Its path without its device: nothing is looked at, and no tensor of the map's size is made."""
+    target = random_target(5, positives=25, locations=400, ignored=True, verified=True)
+    logits, loss = random_logits(5, target), build("afl_per_class")
+    expected = observed(loss, logits, target)
+    monkeypatch.setattr(gradient_dynamics, "BLOCK", 300)
+    monkeypatch.setattr(gradient_dynamics.Eraser, "on_host", False)
+    monkeypatch.setattr(gradient_dynamics, "_reads_all", lambda tensor: False)
+    figures = observed(loss, logits, target)
+    assert figures.keys() == expected.keys()
+    for name, value in expected.items():
+        assert figures[name] == pytest.approx(value, rel=1e-6), name
+
+
+def test_a_logged_step_waits_once_and_makes_no_tensor_of_the_maps_size(monkeypatch):
+    """On a device without values, where looking at one is an error; the transfer of the figures is one."""
+    monkeypatch.setattr(gradient_dynamics, "BLOCK", 2000)
+    monkeypatch.setattr(gradient_dynamics, "SAMPLE", 500)
+    target = random_target(5, locations=4000, ignored=True, verified=True)
+    fields = {name: x.to("meta") for name, x in vars(target).items() if isinstance(x, Tensor)}
+    gradient = torch.empty(8000, 5, dtype=torch.bfloat16, device="meta")
+    members = {group: torch.empty(5, dtype=torch.bool, device="meta") for group in "rcf"}
+    weights = ElementWeights(alpha=0.25, gamma=2.0, gate=torch.empty((), device="meta"))
+    with Passes(gradient.numel()) as passes:
+        scale = torch.empty((), device="meta")
+        figures = element_figures(gradient, scale, replace(target, **fields), members, (None, weights))
+    assert len(figures) == 2 * 3 * 8 and all(value.device.type == "meta" for value in figures.values())
+    assert not passes.found and not passes.allocated
 
 
 def test_what_a_link_keeps_by_class_is_told_by_group():
