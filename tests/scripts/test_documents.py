@@ -153,5 +153,5 @@ def test_the_ten_lines_for_torchvision_run_as_they_stand():
     assert model.head.classification_head.cls_logits.weight.grad.abs().sum() > 0
 
 
-def test_the_habits_are_ten():
+def test_the_contributing_rules_are_ten():
     assert re.findall(r"^(\d+)\. ", TEXTS["CONTRIBUTING.md"], re.M) == [str(n) for n in range(1, 11)]
