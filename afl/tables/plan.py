@@ -1,23 +1,18 @@
 """Plans a table before it is trained: number of runs, finished runs, hours and disk space.
 
-The hours of each row come from the best available source, which the plan names: finished runs of the same network at the same
-size on this device; a short measurement on this device with random data; finished runs on another device; or the published speed
-of RetinaNet, scaled by multiply-adds.
+The hours of each row come from the best available source (:mod:`afl.tables.speed`), which the plan names.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 import shutil
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -25,35 +20,18 @@ from rich.text import Text
 from afl.reporting import load_records
 from afl.tables.cells import DataSets, Name, compose_cells, compose_rows, runs_of, settings_of
 from afl.tables.pinned import pinned, require_trainable
-from afl.tracking import FINISHED, Record, environment
+from afl.tables.speed import Speed, Speeds, gpu_steps
+from afl.tracking import FINISHED
 from afl.training import ConfigError
-from afl.training.compose import compose_cell
-from afl.training.cost import NetworkCost, measure_throughput, network_cost
 from afl.training.duration import Duration
 from afl.training.initial_weights import SHAPES, pretraining_config
 from datasets import DataError
 from datasets.releases import PUBLISHED, SIZES
 
-# RetinaNet R50-FPN on COCO: 0.205 s for a step of 16 images on 8 V100 (detectron2's model zoo).
-PUBLISHED_SPEED, PUBLISHED_DEVICE = 16 / 0.205 / 8, "V100"
-PUBLISHED_CELL = "experiment=coco/retinanet"
 CHECKPOINTS = 2  # kept by a run: last and previous
 DETECTION_BYTES = 110  # size of one detection in detections.json
-LEAST_STEPS = 50  # shorter runs are too slow at first to give a speed
-SMALL_WORK = 1e12  # largest measurement on a CPU in multiply-adds: some seconds
 FEATURES = "features for tiny"  # name of the row of pre-training
 MEASURE = ("auto", "true", "false")
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Training images per second of one process on one device, and the source of this number."""
-
-    images_per_second: float
-    device: str
-    source: str
-    eval_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +127,11 @@ def plan(config: DictConfig, seeds: Sequence[int]) -> Plan:
         [path for path in (Path(config.paths.output), Path(config.results)) if path.exists()]
     )
     known += load_records(sorted(Path(config.results).glob("*/records/*.json")))
-    speeds = Speeds([record for record in known if record.status == FINISHED], str(config.measure).lower())
+    speeds = Speeds(
+        [record for record in known if record.status == FINISHED],
+        str(config.measure).lower(),
+        gpu_steps(Path(config.results) / "benchmark" / "gpu.json"),
+    )
     cells: dict[tuple[str, str], list[Name]] = {}
     for name in composed:
         cells.setdefault((name[1], name[2]), []).append(name)
@@ -157,11 +139,7 @@ def plan(config: DictConfig, seeds: Sequence[int]) -> Plan:
     pretraining = [names[0] for names in cells.values() if composed[names[0]].initial_weights == SHAPES]
     if pretraining:
         rows.append(_pretraining(config, [composed[name] for name in pretraining], speeds))
-    if any(row.source.startswith("published") for row in rows):
-        notes.append(
-            f"published: RetinaNet R50-FPN, {PUBLISHED_SPEED:.1f} images/s on one {PUBLISHED_DEVICE} (detectron2's model zoo), "
-            "scaled by multiply-adds; measure=true measures some steps on this machine instead"
-        )
+    notes += speeds.notes([row.source for row in rows])
     notes.append(
         "Without a finished run, evaluating one view of an image is assumed to take a third of its training time"
     )
@@ -174,114 +152,6 @@ def plan(config: DictConfig, seeds: Sequence[int]) -> Plan:
             f"{len(list(kept.glob('*.json')))} records are committed in {kept}: `make table-{config.table.name}` builds the table from them"
         )
     return Plan(title=f"{config.table.title}: seeds {', '.join(map(str, seeds))}", rows=rows, notes=notes)
-
-
-class Speeds:
-    """Estimates the speed of runs.
-
-    Args:
-        records: finished runs.
-        measure: ``auto``, ``true`` or ``false``.
-    """
-
-    def __init__(self, records: Sequence[Record], measure: str) -> None:
-        self._records: dict[tuple, list[Record]] = {}
-        for record in records:
-            if record.images_per_second and (record.steps or 0) >= LEAST_STEPS:
-                self._records.setdefault(_work(record.config), []).append(record)
-        self._measure = measure
-        self._measured: dict[str, Speed] = {}
-        self._costs: dict[str, NetworkCost] = {}
-
-    @cached_property
-    def here(self) -> str:
-        """Name of the device that runs would use."""
-        return environment("cuda" if torch.cuda.is_available() else "cpu")["device"]
-
-    @cached_property
-    def _published_macs(self) -> int:
-        detector = PUBLISHED_CELL.rpartition("/")[2]
-        cell = compose_cell(detector=detector, loss="fl", overrides=[PUBLISHED_CELL])
-        return network_cost(cell, SIZES["coco"].classes).forward_macs
-
-    def cost(self, cell: DictConfig, num_classes: int) -> NetworkCost:
-        """The cost of a run's network, cached for all losses of a row."""
-        name = f"{_work(cell)} {num_classes}"
-        if name not in self._costs:
-            self._costs[name] = network_cost(cell, num_classes)
-        return self._costs[name]
-
-    def of(self, cell: DictConfig, num_classes: int) -> Speed:
-        """The speed of one run, from the best available source."""
-        work = _work(cell)
-        alike = self._records.get(work, [])
-        at_home = [record for record in alike if record.environment.get("device") == self.here]
-        if at_home:
-            return _from_records(at_home, cell.cell.loss)
-        name, macs = str(work), self.cost(cell, num_classes).forward_macs
-        if self._may_measure(macs):
-            return self._measure_once(name, cell, num_classes, macs)
-        if alike:
-            return _from_records(alike, cell.cell.loss)
-        return Speed(
-            images_per_second=PUBLISHED_SPEED * self._published_macs / macs,
-            device=PUBLISHED_DEVICE,
-            source="published, scaled",
-        )
-
-    def _may_measure(self, macs: int) -> bool:
-        small = torch.cuda.is_available() or macs * 3 * 16 * 8 < SMALL_WORK
-        return self._measure == "true" or (self._measure == "auto" and small)
-
-    def _measure_once(self, name: str, cell: DictConfig, num_classes: int, macs: int) -> Speed:
-        if name not in self._measured:
-            log.info("measuring %s on random data", cell.cell.detector)
-            quick = torch.cuda.is_available() or macs * 3 * 16 * 8 < SMALL_WORK
-            batch_size, steps = (cell.trainer.batch_size, 4) if quick else (1, 1)
-            while True:
-                try:
-                    found = measure_throughput(cell, num_classes, batch_size=batch_size, steps=steps)
-                    break
-                except torch.cuda.OutOfMemoryError:
-                    if batch_size == 1:
-                        raise
-                    batch_size //= 2
-            height, width = found.size
-            self._measured[name] = Speed(
-                images_per_second=found.images_per_second,
-                device=found.device,
-                source=f"measured now with {cell.cell.loss}: {found.steps} steps of {found.batch_size} random images, "
-                f"{width} x {height}",
-            )
-        return self._measured[name]
-
-
-def _from_records(records: Sequence[Record], loss: str) -> Speed:
-    device = str(records[-1].environment.get("device"))
-    records = [record for record in records if record.environment.get("device") == device]
-    own = [record for record in records if record.loss == loss]
-    chosen = own or records
-    count = f"{len(chosen)} finished run{'s' if len(chosen) > 1 else ''}"
-    return Speed(
-        images_per_second=statistics.median(record.images_per_second for record in chosen),
-        device=device,
-        source=f"measured: {count}" + ("" if own else " with other losses"),
-        eval_seconds=statistics.median(record.eval_seconds for record in chosen),
-    )
-
-
-def _work(config: DictConfig | dict) -> tuple:
-    """The settings that determine the speed of a run, apart from the loss: network, images, precision."""
-    cell, dataset, trainer = config["cell"], config["dataset"], config["trainer"]
-    return (
-        cell["detector"], _text(config["backbone"]), _text(config["pyramid"]), dataset["name"],
-        _text(dataset["train_transform"][config["family"]]), trainer["precision"], trainer["batch_size"], trainer["threads"],
-    )  # fmt: skip
-
-
-def _text(part: DictConfig | dict) -> str:
-    """A part of a config with its interpolations resolved; resolving the whole config is a hundred times slower."""
-    return str(OmegaConf.to_container(part, resolve=True) if isinstance(part, DictConfig) else part)
 
 
 def _row(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -10,11 +11,12 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from afl.tables import plan as planning
+from afl.tables import speed as speeds
 from afl.tables.plan import plan
 from afl.tracking import environment, write_record
 from afl.training import ConfigError, run_cell
 from afl.training.compose import CONF, compose_cell
-from afl.training.cost import Throughput
+from afl.training.cost import Throughput, network_cost
 from scripts.table import main
 
 SMALL = [
@@ -47,7 +49,7 @@ def done(tmp_path):
 
 
 def test_runs_of_the_same_network_on_this_device_say_how_long_the_others_take(done, tmp_path, monkeypatch):
-    monkeypatch.setattr(planning, "measure_throughput", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr(speeds, "measure_throughput", lambda *_, **__: pytest.fail("measured"))
     (row,) = plan(tables(tmp_path), [0, 1, 2]).rows
     # 2 steps of 4 images at 50 a second, and the evaluation
     hours = (8 / 50 + 3) / 3600
@@ -78,7 +80,7 @@ def test_runs_on_another_device_count_only_where_nothing_can_be_measured(done, t
 def test_the_measured_cell_is_measured_once(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        planning,
+        speeds,
         "measure_throughput",
         lambda config, classes, *, batch_size, steps: (
             calls.append(config.cell.loss) or Throughput(10.0, batch_size, steps, (96, 96), "X")
@@ -107,9 +109,42 @@ def test_without_data_records_and_gpu_a_published_speed_is_scaled(tmp_path, monk
     assert "0 done" in capsys.readouterr().out
 
 
+def test_steps_measured_on_a_gpu_are_scaled_before_a_published_speed_is(tmp_path):
+    """The committed steps; RetinaNet's hours by hand, others in proportion to their multiply-adds."""
+    committed = CONF.parent / "results" / "benchmark" / "gpu.json"
+    (tmp_path / "results" / "benchmark").mkdir(parents=True)
+    copy = tmp_path / "results" / "benchmark" / "gpu.json"
+    copy.write_bytes(committed.read_bytes())
+    rows = json.loads(copy.read_text())["rows"]
+    seconds = min(
+        row["ours"] for row in rows if row["what"].startswith("step, retinanet, bf16") and row["ours"]
+    )
+    config = tables(
+        tmp_path, "table=coco", "table.detectors=[retinanet,fcos,centernet]", "measure=false", small=False
+    )
+    found = plan(config, [0])
+    retinanet, fcos, centernet = found.rows
+    images = 90_000 * 16 + 5_000 / 3
+    # The same layers at 800 x 1,088 pixels take as much longer as these are more pixels than 512 x 512.
+    hours = images * seconds / 16 * (800 * 1088) / 512**2 / 3600
+    assert retinanet.hours_each == pytest.approx(hours, rel=1e-3)
+    assert (retinanet.source, fcos.source) == (speeds.SCALED[0],) * 2 and centernet.source == speeds.SCALED[1]
+    assert {row.device for row in found.rows} == {"NVIDIA H200"}
+    costs = [
+        network_cost(
+            compose_cell(detector=name, loss="fl", overrides=[f"experiment=coco/{name}"]), 80
+        ).forward_macs
+        for name in ("centernet", "retinanet")
+    ]
+    work = (140 * 118_287 + 5_000 / 3) * costs[0] / (images * costs[1])
+    assert centernet.hours_each == pytest.approx(hours * work, rel=0.01)
+    text = " ".join(found.notes)
+    assert "images/s of 512 px on one NVIDIA H200, without reading images" in text and "measure=true" in text
+
+
 def test_pretraining_is_part_of_the_plan(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        planning,
+        speeds,
         "measure_throughput",
         lambda *_, batch_size, steps: Throughput(10.0, batch_size, steps, (96, 96), "X"),
     )
@@ -135,8 +170,8 @@ def test_an_unknown_way_to_measure_is_refused(tmp_path):
 
 
 def test_finished_runs_of_a_row_are_counted_together():
-    def speed(source: str) -> planning.Speed:
-        return planning.Speed(10.0, "X", source)
+    def speed(source: str) -> speeds.Speed:
+        return speeds.Speed(10.0, "X", source)
 
     own = [speed("measured: 5 finished runs"), speed("measured: 1 finished run")]
     assert planning._told(own) == "measured: 6 finished runs"
@@ -163,7 +198,7 @@ def test_a_row_of_another_data_set_than_its_experiment_is_not_planned():
 
 def test_cells_that_work_alike_are_known_whatever_their_loss():
     def work(*overrides: str, loss: str = "fl"):
-        return planning._work(
+        return speeds._work(
             compose_cell(detector="fcos", loss=loss, overrides=["dataset=shapes", *overrides])
         )
 
@@ -172,4 +207,4 @@ def test_cells_that_work_alike_are_known_whatever_their_loss():
     plain = OmegaConf.to_container(
         compose_cell(detector="fcos", loss="fl", overrides=["dataset=shapes"]), resolve=True
     )
-    assert planning._work(plain) == work()
+    assert speeds._work(plain) == work()

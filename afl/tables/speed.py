@@ -1,0 +1,214 @@
+"""The training speed of a run, from the best available source.
+
+The sources, best first: finished runs of the same network at the same size on this device; a short measurement here, on random data;
+finished runs on another device; steps that this project has measured on a GPU, scaled by multiply-adds; RetinaNet's
+published speed, scaled by multiply-adds.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from afl.tracking import Record, environment
+from afl.training.compose import compose_cell
+from afl.training.cost import NetworkCost, measure_throughput, network_cost, training_size
+from datasets.releases import SIZES
+
+# RetinaNet R50-FPN on COCO: 0.205 s for a step of 16 images on 8 V100 (detectron2's model zoo).
+PUBLISHED_SPEED, PUBLISHED_DEVICE = 16 / 0.205 / 8, "V100"
+PUBLISHED_PIXELS = 800 * 1088  # of its images, as training_size gives them
+REFERENCE = "retinanet"  # the detector whose speed stands for those that were not measured
+LEAST_STEPS = 50  # shorter runs are too slow at first to give a speed
+SMALL_WORK = 1e12  # largest measurement on a CPU in multiply-adds: some seconds
+# As afl.benchmarks.gpu names its rows.
+STEP = re.compile(r"step, (\w+), bf16 \w+ against \w+, (\d+) x (\d+) px, (\d+) classes, ResNet-50")
+PUBLISHED = "published, scaled"
+SCALED = ("measured steps, scaled", f"estimated from {REFERENCE}'s steps")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Training images per second of one process on one device, and the source of this number."""
+
+    images_per_second: float
+    device: str
+    source: str
+    eval_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class GpuStep:
+    """A measured training step with ResNet-50.
+
+    Attributes:
+        images_per_second: of the step alone, without reading images.
+        size: side of the square images in pixels.
+        device: name of the GPU.
+    """
+
+    images_per_second: float
+    size: int
+    classes: int
+    device: str
+
+
+def gpu_steps(path: Path) -> dict[str, GpuStep]:
+    """The fastest measured step of each detector in ``results/benchmark/gpu.json``; empty without that file."""
+    if not path.is_file():
+        return {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    found: dict[str, GpuStep] = {}
+    for row in content["rows"]:
+        match = STEP.fullmatch(row["what"])
+        if match and row["ours"]:
+            batch, size, classes = map(int, match.groups()[1:])
+            step = GpuStep(batch / row["ours"], size, classes, content["machine"]["gpu"])
+            best = found.get(match[1], step)
+            found[match[1]] = max(step, best, key=lambda one: one.images_per_second)
+    return found
+
+
+class Speeds:
+    """Estimates the speed of runs.
+
+    Args:
+        records: finished runs.
+        measure: ``auto``, ``true`` or ``false``.
+        steps: measured on a GPU, by detector.
+    """
+
+    def __init__(self, records: Sequence[Record], measure: str, steps: Mapping[str, GpuStep]) -> None:
+        self._records: dict[tuple, list[Record]] = {}
+        for record in records:
+            if record.images_per_second and (record.steps or 0) >= LEAST_STEPS:
+                self._records.setdefault(_work(record.config), []).append(record)
+        self._measure, self._steps = measure, steps
+        self._measured: dict[str, Speed] = {}
+        self._costs: dict[str, NetworkCost] = {}
+        self._per_pixel: dict[str, float] = {}
+
+    @cached_property
+    def here(self) -> str:
+        """Name of the device that runs would use."""
+        return environment("cuda" if torch.cuda.is_available() else "cpu")["device"]
+
+    def cost(self, cell: DictConfig, num_classes: int) -> NetworkCost:
+        """The cost of a run's network, cached for all losses of a row."""
+        name = f"{_work(cell)} {num_classes}"
+        if name not in self._costs:
+            self._costs[name] = network_cost(cell, num_classes)
+        return self._costs[name]
+
+    def of(self, cell: DictConfig, num_classes: int) -> Speed:
+        """The speed of one run, from the best available source."""
+        work = _work(cell)
+        alike = self._records.get(work, [])
+        at_home = [record for record in alike if record.environment.get("device") == self.here]
+        if at_home:
+            return _from_records(at_home, cell.cell.loss)
+        name, macs = str(work), self.cost(cell, num_classes).forward_macs
+        if self._may_measure(macs):
+            return self._measure_once(name, cell, num_classes, macs)
+        if alike:
+            return _from_records(alike, cell.cell.loss)
+        return self._scaled(cell.cell.detector, macs)
+
+    def _macs(self, detector: str, classes: int) -> float:
+        """Multiply-adds of a detector with ResNet-50 for one pixel of its images on MS COCO."""
+        if detector not in self._per_pixel:
+            cell = compose_cell(detector=detector, loss="fl", overrides=[f"experiment=coco/{detector}"])
+            height, width = training_size(cell)
+            self._per_pixel[detector] = self.cost(cell, classes).forward_macs / (height * width)
+        return self._per_pixel[detector]
+
+    def _scaled(self, detector: str, macs: int) -> Speed:
+        """From a measured step of the detector, from one of RetinaNet, or from RetinaNet's published speed."""
+        measured = detector if detector in self._steps else REFERENCE
+        if step := self._steps.get(measured):
+            there = self._macs(measured, step.classes) * step.size**2
+            what = SCALED[measured != detector]
+            return Speed(step.images_per_second * there / macs, step.device, what)
+        there = self._macs(REFERENCE, SIZES["coco"].classes) * PUBLISHED_PIXELS
+        return Speed(PUBLISHED_SPEED * there / macs, PUBLISHED_DEVICE, PUBLISHED)
+
+    def notes(self, sources: Sequence[str]) -> list[str]:
+        """What a plan says about speeds that were scaled."""
+        known = [source for source in sources if source in (PUBLISHED, *SCALED)]
+        if not known:
+            return []
+        instead = "scaled by multiply-adds; measure=true measures some steps on this machine instead"
+        if PUBLISHED in known:
+            return [
+                f"published: RetinaNet R50-FPN, {PUBLISHED_SPEED:.1f} images/s on one {PUBLISHED_DEVICE} (detectron2's model zoo), "
+                + instead
+            ]
+        said = ", ".join(
+            f"{name} {step.images_per_second:.0f} images/s of {step.size} px on one {step.device}"
+            for name, step in self._steps.items()
+        )
+        return [f"measured steps: {said}, without reading images (results/benchmark), {instead}"]
+
+    def _may_measure(self, macs: int) -> bool:
+        small = torch.cuda.is_available() or macs * 3 * 16 * 8 < SMALL_WORK
+        return self._measure == "true" or (self._measure == "auto" and small)
+
+    def _measure_once(self, name: str, cell: DictConfig, num_classes: int, macs: int) -> Speed:
+        if name not in self._measured:
+            log.info("measuring %s on random data", cell.cell.detector)
+            quick = torch.cuda.is_available() or macs * 3 * 16 * 8 < SMALL_WORK
+            batch_size, steps = (cell.trainer.batch_size, 4) if quick else (1, 1)
+            while True:
+                try:
+                    found = measure_throughput(cell, num_classes, batch_size=batch_size, steps=steps)
+                    break
+                except torch.cuda.OutOfMemoryError:
+                    if batch_size == 1:
+                        raise
+                    batch_size //= 2
+            height, width = found.size
+            self._measured[name] = Speed(
+                images_per_second=found.images_per_second,
+                device=found.device,
+                source=f"measured now with {cell.cell.loss}: {found.steps} steps of {found.batch_size} random images, "
+                f"{width} x {height}",
+            )
+        return self._measured[name]
+
+
+def _from_records(records: Sequence[Record], loss: str) -> Speed:
+    device = str(records[-1].environment.get("device"))
+    records = [record for record in records if record.environment.get("device") == device]
+    own = [record for record in records if record.loss == loss]
+    chosen = own or records
+    count = f"{len(chosen)} finished run{'s' if len(chosen) > 1 else ''}"
+    return Speed(
+        images_per_second=statistics.median(record.images_per_second for record in chosen),
+        device=device,
+        source=f"measured: {count}" + ("" if own else " with other losses"),
+        eval_seconds=statistics.median(record.eval_seconds for record in chosen),
+    )
+
+
+def _work(config: DictConfig | dict) -> tuple:
+    """What the speed of a run depends on, apart from the loss: network, images, precision."""
+    cell, dataset, trainer = config["cell"], config["dataset"], config["trainer"]
+    return (
+        cell["detector"], _text(config["backbone"]), _text(config["pyramid"]), dataset["name"],
+        _text(dataset["train_transform"][config["family"]]), trainer["precision"], trainer["batch_size"], trainer["threads"],
+    )  # fmt: skip
+
+
+def _text(part: DictConfig | dict) -> str:
+    """A part of a config with its interpolations resolved; resolving the whole config takes a hundred times as long."""
+    return str(OmegaConf.to_container(part, resolve=True) if isinstance(part, DictConfig) else part)
