@@ -62,10 +62,14 @@ class Detections:
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """How often each class occurs in the training set: (C,) float instances and images with it."""
+    """How often each class occurs in the training set: (C,) float instances and images with it.
+
+    ``fractal_dimension`` computes where it occurs, see ``MapInfo``; None where the data set is not at hand.
+    """
 
     instances: Tensor
     images: Tensor
+    fractal_dimension: Callable[[], Tensor] | None = None
 
     def __len__(self) -> int:
         return self.instances.shape[0]
@@ -80,6 +84,7 @@ class ClassCounts:
             prior=prior,
             alpha=alpha,
             dense_positives=dense_positives,
+            fractal_dimension=self.fractal_dimension,
         )
 
 

@@ -22,6 +22,7 @@ from afl.losses.eql import Equalization
 from afl.losses.eqlv2 import EqualizationV2
 from afl.losses.errors import UndefinedPair
 from afl.losses.federated import FederatedSampling
+from afl.losses.fracal import FractalCalibration
 from afl.losses.frequency_weights import FrequencyWeights
 from afl.losses.functional import (
     AdaptiveFocalLoss,
@@ -73,6 +74,7 @@ __all__ = [
     "EqualizedFocus",
     "EquilibriumMargin",
     "FederatedSampling",
+    "FractalCalibration",
     "FrequencyWeights",
     "GradientBalance",
     "GradientHarmonizing",

@@ -9,6 +9,7 @@ loss; the other arms are files of ``conf/loss``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +107,12 @@ class ClassificationLoss(MapLoss):
         for link in self.chain.values():
             weight, bias = link.calibrated(weight, bias)
         return weight, bias
+
+    @property
+    def rescoring(self) -> Callable[[Tensor], Tensor] | None:
+        """The changes of all links that have one, one after the other."""
+        changes = [change for link in self.chain.values() if (change := link.rescoring) is not None]
+        return (lambda logits: reduce(lambda z, change: change(z), changes, logits)) if changes else None
 
     def update(self) -> None:
         """Update the running state of every link."""

@@ -9,6 +9,7 @@ calls ``update`` once per optimiser step and logs ``statistics``. Before trainin
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -30,6 +31,8 @@ class MapInfo:
         prior: probability that a fresh head gives to every element.
         alpha: the head's usual balance of positives and negatives; negative switches it off.
         dense_positives: True on anchor and grid heads (several positives per object), False on heat maps.
+        fractal_dimension: computes the (C,) fractal dimension of where the training objects of each class are in the image; None
+            where the data set is not at hand.
     """
 
     name: str
@@ -39,6 +42,7 @@ class MapInfo:
     prior: float
     alpha: float
     dense_positives: bool
+    fractal_dimension: Callable[[], Tensor] | None = None
 
 
 class MapLoss(nn.Module, ABC):
@@ -137,6 +141,11 @@ class MapLoss(nn.Module, ABC):
             Both, of the same shapes; the default changes nothing.
         """
         return weight, bias
+
+    @property
+    def rescoring(self) -> Callable[[Tensor], Tensor] | None:
+        """A change of the last layer's logits (B, A C, ...) at evaluation, after ``calibrated``; None changes nothing."""
+        return None
 
     def update(self) -> None:
         """Update the running state; called once per optimiser step. The default has no state."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -131,6 +132,11 @@ class Weighting(nn.Module):
     def calibrated(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Weight (A C, ...) and bias (A C,) of the map's last layer as evaluation uses them; channel a C + c is of class c."""
         return weight, bias
+
+    @property
+    def rescoring(self) -> Callable[[Tensor], Tensor] | None:
+        """A change of the last layer's logits (B, A C, ...) at evaluation, after ``calibrated``; None changes nothing."""
+        return None
 
     def update(self) -> None:
         """Update the running state from what ``forward`` accumulated; called once per optimiser step."""

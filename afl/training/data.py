@@ -28,6 +28,7 @@ from datasets import (
     repeat_factors,
     require_usable_splits,
 )
+from datasets.fractal import fractal_dimensions
 from detectors.contract import ClassCounts
 
 METRICS = ("coco", "lvis", "voc")
@@ -43,10 +44,13 @@ class RunData:
 
     @property
     def classes(self) -> ClassCounts:
-        """Instances and images of each class in the training split, as tensors."""
+        """Instances and images of each class in the training split, as tensors, and what computes where the class occurs."""
+        # A closure, because copying a detector must not copy the annotations.
+        train = self.train
         return ClassCounts(
             instances=torch.as_tensor(self.statistics.instances, dtype=torch.float32),
             images=torch.as_tensor(self.statistics.images, dtype=torch.float32),
+            fractal_dimension=lambda: torch.from_numpy(fractal_dimensions(train)),
         )
 
     @property

@@ -141,10 +141,13 @@ def evaluated(detector: nn.Module, fixed_detections: int | None) -> Iterator[Non
     layers = detector.class_layers()
     own = {name: [copy.deepcopy(layer.state_dict()) for layer in layers[name]] for name in layers}
     vars(detector)["max_detections"] = max(limit, fixed_detections or 0)
+    hooks = []
     try:
-        calibrate(detector)
+        hooks = calibrate(detector)
         yield
     finally:
+        for hook in hooks:
+            hook.remove()
         vars(detector)["max_detections"] = limit
         for name, states in own.items():
             for layer, state in zip(layers[name], states, strict=True):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import islice
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from afl.losses import ElementCounter
 from afl.training.distributed import World
@@ -50,13 +52,26 @@ def initialise_priors(
 
 
 @torch.no_grad()
-def calibrate(detector: nn.Module) -> None:
-    """Calibrate the class layers for evaluation, in place; do not train or calibrate the detector afterwards."""
+def calibrate(detector: nn.Module) -> list[RemovableHandle]:
+    """Calibrate the class layers for evaluation, in place; do not train or calibrate the detector afterwards.
+
+    Returns:
+        Handles of the hooks that change the layers' logits; to undo the calibration, remove them and restore the layers.
+    """
+    hooks = []
     for name, loss in detector.classification.items():
+        change = loss.rescoring
         for layer in detector.class_layers()[name]:
             weight, bias = loss.calibrated(layer.weight, layer.bias)
             layer.weight.copy_(weight)
             layer.bias.copy_(bias)
+            if change is not None:
+                hooks.append(layer.register_forward_hook(partial(_rescored, change)))
+    return hooks
+
+
+def _rescored(change: Callable[[Tensor], Tensor], layer: nn.Module, inputs: object, logits: Tensor) -> Tensor:
+    return change(logits)
 
 
 def adapt_threshold(detector: nn.Module) -> None:

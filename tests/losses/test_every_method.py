@@ -92,6 +92,7 @@ ARMS: dict[str, Callable[[MapInfo], Step]] = {
     "posthoc_adjustment": Family,
     "norcal": Family,
     "tau_norm": Family,
+    "fracal": Family,
     "crt": Family,
     "ohem": partial(oracles.Mined, mine=partial(hardest_samples, size=10)),
     "ssd": partial(oracles.Mined, mine=partial(three_to_one, ratio=3.0, minimum=4)),

@@ -11,6 +11,7 @@ from afl.training.evaluation import evaluated
 from detectors.contract import ClassCounts
 
 COUNTS, IMAGES = torch.tensor([[900.0, 300.0, 30.0, 3.0], [400.0, 250.0, 20.0, 3.0]])
+DIMENSIONS = torch.tensor([2.0, 1.7, 1.2, 1.0])
 # Output and position of its classes, of every map with classes.
 LOGITS = {
     "centernet": {"heat": 1},
@@ -26,7 +27,7 @@ OTHERS = {"objectbox": "objectness"}
 def build(detector: str, loss: str):
     config = compose_cell(detector=detector, loss=loss, overrides=["dataset=shapes_coco"])
     torch.manual_seed(0)
-    return build_detector(config, ClassCounts(COUNTS, IMAGES)).eval()
+    return build_detector(config, ClassCounts(COUNTS, IMAGES, lambda: DIMENSIONS)).eval()
 
 
 @torch.no_grad()
@@ -80,3 +81,33 @@ def test_tau_normalisation_shrinks_differences_of_length_and_keeps_direction_bia
     assert model.max_detections == 100
     for name, layers in model.class_layers().items():
         assert all(torch.equal(layer.weight, before) for layer, before in zip(layers, own[name], strict=True))
+
+
+@pytest.mark.parametrize("detector", LOGITS)
+def test_fractal_calibration_multiplies_scores_by_a_second_sigmoid_and_is_undone(detector):
+    """Shifts in base 10, as in the official code, with four classes: rare ones and those in one place are raised."""
+    model = build(detector, "fracal")
+    before = outputs(model)
+    with evaluated(model, None):
+        found = outputs(model)
+    n, spread = COUNTS.double() / COUNTS.sum(), DIMENSIONS.double() ** 2
+    shift = -(n / 0.25).log10() - (spread / spread.sum() / 0.25).log10()
+    assert shift[3] > 2 and shift[0] < 0
+    for name, axis in LOGITS[detector].items():
+        shape = [-1 if k == axis else 1 for k in range(before[name].ndim)]
+        z = before[name].double()
+        expected = z.sigmoid() * (z + shift.view(shape)).sigmoid()
+        torch.testing.assert_close(found[name].double().sigmoid(), expected, rtol=1e-5, atol=1e-9)
+    if detector in OTHERS:
+        assert torch.equal(found[OTHERS[detector]], before[OTHERS[detector]])
+    assert all(torch.equal(value, before[name]) for name, value in outputs(model).items())
+
+
+def test_fractal_calibration_without_a_data_set_is_refused_in_one_line():
+    config = compose_cell(detector="fcos", loss="fracal", overrides=["dataset=shapes_coco"])
+    model = build_detector(config, ClassCounts(COUNTS, IMAGES))
+    with (
+        pytest.raises(ValueError, match="fracal needs to know where the training objects"),
+        evaluated(model, None),
+    ):
+        pass
