@@ -1,4 +1,4 @@
-"""Anchor boxes, matching them with objects, and the box deltas (Faster R-CNN, 3.1; RetinaNet, 4)."""
+"""Anchor boxes, their matching with objects, and box deltas (Faster R-CNN, 3.1; RetinaNet, 4)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def base_anchors(size: float, ratios: tuple[float, ...], scales: tuple[float, ..
 
 
 def grid_anchors(base: Tensor, height: int, width: int, stride: int) -> Tensor:
-    """Anchors of one level, (height * width * A, 4), centred on the middle of each cell, row by row."""
+    """Anchors of one level, (height * width * A, 4), centred on each location of the map, row by row."""
     device = base.device
     y, x = torch.meshgrid(
         (torch.arange(height, device=device) + 0.5) * stride,
@@ -48,22 +48,23 @@ def match_anchors(
     high: float = 0.5,
     keep_best: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Match anchors with objects, for a whole batch.
+    """Match the anchors of a whole batch with objects.
 
-    An anchor whose best IoU is at least ``high`` is positive, below ``low`` it is background, in between it is
-    ignored. With ``keep_best`` the best anchors of an object are positive however small that IoU is (but not zero). Of equal
-    IoUs the first object wins.
+    An anchor is positive if its best IoU is at least ``high``, background if it is below ``low``, and ignored in between. With
+    ``keep_best``, the best anchors of an object are also positive for any smaller IoU above zero. If several objects have the
+    same IoU, the first one is chosen.
 
     Args:
         anchors: (A, 4), none of them empty; boxes: (B, M, 4); valid: (B, M) bool.
 
     Returns:
-        match (B, A) int64: position of the object in its image, ``BACKGROUND`` or ``BETWEEN``; and the best IoU (B, A).
+        match: (B, A) int64, position of the object in its image, ``BACKGROUND`` or ``BETWEEN``.
+        overlap: (B, A), the best IoU.
     """
     if uses_triton(boxes):
         kernels = import_module("detectors.triton_matching")
         return kernels.match_anchors(anchors, boxes, valid, low, high, keep_best, (BACKGROUND, BETWEEN))
-    # Each coordinate contiguous, which is faster to read.
+    # Contiguous coordinates are faster to read.
     anchors = anchors.t().contiguous().t()
     shape = (len(boxes), len(anchors))
     best = torch.zeros(shape, device=anchors.device)
@@ -93,16 +94,16 @@ def anchors_in_ignored(anchors: Tensor, boxes: Tensor, ignored: Tensor) -> Tenso
 
 
 def encode_deltas(anchors: Tensor, boxes: Tensor) -> Tensor:
-    """Anchors (N, 4) and their boxes (N, 4), xyxy, to (N, 4) dx, dy, log dw, log dh relative to the anchor."""
+    """Encode boxes (N, 4) relative to their anchors (N, 4), both xyxy, as (N, 4) dx, dy, log dw, log dh."""
     size, box_size = anchors[:, 2:] - anchors[:, :2], (boxes[:, 2:] - boxes[:, :2]).clamp(min=1e-6)
     shift = (boxes[:, :2] + boxes[:, 2:] - anchors[:, :2] - anchors[:, 2:]) / 2
     return torch.cat([shift / size, (box_size / size).log()], 1)
 
 
 def decode_deltas(anchors: Tensor, deltas: Tensor) -> Tensor:
-    """Anchors (..., 4) and deltas (..., 4) to boxes (..., 4): the inverse of :func:`encode_deltas`.
+    """Decode deltas (..., 4) of anchors (..., 4) to boxes (..., 4): the inverse of :func:`encode_deltas`.
 
-    Growth is limited to ``MAX_LOG_SCALE``.
+    The logarithm of the growth is limited to ``MAX_LOG_SCALE``.
     """
     low, high = anchors[..., :2], anchors[..., 2:]
     size, centre = high - low, (low + high) / 2

@@ -21,11 +21,11 @@ RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 class FrozenBatchNorm(FrozenBatchNorm2d):
     """Batch norm with fixed statistics whose output has the type of its input.
 
-    Its statistics are float32, so under autocast its output would otherwise become float32, and so would all later maps.
+    The statistics are float32. Without the cast, autocast would make the output and all later maps float32.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to the same."""
+        """Normalise x (B, C, h, w)."""
         return super().forward(x).to(x.dtype)
 
 
@@ -35,10 +35,9 @@ class ResNetBackbone(nn.Module):
     Args:
         name: one of ``RESNETS``.
         pretrained: load torchvision's ImageNet weights (downloaded once by torchvision).
-        frozen_batch_norm: use fixed statistics, as detectors on ImageNet weights do; useful only with
+        frozen_batch_norm: use fixed statistics, as is usual for detectors with ImageNet weights; only useful with
             ``pretrained``. Published parameter counts refer to this setting.
-        frozen_stages: how many of (stem + layer1, layer2, layer3, layer4) get no gradient; 1 is the usual
-            choice with ImageNet weights.
+        frozen_stages: number of frozen stages of (stem + layer1, layer2, layer3, layer4); 1 is usual with ImageNet weights.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class ResNetBackbone(nn.Module):
             module.requires_grad_(False)
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
-        """(B, 3, H, W) to {4: C2, 8: C3, 16: C4, 32: C5}."""
+        """Compute {4: C2, 8: C3, 16: C4, 32: C5} of images (B, 3, H, W)."""
         features: dict[int, Tensor] = {}
         x = self.stem(images)
         for stride, stage in zip(STRIDES, self.stages, strict=True):
@@ -104,7 +103,7 @@ class TinyBackbone(nn.Module):
         self.channels = {2 * 2**i: width for i, width in enumerate(widths)}
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
-        """(B, 3, H, W) to {2: ..., 4: ..., 8: ..., 16: ...}."""
+        """Compute {2: ..., 4: ..., 8: ..., 16: ...} of images (B, 3, H, W)."""
         features: dict[int, Tensor] = {}
         x = self.stem(images)
         for stride, stage in zip(self.channels, self.stages, strict=True):
@@ -124,12 +123,15 @@ def _stage(before: int, width: int, count: int, stride: int) -> nn.Sequential:
 
 
 def load_features(module: nn.Module, path: str | Path) -> list[str]:
-    """Load the tensors in ``path`` whose name and shape fit ``module``; other tensors keep their values.
+    """Load the tensors in ``path`` whose name and shape match ``module``; other tensors keep their values.
 
-    The state of losses is never taken: where another run's loss had got to says nothing of this one.
+    The state of losses is not loaded, because the loss of a new run starts from its initial state.
 
-    Returns the names of the weights that did not fit, such as class layers of another set of classes.
-    Raises ValueError when nothing fits: the file belongs to another architecture.
+    Returns:
+        The names of the weights without a match, such as class layers of another set of classes.
+
+    Raises:
+        ValueError: no weight of the backbone matches, because the file belongs to another architecture.
     """
     state = torch.load(path, map_location="cpu", weights_only=True)["model"]
     own = {
@@ -137,6 +139,8 @@ def load_features(module: nn.Module, path: str | Path) -> list[str]:
     }
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     if not any(name.startswith("backbone.") for name in fitting):
-        raise ValueError(f"{path} has no weight that fits this detector: was it made with another backbone?")
+        raise ValueError(
+            f"{path} has no weight that fits this detector; check that it was trained with the same backbone"
+        )
     module.load_state_dict(fitting, strict=False)
     return sorted(set(own) - set(fitting))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# Pairs of an object and an anchor or cell that are compared at once. On a CPU their overlaps fit the cache.
+# Number of pairs of an object and an anchor or location that are compared together. On a CPU their overlaps fit into the cache.
 _AT_ONCE, _AT_ONCE_ON_CPU = 1 << 26, 1 << 17
 
 
@@ -20,7 +20,7 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
 
 def pairwise_intersection(a: Tensor, b: Tensor) -> Tensor:
     """Area shared by every box of ``a`` (..., N, 4) with every box of ``b`` (..., K, 4): (..., N, K)."""
-    # Coordinate by coordinate: the (..., N, K, 2) corners need not exist.
+    # One coordinate at a time, which avoids a (..., N, K, 2) tensor of corners.
     width = torch.minimum(a[..., :, None, 2], b[..., None, :, 2]) - torch.maximum(
         a[..., :, None, 0], b[..., None, :, 0]
     )
@@ -31,22 +31,22 @@ def pairwise_intersection(a: Tensor, b: Tensor) -> Tensor:
 
 
 def box_area(boxes: Tensor) -> Tensor:
-    """(..., 4) xyxy to (...) area, zero for degenerate boxes."""
+    """The area (...) of boxes (..., 4) xyxy; zero for degenerate boxes."""
     return (boxes[..., 2] - boxes[..., 0]).clamp(min=0) * (boxes[..., 3] - boxes[..., 1]).clamp(min=0)
 
 
 def blocks_of_objects(boxes: Tensor, mask: Tensor, places: int) -> Iterator[tuple[slice, int, Tensor]]:
-    """The masked objects of a batch in blocks, so that overlaps with ``places`` anchors or cells stay small.
+    """Split the masked objects of a batch into blocks, to limit the memory of their overlaps with ``places`` anchors or locations.
 
-    On an accelerator a block has a few objects of every image. On a CPU, where looking at the mask costs nothing, it has
-    those of a few images, without the padding behind the last one.
+    On an accelerator, a block has a few objects of every image. On a CPU, where reading the mask is cheap, it has all objects of
+    a few images, without the padding after the last object.
 
     Args:
         boxes: (B, M, 4) xyxy; mask: (B, M) bool.
 
     Yields:
-        The block's images; position of its first object in them; and its boxes (b, m, 4), empty where the mask is false.
-        An empty box overlaps nothing.
+        The images of the block, the position of its first object in them, and its boxes (b, m, 4). Boxes are empty where the
+        mask is false, and an empty box has no overlap.
     """
     batch, count = mask.shape
     boxes = torch.where(mask.unsqueeze(-1), boxes, 0.0)
@@ -94,10 +94,10 @@ def clip_boxes(boxes: Tensor, size: Tensor) -> Tensor:
 
 
 def nonzero_padded(mask: Tensor, size: int) -> Tensor:
-    """Positions of the true entries of a flat bool mask, (n,) int64, padded with -1 where that saves a wait.
+    """Positions of the true entries of a flat bool mask, (n,) int64, padded with -1 on an accelerator.
 
-    On a CPU the exact positions; on an accelerator always ``size`` entries, because counting them would stop the
-    host until the device has caught up. ``size`` must be an upper bound of their number.
+    On an accelerator the result always has ``size`` entries, because counting them would make the host wait for the device.
+    ``size`` must be an upper bound of their number. On a CPU the result has no padding.
     """
     if mask.device.type == "cpu":
         return mask.nonzero().flatten()

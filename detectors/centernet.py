@@ -1,14 +1,14 @@
 """CenterNet (Zhou et al., Objects as Points, 2019).
 
-Head: on one map at stride 4, C heat-map logits, the size (2) and the sub-cell offset (2) of the object centred in a
-cell. Targets: a Gaussian around each centre (detectors/heatmap.py); size and offset at the centre cell alone. Losses: the
-classification loss under study on the heat map divided by the number of peaks; L1 on offset and size, each divided by
-twice the number of objects (two coordinates). Decode: peaks of 3 x 3 cells, the best 100, no NMS.
+Head: one map at stride 4 with C heat-map logits, and the size (2) and the sub-cell offset (2) of the object centred in a cell.
+Targets: a Gaussian around each centre (detectors/heatmap.py); size and offset only at the centre cell. Losses: the classification
+loss on the heat map, divided by the number of peaks; L1 on offset and size, each divided by twice the number of objects (two
+coordinates). Decode: local maxima of 3 x 3 cells, the best 100, no NMS.
 
-Differs from the official code: corrected Gaussian radius with overlap 0.3 (``legacy_radius`` brings back the old one), plain
-convolutions on a feature pyramid instead of deformable ones, crowd regions are ignored instead of learnt as objects,
-any number of objects. ``size_loss="giou"`` replaces the L1 loss on sizes: it weighs small and large objects alike, which
-short training on small images needs.
+Differences from the official code: the Gaussian radius is corrected and has overlap 0.3 (``legacy_radius`` restores the old one);
+plain convolutions on a feature pyramid replace deformable ones; crowd regions are ignored instead of learned as objects; the number
+of objects is not limited. ``size_loss="giou"`` replaces the L1 loss on sizes. It gives small and large objects equal weight, which
+helps a short training on small images.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class CenterNet(nn.Module):
     """Objects as centre points.
 
     Args:
-        backbone: gives features by stride and tells their ``channels``.
-        classes: training counts; their number is C.
-        loss: makes the classification loss from the map's facts.
+        backbone: computes features by stride and lists their ``channels``.
+        classes: training counts of the C classes.
+        loss: creates the classification loss from the map's description.
         stride: pixels per cell of the map.
         channels, head_channels, pyramid_batch_norm: size of pyramid and heads.
         min_overlap, legacy_radius: Gaussian radius, see :func:`detectors.heatmap.gaussian_radius`.
-        prior: probability a fresh heat map gives to every element (official bias -2.19, that is 0.1).
-        alpha: balance of peaks and negatives in the loss; the paper has none (-1).
+        prior: initial probability of every element of the heat map (the official bias of -2.19 gives 0.1).
+        alpha: balance of peaks and negatives in the loss; -1, as in the paper, for none.
         size_loss: ``"l1"`` (paper) or ``"giou"``.
         size_weight, offset_weight: weights in the sum; the paper's are 0.1 and 1.
         max_detections: boxes kept per image.
@@ -95,8 +95,8 @@ class CenterNet(nn.Module):
         return {"heat": [self.heat[-1]]}
 
     def forward(self, images: Tensor) -> Outputs:
-        """(B, 3, H, W) to ``heat`` (B, C, h, w) logits, ``size`` (B, 2, h, w) width and height in cells, ``offset``
-        (B, 2, h, w) x and y in cells from the cell's upper left corner."""
+        """Compute raw outputs of images (B, 3, H, W): ``heat`` (B, C, h, w) logits, ``size`` (B, 2, h, w) width and height in
+        cells, ``offset`` (B, 2, h, w) x and y in cells from the cell's upper left corner."""
         (x,) = self.pyramid(self.backbone(images))
         return {"heat": self.heat(x), "size": self.size(x), "offset": self.offset(x)}
 
@@ -126,7 +126,7 @@ class CenterNet(nn.Module):
         return target, cells
 
     def _boxes(self, outputs: Outputs, cells: Tensor) -> Tensor:
-        """(B, K, 2) cells to the boxes (B, K, 4) found there, in pixels."""
+        """The boxes (B, K, 4) predicted at cells (B, K, 2), in pixels."""
         centre = cells + gather_cells(outputs["offset"], cells)
         half = gather_cells(outputs["size"], cells).clamp(min=0) / 2
         return torch.cat([centre - half, centre + half], -1) * self.stride
@@ -144,8 +144,8 @@ class CenterNet(nn.Module):
         if self.size_loss == "l1":
             size_loss = masked_sum((size - wanted).abs(), valid.unsqueeze(-1)) / (2 * objects)
         else:
-            # Both boxes have the true centre, so only their sizes differ. A negative size has no box, so an L1 term
-            # brings it back.
+            # Both boxes have the true centre, so only their sizes differ. A negative size gives no box, so an L1 term
+            # makes it positive again.
             solid = size.clamp(min=1e-3)
             giou = aligned_giou(torch.cat([-solid, solid], -1), torch.cat([-wanted, wanted], -1))
             below = (solid - size).abs().sum(-1)

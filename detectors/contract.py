@@ -1,8 +1,8 @@
 """The contract of all detectors: three methods and the data types that they exchange.
 
-``forward(images) -> outputs`` never sees targets, ``losses(outputs, targets) -> dict of scalars`` never
-decodes, ``decode(outputs, image_sizes) -> list of Detections`` never sees targets.  Coordinates everywhere:
-boxes are (x1, y1, x2, y2) in pixels of the network input, continuous, the image spanning [0, W] x [0, H].
+``forward(images) -> outputs`` and ``decode(outputs, image_sizes) -> list of Detections`` do not receive targets, and
+``losses(outputs, targets) -> dict of scalars`` does not decode. All boxes are (x1, y1, x2, y2) in continuous pixels of the network
+input, where the image spans [0, W] x [0, H].
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Targets:
     Attributes:
         boxes: (B, M, 4) float32 xyxy.
         labels: (B, M) int64 in [0, C), -1 at padding.
-        ignored: (B, M) bool: crowd regions and difficult objects, never positives, nothing is learnt inside.
+        ignored: (B, M) bool: crowd regions and difficult objects, which are never positives and whose area is ignored.
         image_sizes: (B, 2) int64 height and width of each image inside the padded batch.
         extreme_points: (B, M, 4, 2) float32 (x, y) of top, left, bottom, right, NaN where unknown; or None.
         verified: (B, C) bool classes checked in each image (LVIS); or None.
@@ -41,19 +41,19 @@ class Targets:
 
     @property
     def valid(self) -> Tensor:
-        """(B, M) bool: real objects to be learnt."""
+        """(B, M) bool: objects that the detector learns."""
         return (self.labels >= 0) & ~self.ignored
 
     @property
     def ignored_boxes(self) -> Tensor:
-        """(B, M) bool: regions in which no negative is to be learnt."""
+        """(B, M) bool: regions in which negatives are ignored."""
         return (self.labels >= 0) & self.ignored
 
 
 @dataclass(frozen=True)
 class Detections:
-    """Detections of one image: boxes (n, 4) float32 xyxy, scores (n,) float32, labels (n,) int64,
-    by falling score; on the CPU."""
+    """Detections of one image in descending order of score, on the CPU: boxes (n, 4) float32 xyxy, scores (n,) float32, labels (n,)
+    int64."""
 
     boxes: Tensor
     scores: Tensor
@@ -62,9 +62,9 @@ class Detections:
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """How often each class occurs in the training set: (C,) float instances and images with it.
+    """Training counts of each class: (C,) float instances, and (C,) float images with the class.
 
-    ``fractal_dimension`` computes where it occurs, see ``MapInfo``; None where the data set is not at hand.
+    ``fractal_dimension`` computes the distribution of their positions, see ``MapInfo``; None if the data set is not available.
     """
 
     instances: Tensor
@@ -75,7 +75,7 @@ class ClassCounts:
         return self.instances.shape[0]
 
     def map_info(self, name: str, *, prior: float, alpha: float, dense_positives: bool) -> MapInfo:
-        """The facts about a map over these classes that its loss receives."""
+        """Describe a map over these classes for its loss."""
         return MapInfo(
             name=name,
             num_classes=len(self),
@@ -101,15 +101,19 @@ class Detector(Protocol):
         """The last layers of each classification map, by its name. Their bias holds the prior."""
 
     def forward(self, images: Tensor) -> Outputs:
-        """(B, 3, H, W) normalised float images, H and W multiples of 32, to raw outputs."""
+        """Compute raw outputs of normalised float images (B, 3, H, W), where H and W are multiples of 32."""
 
     def losses(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
-        """Named scalars, each already divided by its normaliser and not yet by its weight in the sum."""
+        """Compute named scalars, divided by their normalisers but not yet multiplied by their weights in the sum."""
 
     def decode(self, outputs: Outputs, image_sizes: Tensor) -> list[Detections]:
-        """(B, 2) sizes of the images inside the batch, on any device; detections, clipped to them, on the CPU."""
+        """Compute the detections of each image, clipped to the image, on the CPU.
+
+        Args:
+            image_sizes: (B, 2) height and width of each image without padding, on any device.
+        """
 
 
 def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    """The sum that training minimises: each term times its weight (1 without a weight)."""
+    """The sum that training minimises: each term times its weight, which is 1 by default."""
     return torch.stack([weights.get(name, 1.0) * value for name, value in losses.items()]).sum()

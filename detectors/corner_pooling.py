@@ -4,8 +4,8 @@ The corner of a box has no local evidence, so each cell receives the largest val
 left corner one walk goes down (along a possible left side) and one goes right (along a possible top side). A running
 maximum along one axis computes all walks of that axis; walks against the axis flip it before and after.
 
-Among equal values the gradient goes to the one that the walk meets last. The official kernel takes the first, and a
-maximum of pairs would split it. All are subgradients, and ties are common only at the zeros behind a ReLU.
+Among equal values, the gradient goes to the last one on the walk. The official kernel chooses the first, and a maximum of pairs would
+split the gradient. All three are subgradients, and ties are common only among the zeros after a ReLU.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def right_pool(x: Tensor) -> Tensor:
 class _RunningMaximum(torch.autograd.Function):
     """Running maximum of (..., H, W) along an axis, whose gradients are summed in float32.
 
-    A cell can be the maximum of a whole row, and a sum of that many gradients in bfloat16 would lose most of them.
+    A cell can be the maximum of a whole row, and a bfloat16 sum of that many gradients would lose most of them.
     """
 
     @staticmethod
@@ -78,9 +78,9 @@ WALKS = {top_pool: (-2, False), left_pool: (-1, False), bottom_pool: (-2, True),
 
 
 def pool_by_doubling(x: Tensor, axis: int, towards_start: bool, longest: int) -> Tensor:
-    """A running maximum made of pads, slices and maxima, for formats such as ONNX that have no operator for it.
+    """A running maximum built from pads, slices and maxima, for formats such as ONNX that have no operator for it.
 
-    After the step of k, every cell holds the largest of the first 2 k cells of its walk, itself included.
+    After the step of k, every cell contains the maximum of the first 2 k cells of its walk, including itself.
 
     Args:
         x: (B, c, H, W).
@@ -103,12 +103,12 @@ def pool_by_doubling(x: Tensor, axis: int, towards_start: bool, longest: int) ->
 class CornerPooling(nn.Module):
     """Corner pooling inside a residual block, the trunk of a prediction module (CornerNet, 3.3 and figure 7).
 
-    Two convolutions of half the width, one for each direction, are pooled and added; a convolution brings them back
-    to full width, the input is added through a 1x1 convolution, and one more convolution follows.
+    Two convolutions of half the width, one for each direction, are pooled and added. A convolution restores the full width, the
+    input is added through a 1x1 convolution, and one more convolution follows.
 
     Args:
         channels: input and output channels, even.
-        corner: one of ``CORNERS``; it chooses the directions.
+        corner: one of ``CORNERS``; it determines the directions.
     """
 
     def __init__(self, *, channels: int, corner: str) -> None:
@@ -116,14 +116,14 @@ class CornerPooling(nn.Module):
         if corner not in CORNERS:
             raise ValueError(f"corner is {corner!r}; known are {', '.join(CORNERS)}")
         self.pools = (top_pool, left_pool) if corner == "top_left" else (bottom_pool, right_pool)
-        # Both directions read the same input: one convolution, cut in two.
+        # Both directions read the same input, so one convolution computes both and is split.
         self.directions = nn.Sequential(_conv(channels, channels, 3), nn.ReLU(inplace=True))
         self.merge = _conv(channels // 2, channels, 3)
         self.shortcut = _conv(channels, channels, 1)
         self.output = nn.Sequential(_conv(channels, channels, 3), nn.ReLU(inplace=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) to the same shape."""
+        """Apply the block to x (B, channels, H, W); the shape does not change."""
         vertical, horizontal = self.directions(x).chunk(2, dim=1)
         pooled = self.pools[0](vertical) + self.pools[1](horizontal)
         return self.output(torch.relu(self.merge(pooled) + self.shortcut(x)))

@@ -1,18 +1,17 @@
 """CornerNet (Law & Deng, CornerNet: Detecting Objects as Paired Keypoints, ECCV 2018).
 
-Head: on one map at stride 4, for the top left and the bottom right corner each, corner pooling
-(detectors/corner_pooling.py), then C heat-map logits, a tag (1) and the sub-cell offset (2) of the corner. Targets: a
-Gaussian around each corner's cell (detectors/heatmap.py); offsets and tags at the corner's cell alone. Losses: the
-classification loss under study on each of the two heat maps, divided by its number of peaks; smooth L1 on the offsets,
-divided by the number of objects; pull and push on the tags (equations 4 and 5), averaged over the images with objects.
-Decode: the best 100 peaks of each map, all their pairs, those kept that agree in class, differ by at most 0.5 in their
-tags and span a box, Gaussian soft-NMS.
+Head: on one map at stride 4, for each of the top left and the bottom right corner, corner pooling (detectors/corner_pooling.py),
+followed by C heat-map logits, a tag (1) and the sub-cell offset (2) of the corner. Targets: a Gaussian around each corner's cell
+(detectors/heatmap.py); offsets and tags only at the corner's cell. Losses: the classification loss on each of the two heat maps,
+divided by its number of peaks; smooth L1 on the offsets, divided by the number of objects; pull and push on the tags (equations 4 and
+5), averaged over the images with objects. Decode: all pairs of the best 100 peaks of each map, of which those are kept that have the
+same class, tags that differ by at most 0.5, and corners that span a box; Gaussian soft-NMS.
 
-Differs from the official code: a feature pyramid instead of two hourglasses, so no intermediate supervision; crowd
-regions are ignored instead of learnt as objects; any number of objects; both corners of a pair must be peaks (the official
-code fills the list with other cells if a map has fewer than 100 peaks); no flipped second pass. Pull and push are a mean over
-images where the official code sums over the images of a GPU, about five: its weight of 0.1 is 0.5 here for every batch
-size.
+Differences from the official code: a feature pyramid replaces the two hourglasses, so there is no intermediate supervision; crowd
+regions are ignored instead of learned as objects; the number of objects is not limited; both corners of a pair must be peaks (if a map
+has fewer than 100 peaks, the official code adds other cells to the list); there is no flipped second pass. Pull and push are means over
+images, and the official code sums them over the images of a GPU, about five. Its weight of 0.1 therefore corresponds to 0.5 here, for
+every batch size.
 """
 
 from __future__ import annotations
@@ -41,19 +40,19 @@ class CornerNet(nn.Module):
     """Objects as pairs of corners.
 
     Args:
-        backbone: gives features by stride and tells their ``channels``.
-        classes: training counts; their number is C.
-        loss: makes the classification loss of each corner's map from the map's facts.
+        backbone: computes features by stride and lists their ``channels``.
+        classes: training counts of the C classes.
+        loss: creates the classification loss of each corner's map from the map's description.
         stride: pixels per cell of the map.
         channels, head_channels, pyramid_batch_norm: size of pyramid and heads; ``channels`` is even.
         shared_branches: heat map, tag and offset of a corner share their 3x3 convolution.
         min_overlap, legacy_radius: Gaussian radius, see :func:`detectors.heatmap.gaussian_radius`.
-        prior: probability a fresh heat map gives to every element (official bias -2.19, that is 0.1).
-        alpha: balance of peaks and negatives in the loss; the paper has none (-1).
+        prior: initial probability of every element of a heat map (the official bias of -2.19 gives 0.1).
+        alpha: balance of peaks and negatives in the loss; -1, as in the paper, for none.
         pull_weight, push_weight, offset_weight: weights in the sum.
         max_corners: peaks of each map that are paired.
-        max_tag_distance: corners of one object differ by at most this.
-        max_pairs: best pairs per image that go into soft-NMS.
+        max_tag_distance: largest difference between the tags of one object's corners.
+        max_pairs: number of best pairs per image that enter soft-NMS.
         soft_nms_sigma: width of its Gaussian.
         max_detections: boxes kept per image.
     """
@@ -116,8 +115,8 @@ class CornerNet(nn.Module):
         return {name: [head.heat_layer] for name, head in self.heads.items()}
 
     def forward(self, images: Tensor) -> Outputs:
-        """(B, 3, H, W) to, for ``top_left`` and ``bottom_right``: the corner's name, its heat map (B, C, h, w) of logits;
-        ``NAME_tag`` (B, 1, h, w); ``NAME_offset`` (B, 2, h, w), x and y in cells from the cell's upper left corner."""
+        """Compute raw outputs of images (B, 3, H, W). For NAME ``top_left`` and ``bottom_right``: ``NAME``, the heat map's logits
+        (B, C, h, w); ``NAME_tag`` (B, 1, h, w); ``NAME_offset`` (B, 2, h, w), x and y in cells from the cell's upper left corner."""
         (x,) = self.pyramid(self.backbone(images))
         outputs: Outputs = {}
         for corner in CORNERS:
@@ -190,7 +189,7 @@ class CornerNet(nn.Module):
             & (scores[second] > 0).unsqueeze(1)
         )
         pair_scores = (scores[first].unsqueeze(2) + scores[second].unsqueeze(1)) / 2 * belong
-        # The host waits once for the number of usable pairs, so that soft-NMS works on few columns instead of all.
+        # The host waits once for the number of usable pairs, so that soft-NMS processes only a few columns.
         most = min(self.max_pairs, int((pair_scores >= MIN_SCORE).flatten(1).sum(1).max()))
         best, index = pair_scores.flatten(1).topk(most)
         row = torch.div(index, right.shape[2], rounding_mode="floor")
@@ -208,7 +207,7 @@ class CornerNet(nn.Module):
 
 
 def corner_points(boxes: Tensor, corner: str) -> Tensor:
-    """(..., 4) xyxy to the (..., 2) x, y of one of ``CORNERS``."""
+    """The x, y (..., 2) of one of ``CORNERS`` of boxes (..., 4) xyxy."""
     return boxes[..., :2] if corner == "top_left" else boxes[..., 2:]
 
 
@@ -236,5 +235,5 @@ def pull_and_push(first: Tensor, second: Tensor, valid: Tensor) -> tuple[Tensor,
 
 
 def _rows(values: Tensor, index: Tensor) -> Tensor:
-    """(B, K, D) and positions (B, N) to (B, N, D)."""
+    """The rows (B, N, D) of ``values`` (B, K, D) at positions (B, N)."""
     return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))

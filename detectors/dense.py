@@ -49,7 +49,7 @@ class Positives:
 
     Attributes:
         location: (P,) int64 position in the flattened (B * A) locations, ``PADDING`` at padding.
-        object: (P,) int64 position of the object in the flattened (B * M) list; that of an arbitrary one at padding.
+        object: (P,) int64 position of the object in the flattened (B * M) list; arbitrary at padding.
         boxes: (P, 4) the object's box.
         labels: (P,) int64 the object's class.
         shape: B and A.

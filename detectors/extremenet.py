@@ -1,20 +1,18 @@
 """ExtremeNet (Zhou et al., Bottom-up Object Detection by Grouping Extreme and Center Points, CVPR 2019).
 
-Head: on one map at stride 4, C heat-map logits for each of the top, left, bottom and right points of objects and for
-their centres, and a sub-cell offset (2) for each but the centre. Targets: a Gaussian around each point's cell, its radius
-that of the whole box (detectors/heatmap.py). Losses: the classification loss under study on each of the five heat maps,
-divided by its number of peaks; smooth L1 on the offsets at the points' cells, divided by the number of objects. Decode: edge
-aggregation on the four extreme maps, their best 40 peaks, grouping around centres, Gaussian soft-NMS, ghost suppression
-(detectors/extreme_grouping.py).
+Head: on one map at stride 4, C heat-map logits for each of the top, left, bottom and right points of objects and for their centres, and
+a sub-cell offset (2) for each of them except the centre. Targets: a Gaussian around each point's cell, with the radius of the whole box
+(detectors/heatmap.py). Losses: the classification loss on each of the five heat maps, divided by its number of peaks; smooth L1 on the
+offsets at the points' cells, divided by the number of objects. Decode: edge aggregation on the four extreme maps, their best 40 peaks,
+grouping around centres, Gaussian soft-NMS, ghost suppression (detectors/extreme_grouping.py).
 
-Extreme points come with the data, from masks or, as an approximation, from the sides of boxes; the box that is learnt is
-that of the extreme points. Objects without known extreme points are not positives, and locations inside their
-boxes are ignored.
+The data provides extreme points, from masks or, as an approximation, from the sides of boxes. The detector learns the box of the
+extreme points. Objects without known extreme points are not positives, and locations inside their boxes are ignored.
 
-Differs from the official code: corrected Gaussian radius with overlap 0.3 (``legacy_radius`` brings back the old one); a
-feature pyramid instead of two hourglasses; crowd regions are ignored; any number of objects; the centre's target is
-the cell that decoding reads, halfway between the cells of the points, instead of the cell of their exact middle, which may
-be its neighbour; ghosts are judged by the scores before any of them is halved; no flipped second pass.
+Differences from the official code: the Gaussian radius is corrected and has overlap 0.3 (``legacy_radius`` restores the old one); a
+feature pyramid replaces the two hourglasses; crowd regions are ignored; the number of objects is not limited; the centre's target is
+the cell that decoding reads, halfway between the cells of the points, and not the cell of their exact middle, which may be a neighbour;
+ghosts are determined by the scores before any of them is halved; there is no flipped second pass.
 """
 
 from __future__ import annotations
@@ -58,22 +56,22 @@ class ExtremeNet(nn.Module):
     """Objects as four extreme points and a centre.
 
     Args:
-        backbone: gives features by stride and tells their ``channels``.
-        classes: training counts; their number is C.
-        loss: makes the classification loss of each of the five maps from the map's facts.
+        backbone: computes features by stride and lists their ``channels``.
+        classes: training counts of the C classes.
+        loss: creates the classification loss of each of the five maps from the map's description.
         stride: pixels per cell of the map.
         channels, head_channels, pyramid_batch_norm: size of pyramid and heads.
         shared_branches: heat map and offset of a point share their 3x3 convolution.
         min_overlap, legacy_radius: Gaussian radius, see :func:`detectors.heatmap.gaussian_radius`.
-        prior: probability a fresh heat map gives to every element (official bias -2.19, that is 0.1).
-        alpha: balance of peaks and negatives in the loss; the paper has none (-1).
+        prior: initial probability of every element of a heat map (the official bias of -2.19 gives 0.1).
+        alpha: balance of peaks and negatives in the loss; -1, as in the paper, for none.
         offset_weight: weight in the sum.
         aggregation: weight of edge aggregation.
         max_points: peaks of each extreme map that are grouped.
-        score_threshold: least score of an extreme point and of a centre.
-        max_groups: best quadruples per image that go into soft-NMS.
+        score_threshold: smallest score of an extreme point and of a centre.
+        max_groups: number of best quadruples per image that enter soft-NMS.
         soft_nms_sigma: width of its Gaussian.
-        ghost_factor: a box is a ghost if the boxes inside it have more than this many times its own score in total.
+        ghost_factor: a box is a ghost if the total score of the boxes inside it exceeds its own score by more than this factor.
         max_detections: boxes kept per image.
     """
 
@@ -129,8 +127,9 @@ class ExtremeNet(nn.Module):
         return {name: [head.heat_layer] for name, head in self.heads.items()}
 
     def forward(self, images: Tensor) -> Outputs:
-        """(B, 3, H, W) to the heat maps ``top``, ``left``, ``bottom``, ``right`` and ``center`` (B, C, h, w) of logits, and
-        for all but the centre ``NAME_offset`` (B, 2, h, w), x and y in cells from the cell's upper left corner."""
+        """Compute raw outputs of images (B, 3, H, W): the heat maps ``top``, ``left``, ``bottom``, ``right`` and ``center`` (B, C,
+        h, w) of logits, and for all of them except the centre ``NAME_offset`` (B, 2, h, w), x and y in cells from the cell's upper
+        left corner."""
         (x,) = self.pyramid(self.backbone(images))
         outputs: Outputs = {}
         for name in MAPS:
@@ -144,23 +143,23 @@ class ExtremeNet(nn.Module):
     def assign(
         self, outputs: Outputs, targets: Targets
     ) -> tuple[dict[str, ClassificationTarget], Tensor, Tensor]:
-        """For each map its target; the cells (B, M, 4, 2) column, row of each object's extreme points; and which objects
-        are learnt (B, M) bool.
+        """The target of each map; the cells (B, M, 4, 2) column, row of each object's extreme points; and the objects that are
+        positives, (B, M) bool.
 
         Raises:
             ValueError: the batch has no extreme points.
         """
         if targets.extreme_points is None:
             raise ValueError(
-                "ExtremeNet learns from extreme points and this batch has none; set dataset.extreme_source to masks, or to "
-                "box_sides where the data has no masks"
+                "ExtremeNet learns from extreme points, but this batch has none; set dataset.extreme_source to masks, or to "
+                "box_sides if the data has no masks"
             )
         known = torch.isfinite(targets.extreme_points).all(-1).all(-1)
         targets = replace(targets, ignored=targets.ignored | ~known)
         points = targets.extreme_points.nan_to_num()
         height, width = outputs["center"].shape[-2:]
         cells = point_cells(points, self.stride, height, width)
-        # Indexing with a tuple would copy it to the device and wait.
+        # Indexing with a tuple would copy it to the device, and the host would wait.
         center = torch.stack(
             [
                 cells[..., LEFT, X] + cells[..., RIGHT, X],

@@ -1,17 +1,16 @@
 """FCOS (Tian et al., FCOS: Fully Convolutional One-Stage Object Detection, ICCV 2019; improved in TPAMI 2020).
 
-Head: two towers of 3x3 convolutions shared over the levels P3 to P7 (P6 from P5), giving in every cell C class
-logits and, on the box branch, the distances to the four sides of the box and its centre-ness. Targets: a cell is
-positive for an object when its centre lies inside the box and within 1.5 strides of the box's centre, and its
-farthest side is as far as the level is meant for; where several objects claim a cell, the smallest wins. Losses: the
-classification loss under study on all cells, GIoU and the binary cross-entropy of the centre-ness on positives, all
-divided by the number of positive cells. Decode: score = sqrt(class x centre-ness), the 1000 best pairs of each
-level, per-class NMS at 0.6.
+Head: two towers of 3x3 convolutions shared over the levels P3 to P7 (P6 from P5). Each location has C class logits and, on the box
+branch, the distances to the four sides of the box and its centre-ness. Targets: a location is positive for an object if it is inside
+the box and within 1.5 strides of the box's centre, and if its distance to the farthest side is in the range of its level. If a location
+is positive for several objects, the smallest one is chosen. Losses: the classification loss on all locations, GIoU and the binary
+cross-entropy of the centre-ness on positives, all divided by the number of positive locations. Decode: score = sqrt(class x
+centre-ness), the 1000 best pairs of each level, per-class NMS at 0.6.
 
-Differs from the official code: distances are counted in strides and come out of a ReLU, so there is no learnt scale
-per level; all boxes have equal weight instead of their centre-ness as weight (both as in torchvision and detectron2); a farthest side
-exactly on the border of two level ranges belongs to the lower level alone; crowd regions are ignored; the number of
-positives is averaged over processes.
+Differences from the official code: distances are measured in strides and are the output of a ReLU, so there is no learned scale per
+level; all boxes have equal weight instead of a weight by centre-ness (both as in torchvision and detectron2); a farthest side exactly on
+the border of two level ranges belongs only to the lower level; crowd regions are ignored; the number of positives is averaged over
+processes.
 """
 
 from __future__ import annotations
@@ -43,21 +42,21 @@ BACKGROUND = -1
 
 
 class FCOS(nn.Module):
-    """One-stage detector on cells.
+    """One-stage detector with one prediction per location.
 
     Args:
-        backbone: gives features by stride and tells their ``channels``.
-        classes: training counts; their number is C.
-        loss: makes the classification loss from the map's facts.
+        backbone: computes features by stride and lists their ``channels``.
+        classes: training counts of the C classes.
+        loss: creates the classification loss from the map's description.
         strides: pyramid levels.
         channels, tower_depth, norm, pyramid_batch_norm: size of pyramid and towers.
-        center_radius: how far from a box's centre cells may be positive, in strides.
-        level_reach: a level learns boxes whose farthest side is at most this many strides away, and farther than the
-            level below reaches; the last level learns all larger boxes. 8 gives the paper's 64, 128, 256 and 512 pixels.
-        prior: probability a fresh head gives to every element.
+        center_radius: largest distance of a positive location from the box's centre, in strides.
+        level_reach: largest distance to the farthest side that a level learns, in strides; the next level learns larger
+            distances, and the last level has no limit. 8 gives the paper's 64, 128, 256 and 512 pixels.
+        prior: initial probability of every element.
         alpha: balance of positives and negatives in the loss.
         box_weight, centerness_weight: weights in the sum.
-        score_threshold: least sqrt(class x centre-ness), exclusive; the paper's 0.05 is on the class score alone.
+        score_threshold: lower limit of sqrt(class x centre-ness), exclusive; the paper's 0.05 applies to the class score.
         candidates_per_level, nms_iou, max_detections: decoding.
     """
 
@@ -112,11 +111,11 @@ class FCOS(nn.Module):
         return {"classification": [self.class_layer]}
 
     def forward(self, images: Tensor) -> Outputs:
-        """Raw outputs, level after level.
+        """Compute raw outputs of images (B, 3, H, W), concatenated over the levels.
 
-        ``logits`` (B, A, C); ``distances`` (B, A, 4) to the left, top, right and bottom side in strides, before the
-        ReLU; ``centerness`` (B, A) logits; ``points`` (A, 2) x, y of the cells' centres in pixels; ``strides`` (A,)
-        of their levels; ``level_sizes`` (L,), the number of cells on each level (on the CPU).
+        ``logits`` (B, A, C); ``distances`` (B, A, 4) to the left, top, right and bottom side in strides, before the ReLU;
+        ``centerness`` (B, A) logits; ``points`` (A, 2) x, y of the locations in pixels; ``strides`` (A,) of their levels;
+        ``level_sizes`` (L,), the number of locations on each level (on the CPU).
         """
         levels = self.pyramid(self.backbone(images))
         logits, distances, centerness, points, strides = [], [], [], [], []
@@ -138,11 +137,11 @@ class FCOS(nn.Module):
 
     @torch.no_grad()
     def match(self, outputs: Outputs, targets: Targets) -> tuple[Tensor, Tensor]:
-        """Match cells with objects; where several objects claim a cell, the smallest wins.
+        """Match locations with objects; of several eligible objects, a location is matched to the smallest.
 
         Returns:
-            match (B, A) int64: position of the object in its image or ``BACKGROUND``; and eligible (B, M) bool:
-            objects that claim at least one cell.
+            match: (B, A) int64, position of the object in its image, or ``BACKGROUND``.
+            eligible: (B, M) bool, objects with at least one eligible location.
         """
         strides = outputs["strides"]
         x, y = outputs["points"].t().contiguous()
@@ -171,17 +170,17 @@ class FCOS(nn.Module):
         return match, eligible
 
     def _level_ranges(self, strides: Tensor) -> tuple[Tensor, Tensor]:
-        """(A,) each: the farthest side of a cell's boxes lies in (lower, upper], in pixels."""
+        """Lower and upper limit (A,) of the distance from a location to the farthest side, in pixels: (lower, upper]."""
         reach = self.level_reach * strides
         lower = torch.where(strides == self.strides[0], 0.0, reach / 2)
         return lower, torch.where(strides == self.strides[-1], math.inf, reach)
 
     @torch.no_grad()
     def assign(self, outputs: Outputs, targets: Targets) -> tuple[ClassificationTarget, Positives]:
-        """The map's target, and the positive cells."""
+        """The map's target, and the positive locations."""
         match, _ = self.match(outputs, targets)
         (batch, num_cells), count = match.shape, targets.labels.shape[1]
-        # An open interval of 2 r strides holds at most ceil(2 r) cell centres.
+        # An open interval of 2 r strides contains at most ceil(2 r) locations.
         most = count * math.ceil(2 * self.center_radius) ** 2 * len(self.strides)
         positives = Positives.of(match, targets, most=batch * min(num_cells, most))
         target = positives.target(
@@ -195,13 +194,13 @@ class FCOS(nn.Module):
         return target, positives
 
     def assignment_statistics(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
-        """Count the objects without positive cells: scalars over the batch.
+        """Count the objects without positive locations: scalars over the batch.
 
-        ``objects``; ``without_positive``, those without a positive cell; ``covered_by_smaller``, those of them
-        that lost all cells to smaller objects (the others claim no cell, because they lie between cell centres).
+        ``objects``: number of objects. ``without_positive``: objects without a positive location. ``covered_by_smaller``: the
+        part of these whose eligible locations are all matched to smaller objects; the others are between the locations.
         """
         match, eligible = self.match(outputs, targets)
-        # One slot more than objects, for the background.
+        # The additional slot is for the background.
         assigned = torch.zeros(
             match.shape[0], targets.labels.shape[1] + 1, dtype=torch.bool, device=match.device
         )
@@ -214,7 +213,7 @@ class FCOS(nn.Module):
         }
 
     def losses(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
-        """``classification``, ``box`` and ``centerness``, each divided by the number of positive cells."""
+        """``classification``, ``box`` and ``centerness``, each divided by the number of positive locations."""
         target, positives = self.assign(outputs, targets)
         normalizer = mean_over_ranks(target.num_positives())
         distance = 1 - aligned_giou(self._boxes(outputs, positives), positives.boxes)
@@ -261,7 +260,7 @@ class FCOS(nn.Module):
 
 
 def boxes_from_distances(points: Tensor, strides: Tensor, distances: Tensor) -> Tensor:
-    """Points (..., 2), strides (...) and raw distances (..., 4) to boxes (..., 4) xyxy in pixels, float32."""
+    """Decode raw distances (..., 4) at points (..., 2) with strides (...) to boxes (..., 4) xyxy in pixels, float32."""
     reach = F.relu(distances.float()) * strides.unsqueeze(-1)
     return torch.cat([points - reach[..., :2], points + reach[..., 2:]], -1)
 

@@ -1,4 +1,4 @@
-"""Feature pyramid network (Lin et al., CVPR 2017), giving exactly the strides that a detector asks for."""
+"""Feature pyramid network (Lin et al., CVPR 2017) with the strides that a detector asks for."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 
 class FeaturePyramid(nn.Module):
-    """Top-down pathway with lateral connections; coarser levels than the backbone's by strided convolutions.
+    """Top-down pathway with lateral connections; strided convolutions compute the levels that are coarser than the backbone's.
 
     Args:
         in_channels: channels of the backbone's features by stride.
-        strides: levels wanted, ascending, each twice the one before; for example (8, 16, 32, 64, 128) for
-            P3 to P7, or (4,) for one fine map.
+        strides: strides of the levels, ascending by factors of two; for example (8, 16, 32, 64, 128) for P3 to P7, or (4,) for
+            one fine map.
         channels: channels of every level.
         extra_from: source of the first level beyond the backbone: ``"backbone"`` (C5, RetinaNet) or
             ``"pyramid"`` (P5, FCOS).
@@ -57,7 +57,7 @@ class FeaturePyramid(nn.Module):
                     nn.init.zeros_(conv.bias)
 
     def forward(self, features: dict[int, Tensor]) -> list[Tensor]:
-        """{stride: (B, c, h, w)} to a list of (B, channels, h, w), one for each wanted stride."""
+        """Compute one map (B, channels, h, w) for each stride from the features {stride: (B, c, h, w)}."""
         levels: dict[int, Tensor] = {}
         above: Tensor | None = None
         for stride in reversed(self.lateral_strides):
@@ -79,8 +79,8 @@ class FeaturePyramid(nn.Module):
 def _halved(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """``conv(x)`` of a 3x3 convolution with stride 2 and padding 1.
 
-    Along a side of one pixel the outer rows or columns of the kernel see padding only, so they are left out. The result is the
-    same. torch 2.11 leaves their gradient uninitialised in bfloat16 on a CPU (image sides up to 64 at stride 128).
+    If a side has one pixel, the outer rows or columns of the kernel only multiply padding, so they are left out. The result is
+    the same, but torch 2.11 leaves their gradient uninitialised in bfloat16 on a CPU (image sides up to 64 at stride 128).
     """
     height, width = x.shape[-2:]
     if min(height, width) > 1:

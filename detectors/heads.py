@@ -12,8 +12,8 @@ NORMS = ("none", "group", "batch_per_level")
 class Tower(nn.Module):
     """Convolutions shared over the levels of a pyramid: [3x3 conv, norm, ReLU] x ``depth``.
 
-    Statistics differ between levels, so one batch norm for all of them misleads; ``batch_per_level`` shares the
-    convolutions and keeps a batch norm for each level, ``group`` needs no statistics at all.
+    Statistics differ between levels, so the levels must not share a batch norm. ``batch_per_level`` shares the convolutions and has
+    one batch norm for each level; ``group`` needs no statistics.
 
     Args:
         channels: input and output channels.
@@ -49,14 +49,14 @@ class Tower(nn.Module):
                 normal_init(conv)
 
     def forward(self, x: Tensor, level: int) -> Tensor:
-        """(B, channels, h, w) of pyramid level ``level`` to the same shape."""
+        """Apply the tower to x (B, channels, h, w) of pyramid level ``level``; the shape does not change."""
         for conv, norms in zip(self.convs, self.norms, strict=True):
             x = self.activation(norms[level](conv(x)))
         return x
 
 
 def normal_init(conv: nn.Conv2d, std: float = 0.01, bias: float = 0.0) -> nn.Conv2d:
-    """Gaussian weights and a constant bias, as RetinaNet and FCOS start their heads (Lin et al. 2017, 4.1)."""
+    """Initialise with Gaussian weights and a constant bias, as in the heads of RetinaNet and FCOS (Lin et al. 2017, 4.1)."""
     nn.init.normal_(conv.weight, std=std)
     if conv.bias is not None:
         nn.init.constant_(conv.bias, bias)
@@ -64,7 +64,7 @@ def normal_init(conv: nn.Conv2d, std: float = 0.01, bias: float = 0.0) -> nn.Con
 
 
 def prior_bias(prior: float) -> float:
-    """Bias that makes a sigmoid give ``prior``: -log((1 - prior) / prior) (Lin et al. 2017, 3.3)."""
+    """The bias whose sigmoid is ``prior``: -log((1 - prior) / prior) (Lin et al. 2017, 3.3)."""
     if not 0 < prior < 1:
         raise ValueError(f"prior is {prior}; a probability strictly between 0 and 1 is needed")
     return -math.log((1 - prior) / prior)
@@ -74,7 +74,7 @@ def map_head(in_channels: int, hidden: int, out_channels: int, prior: float | No
     """Head on one map: 3x3 conv, ReLU, 1x1 conv (Objects as Points, 4; CornerNet, 3.1).
 
     Args:
-        prior: for classification maps the probability of a fresh head; None for regression (zero bias).
+        prior: initial probability of a classification map; None for regression, with a bias of zero.
     """
     last = nn.Conv2d(hidden, out_channels, 1)
     if prior is None:
@@ -85,5 +85,5 @@ def map_head(in_channels: int, hidden: int, out_channels: int, prior: float | No
 
 
 def as_map(x: Tensor, channels: int) -> Tensor:
-    """(B, A * channels, h, w) to (B, h * w * A, channels): a view where the tensor is channels_last."""
+    """Reshape (B, A * channels, h, w) to (B, h * w * A, channels); a view if the tensor is channels_last."""
     return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, channels)

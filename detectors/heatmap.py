@@ -18,20 +18,22 @@ from afl.losses.target import PADDING, ClassificationTarget
 from detectors.boxes import cells_inside, masked_sum
 from detectors.contract import Targets
 
-PENALTY_POWER = 4  # beta of CornerNet's equation 1: a negative at height Y of a Gaussian counts (1 - Y)^4
+PENALTY_POWER = (
+    4  # beta of CornerNet's equation 1: a negative at height Y of a Gaussian has the weight (1 - Y)^4
+)
 
 
 def gaussian_radius(height: Tensor, width: Tensor, overlap: float = 0.3, legacy: bool = False) -> Tensor:
     """Radius within which a shifted box still overlaps its object by ``overlap`` (CornerNet, 3.2).
 
-    The two corners can move by r in three ways (in the same direction, both inwards, both outwards). Each way gives a
-    quadratic equation in r. The radius is the smallest of the three roots that keep the overlap.
+    The two corners can move by r in three ways: in the same direction, both inwards, or both outwards. Each way gives a quadratic
+    equation in r. The radius is the smallest of the three roots that keep the overlap.
 
     Args:
         height, width: object sizes in map cells, any shape.
-        overlap: least IoU of the shifted box with the object.
-        legacy: the formula of the first releases, which lacks the leading coefficient in the division and is 2 to 4
-            times larger; only to reproduce their targets, with their overlap of 0.7.
+        overlap: smallest IoU of the shifted box with the object.
+        legacy: use the formula of the first releases, which lacks the leading coefficient in the division and gives 2 to 4 times
+            larger radii; only to reproduce their targets, with their overlap of 0.7.
 
     Returns:
         Radius in cells, not rounded.
@@ -54,19 +56,19 @@ def gaussian_radius(height: Tensor, width: Tensor, overlap: float = 0.3, legacy:
 
 
 def object_radius(boxes: Tensor, stride: int, overlap: float = 0.3, legacy: bool = False) -> Tensor:
-    """Whole-cell Gaussian radius of every box: (..., 4) xyxy pixels to (...) float, at least 0."""
+    """Gaussian radius (...) of boxes (..., 4) xyxy in pixels: a whole number of cells as float, at least 0."""
     size = ((boxes[..., 2:] - boxes[..., :2]) / stride).ceil().clamp(min=1)
     return gaussian_radius(size[..., 1], size[..., 0], overlap, legacy).floor().clamp(min=0)
 
 
 @cache
 def largest_radius(height: int, width: int, overlap: float = 0.3, legacy: bool = False) -> int:
-    """Whole-cell radius of an object as large as a map of ``height`` x ``width`` cells: no object in it has more."""
+    """Radius of an object as large as a map of ``height`` x ``width`` cells, the upper limit for all objects in it."""
     return int(gaussian_radius(torch.tensor(float(height)), torch.tensor(float(width)), overlap, legacy))
 
 
 def point_cells(points: Tensor, stride: int, height: int, width: int) -> Tensor:
-    """(..., 2) x, y in pixels to the integer cell (..., 2) column, row they fall into, kept inside the map."""
+    """The integer cell (..., 2) column, row that contains each point (..., 2) x, y in pixels, clamped to the map."""
     x, y = (points / stride).floor().unbind(-1)
     return torch.stack([x.clamp(0, width - 1), y.clamp(0, height - 1)], -1).long()
 
@@ -85,10 +87,10 @@ def heatmap_targets(
 ) -> list[ClassificationTarget]:
     """Targets of K heat maps, each with one point per object (CornerNet, equation 1 and 3.2).
 
-    Around each point an unnormalised Gaussian with sigma = (2 r + 1) / 6 is drawn inside the square of radius r; where
-    two objects of a class meet, the higher value holds. The point's cell is positive; the rest of the Gaussian are
-    negatives scaled by (1 - Y)^4. Nothing is learnt in ignored regions. Memory is proportional to the number of cells in
-    these squares.
+    An unnormalised Gaussian with sigma = (2 r + 1) / 6 is drawn around each point, inside the square of radius r. Where two
+    Gaussians of a class overlap, the higher value is used. The point's cell is positive, and the other cells of the Gaussian are
+    negatives with the weight (1 - Y)^4. Elements in ignored regions are ignored. Memory is proportional to the number of cells in
+    the squares.
 
     Args:
         cells: (K, B, M, 2) int64 column, row of each object's point in each map.
@@ -137,10 +139,10 @@ def gaussian_lists(
     height: int,
     width: int,
 ) -> list[Lists]:
-    """Elements of the Gaussians of each map: flat indices of the peaks, and flat indices and (1 - Y)^4 of the rest.
+    """Elements of the Gaussians of each map: flat indices of the peaks, and flat indices and (1 - Y)^4 of the other elements.
 
-    The lists have no padding, so an accelerator would make the host wait for their lengths. See :func:`heatmap_targets`
-    for the arguments.
+    The lists have no padding, so on an accelerator the host would wait for their lengths. See :func:`heatmap_targets` for the
+    arguments.
     """
     image, slot = present.nonzero(as_tuple=True)
     cells, radius = cells[:, image, slot], radius[image, slot]
@@ -151,7 +153,7 @@ def gaussian_lists(
     x, y = cells[..., :1] + step, cells[..., 1:] + step
     across = one_sided * ((x >= 0) & (x < width))
     down = one_sided * ((y >= 0) & (y < height))
-    # (K, n, rows, columns) of n objects; below the threshold float32 cannot tell 1 - Y from 1.
+    # (K, n, rows, columns) of n objects; below the threshold, 1 - Y is 1 in float32.
     heights = down.unsqueeze(-1) * across.unsqueeze(-2)
     drawn = (heights >= torch.finfo(heights.dtype).eps).flatten().nonzero().flatten()
     elements = len(present) * height * width * num_classes
@@ -181,9 +183,9 @@ def gaussian_lists(
 def owners(
     target: ClassificationTarget, cells: Tensor, labels: Tensor, present: Tensor, width: int, area: int
 ) -> Tensor:
-    """The object of each positive of a heat map: (P,) int64 position in the flattened (B, M) list.
+    """The object of each positive of a heat map: (P,) int64 position in the flattened (B, M) list, arbitrary at padding.
 
-    If several objects of a class share a cell, it is the first of them. At padding it is arbitrary.
+    If several objects of a class share a cell, the first of them is chosen.
 
     Args:
         cells: (B, M, 2) column, row; labels, present: (B, M); width, area: the map's W and H * W.
@@ -205,9 +207,9 @@ def cell_centres(height: int, width: int, stride: int, device: torch.device) -> 
 
 
 def gather_cells(features: Tensor, cells: Tensor) -> Tensor:
-    """Values of a map at cells: features (B, D, H, W), cells (B, M, 2) column, row, to (B, M, D) float32.
+    """The values (B, M, D), float32, of a map (B, D, H, W) at cells (B, M, 2) column, row.
 
-    The map is small, and so becomes float32 first: gradients of objects that share a cell are then added in float32.
+    The map is converted to float32 first, so that gradients of objects that share a cell are added in float32.
     """
     flat = features.float().flatten(2).transpose(1, 2)
     index = cells[..., 1] * features.shape[-1] + cells[..., 0]
@@ -219,7 +221,7 @@ def offset_loss(offsets: Tensor, points: Tensor, cells: Tensor, mask: Tensor, st
 
     Args:
         offsets: (B, 2, h, w) predicted x, y in cells from a cell's upper left corner.
-        points: (B, M, 2) x, y in pixels; cells: (B, M, 2) column, row they fall into; mask: (B, M) bool.
+        points: (B, M, 2) x, y in pixels; cells: (B, M, 2) column, row of their cells; mask: (B, M) bool.
     """
     wanted = points / stride - cells
     distance = F.smooth_l1_loss(gather_cells(offsets, cells), wanted, reduction="none")
@@ -227,12 +229,12 @@ def offset_loss(offsets: Tensor, points: Tensor, cells: Tensor, mask: Tensor, st
 
 
 def keep_peaks(heat: Tensor) -> Tensor:
-    """Scores (B, C, H, W) with everything but the local maxima of 3 x 3 cells set to zero (Objects as Points, 3)."""
+    """Set all scores (B, C, H, W) except the local maxima of 3 x 3 cells to zero (Objects as Points, 3)."""
     return heat.masked_fill(_highest_of_three(_highest_of_three(heat, -1), -2) != heat, 0.0)
 
 
 def _highest_of_three(x: Tensor, dim: int) -> Tensor:
-    """Maximum of each cell and its two neighbours along ``dim``; a pooling would also store its position."""
+    """Maximum of each cell and its two neighbours along ``dim``; unlike a pooling, it does not store positions."""
     highest = x.clone()
     before, after = x.narrow(dim, 0, x.shape[dim] - 1), x.narrow(dim, 1, x.shape[dim] - 1)
     for place, neighbour in ((1, before), (0, after)):
@@ -248,7 +250,7 @@ def top_peaks(heat: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         heat: (B, C, H, W) scores.
 
     Returns:
-        scores (B, K) falling, labels (B, K) int64, cells (B, K, 2) int64 column, row; K = min(count, C * H * W).
+        scores (B, K) in descending order, labels (B, K) int64, cells (B, K, 2) int64 column, row; K = min(count, C * H * W).
     """
     batch, classes, height, width = heat.shape
     scores, index = heat.flatten(1).topk(min(count, classes * height * width))

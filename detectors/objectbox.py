@@ -1,34 +1,31 @@
 """ObjectBox (Zand et al., ObjectBox: From Centers to Boxes for Anchor-Free Object Detection, ECCV 2022).
 
-Head: two towers shared over the levels P3 to P5, and 1x1 convolutions of each level's own that give in every cell one
-objectness logit, four distances and C class logits. Targets: on *each* level an object of any size is learnt by four
-cells, the one with its centre and the nearest neighbours across, down and diagonal: 12 positives per object. A cell
-(x, y) measures left and top from its lower right corner, right and bottom from its upper left one, in cells:
+Head: two towers shared over the levels P3 to P5, followed by separate 1x1 convolutions for each level that compute one objectness
+logit, four distances and C class logits for every cell. Targets: on *each* level, four cells learn an object of any size: the cell with
+its centre, and the nearest neighbours across, down and diagonal. This gives 12 positives per object. A cell (x, y) measures left and
+top from its lower right corner, and right and bottom from its upper left corner, in cells:
 
     left = (x + 1) - x1,   top = (y + 1) - y1,   right = x2 - x,   bottom = y2 - y
 
-predicted as (2 sigmoid)^2 2^i on level i, which so reaches 4 x 2^i cells: 32, 128 and 512 pixels at strides 8, 16 and
-32. Losses: 1 - SDIoU of the distances, and two classification maps. Decode: score = objectness x class, the 1000
-best pairs of each level, per-class NMS at 0.6.
+They are predicted as (2 sigmoid)^2 2^i on level i, which is at most 4 x 2^i cells: 32, 128 and 512 pixels at strides 8, 16 and 32.
+Losses: 1 - SDIoU of the distances, and two classification maps. Decode: score = objectness x class, the 1000 best pairs of each
+level, per-class NMS at 0.6.
 
-Place of the classification loss under study: the paper has cross-entropy in two places; each of them is an instance
-of the same loss here.
+The paper uses cross-entropy on two maps. Here each map has an instance of the classification loss.
 
-- ``objectness``, all cells, one class: foreground against background, where focal terms, gates and hard sampling act.
-  Its positives have the detached SDIoU, clamped to [0, 1], as soft target, so a level that cannot reach an object
-  unlearns it. Divided by the number of positive cells: a mean over all cells would make a focal loss vanish.
-  With one class there are no class weights. A gate that watches |p - y| of the positives opens within a hundred
-  steps, because y is small as long as boxes are bad.
-- ``class``, the positive cells alone, C classes: frequent against rare classes, where class weights act. Every claim
-  of a cell by an object is a separate location, with the object's class positive and all others negative. Divided
-  by the number of claims, so a fresh head has a loss of about -ln(prior), as a classifier of images would.
+- ``objectness`` has all cells and one class. It separates foreground from background, so focal terms, gates and hard sampling act here.
+  The soft target of a positive is its detached SDIoU, clamped to [0, 1], so that a level unlearns objects beyond its reach. The loss is
+  divided by the number of positive cells, because a mean over all cells would make a focal loss vanish. With one class there are no class
+  weights. A gate that depends on |p - y| of the positives opens within a hundred steps, because y is small while the boxes are poor.
+- ``class`` has only the positive cells and C classes. It separates frequent from rare classes, so class weights act here. Each claim of a
+  cell by an object is a separate location, whose object's class is positive and whose other classes are negative. The loss is divided by
+  the number of claims, so the initial loss is about -ln(prior), as for an image classifier.
 
-Differs from the official code: backbone, pyramid and towers as in the other detectors instead of CSPDarknet; SDIoU
-with its inner and outer sides clamped at 0 (unclamped, it exceeds 1 for tiny predictions); neighbour cells that lie
-wholly outside a small object are background, because their distances would be negative, which no sigmoid can give; a
-cell claimed by several objects has the largest of their qualities as objectness target instead of the last written;
-one prior for all levels instead of 8 objects per 640 x 640 pixels; no balance between levels; each object's cells
-once instead of twice; crowd regions are ignored.
+Differences from the official code: backbone, pyramid and towers are those of the other detectors instead of CSPDarknet; SDIoU has its
+inner and outer sides clamped at 0 (unclamped, it exceeds 1 for tiny predictions); neighbour cells completely outside a small object are
+background, because a sigmoid cannot predict their negative distances; the objectness target of a cell that several objects claim is the
+largest of their qualities instead of the last one written; all levels have one prior instead of 8 objects per 640 x 640 pixels; levels
+are not balanced; each object's cells are counted once instead of twice; crowd regions are ignored.
 """
 
 from __future__ import annotations
@@ -53,14 +50,14 @@ CELLS_PER_LEVEL = 4
 
 @dataclass(frozen=True)
 class Claims:
-    """P claims of a cell by an object, no pair twice, image by image; padded where ``present`` is false.
+    """P distinct claims of a cell by an object, sorted by image; padded where ``present`` is false.
 
     Attributes:
         present: (P,) bool.
         location: (P,) int64, position of the cell in the flattened (B * A) cells.
         object: (P,) int64, position of the object in the flattened (B * M) list.
         image: (P,) int64, non-decreasing.
-        distances: (P, 4) left, top, right, bottom of the object from the cell, in cells.
+        distances: (P, 4) from the cell to the left, top, right and bottom of the object, in cells.
     """
 
     present: Tensor
@@ -71,27 +68,27 @@ class Claims:
 
     @property
     def padded_location(self) -> Tensor:
-        """(P,) int64, ``location`` with ``PADDING`` where nothing is present."""
+        """(P,) int64, ``location`` with ``PADDING`` where ``present`` is false."""
         return torch.where(self.present, self.location, PADDING)
 
 
 class ObjectBox(nn.Module):
-    """Every object on every level, from the cells around its centre.
+    """Predicts every object on every level, at the cells around its centre.
 
     Args:
-        backbone: gives features by stride and tells their ``channels``.
-        classes: training counts; their number is C.
-        loss: makes the classification loss of each map from the map's facts.
+        backbone: computes features by stride and lists their ``channels``.
+        classes: training counts of the C classes.
+        loss: creates the classification loss of each map from the map's description.
         strides: pyramid levels.
         channels, tower_depth, norm, pyramid_batch_norm: size of pyramid and tower.
-        reach: largest distance on the first level, in cells; twice as many on each further one.
-        prior: objectness that a fresh head gives to every cell.
-        class_prior: probability that it gives to every class; None for the official 0.6 / (C - 0.39), at most 0.3.
-        alpha: balance of positives and negatives in the objectness; the paper has none (-1).
+        reach: largest distance on the first level, in cells; it doubles with each further level.
+        prior: initial objectness of every cell.
+        class_prior: initial probability of every class; None for the official 0.6 / (C - 0.39), at most 0.3.
+        alpha: balance of positives and negatives in the objectness; -1, as in the paper, for none.
         class_alpha: the same for the classes.
-        class_weight, box_weight: weights in the sum, where objectness has 1; found on small images, the paper's
-            belong to its means over cells.
-        score_threshold: least objectness x class, exclusive.
+        class_weight, box_weight: weights in the sum, in which objectness has weight 1. They were chosen on small images, because
+            the paper's weights apply to means over cells.
+        score_threshold: lower limit of objectness x class, exclusive.
         candidates_per_level, nms_iou, max_detections: decoding.
     """
 
@@ -143,7 +140,7 @@ class ObjectBox(nn.Module):
             name="objectness",
             num_classes=1,
             instances_per_class=classes.instances.sum(0, keepdim=True),
-            # Images with any object are not counted; they are at least as many as those with the most common class.
+            # The number of images with any object is unknown; the images with the most common class are a lower limit.
             images_per_class=classes.images.amax(0, keepdim=True),
             prior=prior,
             alpha=alpha,
@@ -157,11 +154,11 @@ class ObjectBox(nn.Module):
         return {"objectness": list(self.last_objectness_layers), "class": list(self.last_class_layers)}
 
     def forward(self, images: Tensor) -> Outputs:
-        """Raw outputs, level after level.
+        """Compute raw outputs of images (B, 3, H, W), concatenated over the levels.
 
-        ``objectness`` (B, A) and ``classes`` (B, A, C) logits; ``distances`` (B, A, 4) left, top, right, bottom
-        before the activation; ``cells`` (A, 2) column, row; ``strides`` (A,) pixels per cell; ``reach`` (A,) largest
-        distance in cells; ``level_shapes`` (L, 2), rows and columns of each level (on the CPU).
+        ``objectness`` (B, A) and ``classes`` (B, A, C) logits; ``distances`` (B, A, 4) left, top, right, bottom before the
+        activation; ``cells`` (A, 2) column, row; ``strides`` (A,) pixels per cell; ``reach`` (A,) largest distance in cells;
+        ``level_shapes`` (L, 2), rows and columns of each level (on the CPU).
         """
         levels = self.pyramid(self.backbone(images))
         outputs: dict[str, list[Tensor]] = {
@@ -204,7 +201,7 @@ class ObjectBox(nn.Module):
             present=claim >= 0,
             location=image * num_cells + torch.stack(locations, 2).flatten()[at].clamp(0, num_cells - 1),
             object=item,
-            # Padding comes last, and so belongs to the last image.
+            # Padding is at the end, so it is assigned to the last image.
             image=torch.where(claim >= 0, image, torch.full((), batch - 1, device=device)),
             distances=torch.stack(distances, 2).flatten(0, 3)[at],
         )
@@ -215,7 +212,7 @@ class ObjectBox(nn.Module):
     ) -> ClassificationTarget:
         """Target of the map of all cells, from the SDIoU (P,) of each claim.
 
-        A cell with several claims takes the best of them, and of equals the first.
+        A cell with several claims uses the best of them; of equal claims, the first.
         """
         batch, num_cells = outputs["objectness"].shape
         quality = torch.where(claims.present, similarity.clamp(0, 1), -1.0)
@@ -276,10 +273,10 @@ class ObjectBox(nn.Module):
         return activate(raw, reach)
 
     def assignment_statistics(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
-        """Count the cases that the assignment cannot express: scalars over the batch.
+        """Count the cases that the assignment cannot represent: scalars over the batch.
 
-        ``objects``; ``too_large``, those with a side beyond the reach of every level; ``shared_cells``, cells claimed
-        by several objects.
+        ``objects``: number of objects. ``too_large``: objects with a side beyond the reach of every level. ``shared_cells``: cells
+        claimed by several objects.
         """
         claims = self.assign(outputs, targets)
         reach = outputs["reach"][claims.location % outputs["cells"].shape[0]].unsqueeze(1)
@@ -308,7 +305,7 @@ class ObjectBox(nn.Module):
             mean_over_ranks(target.num_positives()),
             localization=localization,
         )
-        # Only one map receives the box loss, or it would count twice.
+        # Only one map receives the box loss; otherwise it would be counted twice.
         by_class = self.classification["class"](
             rows_at(outputs["classes"].flatten(0, 1), claims.padded_location, distinct=False),
             self.class_target(outputs, targets, claims),
@@ -346,7 +343,7 @@ def _layers(levels: int, channels: int, outputs: int, bias: float = 0.0) -> nn.M
 
 
 def _grid(height: int, width: int, device: torch.device) -> Tensor:
-    """(H * W, 2) column, row of every cell, row by row, as float."""
+    """(H * W, 2) float column, row of every cell, row by row."""
     y, x = torch.meshgrid(
         torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
     )
@@ -360,8 +357,9 @@ def cells_of_objects(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Te
         boxes: (B, M, 4) xyxy in cells of the level; height, width: its rows and columns.
 
     Returns:
-        cells (B, M, 4, 2) int64 column, row: centre, across, down, diagonal; distances (B, M, 4, 4) left, top, right,
-        bottom in cells; usable (B, M, 4) bool, false off the map and where a distance is not positive.
+        cells: (B, M, 4, 2) int64 column, row of the cells: centre, across, down, diagonal.
+        distances: (B, M, 4, 4) left, top, right, bottom in cells.
+        usable: (B, M, 4) bool, false outside the map and where a distance is not positive.
     """
     low, high = boxes[..., None, :2], boxes[..., None, 2:]
     centre = (boxes[..., :2] + boxes[..., 2:]) / 2
@@ -380,21 +378,21 @@ def cells_of_objects(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Te
 
 
 def activate(raw: Tensor, reach: Tensor) -> Tensor:
-    """Raw outputs (..., 4) to distances in (0, reach) cells, float32; ``reach`` (...). 4 x 2^i sigmoid^2 on level i."""
+    """Distances in (0, ``reach``) cells, float32, of raw outputs (..., 4): 4 x 2^i sigmoid^2 on level i. ``reach`` has shape (...)."""
     return raw.float().sigmoid().square() * reach.unsqueeze(-1)
 
 
 def boxes_from_distances(cells: Tensor, strides: Tensor, distances: Tensor) -> Tensor:
-    """Cells (..., 2), pixels per cell (...) and distances (..., 4) in cells to boxes (..., 4) xyxy in pixels."""
+    """Decode distances (..., 4) in cells, at cells (..., 2) with strides (...), to boxes (..., 4) xyxy in pixels."""
     corners = torch.cat([cells + 1 - distances[..., :2], cells + distances[..., 2:]], -1)
     return corners * strides.unsqueeze(-1)
 
 
 def sdiou(predicted: Tensor, wanted: Tensor) -> Tensor:
-    """Scale-invariant overlap (P,) of two boxes seen from one cell, at most 1 (ObjectBox, 3.3).
+    """Scale-invariant overlap (P,) of two boxes given by distances (P, 4) from the same cell, at most 1 (ObjectBox, 3.3).
 
-    (I - S) / D with S the squared distance between the two (P, 4) distances, I and D the squared diagonals of the
-    inner and the enclosing box. An inner side below 0 means no overlap; its square would count as an overlap, so it is clamped.
+    It is (I - S) / D, where S is the squared difference of the distances, and I and D are the squared diagonals of the inner and the
+    enclosing box. A negative inner side means that the boxes do not overlap. It is clamped, because its square would be positive.
     """
     apart = (predicted - wanted).square().sum(-1)
     inner = _squared_diagonal(torch.minimum(predicted, wanted))

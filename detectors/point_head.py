@@ -1,4 +1,4 @@
-"""Heads of key points, which CornerNet and ExtremeNet share: heat maps, values read at their cells, and the maps' losses."""
+"""Heads of key points, shared by CornerNet and ExtremeNet: heat maps, values at their cells, and the losses of the maps."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class PointHead(nn.Module):
     """Branches 3x3 conv, ReLU, 1x1 conv on one map (CornerNet, 3.1; ExtremeNet, 4.1).
 
     Args:
-        channels, hidden: input channels, and channels behind the 3x3 convolution.
+        channels, hidden: input channels, and channels after the 3x3 convolution.
         num_classes: C of the heat map.
-        prior: probability that a fresh heat map gives to every element.
+        prior: initial probability of every element of the heat map.
         values: channels of each further branch by name, for example ``{"offset": 2, "tag": 1}``.
-        shared: one 3x3 convolution for all branches instead of one for each (the papers'); for narrow, quick heads.
+        shared: use one 3x3 convolution for all branches, for narrow and fast heads; the papers use one for each branch.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class PointHead(nn.Module):
         return branch if isinstance(branch, nn.Conv2d) else branch[-1]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, channels, h, w) to ``heat`` (B, C, h, w) logits and each value (B, its channels, h, w)."""
+        """Compute ``heat`` (B, C, h, w) logits and each value (B, its channels, h, w) of a map (B, channels, h, w)."""
         x = self.trunk(x)
         return {name: branch(x) for name, branch in self.branches.items()}
 
@@ -95,8 +95,8 @@ def heatmap_losses(
 
     Args:
         outputs: logits (B, C, h, w) by the map's name; maps: targets by the same names.
-        rest: detached weighted sum of the detector's other losses. Each map gets an equal part of it, so that all maps
-            together balance the whole of it.
+        rest: detached weighted sum of the detector's other losses. Each map receives an equal part of it, so that all maps
+            together balance the sum.
     """
     return {
         name: losses[name](

@@ -1,4 +1,4 @@
-"""From scored boxes to the final list: thresholds, non-maximum suppression, the cap per image."""
+"""Selects the final detections from scored boxes: thresholds, non-maximum suppression, and the limit per image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchvision.ops import batched_nms
 from detectors.boxes import clip_boxes
 from detectors.contract import Detections, Outputs
 
-# Scores of one level that are computed at once on an accelerator.
+# Number of scores of one level that an accelerator computes together.
 _AT_ONCE = 1 << 27
 
 
@@ -19,10 +19,11 @@ def best_pairs(scores: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
     """The best (location, class) pairs of each image on one level.
 
     Args:
-        scores: (B, L, C); limit: most pairs of an image.
+        scores: (B, L, C).
+        limit: largest number of pairs per image.
 
     Returns:
-        scores (B, K) falling, locations (B, K) int64, classes (B, K) int64; K = min(limit, L * C).
+        scores (B, K) in descending order, locations (B, K) int64, classes (B, K) int64; K = min(limit, L * C).
     """
     classes = scores.shape[2]
     best, index = scores.flatten(1).topk(min(limit, scores[0].numel()))
@@ -49,19 +50,22 @@ def detect_on_levels(
     iou: float,
     limit: int,
 ) -> list[Detections]:
-    """Detections from the levels of a pyramid: the best pairs of each level, then per-class NMS over all levels.
+    """Select detections from the levels of a pyramid: the best pairs of each level, then per-class NMS over all levels.
 
-    The device works on many images at once and gives all candidates to the CPU in one transfer. The threshold and NMS,
-    whose results have a size that the host must know, then run on the CPU.
+    The device processes many images together and sends all candidates to the CPU in one transfer. The threshold and NMS then run on
+    the CPU, because the host must know the size of their results.
 
     Args:
-        outputs: of a detector; level_sizes: locations of each level, A in all.
+        outputs: of a detector.
+        level_sizes: number of locations of each level; their sum is A.
         image_sizes: (B, 2) height and width.
         num_classes: C.
-        per_image: names of the outputs (B, A, ...) that ``scores`` and ``boxes`` read; shared: of those (A, ...).
-        scores: from the outputs of one level (b, L, ...) or (L, ...) to scores (b, L, C).
-        boxes: from these outputs and locations (b, K) to boxes (b, K, 4) xyxy; only candidates are asked for.
-        threshold: least score, exclusive; candidates: most pairs of a level.
+        per_image: names of the outputs (B, A, ...) that ``scores`` and ``boxes`` read.
+        shared: names of the outputs (A, ...) that they read.
+        scores: computes scores (b, L, C) from the outputs of one level, (b, L, ...) or (L, ...).
+        boxes: computes boxes (b, K, 4) xyxy from these outputs at locations (b, K); only called for candidates.
+        threshold: lower limit of the score, exclusive.
+        candidates: largest number of pairs per level.
         iou, limit: see :func:`suppress`.
 
     Returns:
@@ -88,12 +92,12 @@ def detect_on_levels(
 
 
 def _images_at_once(device: torch.device, scores: int) -> int:
-    """Images whose ``scores`` are computed together. On a CPU one, so that they fit the cache."""
+    """Number of images whose ``scores`` are computed together; one on a CPU, so that they fit into the cache."""
     return 1 if device.type == "cpu" else max(1, _AT_ONCE // scores)
 
 
 def on_cpu(boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes (B, K, 4) and scores (B, K) in float32 and labels (B, K) int64, moved to the CPU in one transfer."""
+    """Move boxes (B, K, 4), scores (B, K) and labels (B, K) to the CPU in one transfer, as float32, float32 and int64."""
     # Class numbers below 2^24 are exact in float32.
     columns = [boxes.float(), scores.float().unsqueeze(-1), labels.float().unsqueeze(-1)]
     rows = torch.cat(columns, -1).cpu()

@@ -1,12 +1,12 @@
 """RetinaNet (Lin et al., Focal Loss for Dense Object Detection, ICCV 2017).
 
-Head: two towers of 3x3 convolutions shared over the levels P3 to P7, giving C class logits and 4 deltas for each of A
-anchors. Targets: anchors with IoU >= 0.5 are positive (each object keeps its best anchor), < 0.4 negative, the rest
-is ignored. Losses: the classification loss under study on all anchors and an L1 loss on the deltas of the positives,
-both divided by the number of positive anchors. Decode: the 1000 best pairs of each level, per-class NMS at 0.5.
+Head: two towers of 3x3 convolutions shared over the levels P3 to P7, which compute C class logits and 4 deltas for each of A anchors.
+Targets: anchors with IoU >= 0.5 are positive (each object keeps its best anchor), anchors with IoU < 0.4 are negative, and the others
+are ignored. Losses: the classification loss on all anchors, and an L1 loss on the deltas of the positives, both divided by the number
+of positive anchors. Decode: the 1000 best pairs of each level, per-class NMS at 0.5.
 
-Differs from the official code: anchors are centred on the middle of their cells, crowd regions are ignored, and the
-number of positives is averaged over processes.
+Differences from the official code: anchors are centred on the locations of the map; crowd regions are ignored; the number of positives
+is averaged over processes.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class RetinaNet(nn.Module):
     """One-stage detector on anchors.
 
     Args:
-        backbone: gives features by stride and tells their ``channels``.
-        classes: training counts; their number is C.
-        loss: makes the classification loss from the map's facts.
+        backbone: computes features by stride and lists their ``channels``.
+        classes: training counts of the C classes.
+        loss: creates the classification loss from the map's description.
         strides: pyramid levels.
         channels, tower_depth, norm, pyramid_batch_norm: size of pyramid and towers.
         anchor_size: side of an anchor as a multiple of its level's stride.
         anchor_ratios, anchor_scales: ratios height / width and extra scales; A is their product.
-        prior: probability a fresh head gives to every element.
+        prior: initial probability of every element.
         alpha: balance of positives and negatives in the loss.
         box_weight: weight of the box loss in the sum.
         score_threshold, candidates_per_level, nms_iou, max_detections: decoding.
@@ -102,8 +102,8 @@ class RetinaNet(nn.Module):
         return {"classification": [self.class_layer]}
 
     def forward(self, images: Tensor) -> Outputs:
-        """Raw outputs, level after level: ``logits`` (B, A, C), ``deltas`` (B, A, 4), ``anchors`` (A, 4) and
-        ``level_sizes`` (L,), the number of anchors on each level (on the CPU)."""
+        """Compute raw outputs of images (B, 3, H, W), concatenated over the levels: ``logits`` (B, A, C), ``deltas`` (B, A, 4),
+        ``anchors`` (A, 4) and ``level_sizes`` (L,), the number of anchors on each level (on the CPU)."""
         levels = self.pyramid(self.backbone(images))
         logits, deltas, anchors = [], [], []
         for i, (x, stride) in enumerate(zip(levels, self.strides, strict=True)):

@@ -1,7 +1,7 @@
-"""Rows of a matrix at a list of positions, with a gradient that is quick and exact.
+"""Rows of a matrix at a list of positions, with a fast and exact gradient.
 
-The backward pass of plain indexing adds up rows in the type of the matrix, so in bfloat16 it rounds every partial sum. On
-a GPU it also processes the entries of one position serially, and a padded list consists mostly of one position.
+The backward pass of plain indexing sums rows in the type of the matrix, so in bfloat16 it rounds every partial sum. On a GPU it also
+processes entries with the same position serially, and in a padded list most entries have the same position.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Rows behind the matrix that receive the gradients of padding. Many, so that few entries meet in one row.
+# Number of rows after the matrix that receive the gradients of padding; with many rows, few entries share a row.
 _SPARE_ROWS = 1024
 
 
@@ -22,7 +22,7 @@ def rows_at(values: Tensor, position: Tensor, *, distinct: bool) -> Tensor:
 
     Args:
         position: (P,) int64. Negative entries are padding: they give row 0, and their gradient is dropped.
-        distinct: whether no position occurs twice, apart from padding; then nothing needs to be summed.
+        distinct: whether all positions except padding are distinct, so that no gradients need to be summed.
     """
     return _Rows.apply(values, position, distinct)
 
@@ -40,7 +40,7 @@ class _Rows(torch.autograd.Function):
         (position,) = ctx.saved_tensors
         count, *rest = ctx.shape
         spare = count + torch.arange(len(position), device=position.device) % _SPARE_ROWS
-        # Distinct rows can be written in the final type at once.
+        # Distinct rows are written directly in the final type.
         dtype = ctx.dtype if ctx.distinct else gradient.dtype
         result = gradient.new_zeros(count + _SPARE_ROWS, *rest, dtype=dtype)
         result.index_put_(

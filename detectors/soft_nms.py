@@ -1,7 +1,7 @@
-"""Gaussian soft-NMS (Bodla et al., ICCV 2017) for a whole batch at once.
+"""Gaussian soft-NMS (Bodla et al., ICCV 2017) for a whole batch.
 
-Soft-NMS does not remove the neighbours of a good box but multiplies their scores by exp(-IoU^2 / sigma). The choice is
-greedy, so it is a loop over the kept boxes. Each turn serves all images and all classes, and the host never waits.
+Soft-NMS does not remove boxes that overlap a better box, but multiplies their scores by exp(-IoU^2 / sigma). The algorithm is greedy: a
+loop over the kept boxes. Each iteration processes all images and classes, and the host does not wait for the device.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ def soft_nms(
 ) -> tuple[Tensor, Tensor]:
     """Keep the best boxes of each image, and lower the scores of boxes of the same class that overlap them.
 
-    A lowered score never overtakes the one that lowered it, so boxes are kept in falling order of their final scores:
-    the first ``limit`` over all classes are the best ``limit`` of a suppression of each class to its end.
+    Boxes are kept in descending order of their final scores, because a lowered score never exceeds the score of the box that
+    lowered it. The first ``limit`` boxes over all classes are therefore the best ``limit`` boxes of a complete suppression.
 
     Args:
         boxes: (B, N, 4) xyxy; scores: (B, N), 0 at padding; labels: (B, N) int64.
-        limit: most boxes kept per image.
+        limit: largest number of boxes kept per image.
         sigma: width of the Gaussian.
-        min_score: a box with less, from the start or after it was lowered, is dropped.
+        min_score: boxes with a lower score, before or after suppression, are dropped.
 
     Returns:
-        scores (B, K) falling, 0 without a remaining box, and positions (B, K) int64 in N; K = min(limit, N).
+        scores (B, K) in descending order, 0 if no box remains, and positions (B, K) int64 in N; K = min(limit, N).
     """
     kept, chosen = [], []
     remaining = torch.where(scores >= min_score, scores, 0.0)
@@ -63,7 +63,7 @@ def soft_suppress(
         boxes: (B, N, 4) xyxy; scores: (B, N), 0 at padding; labels: (B, N); image_sizes: (B, 2) height, width.
 
     Returns:
-        boxes (B, K, 4), scores (B, K) falling, 0 at padding, labels (B, K).
+        boxes (B, K, 4), scores (B, K) in descending order, 0 at padding, labels (B, K).
     """
     boxes = clip_boxes(boxes, image_sizes.to(boxes.device).unsqueeze(1))
     solid = (boxes[..., 2:] > boxes[..., :2]).all(-1)
@@ -72,7 +72,7 @@ def soft_suppress(
 
 
 def as_detections(boxes: Tensor, scores: Tensor, labels: Tensor) -> list[Detections]:
-    """Padded batch (score 0 at padding, scores falling) to one list entry per image, on the CPU."""
+    """Convert a padded batch (scores in descending order, 0 at padding) to a list with one entry per image, on the CPU."""
     boxes, scores, labels = on_cpu(boxes, scores, labels)
     counts = (scores > 0).sum(1).tolist()
     return [

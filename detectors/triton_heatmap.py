@@ -1,8 +1,8 @@
-"""Gaussian targets of heat maps on a GPU in one kernel that keeps no map (:func:`detectors.heatmap.gaussian_lists`).
+"""Gaussian targets of heat maps on a GPU, in one kernel that stores no map (:func:`detectors.heatmap.gaussian_lists`).
 
-A program draws a part of one object's square. It drops an element that another object of the same class covers with a
-higher value, or with the same value if that object comes first, so every element occurs once without a search for
-duplicates. The lists have a fixed length, so the host does not wait for the device.
+Each program draws a part of one object's square. It drops an element if another object of the same class has a higher value there, or
+the same value and an earlier position. Every element therefore occurs once, without a search for duplicates. The lists have a fixed
+length, so the host does not wait for the device.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch import Tensor
 from afl.losses.target import PADDING
 from afl.losses.triton_launch import interpreted, on_device_of
 
-# Cells of one program; the interpreter's time hardly depends on their number.
+# Number of cells per program; the time of Triton's interpreter hardly depends on it.
 _BLOCK, _BLOCK_INTERPRETED = 256, 4096
-# Below it float32 cannot tell 1 - Y from 1.
+# Below this value, 1 - Y is 1 in float32.
 _SMALLEST = tl.constexpr(torch.finfo(torch.float32).eps)
 
 
@@ -31,7 +31,7 @@ def gaussian_lists(
     height: int,
     width: int,
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """As :func:`detectors.heatmap.gaussian_lists`, with padding among the entries.
+    """The same as :func:`detectors.heatmap.gaussian_lists`, with padding among the entries.
 
     Args:
         largest: upper bound of the radii; the lists have (2 largest + 1)^2 entries for each object.
@@ -107,7 +107,7 @@ def _draw(
         x, y = column + dx, row + dy
         value = _value(dx, dy, tl.load(radius + own))
         kept = (place < side * side) & (value > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
-        # Most parts of a square lie outside the object's own radius.
+        # Most parts of a square are outside the object's radius.
         if tl.max(kept.to(tl.int32), 0) > 0:
             other = own - own % count
             end = other + count

@@ -1,7 +1,7 @@
 """Matching of anchors with objects on a GPU in two kernels, without a table of all pairs (:mod:`detectors.anchors`).
 
-The first kernel finds the best object of each anchor and the best IoU of each object; the second compares the anchors
-with that best IoU. Both compute an IoU with the same roundings as torch's operations, so results are equal to the bit.
+The first kernel finds the best object of each anchor and the best IoU of each object. The second compares the anchors with that best
+IoU. Both round as torch's operations do, so the results are bit-identical.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from afl.losses.triton_launch import interpreted, on_device_of
 
-# Anchors of one program; the interpreter's time hardly depends on their number.
+# Number of anchors per program; the time of Triton's interpreter hardly depends on it.
 _BLOCK, _BLOCK_INTERPRETED = 256, 1 << 14
 # A fused multiply-add would round once where torch rounds twice.
 _OPTIONS = {"enable_fp_fusion": False}
@@ -28,10 +28,10 @@ def match_anchors(
     keep_best: bool,
     names: tuple[int, int],
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`detectors.anchors.match_anchors`.
+    """The same as :func:`detectors.anchors.match_anchors`.
 
     Args:
-        names: numbers for background and for anchors that take no part.
+        names: values for background and for ignored anchors.
     """
     batch, count, places = len(boxes), boxes.shape[1], len(anchors)
     best = torch.zeros(batch, places, device=boxes.device)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from detectors.contract import Outputs
 
-# Outputs of the pyramid detectors that are scores: logits for each location, with or without classes.
+# Score outputs of the pyramid detectors: logits for each location, with or without classes.
 LEVEL_SCORES = {
     "logits": "class",
     "classes": "class",
@@ -17,13 +17,13 @@ LEVEL_SCORES = {
 
 
 def score_maps(detector: nn.Module, outputs: Outputs, height: int, width: int) -> dict[str, Tensor]:
-    """Score maps of the first image of a batch, the best class (and anchor) of every cell.
+    """Score maps of the first image of a batch: the score of the best class (and anchor) at every location.
 
     Args:
         outputs: result of ``detector(images)`` for images of ``height`` x ``width`` pixels.
 
     Returns:
-        Name to (h, w) probabilities in [0, 1] on the CPU; heads on a pyramid have one map for each score and level.
+        Probabilities (h, w) in [0, 1] by name, on the CPU; heads on a pyramid have one map for each score and level.
     """
     heat_maps = [name for name in detector.classification if name in outputs and outputs[name].ndim == 4]
     if heat_maps:
