@@ -82,6 +82,8 @@ def hydra_override(argument: str, config: DictConfig, *, sweep: bool = False) ->
             raise ConfigError(_wrong_kind(key, text, default))
     elif default is None and not text.lstrip().startswith(("[", "{")):
         value = quoted(os.path.expanduser(text))
+    elif isinstance(default, ListConfig) and _arguments(text):
+        value = quoted(_arguments(text))
     else:
         raise ConfigError(_unreadable(key, text, default))
     return f"{sign}{key}={value}"
@@ -191,6 +193,13 @@ def _parse(key: str, text: str) -> Override | None:
         return OverridesParser.create().parse_override(f"{key}={text}")
     except HydraException:
         return None
+
+
+def _arguments(text: str) -> list[str] | None:
+    """The elements of a list of arguments such as ``[hydra/launcher=slurm,seed=1]``, which Hydra reads in quotes only; None for
+    other text."""
+    found = re.fullmatch(r"\[([^\[\]{}()'\"\s]*=[^\[\]{}()'\"\s]*)\]", text.strip())
+    return found[1].split(",") if found else None
 
 
 def _text(text: str, parsed: Override | None, default: str, sweep: bool) -> str:

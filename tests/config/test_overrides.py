@@ -83,6 +83,17 @@ def test_other_forms_pass():
     assert hydra_override("root=null", BASE) == "root=null"
 
 
+def test_a_list_of_arguments_needs_no_quotes():
+    for argument in (
+        "classes=[hydra/launcher=slurm,hydra.launcher.gpus_per_node=1]",
+        "classes=[logger=none,seed=3]",
+    ):
+        expected = argument.removeprefix("classes=[").removesuffix("]").split(",")
+        assert as_hydra_reads(hydra_override(argument, BASE)) == expected
+    with pytest.raises(ConfigError, match="cannot be read as a list"):
+        hydra_override("classes=[a=[1,2]]", BASE)
+
+
 def test_a_comma_is_a_sweep_only_where_one_was_asked_for():
     assert hydra_override("root=a,b", BASE, sweep=True) == "root=a,b"
     assert as_hydra_reads(hydra_override("root=a,b", BASE)) == "a,b"
