@@ -11,7 +11,7 @@ import pytest
 import torch
 
 if not torch.cuda.is_available():
-    # Without a GPU the fused kernels run in Triton's interpreter, which has to be chosen before triton is imported.
+    # Without a GPU the fused kernels run in Triton's interpreter, which must be selected before triton is imported.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,13 +19,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    # Small tensors: threads cost more than they give, and two test processes share the machine.
+    # Threads slow down operations on small tensors, and two test processes share the machine.
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of the small real data sets: ``$AFL_SHARED_DATA``, or ``shared/data`` beside the checkout."""
+    """Folder of the small real data sets: ``$AFL_SHARED_DATA``, or ``shared/data`` next to the checkout."""
     folder = Path(os.environ.get("AFL_SHARED_DATA", ROOT.parent / "shared" / "data"))
     if not (folder / "README.md").is_file():
         pytest.skip(f"the small real data sets are not here ({folder}); set AFL_SHARED_DATA to their folder")
@@ -39,7 +39,7 @@ def repository() -> Path:
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    """Say what was compared with what: every test file opens with the truth that it holds the code against."""
+    """Print the module docstring of every test file, which names the truth that the file compares with."""
     passed = Counter(report.nodeid.split("::")[0] for report in terminalreporter.stats.get("passed", []))
     if not passed:
         return

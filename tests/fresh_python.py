@@ -1,4 +1,4 @@
-"""Code in a fresh Python process, for what must be decided before a module is imported."""
+"""Runs code in a fresh Python process, for settings that must be made before a module is imported."""
 
 from __future__ import annotations
 

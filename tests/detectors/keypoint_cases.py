@@ -1,4 +1,4 @@
-"""What the tests of the key-point detectors share: ground truth as targets, perfect heat maps, small networks."""
+"""Shared parts of the tests of key-point detectors: ground truth as targets, perfect heat maps, small networks."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def random_targets(seed: int, batch: int, count: int, num_classes: int, size: in
 
 
 def crowded_targets(num_classes: int) -> Targets:
-    """196 objects of 12 to 24 pixels in one image of 512 x 512 pixels, none touching another."""
+    """196 separate objects of 12 to 24 pixels in one image of 512 x 512 pixels."""
     generator = torch.Generator().manual_seed(0)
     corner = torch.cartesian_prod(torch.arange(14), torch.arange(14)) * 36.0
     corner = corner + torch.rand(196, 2, generator=generator) * 8
@@ -59,14 +59,14 @@ def crowded_targets(num_classes: int) -> Targets:
 
 
 def assert_all_found(targets: Targets, found: object) -> None:
-    """Every object of the first image has a detection of its class that is its box."""
+    """Assert that every object of the first image has a detection with its class and its box."""
     overlap = box_iou(targets.boxes[0], found.boxes)
     overlap = torch.where(targets.labels[0].unsqueeze(1) == found.labels, overlap, 0.0)
     assert overlap.amax(1).min() > 0.999
 
 
 def points_on_sides(boxes: Tensor, generator: torch.Generator) -> Tensor:
-    """(..., 4) boxes to (..., 4, 2): a random point of the top, left, bottom and right side."""
+    """A random point (..., 4, 2) on the top, left, bottom and right side of each box (..., 4)."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     share = torch.rand(*boxes.shape, generator=generator)
     x, y = (
@@ -85,9 +85,9 @@ def points_on_sides(boxes: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def images_of(index: AnnotationIndex) -> Iterator[tuple[int, Targets, Tensor, tuple[int, int]]]:
-    """Each image with objects as a batch of one: its number, targets, classes, and height and width padded to 32.
+    """Each image with objects as a batch of one: its number, targets, number of classes, and height and width padded to 32.
 
-    Classes are numbered anew in each image, 0 to the number of those it has: maps of the others would be empty.
+    Classes are renumbered in each image, so that no heat map is empty.
     """
     for i in range(len(index)):
         chosen = index.annotations(i)
@@ -110,7 +110,7 @@ def images_of(index: AnnotationIndex) -> Iterator[tuple[int, Targets, Tensor, tu
 
 
 def perfect_logits(target: ClassificationTarget, height: int, width: int) -> Tensor:
-    """(B, C, h, w) logits whose sigmoid is the Gaussian target, nearly 1 at its peaks and nearly 0 far away."""
+    """Logits (B, C, h, w) whose sigmoid is the Gaussian target, almost 1 at its peaks and almost 0 far away."""
     heat = torch.zeros(target.num_locations * target.num_classes)
     if target.negative_index is not None:
         heat[target.negative_index] = 1 - target.negative_scale ** (1 / 4)
@@ -130,7 +130,7 @@ def sigmoid(z: float) -> float:
 
 
 def peaks_by_hand(heat: np.ndarray) -> list[tuple[float, int, int, int]]:
-    """Cells (score, class, row, column) of (C, H, W) scores that no neighbour exceeds, best first."""
+    """Local maxima (score, class, row, column) of scores (C, H, W), best first."""
     classes, height, width = heat.shape
     found = []
     for c in range(classes):
@@ -156,7 +156,7 @@ def gaussian_by_hand(shape: tuple[int, int, int], points: list[tuple[int, int, i
 
 
 def penalty_reduced_loss(logits: np.ndarray, heat: np.ndarray) -> float:
-    """CornerNet's equation 1 with alpha 2 and beta 4, element by element, over the number of ones."""
+    """CornerNet's equation 1 with alpha 2 and beta 4, element by element, divided by the number of ones."""
     total, ones = 0.0, 0
     for z, y in zip(logits.flat, heat.flat, strict=True):
         p = sigmoid(z)
@@ -196,7 +196,7 @@ def iou_by_hand(a: tuple, b: tuple) -> float:
 
 
 def clipped_by_hand(found: list[tuple], height: int, width: int) -> list[tuple]:
-    """(score, class, x1, y1, x2, y2) cut at the image's border, without the empty ones."""
+    """Non-empty (score, class, x1, y1, x2, y2), clipped to the image."""
     cut = [
         (
             s,
@@ -212,7 +212,7 @@ def clipped_by_hand(found: list[tuple], height: int, width: int) -> list[tuple]:
 
 
 def assert_same_detections(found: object, expected: list[tuple]) -> None:
-    """Boxes, scores and labels of one image against a list of (score, class, x1, y1, x2, y2), best first."""
+    """Compare boxes, scores and labels of one image with a list of (score, class, x1, y1, x2, y2), best first."""
     assert len(found.scores) == len(expected)
     if expected:
         rows = torch.tensor(expected, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Ground truth of real and generated sets as targets, and the official AP of what comes back from a decoder."""
+"""Ground truth of real and generated sets as targets, and the official AP of the decoded detections."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from afl.evaluation import CocoEvaluator
 from datasets import AnnotationIndex, generate_shapes, read_coco, read_shapes, read_voc
 from detectors.contract import Detections, Targets
 
-# Short side, limit of the long side and strides: the benchmark's own size, and the published one.
+# Short side, limit of the long side, and strides, for the benchmark's size and for the published size.
 SMALL, LARGE = (96, 96, (4, 8, 16)), (800, 1333, (8, 16, 32, 64, 128))
 
 
 class BlankBackbone(nn.Module):
-    """Features of zeros at the given strides: for what a detector does before and after its network."""
+    """Returns zero features at the given strides, for tests of targets and decoding without a network."""
 
     def __init__(self, *strides: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class BlankBackbone(nn.Module):
 
 @dataclass(frozen=True)
 class Image:
-    """Targets of one image as the network would see it, its padded height and width, and how much it was resized."""
+    """Targets of one resized image, its padded height and width, and its resize factor."""
 
     targets: Targets
     height: int
@@ -46,7 +46,7 @@ class Image:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """A data set, the images of it that have objects, and the strides of detectors for them."""
+    """A data set, its images with objects, and the strides of detectors for them."""
 
     index: AnnotationIndex
     images: dict[int, Image]
@@ -55,7 +55,7 @@ class GroundTruth:
     def average_precision(self, found: dict[int, Detections], left_out: dict[int, Tensor]) -> float:
         """pycocotools' AP over 0.5:0.95 of detections by image number.
 
-        ``left_out`` (1, M) bool are objects that are neither to be found nor held against who finds them.
+        ``left_out`` (1, M) bool are objects that the evaluation ignores.
         """
         truth = self.index.coco_dict()
         for number, missing in left_out.items():

@@ -1,4 +1,4 @@
-"""Box geometry against torchvision, and the few things torchvision has not."""
+"""Box geometry compared with torchvision, and the functions that torchvision lacks."""
 
 import torch
 from torchvision.ops import box_iou, complete_box_iou, generalized_box_iou
@@ -38,12 +38,12 @@ def test_degenerate_boxes_give_finite_overlaps():
     assert pairwise_iou(point, random_boxes(3, 0)).eq(0).all()
 
 
-def test_clip_boxes_keeps_to_height_and_width():
+def test_clip_boxes_limits_boxes_to_height_and_width():
     boxes = torch.tensor([[-5.0, -5.0, 200.0, 300.0]])
     assert clip_boxes(boxes, torch.tensor([60, 90])).tolist() == [[0.0, 0.0, 90.0, 60.0]]
 
 
-def test_masked_sum_is_deaf_to_nan_outside_the_mask():
+def test_masked_sum_ignores_nan_outside_the_mask():
     values = torch.tensor([1.0, float("nan"), 3.0], requires_grad=True)
     total = masked_sum(values, torch.tensor([True, False, True]))
     total.backward()
@@ -51,7 +51,7 @@ def test_masked_sum_is_deaf_to_nan_outside_the_mask():
     assert values.grad.tolist() == [1.0, 0.0, 1.0]
 
 
-def test_nonzero_padded_on_a_cpu_is_nonzero():
+def test_nonzero_padded_equals_nonzero_on_a_cpu():
     mask = torch.tensor([False, True, True, False])
     assert nonzero_padded(mask, 4).tolist() == [1, 2]
 

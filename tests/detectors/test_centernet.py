@@ -1,4 +1,4 @@
-"""CenterNet against the published losses written out, and encode-decode round trips."""
+"""CenterNet compared with the published losses written out, and encode-decode round trips."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def network(classes: int, **options) -> CenterNet:
     )
 
 
-def test_losses_equal_the_published_ones_written_out():
+def test_losses_equal_the_published_formulas():
     classes, model = 3, network(3).eval()
     targets = random_scene(0, 2, 9, classes, 64)
     outputs = model(torch.randn(2, 3, 64, 64))
@@ -52,7 +52,7 @@ def test_losses_equal_the_published_ones_written_out():
 
 
 @pytest.mark.parametrize("name", ["shapes", "coco_sample", "bccd"])
-def test_encode_then_decode_gives_the_boxes_back(name, request, tmp_path):
+def test_decoding_encoded_boxes_restores_them(name, request, tmp_path):
     folder = None if name == "shapes" else request.getfixturevalue("shared_data")
     truth = ground_truth(name, folder, tmp_path)
     classes = truth.index.num_classes
@@ -65,7 +65,7 @@ def test_encode_then_decode_gives_the_boxes_back(name, request, tmp_path):
         outputs = {k: v.detach().clone() for k, v in model(image.pixels).items()}
         target, cells = model.assign(outputs, image.targets)
         height, width = outputs["heat"].shape[-2:]
-        # A neighbouring centre of the same class would be no peak of its own: perfect heat is 1 at centres, 0 elsewhere.
+        # Two neighbouring centres of the same class would not be two local maxima.
         heat = torch.full((height * width * classes,), -20.0)
         heat[target.positive] = 10.0
         outputs["heat"] = heat.view(1, height, width, classes).permute(0, 3, 1, 2)
@@ -76,7 +76,7 @@ def test_encode_then_decode_gives_the_boxes_back(name, request, tmp_path):
             x, y = cells[0, m].tolist()
             outputs["size"][0, :, y, x] = sides[m]
             outputs["offset"][0, :, y, x] = centre[m] - cells[0, m]
-            # Two centres in one cell: the later one writes its size, the earlier one cannot be told any more.
+            # Of two centres in one cell, only the size of the later one is written.
             if (x, y) in taken:
                 hidden[number][0, taken[x, y]] = True
             taken[x, y] = m
@@ -93,7 +93,7 @@ def test_encode_then_decode_gives_the_boxes_back(name, request, tmp_path):
 @pytest.mark.parametrize("size_loss", ["l1", "giou"])
 @pytest.mark.parametrize("count", [0, 1, 150])
 @pytest.mark.parametrize("loss", [ClassificationLoss, QualityFocalLoss])
-def test_any_number_of_objects_and_batch_of_one(count, size_loss, loss):
+def test_any_number_of_objects_and_a_batch_of_one_work(count, size_loss, loss):
     model = network(3, size_loss=size_loss, loss=loss).train()
     targets = random_scene(2, 1, count, 3, 64)
     losses = model.losses(model(torch.randn(1, 3, 64, 64)), targets)
@@ -102,7 +102,7 @@ def test_any_number_of_objects_and_batch_of_one(count, size_loss, loss):
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
 
 
-def test_a_size_below_zero_is_pulled_back_up():
+def test_a_negative_size_has_a_gradient_that_increases_it():
     model = network(1, size_loss="giou").train()
     targets = random_scene(5, 1, 3, 1, 64)
     outputs = model(torch.randn(1, 3, 64, 64))
@@ -112,7 +112,7 @@ def test_a_size_below_zero_is_pulled_back_up():
 
 
 def test_first_loss_on_coco_sized_maps_equals_closed_form():
-    # prior 0.1 (bias -2.197): every negative costs p^2 (-ln(1 - p)); 80 classes on 128 x 128 cells
+    # With prior 0.1 (bias -2.197) every negative has the loss p^2 (-ln(1 - p)); 80 classes on 128 x 128 cells.
     model = network(80, prior=0.10065)
     heat = torch.full((1, 80, 128, 128), float(torch.logit(torch.tensor(0.10065))))
     targets = random_scene(0, 1, 0, 80, 512)

@@ -1,4 +1,4 @@
-"""Corner pooling against its definition: a loop over cells, and finite differences."""
+"""Corner pooling compared with its definition (a loop over cells) and with finite differences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from detectors.corner_pooling import (
     top_pool,
 )
 
-# Each pool with the cells whose maximum it takes, seen from (row, column).
+# Each pool with the cells of its maximum, relative to (row, column).
 POOLS = {
     top_pool: lambda x, i, j: x[i:, j],
     left_pool: lambda x, i, j: x[i, j:],
@@ -27,7 +27,7 @@ POOLS = {
 
 @pytest.mark.parametrize("pool", POOLS, ids=lambda pool: pool.__name__)
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_pool_equals_maximum_over_the_cells_it_looks_at(pool, channels_last):
+def test_pool_equals_the_maximum_over_its_cells(pool, channels_last):
     x = torch.randn(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
     if channels_last:
         x = x.to(memory_format=torch.channels_last)
@@ -52,15 +52,15 @@ def test_left_pool_of_a_row_equals_the_papers_walk():
 
 
 @pytest.mark.parametrize("pool", POOLS, ids=lambda pool: pool.__name__)
-def test_gradient_equals_finite_differences_without_ties(pool):
+def test_gradient_equals_finite_differences(pool):
     # A permutation: all values differ by at least 0.1, far more than the step of the differences.
     x = torch.randperm(2 * 4 * 5, generator=torch.Generator().manual_seed(1)).double().view(1, 2, 4, 5) / 10
     assert gradcheck(pool, (x.requires_grad_(),))
 
 
 @pytest.mark.parametrize("pool", POOLS, ids=lambda pool: pool.__name__)
-def test_gradients_of_a_long_walk_are_added_in_float32(pool):
-    # One large value in the middle receives the gradients of 150 cells and more; 256 + 1 is 256 in bfloat16.
+def test_gradients_of_a_long_walk_are_summed_in_float32(pool):
+    # One large value in the middle receives the gradients of at least 150 cells; in bfloat16, 256 + 1 is 256.
     x = torch.zeros(1, 1, 301, 301, dtype=torch.bfloat16)
     x[0, 0, 150, 150] = 1.0
     found = pool(x.requires_grad_())
@@ -72,11 +72,11 @@ def test_gradients_of_a_long_walk_are_added_in_float32(pool):
 
 
 @pytest.mark.parametrize("corner", ["top_left", "bottom_right"])
-def test_a_corner_sees_its_object_and_nothing_behind_it(corner):
-    # In evaluation mode batch norm is the identity; 5x5 cells around a cell are its convolutions' neighbourhood.
+def test_a_corner_depends_only_on_cells_in_its_directions(corner):
+    # In evaluation mode batch norm is the identity. The convolutions have a receptive field of 5x5 cells.
     torch.manual_seed(0)
     block = CornerPooling(channels=4, corner=corner).eval()
-    # A change in row 10, column 14 of a map.
+    # Change row 10, column 14 of a map.
     base = torch.randn(1, 4, 24, 24)
     changed = base.clone()
     changed[0, :, 10, 14] += 50.0

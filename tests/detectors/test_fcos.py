@@ -1,4 +1,4 @@
-"""FCOS against torchvision's FCOS, a slow reference, and its own ground truth sent through encode and decode."""
+"""FCOS compared with torchvision's FCOS and a slow reference, and encode-decode round trips of ground truth."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def make_targets(boxes, labels, ignored=None, size=(96, 96)):
 
 
 def random_boxes(generator, count, size, smallest=4.0):
-    """(count, 4) boxes of all sizes, no two areas within 32: torchvision compares 1e8 - area in float32."""
+    """Boxes (count, 4) of all sizes whose areas differ by at least 32, because torchvision compares 1e8 - area in float32."""
     boxes = torch.empty(0, 4)
     while len(boxes) < count:
         sides = smallest * (size / smallest) ** torch.rand(1, 2, generator=generator)
@@ -70,7 +70,7 @@ def random_boxes(generator, count, size, smallest=4.0):
 
 
 class _Recorder(torch.nn.Module):
-    """Stands in for torchvision's head: keeps the matches that its ``compute_loss`` is given."""
+    """Replaces torchvision's head and records the matches passed to ``compute_loss``."""
 
     def __init__(self, head):
         super().__init__()
@@ -82,7 +82,7 @@ class _Recorder(torch.nn.Module):
 
 
 @pytest.fixture(scope="module")
-def beside_torchvision():
+def with_torchvision():
     """Both detectors on one set of random outputs and boxes, with torchvision's locations at i * stride."""
     generator = torch.Generator().manual_seed(0)
     size, classes, batch = 512, 5, 3
@@ -105,7 +105,7 @@ def beside_torchvision():
         "distances": torch.randn(batch, number, 4, generator=generator) * 2 + 2,
         "centerness": torch.randn(batch, number, generator=generator),
     }
-    # Right and bottom reach out of their cell, so that no box is empty: torchvision keeps those, we do not.
+    # Right and bottom extend beyond their cell, so that no box is empty; torchvision keeps empty boxes, and this project drops them.
     raw["distances"][..., 2:].clamp_(min=0.2)
     ours = small_fcos(classes, STRIDES)
     outputs = raw | {
@@ -138,23 +138,23 @@ def test_parameter_counts_equal_the_published_ones():
         assert sum(p.numel() for p in model.parameters()) == parameters
 
 
-def test_targets_equal_torchvision(beside_torchvision):
-    ours, theirs, outputs, _, _, _, targets, _ = beside_torchvision
+def test_targets_equal_torchvision(with_torchvision):
+    ours, theirs, outputs, _, _, _, targets, _ = with_torchvision
     match, _ = ours.match(outputs, targets)
     assert (match >= 0).sum() > 100
     assert torch.equal(match, theirs.head.matched)
 
 
-def test_losses_equal_torchvision(beside_torchvision):
-    ours, _, outputs, _, _, _, targets, theirs = beside_torchvision
+def test_losses_equal_torchvision(with_torchvision):
+    ours, _, outputs, _, _, _, targets, theirs = with_torchvision
     losses = ours.losses(outputs, targets)
     names = {"classification": "classification", "box": "bbox_regression", "centerness": "bbox_ctrness"}
     for own, other in names.items():
         torch.testing.assert_close(losses[own], theirs[other], rtol=1e-5, atol=0)
 
 
-def test_decode_equals_torchvision(beside_torchvision):
-    ours, theirs, outputs, head_outputs, anchors, per_level, targets, _ = beside_torchvision
+def test_decode_equals_torchvision(with_torchvision):
+    ours, theirs, outputs, head_outputs, anchors, per_level, targets, _ = with_torchvision
     split = {name: list(value.split(per_level, dim=1)) for name, value in head_outputs.items()}
     sizes = targets.image_sizes
     expected = theirs.postprocess_detections(
@@ -168,7 +168,7 @@ def test_decode_equals_torchvision(beside_torchvision):
 
 
 @pytest.mark.parametrize(("radius", "reach"), [(1.5, 8.0), (2.25, 4.0), (0.6, 2.0)])
-def test_assignment_equals_a_loop_over_cells_and_objects(radius, reach):
+def test_assignment_equals_a_loop_over_locations_and_objects(radius, reach):
     generator = torch.Generator().manual_seed(int(10 * radius))
     model = small_fcos(center_radius=radius, level_reach=reach)
     boxes = [random_boxes(generator, n, 64, smallest=1.0) for n in (9, 3)]
@@ -216,14 +216,14 @@ def test_assignment_equals_a_loop_over_cells_and_objects(radius, reach):
     }
 
 
-def test_a_side_on_the_border_of_two_ranges_belongs_to_one_level():
+def test_a_distance_on_the_border_of_two_ranges_belongs_to_one_level():
     model = small_fcos()
     outputs = model(torch.zeros(1, 3, 96, 96))
-    # The cell centre (30, 30) of the first level, and 32 pixels = 8 strides to the farthest side.
+    # The location (30, 30) of the first level, with 32 pixels = 8 strides to the farthest side.
     targets = make_targets([[[20.0, 20.0, 62.0, 40.0]]], [[0]])
     location = model.assign(outputs, targets)[1].location
     at = (outputs["points"] == torch.tensor([30.0, 30.0])).all(1).nonzero().flatten().tolist()
-    # 42 pixels wide, its centre is at (41, 30): move it under the cell by a wider centre.
+    # The box is 42 pixels wide with its centre at (41, 30), so a larger centre radius includes the location.
     wide = small_fcos(center_radius=3.0)
     location = wide.assign(outputs, targets)[1].location
     farthest = (outputs["points"][location][:, 0] - 20).maximum(62 - outputs["points"][location][:, 0])
@@ -259,7 +259,7 @@ def test_decoding_encoded_ground_truth_gives_full_ap(name, shared_data, tmp_path
         without[number][0, match[match >= 0]] = False
         for key, value in model.assignment_statistics(outputs, image.targets).items():
             statistics[key] = statistics.get(key, 0) + int(value)
-    # Objects without a positive cell cannot be found: few, and the statistics know every one of them.
+    # Objects without a positive location cannot be found. They are few, and the statistics count all of them.
     assert statistics["without_positive"] == sum(int(w.sum()) for w in without.values())
     assert statistics["without_positive"] <= 0.01 * statistics["objects"]
     assert truth.average_precision(found, without) >= 0.999
@@ -267,7 +267,7 @@ def test_decoding_encoded_ground_truth_gives_full_ap(name, shared_data, tmp_path
 
 
 def encode(outputs, match, targets):
-    """Write outputs (of one image) that say exactly what the matched objects are."""
+    """Write the outputs of one image that describe the matched objects exactly."""
     positive = match >= 0
     boxes = targets.boxes[0, match[positive]]
     points = outputs["points"][positive]
@@ -281,7 +281,7 @@ def encode(outputs, match, targets):
 
 
 @pytest.mark.parametrize("most", [0, 4])
-def test_images_without_objects_train_every_parameter_finitely(most):
+def test_images_without_objects_give_every_parameter_a_finite_gradient(most):
     model = small_fcos(num_classes=1)
     targets = make_targets([torch.zeros(most, 4)], [torch.full((most,), PADDING)])
     outputs = model(torch.randn(1, 3, 96, 96))
@@ -291,7 +291,7 @@ def test_images_without_objects_train_every_parameter_finitely(most):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_padded_positives_as_on_an_accelerator_change_nothing(monkeypatch):
+def test_padding_of_positives_does_not_change_the_losses(monkeypatch):
     generator = torch.Generator().manual_seed(3)
     model = small_fcos()
     boxes = [random_boxes(generator, n, 96) for n in (5, 0, 2)]

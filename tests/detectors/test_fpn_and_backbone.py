@@ -1,4 +1,4 @@
-"""The pyramid against torchvision's, the tower's norms, the backbones' shapes."""
+"""The pyramid compared with torchvision's; the norms of towers; the shapes of backbones."""
 
 from urllib.error import URLError
 
@@ -42,7 +42,7 @@ def test_coarse_levels_of_one_pixel_have_the_float32_gradient_in_bfloat16(height
         pyramid.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             levels = pyramid(features)
-        # Memory that is not written shows what was in it before.
+        # Uninitialised memory contains its previous content.
         junk = [torch.full((32, 32, 3, 3), float("nan"), dtype=torch.bfloat16) for _ in range(8)]
         del junk
         sum(level.float().square().mean() for level in levels).backward()
@@ -55,7 +55,7 @@ def test_coarse_levels_of_one_pixel_have_the_float32_gradient_in_bfloat16(height
             assert error < 0.05, (name, float(error))
 
 
-def test_pyramid_refuses_strides_it_cannot_make():
+def test_pyramid_rejects_impossible_strides():
     with pytest.raises(ValueError, match="cannot be built"):
         FeaturePyramid(in_channels={4: 8, 8: 8}, strides=(4, 16), channels=4)
 
@@ -63,7 +63,7 @@ def test_pyramid_refuses_strides_it_cannot_make():
 @pytest.mark.parametrize(
     "make", [TinyBackbone, lambda: ResNetBackbone(name="resnet18", pretrained=False, frozen_batch_norm=True)]
 )
-def test_backbone_strides_and_channels_are_as_told(make):
+def test_backbones_have_the_stated_strides_and_channels(make):
     backbone = make()
     for stride, x in backbone(torch.zeros(1, 3, 64, 64)).items():
         assert x.shape == (1, backbone.channels[stride], 64 // stride, 64 // stride)
@@ -80,19 +80,19 @@ def test_resnet_equals_torchvision_up_to_its_pooling():
     torch.testing.assert_close(theirs.fc(ours(images)[32].mean((2, 3))), theirs(images))
 
 
-def test_unknown_backbone_is_named():
+def test_unknown_backbones_are_rejected():
     with pytest.raises(ValueError, match="resnet50"):
         ResNetBackbone(name="resnet51", pretrained=False, frozen_batch_norm=True)
 
 
-def test_batch_norm_per_level_keeps_levels_apart():
+def test_batch_norm_per_level_has_separate_statistics():
     tower = Tower(channels=8, depth=1, norm="batch_per_level", levels=2).train()
     tower(torch.randn(4, 8, 5, 5) + 3, 0)
     assert tower.norms[0][0].running_mean.abs().sum() > 0
     assert tower.norms[0][1].running_mean.abs().sum() == 0
 
 
-def test_prior_bias_is_the_logit():
+def test_prior_bias_is_the_logit_of_the_prior():
     assert torch.sigmoid(torch.tensor(prior_bias(0.01))).item() == pytest.approx(0.01)
     with pytest.raises(ValueError):
         prior_bias(0.0)
@@ -105,7 +105,7 @@ def test_as_map_is_a_view_of_channels_last():
     torch.testing.assert_close(flat[1, 7], x[1, :, 1, 3])
 
 
-def test_load_features_takes_what_fits(tmp_path):
+def test_load_features_loads_matching_tensors(tmp_path):
     class Net(torch.nn.Module):
         def __init__(self, classes: int) -> None:
             super().__init__()
@@ -124,7 +124,7 @@ def test_load_features_takes_what_fits(tmp_path):
         load_features(torch.nn.Linear(2, 2), tmp_path / "a.pt")
 
 
-def test_frozen_statistics_do_not_turn_half_precision_into_float32():
+def test_frozen_statistics_keep_half_precision():
     norm, theirs = FrozenBatchNorm(8), FrozenBatchNorm2d(8)
     state = {name: torch.rand(8) + 0.5 for name in theirs.state_dict()}
     norm.load_state_dict(state)
@@ -143,12 +143,12 @@ def test_frozen_statistics_do_not_turn_half_precision_into_float32():
     ):
         features = backbone(torch.rand(1, 3, 64, 64))
     assert {feature.dtype for feature in features.values()} == {torch.bfloat16}
-    # Maps are saved in half precision; of float32 there are factors of channels alone.
+    # Saved maps are in half precision; only factors of channels are float32.
     assert (torch.bfloat16, 32) in saved
     assert {side for dtype, side in saved if dtype == torch.float32} == {1}
 
 
-def test_imagenet_weights_that_cannot_be_downloaded_are_named_with_what_to_do(monkeypatch):
+def test_imagenet_weights_that_cannot_be_downloaded_give_an_error_with_a_remedy(monkeypatch):
     def offline(*_, **__):
         raise URLError("no network")
 

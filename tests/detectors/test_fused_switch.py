@@ -1,4 +1,4 @@
-"""Losses of every detector through the fused kernels, forced on, against the same losses with the kernels forced off."""
+"""Losses of every detector with the fused kernels forced on, compared with the same losses with the kernels forced off."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def outcome(name: str, loss: str) -> tuple[dict, dict, dict]:
         )
     for key, value in outputs.items():
         if value.is_floating_point() and key not in ("anchors", "points", "strides"):
-            # A fresh head says the same everywhere: spread it, as training does.
+            # The output of an untrained head is almost constant, so it is spread out, as in training.
             noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(2)).to(DEVICE)
             outputs[key] = (value + noise).requires_grad_()
     terms = detector.losses(outputs, a_batch())
@@ -72,7 +72,7 @@ def outcome(name: str, loss: str) -> tuple[dict, dict, dict]:
 
 
 def assert_same_with_and_without_kernels(monkeypatch, name: str, loss: str) -> int:
-    """Returns how often the kernels ran."""
+    """Compare both paths; returns the number of kernel calls."""
     calls = []
     for module in (kernels, import_module("afl.losses.triton_dense")):
         run = module.loss_and_gradient
@@ -98,7 +98,7 @@ def assert_same_with_and_without_kernels(monkeypatch, name: str, loss: str) -> i
 
 @pytest.mark.parametrize("loss", ["fl", "afl"])
 @pytest.mark.parametrize("name", DETECTORS)
-def test_every_detector_learns_the_same_with_and_without_fused_kernels(monkeypatch, name, loss):
+def test_every_detector_has_the_same_losses_with_and_without_fused_kernels(monkeypatch, name, loss):
     assert assert_same_with_and_without_kernels(monkeypatch, name, loss) > 0
 
 

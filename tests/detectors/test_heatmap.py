@@ -1,4 +1,4 @@
-"""Gaussian targets against a slow drawing loop and the published radii; peaks against brute force."""
+"""Gaussian targets compared with a slow drawing loop and the published radii; peaks compared with brute force."""
 
 import math
 
@@ -29,7 +29,7 @@ RADII = [
 
 
 @pytest.mark.parametrize(("height", "width", "overlap", "fixed", "legacy"), RADII)
-def test_gaussian_radius_equals_published_table(height, width, overlap, fixed, legacy):
+def test_gaussian_radius_equals_the_quadratic_equations(height, width, overlap, fixed, legacy):
     h, w = torch.tensor(float(height)), torch.tensor(float(width))
     assert gaussian_radius(h, w, overlap).item() == pytest.approx(fixed, abs=6e-4)
     assert gaussian_radius(h, w, overlap, legacy=True).item() == pytest.approx(legacy, abs=6e-4)
@@ -58,7 +58,7 @@ def random_scene(seed: int, batch: int, count: int, classes: int, size: int) -> 
 
 
 def draw_slowly(targets: Targets, classes: int, side: int, stride: int) -> torch.Tensor:
-    """Every Gaussian cell by cell, with Python loops: (B, H, W, C)."""
+    """Draw every Gaussian cell by cell with Python loops: (B, H, W, C)."""
     heat = torch.zeros(len(targets.labels), side, side, classes)
     for b in range(len(targets.labels)):
         for box, label, valid in zip(targets.boxes[b], targets.labels[b], targets.valid[b], strict=True):
@@ -77,7 +77,7 @@ def draw_slowly(targets: Targets, classes: int, side: int, stride: int) -> torch
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_heatmap_target_equals_drawing_loop(seed):
+def test_heatmap_targets_equal_the_drawing_loop(seed):
     classes, size, stride = 3, 64, 4
     targets = random_scene(seed, 2, 9, classes, size)
     side = size // stride
@@ -111,7 +111,7 @@ def test_cells_of_ignored_regions_are_ignored():
 
 @pytest.mark.parametrize("shape", [(2, 3, 7, 9), (1, 1, 1, 5), (1, 2, 4, 1)])
 def test_peaks_equal_those_of_a_max_pooling(shape):
-    """Few different values, so that many neighbours are equal."""
+    """There are few different values, so many neighbours are equal."""
     heat = torch.randint(4, shape, generator=torch.Generator().manual_seed(1)) / 4
     expected = heat * (F.max_pool2d(heat, 3, stride=1, padding=1) == heat)
     assert torch.equal(keep_peaks(heat), expected)

@@ -1,4 +1,4 @@
-"""Matching of many objects: equal to one table of all pairs, in memory that does not grow with their number."""
+"""Matching of many objects compared with a table of all pairs; its memory does not grow with the number of objects."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from detectors.boxes import blocks_of_objects, box_area, pairwise_intersection
 
 
 def scene(count: int, seed: int = 0, batch: int = 2, side: int = 16):
-    """Anchors; boxes, some of them twice so that their IoUs tie; and a mask with holes."""
+    """Anchors, boxes (some occur twice, so that their IoUs are equal), and a mask with holes."""
     generator = torch.Generator().manual_seed(seed)
     anchors = grid_anchors(base_anchors(32.0, (0.5, 1.0, 2.0), (1.0,)), side, side, 8)
     corner = torch.rand(batch, count, 2, generator=generator) * side * 6
@@ -23,7 +23,7 @@ def scene(count: int, seed: int = 0, batch: int = 2, side: int = 16):
 
 @pytest.mark.parametrize("at_once", [1, 2000, 1 << 17])
 @pytest.mark.parametrize("count", [1, 9, 40])
-def test_blocks_of_any_size_match_as_torchvision_does(monkeypatch, at_once, count):
+def test_blocks_of_any_size_match_like_torchvision(monkeypatch, at_once, count):
     monkeypatch.setattr(detectors.boxes, "_AT_ONCE_ON_CPU", at_once)
     anchors, boxes, valid = scene(count)
     match, overlap = match_anchors(anchors, boxes, valid)
@@ -62,5 +62,5 @@ def test_memory_of_matching_does_not_grow_with_the_number_of_objects():
     few = peak_bytes(lambda: match_anchors(*small))
     many = peak_bytes(lambda: match_anchors(*large))
     assert many < 1.1 * few
-    # A table of all pairs alone would have 2 x 300 x 12,288 float32 numbers.
+    # A table of all pairs would contain 2 x 300 x 12,288 float32 numbers.
     assert many < 2 * 300 * 12_288 * 4 / 5

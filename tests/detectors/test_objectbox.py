@@ -1,4 +1,4 @@
-"""ObjectBox against its paper's equations, slow references, and ground truth sent through encode and decode."""
+"""ObjectBox compared with its paper's equations and slow references, and encode-decode round trips of ground truth."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def random_targets(seed, *numbers, size=96, smallest=4.0):
 
 
 def random_outputs(model, targets, seed=0):
-    """Outputs of a network that has learnt something: boxes of all qualities."""
+    """Outputs of a partly trained network, with boxes of all qualities."""
     generator = torch.Generator().manual_seed(seed)
     batch, size = len(targets.labels), targets.image_sizes[0].tolist()
     outputs = model(torch.zeros(batch, 3, *size))
@@ -79,7 +79,7 @@ def random_outputs(model, targets, seed=0):
 
 
 class Curious(ClassificationLoss):
-    """Keeps what it is given."""
+    """Records its inputs."""
 
     def forward(self, logits, target, normalizer, localization=None):
         self.call = logits.detach(), target, normalizer, localization
@@ -97,10 +97,10 @@ def test_sdiou_equals_the_papers_equation():
         return sdiou(torch.tensor([p]), torch.tensor([t])).item()
 
     assert value((3.0, 3.0, 3.0, 3.0), (3.0, 3.0, 3.0, 3.0)) == 1
-    # Inner sides 5 and 5, outer 7 and 7, all four distances 1 apart: (50 - 4) / 98.
+    # Inner sides 5 and 5, outer sides 7 and 7, and all four distances differ by 1: (50 - 4) / 98.
     assert value((4.0, 4.0, 4.0, 4.0), (3.0, 3.0, 3.0, 3.0)) == pytest.approx(0.4694, abs=1e-4)
     assert value((3.0, 2.0, 5.0, 4.0), (2.5, 2.0, 5.5, 3.0)) == pytest.approx(0.6985, abs=1e-4)
-    # The official form squares the inner side of -0.8 and so gets -0.6472 here and 3.5 below.
+    # The official form squares the inner side of -0.8, which gives -0.6472 here and 3.5 below.
     assert value((0.1, 0.1, 0.1, 0.1), (3.0, 3.0, 3.0, 3.0)) == pytest.approx((0 - 4 * 2.9**2) / 50)
     assert value((0.1, 0.1, 0.1, 0.1), (0.6, 0.6, 0.6, 0.6)) == pytest.approx(
         (0 - 4 * 0.5**2) / 0.08, rel=1e-4
@@ -178,7 +178,7 @@ def test_assignment_equals_a_loop_over_objects():
 @given(
     corner=st.tuples(*[st.floats(0, 60, width=32)] * 2), sides=st.tuples(*[st.floats(1, 30, width=32)] * 2)
 )
-def test_distances_of_every_cell_give_the_box_back(corner, sides):
+def test_distances_of_every_cell_restore_the_box(corner, sides):
     box = torch.tensor([[[*corner, corner[0] + sides[0], corner[1] + sides[1]]]])
     for stride in (4, 8, 16):
         cells, distances, usable = cells_of_objects(box / stride, 96 // stride, 96 // stride)
@@ -188,7 +188,7 @@ def test_distances_of_every_cell_give_the_box_back(corner, sides):
             cells[usable].float(), torch.full((count,), float(stride)), distances[usable]
         )
         torch.testing.assert_close(found, box[0].expand(count, 4), rtol=0, atol=1e-4)
-        # Left and right are counted from opposite sides of the cell, so together they are a cell too wide.
+        # Left and right are measured from opposite sides of the cell, so their sum is one cell more than the width.
         torch.testing.assert_close(
             (distances[usable][:, 0] + distances[usable][:, 2] - 1) * stride,
             torch.full((count,), sides[0]),
@@ -254,7 +254,7 @@ def test_losses_equal_a_loop_over_cells_and_claims():
     torch.testing.assert_close(by_class.overlap, overlaps[range(len(labels)), claims.object])
 
 
-def test_class_weights_act_on_classes_and_leave_objectness_alone():
+def test_class_weights_act_only_on_the_class_map():
     targets = random_targets(3, 6, 6)
     weighted = partial(
         ClassificationLoss, gamma=0.0, chain={"class_weights": partial(ClassWeights, cap=None)}
@@ -267,7 +267,7 @@ def test_class_weights_act_on_classes_and_leave_objectness_alone():
     claims = model.assign(outputs, targets)
     z = outputs["classes"].flatten(0, 1)[claims.location]
     label = targets.labels.flatten()[claims.object]
-    # Cui et al., equation 2, for 10, 20 and 30 instances, the most frequent class at 1.
+    # Cui et al., equation 2, for 10, 20 and 30 instances, with the most frequent class at 1.
     effective = torch.tensor([(1 - 0.999**n) / (1 - 0.999) for n in (10, 20, 30)])
     wanted = F.one_hot(label, 3).float()
     weight = torch.where(wanted > 0, (effective[2] / effective)[label].unsqueeze(1), 1.0)
@@ -275,7 +275,7 @@ def test_class_weights_act_on_classes_and_leave_objectness_alone():
     torch.testing.assert_close(losses["class"], by_class, rtol=1e-5, atol=0)
 
 
-def test_localization_is_the_weighted_box_loss_and_goes_to_objectness_alone():
+def test_only_objectness_receives_the_weighted_box_loss():
     targets = random_targets(4, 3)
     model = objectbox(loss=curious, box_weight=3.0)
     losses = model.losses(random_outputs(model, targets), targets)
@@ -284,7 +284,7 @@ def test_localization_is_the_weighted_box_loss_and_goes_to_objectness_alone():
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 80])
-def test_a_fresh_head_gives_the_priors_and_any_number_of_classes_can_be_gated(num_classes):
+def test_an_untrained_head_predicts_the_priors_for_any_number_of_classes(num_classes):
     gated = partial(
         ClassificationLoss, chain={"weights": ClassWeights, "gradient": partial(AdaptiveGradient, kappa=1.0)}
     )
@@ -294,7 +294,7 @@ def test_a_fresh_head_gives_the_priors_and_any_number_of_classes_can_be_gated(nu
     assert (objectness.name, objectness.num_classes) == ("objectness", 1)
     assert objectness.instances_per_class.tolist() == [10 * num_classes * (num_classes + 1) / 2]
     assert (by_class.name, by_class.num_classes) == ("class", num_classes)
-    # The published bias log(0.6 / (C - 0.99)), but never above 0.3.
+    # The published bias is log(0.6 / (C - 0.99)), limited to a probability of 0.3.
     official = torch.tensor(0.6 / (num_classes - 0.99)).log().sigmoid().item()
     assert by_class.prior == pytest.approx(min(official, 0.3), rel=1e-5)
     for layers in (model.last_objectness_layers, model.last_class_layers, model.box_layers):
@@ -309,7 +309,7 @@ ARMS = ("fl", "fl_positive", "cbl", "cbfl", "cbfl_deferred", "afl", "afl_balance
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_every_arm_learns_both_maps_of_one_batch(arm, repository):
+def test_every_loss_learns_both_maps_of_one_batch(arm, repository):
     loss = instantiate(OmegaConf.load(repository / "conf" / "loss" / f"{arm}.yaml"), _convert_="all")
     targets = random_targets(6, 5, 3)
     torch.manual_seed(0)
@@ -325,7 +325,7 @@ def test_every_arm_learns_both_maps_of_one_batch(arm, repository):
         for one in model.classification.values():
             one.update()
         curve.append(losses)
-    # The deferred weights have hardly come in after twelve steps, so every arm's own loss can be compared.
+    # The deferred weights hardly act within twelve steps, so the losses are comparable.
     assert curve[-1]["class"] < 0.9 * curve[0]["class"]
     assert all(value.isfinite() for losses in curve for value in losses.values())
 
@@ -343,18 +343,18 @@ def test_decoding_encoded_ground_truth_gives_full_ap(name, shared_data, tmp_path
         found[number] = model.decode(outputs, image.targets.image_sizes)[0]
         statistics = model.assignment_statistics(outputs, image.targets)
         too_large, objects = too_large + int(statistics["too_large"]), objects + int(statistics["objects"])
-    # Two objects of coco_sample fill images of 1333 pixels, of which the coarsest level reaches 512 to each side.
+    # Two objects of coco_sample fill images of 1333 pixels, and the coarsest level reaches 512 pixels to each side.
     assert too_large == {"shapes": 0, "coco_sample": 2, "bccd": 0}[name] and objects > 200
     assert truth.average_precision(found, {}) >= 0.99
 
 
 def encode(outputs, claims, targets):
-    """Write outputs (of one image) that say exactly what the claims are, as far as their levels reach."""
+    """Write the outputs of one image that describe the claims exactly, within the reach of their levels."""
     reach = outputs["reach"][claims.location].unsqueeze(1)
     share = (claims.distances / reach).clamp(max=1 - 1e-6)
     outputs["objectness"].fill_(-15)
     outputs["classes"].fill_(-15)
-    for n, at in enumerate(claims.location.tolist()):  # a shared cell says what its last object is
+    for n, at in enumerate(claims.location.tolist()):  # a shared cell describes its last object
         outputs["distances"][0, at] = torch.logit(share[n].sqrt())
         outputs["objectness"][0, at] = torch.logit(sdiou(share[n] * reach[n], claims.distances[n]), eps=1e-6)
         outputs["classes"][0, at] = -15
@@ -385,13 +385,13 @@ def test_objects_beyond_every_level_are_counted():
         "too_large": 1,
         "shared_cells": 0,
     }
-    # A crowd region of that size is no object.
+    # A crowd region of that size is not an object.
     ignored = make_targets(boxes, [[0, 1, 2]], [[False, True, False]], size=(576, 576))
     assert model.assignment_statistics(model(torch.zeros(1, 3, 576, 576)), ignored)["too_large"] == 0
 
 
 @pytest.mark.parametrize("most", [0, 4])
-def test_images_without_objects_train_every_parameter_finitely(most):
+def test_images_without_objects_give_every_parameter_a_finite_gradient(most):
     model = objectbox(num_classes=1)
     targets = make_targets([torch.zeros(most, 4)], [torch.full((most,), PADDING)])
     losses = model.losses(model(torch.randn(1, 3, 96, 96)), targets)
@@ -400,7 +400,7 @@ def test_images_without_objects_train_every_parameter_finitely(most):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_padded_positives_as_on_an_accelerator_change_nothing(monkeypatch):
+def test_padding_of_positives_does_not_change_the_losses(monkeypatch):
     targets = random_targets(5, 7, 0, 3, 0)
     model = objectbox(loss=curious)
     outputs = random_outputs(model, targets)

@@ -1,4 +1,4 @@
-"""Detections of a batch against each image alone, level by level, with torchvision's NMS class by class."""
+"""Detections of a batch compared with those of each image, level by level, with torchvision's NMS for each class."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def one_image(levels, size, threshold, candidates, iou, limit):
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3])
-def test_a_batch_gives_the_detections_of_each_image_alone(monkeypatch, at_once):
+def test_a_batch_has_the_detections_of_its_images(monkeypatch, at_once):
     monkeypatch.setattr(detectors.postprocess, "_images_at_once", lambda device, scores: at_once)
     generator = torch.Generator().manual_seed(0)
     level_sizes, classes = [40, 12, 3], 3
@@ -68,7 +68,7 @@ def test_a_batch_gives_the_detections_of_each_image_alone(monkeypatch, at_once):
 
 
 @pytest.mark.parametrize("kind", [RetinaNet, FCOS, ObjectBox])
-def test_detectors_decode_several_images_at_once_as_they_decode_one(monkeypatch, kind):
+def test_detectors_decode_a_batch_like_single_images(monkeypatch, kind):
     torch.manual_seed(0)
     detector = kind(
         backbone=TinyBackbone(widths=(8, 8, 8, 8)),

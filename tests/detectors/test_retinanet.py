@@ -1,4 +1,4 @@
-"""RetinaNet against torchvision's matcher, coder, loss and post-processing, and the published parameter counts."""
+"""RetinaNet compared with torchvision's matcher, coder, loss and post-processing, and with the published parameter counts."""
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ COUNTS = [
 
 
 @pytest.mark.parametrize(("backbone", "classes", "expected"), COUNTS)
-def test_parameter_count_equals_published(backbone, classes, expected):
+def test_parameter_counts_equal_the_published_ones(backbone, classes, expected):
     with torch.device("meta"):
         model = RetinaNet(
             backbone=ResNetBackbone(name=backbone, pretrained=False, frozen_batch_norm=True),
@@ -74,7 +74,7 @@ def test_matching_equals_torchvision_matcher(seed):
     assert (BACKGROUND, BETWEEN) == (Matcher.BELOW_LOW_THRESHOLD, Matcher.BETWEEN_THRESHOLDS)
 
 
-def test_padding_and_objects_without_any_anchor_match_nothing():
+def test_padding_and_objects_without_anchors_have_no_match():
     anchors = grid_anchors(base_anchors(8.0, (1.0,), (1.0,)), 2, 2, 8)
     boxes = torch.tensor([[[500.0, 500.0, 510.0, 510.0], [0.0, 0.0, 8.0, 8.0]]])
     match, _ = match_anchors(anchors, boxes, torch.tensor([[True, False]]))
@@ -141,7 +141,7 @@ def test_decode_equals_torchvision_postprocessing():
         [(64, 64), (50, 60)],
     )
     for found, want in zip(model.decode(outputs, torch.tensor([[64, 64], [50, 60]])), expected, strict=True):
-        # torchvision keeps boxes that lie outside the image and have no area once they are clipped
+        # torchvision keeps boxes outside the image, which have no area after clipping
         solid = (want["boxes"][:, 2:] > want["boxes"][:, :2]).all(1)
         torch.testing.assert_close(found.scores, want["scores"][solid])
         torch.testing.assert_close(found.boxes, want["boxes"][solid])
@@ -149,7 +149,7 @@ def test_decode_equals_torchvision_postprocessing():
 
 
 @pytest.mark.parametrize("name", ["shapes", "coco_sample", "bccd"])
-def test_encode_then_decode_gives_the_boxes_back(name, request, tmp_path):
+def test_decoding_encoded_boxes_restores_them(name, request, tmp_path):
     folder = None if name == "shapes" else request.getfixturevalue("shared_data")
     truth = ground_truth(name, folder, tmp_path)
     classes = truth.index.num_classes
@@ -167,7 +167,7 @@ def test_encode_then_decode_gives_the_boxes_back(name, request, tmp_path):
         outputs["deltas"] = torch.zeros_like(outputs["deltas"])
         outputs["deltas"][0, location] = encode_deltas(outputs["anchors"][location], boxes)
         found[number] = model.decode(outputs, image.targets.image_sizes)[0]
-        # An object loses its best anchor where a second object overlaps that anchor more: nothing can find it then.
+        # An object cannot be found if a second object overlaps its best anchor more.
         claimed = torch.zeros(image.targets.labels.numel(), dtype=torch.bool)
         claimed[target.object] = True
         unmatched[number] = ~claimed & image.targets.valid.flatten()
@@ -175,12 +175,12 @@ def test_encode_then_decode_gives_the_boxes_back(name, request, tmp_path):
     total = sum(int(image.targets.valid.sum()) for image in truth.images.values())
     print(f"{name}: {lost} of {total} objects have no anchor of their own")
     assert lost <= 0.02 * total
-    # The NMS at 0.5 cannot keep two objects of one class that overlap more than that; they are few.
+    # NMS at 0.5 removes one of two objects of a class with a larger overlap; there are few.
     assert truth.average_precision(found, {n: u.unsqueeze(0) for n, u in unmatched.items()}) >= 0.99
 
 
 @pytest.mark.parametrize("count", [0, 1, 150])
-def test_any_number_of_objects_and_batch_of_one(count):
+def test_any_number_of_objects_and_a_batch_of_one_work(count):
     model = network(3).train()
     targets = random_targets(2, 1, count, 3)
     losses = model.losses(model(torch.randn(1, 3, 64, 64)), targets)

@@ -1,4 +1,4 @@
-"""Rows at positions against plain indexing in float64."""
+"""Rows at positions compared with plain indexing in float64."""
 
 import pytest
 import torch
@@ -51,8 +51,8 @@ def test_padding_gives_a_row_and_no_gradient(distinct):
     assert torch.equal(values.grad, expected)
 
 
-def test_gradients_of_one_row_are_added_in_float32():
-    # In bfloat16 256 + 1 is 256, so adding one by one would lose all but the first.
+def test_gradients_of_one_row_are_summed_in_float32():
+    # In bfloat16, 256 + 1 is 256, so adding the gradients one by one would lose all but the first.
     values = torch.zeros(2, 3, dtype=torch.bfloat16, requires_grad=True)
     rows = rows_at(values, torch.tensor([1] * 257), distinct=False)
     assert rows.dtype == torch.float32
@@ -63,7 +63,7 @@ def test_gradients_of_one_row_are_added_in_float32():
     assert values.grad.tolist() == [[0.0] * 3, [512.0] * 3]
 
 
-def test_gradients_of_one_cell_of_a_map_are_added_in_float32():
+def test_gradients_of_one_cell_of_a_map_are_summed_in_float32():
     features = torch.zeros(1, 1, 2, 2, dtype=torch.bfloat16, requires_grad=True)
     found = gather_cells(features, torch.tensor([[[1, 0]] * 257]))
     upstream = torch.ones(1, 257, 1)
@@ -72,8 +72,8 @@ def test_gradients_of_one_cell_of_a_map_are_added_in_float32():
     assert features.grad.flatten().tolist() == [0.0, 512.0, 0.0, 0.0]
 
 
-class AddedUp(TorchDispatchMode):
-    """Records the lists of positions at which indexing adds values up."""
+class SummedPositions(TorchDispatchMode):
+    """Records the positions at which the backward pass of indexing sums values."""
 
     def __init__(self):
         super().__init__()
@@ -87,7 +87,7 @@ class AddedUp(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("kind", [RetinaNet, FCOS, ObjectBox])
-def test_backward_of_a_padded_batch_adds_up_few_entries_at_any_position(monkeypatch, kind):
+def test_backward_pass_of_a_padded_batch_sums_few_entries_per_position(monkeypatch, kind):
     for name in ("dense", "objectbox"):
         monkeypatch.setattr(
             f"detectors.{name}.nonzero_padded",
@@ -105,7 +105,7 @@ def test_backward_of_a_padded_batch_adds_up_few_entries_at_any_position(monkeypa
     )
     targets = random_targets(0, 3, 2, 0)
     total = weighted_sum(detector.losses(detector(torch.randn(3, 3, 96, 96)), targets), detector.loss_weights)
-    with AddedUp() as added:
+    with SummedPositions() as added:
         total.backward()
     assert all(position.bincount().max() <= 16 for position in added.positions)
 

@@ -1,4 +1,4 @@
-"""Batched soft-NMS against the algorithm written down for one class of one image."""
+"""Batched soft-NMS compared with the algorithm for one class of one image."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def random_boxes(generator, *shape):
 @given(
     seed=st.integers(0, 10_000), count=st.integers(1, 25), classes=st.integers(1, 4), limit=st.integers(1, 30)
 )
-def test_soft_nms_equals_the_algorithm_run_class_by_class(seed, count, classes, limit):
+def test_soft_nms_equals_the_algorithm_for_each_class(seed, count, classes, limit):
     generator = torch.Generator().manual_seed(seed)
     boxes = random_boxes(generator, 3, count)
     scores = torch.rand(3, count, generator=generator)
@@ -67,13 +67,13 @@ def test_boxes_are_clipped_to_their_image_and_empty_ones_dropped():
     labels = torch.tensor([[0, 1]] * 2)
     sizes = torch.tensor([[8, 20], [32, 32]])
     found = as_detections(*soft_suppress(boxes, scores, labels, sizes, limit=10, sigma=0.5))
-    # The second box lies beside the first image, which is 20 wide.
+    # The second box is outside the first image, which is 20 pixels wide.
     assert found[0].boxes.tolist() == [[0, 0, 20, 8]]
     assert found[1].boxes.tolist() == [[0, 0, 30, 10], [22, 0, 32, 10]]
     assert [d.labels.tolist() for d in found] == [[0], [0, 1]]
 
 
-def test_padding_and_nothing_at_all_give_no_detections():
+def test_padding_and_empty_input_give_no_detections():
     empty = as_detections(
         *soft_suppress(
             torch.zeros(2, 0, 4),

@@ -1,4 +1,4 @@
-"""The kernel of Gaussian targets, in Triton's interpreter, against torch's operations; and its compilation for a GPU."""
+"""The kernel of Gaussian targets in Triton's interpreter, compared with torch's operations; and its compilation for a GPU."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def crowded_scene(seed: int, maps: int, batch: int, count: int, classes: int, si
 
 @pytest.mark.parametrize("block", [32, 4096])
 @pytest.mark.parametrize("seed", range(2))
-def test_kernel_lists_the_elements_that_torch_lists(monkeypatch, seed, block):
+def test_kernel_lists_the_same_elements_as_torch(monkeypatch, seed, block):
     monkeypatch.setattr("detectors.triton_heatmap._BLOCK_INTERPRETED", block)
     scene = crowded_scene(seed, maps=2, batch=2, count=7, classes=2, side=(11, 14))
     expected = gaussian_lists(*scene, 2, 11, 14)
@@ -46,7 +46,7 @@ def test_kernel_lists_the_elements_that_torch_lists(monkeypatch, seed, block):
 
 
 @pytest.mark.parametrize("count", [0, 3])
-def test_kernel_without_any_object(count):
+def test_kernel_works_without_objects(count):
     nothing = torch.zeros(2, count, dtype=torch.bool)
     lists = lists_of_kernel(
         torch.zeros(3, 2, count, 2, dtype=torch.int64),

@@ -1,4 +1,4 @@
-"""The kernels that match anchors, in Triton's interpreter, against torch's operations; and their compilation for a GPU."""
+"""The kernels that match anchors in Triton's interpreter, compared with torch's operations; and their compilation for a GPU."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from tests.fresh_python import run_without_interpreter
 @pytest.mark.parametrize("keep_best", [True, False])
 @pytest.mark.parametrize("block", [256, 1 << 14])
 @pytest.mark.parametrize("count", [0, 1, 9])
-def test_kernels_match_to_the_bit_as_torch_does(monkeypatch, count, block, keep_best):
+def test_kernel_matches_are_bit_identical_to_torch(monkeypatch, count, block, keep_best):
     anchors, boxes, valid = scene(count, side=8)
     monkeypatch.setenv("AFL_TRITON", "off")
     expected = match_anchors(anchors, boxes, valid, keep_best=keep_best)
