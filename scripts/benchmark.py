@@ -1,7 +1,7 @@
 """This project against others on the same work, in one run on this machine.
 
     python -m scripts.benchmark                          # every subject of the next line
-    python -m scripts.benchmark loss|step|gpu|eval|input|decode|project [...]
+    python -m scripts.benchmark loss|step|remedies|gpu|eval|input|decode|project [...]
     python -m scripts.benchmark clone                    # an hour: set-up, table and tests of a clean clone
     python -m scripts.benchmark loss quick=true          # small sizes in seconds: whether it runs, not how fast
     python -m scripts.benchmark threads=2 results=FOLDER
@@ -19,7 +19,7 @@ import os
 
 from scripts.entry import asks_for_help, options_of, quiet_libraries, run_command
 
-SUBJECTS = ("loss", "step", "gpu", "eval", "input", "decode", "project", "clone")
+SUBJECTS = ("loss", "step", "remedies", "gpu", "eval", "input", "decode", "project", "clone")
 DEFAULTS = {
     "quick": False,
     "threads": 1,

@@ -57,17 +57,21 @@ class Row:
         return "met" if met else "missed"
 
 
-def take_turns(sides: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
+def take_turns(
+    sides: Mapping[str, Callable[[], object]],
+    repetitions: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """Median seconds of each side; every repetition runs all of them once, after a first one that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for repetition in range(repetitions + 1):
         for name, work in sides.items():
             synchronise()
-            started = time.perf_counter()
+            started = clock()
             work()
             synchronise()
             if repetition:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(clock() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

@@ -15,7 +15,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from afl.benchmarks import decode, evaluation, gpu, input_pipeline, loss, project, step_profile, training_step
+from afl.benchmarks import (
+    decode,
+    evaluation,
+    gpu,
+    input_pipeline,
+    loss,
+    project,
+    remedies,
+    step_profile,
+    training_step,
+)
 from afl.benchmarks.harness import Row, machine
 from afl.benchmarks.page import COLUMNS, cells, page_of
 from afl.tracking import write_text
@@ -23,6 +33,7 @@ from afl.tracking import write_text
 MEASURES: dict[str, Callable[[bool], list[Row]]] = {
     "loss": loss.measure,
     "step": training_step.measure,
+    "remedies": remedies.measure,
     "gpu": gpu.measure,
     "eval": evaluation.measure,
     "input": input_pipeline.measure,

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from afl.benchmarks import evaluation, project, step_parts, training_step
+from afl.benchmarks import evaluation, project, remedies, step_parts, training_step
 from afl.benchmarks.decode import differing, enumerate_quadruples, scene
 from afl.benchmarks.fresh_process import in_a_process
 from afl.benchmarks.fresh_process import measured as measured_here
@@ -22,6 +22,7 @@ from afl.benchmarks.harness import Row, bytes_saved, machine, peak_bytes, quanti
 from afl.benchmarks.loss import growth
 from afl.benchmarks.page import page_of as page_of_figures
 from afl.benchmarks.step_profile import PARTS, VARIANTS, page_of
+from afl.training.compose import CONF
 from detectors.extreme_grouping import group_extremes
 from scripts.benchmark import main
 
@@ -260,3 +261,12 @@ def test_the_page_says_what_the_figures_say():
     assert "compiled |" in page and "not measured (`compiled" not in page
     assert "compiled |" not in without and "not measured (`compiled" in without
     assert "a processor" in page and "unmeasured" in page and "(commit 0123456)" in page
+
+
+def test_each_loss_is_measured_beside_focal_loss_and_a_reason_stands_for_a_budget(monkeypatch):
+    monkeypatch.setattr(remedies, "DETECTORS", {"centernet": "heat maps"})
+    afl, ap_loss = remedies.measure(quick=True)
+    assert afl.what == "afl / fl, step of centernet (heat maps), CPU" and afl.budget == remedies.BUDGET
+    assert ap_loss.budget is None and ap_loss.note == remedies.REASONS["ap_loss"]
+    assert afl.theirs == ap_loss.theirs > 0 and afl.ratio == afl.ours / afl.theirs
+    assert afl.ours_memory > 0 and set(remedies.REASONS) <= {path.stem for path in CONF.glob("loss/*.yaml")}
