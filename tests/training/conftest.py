@@ -1,4 +1,4 @@
-"""A cell small enough to run in a test: few generated images, a few steps, no pre-training."""
+"""A run that is small enough for a test: few generated images, a few steps, no pre-training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from afl.training.compose import compose_cell
 
 @pytest.fixture
 def small_cell(tmp_path) -> Callable[..., DictConfig]:
-    """``small_cell(detector, loss, *overrides)``: a config whose runs live in the test's folder."""
+    """``small_cell(detector, loss, *overrides)``: a config whose runs are in the test's folder."""
 
     def make(detector: str = "centernet", loss: str = "fl", *overrides: str) -> DictConfig:
         return compose_cell(

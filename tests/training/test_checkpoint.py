@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, and damage is noticed."""
+"""Checkpoints are written completely or not at all, and damage is detected."""
 
 import io
 import os
@@ -20,13 +20,13 @@ def state(value: float, run: str = "abc") -> dict:
     return {"run": run, "model": {"w": torch.full((1000,), float(value))}, "step": int(value)}
 
 
-def test_weights_come_back_and_torch_load_reads_them(tmp_path):
+def test_saved_weights_are_restored_and_readable_by_torch_load(tmp_path):
     path = save_checkpoint(tmp_path, state(3))
     assert load_checkpoint(path)["model"]["w"].eq(3).all()
     assert torch.load(path, weights_only=True)["model"]["w"].eq(3).all()
 
 
-def test_the_one_before_is_kept_and_taken_when_the_last_is_truncated(tmp_path):
+def test_the_previous_checkpoint_replaces_a_truncated_last_one(tmp_path):
     save_checkpoint(tmp_path, state(1))
     last = save_checkpoint(tmp_path, state(2))
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
@@ -35,7 +35,7 @@ def test_the_one_before_is_kept_and_taken_when_the_last_is_truncated(tmp_path):
     assert len(notes) == 1 and "last.pt" in notes[0]
 
 
-def test_one_flipped_bit_in_the_weights_is_noticed(tmp_path):
+def test_one_flipped_bit_in_the_weights_is_detected(tmp_path):
     path = save_checkpoint(tmp_path, state(1))
     data = bytearray(path.read_bytes())
     data[data.find(torch.ones(4).numpy().tobytes()) + 5] ^= 1
@@ -44,7 +44,7 @@ def test_one_flipped_bit_in_the_weights_is_noticed(tmp_path):
         load_checkpoint(path)
 
 
-def test_foreign_files_are_refused(tmp_path):
+def test_files_of_other_programs_are_rejected(tmp_path):
     (tmp_path / "last.pt").write_text("not a checkpoint")
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_checkpoint(tmp_path / "last.pt")
@@ -62,23 +62,23 @@ class Code:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_code_in_a_checkpoint_is_not_run_and_the_reason_is_one_line(zipped, tmp_path):
+def test_code_in_a_checkpoint_does_not_run_and_gives_a_one_line_error(zipped, tmp_path):
     path, mark = tmp_path / "last.pt", tmp_path / "mark"
     torch.save({"format": FORMAT, "model": Code(mark)}, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(CheckpointError, match="cannot be read as a checkpoint") as refused:
         load_checkpoint(path)
     assert not mark.exists()
-    # torch's own message advises to read the file as code.
+    # torch's own message advises loading the file as code.
     assert "\n" not in str(refused.value) and "weights_only" not in str(refused.value)
 
 
-def test_another_runs_checkpoint_is_not_continued(tmp_path):
+def test_the_checkpoint_of_another_run_is_not_continued(tmp_path):
     save_checkpoint(tmp_path, state(1, run="other"))
     with pytest.raises(CheckpointError, match="another run.*delete that folder"):
         load_latest(tmp_path, "abc")
 
 
-def test_without_a_good_one_all_reasons_and_a_way_out_are_named(tmp_path):
+def test_without_a_usable_checkpoint_the_error_names_all_reasons_and_a_remedy(tmp_path):
     save_checkpoint(tmp_path, state(1))
     save_checkpoint(tmp_path, state(2))
     for name in ("last.pt", "previous.pt"):
@@ -88,7 +88,7 @@ def test_without_a_good_one_all_reasons_and_a_way_out_are_named(tmp_path):
     assert load_latest(tmp_path / "empty", "abc") == (None, [])
 
 
-def test_a_damaged_last_one_never_takes_the_place_of_the_good_one_before(tmp_path):
+def test_a_damaged_checkpoint_never_replaces_the_good_previous_one(tmp_path):
     save_checkpoint(tmp_path, state(1))
     save_checkpoint(tmp_path, state(2)).write_bytes(b"PK")
     assert load_latest(tmp_path, "abc")[0]["step"] == 1
@@ -98,7 +98,7 @@ def test_a_damaged_last_one_never_takes_the_place_of_the_good_one_before(tmp_pat
     assert load_latest(tmp_path, "abc")[0]["step"] == 1
 
 
-def test_a_full_disk_leaves_the_last_good_one(tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     save_checkpoint(tmp_path, state(1))
 
     def no_space(*_):
@@ -113,7 +113,7 @@ def test_a_full_disk_leaves_the_last_good_one(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("room", [0, 100, 600, 2000, 5000])
-def test_a_full_disk_in_mid_write_is_what_the_message_says(room, tmp_path, monkeypatch):
+def test_the_message_names_a_disk_that_fills_up_during_writing(room, tmp_path, monkeypatch):
     save_checkpoint(tmp_path, state(1))
 
     class Disk(io.FileIO):
@@ -125,7 +125,7 @@ def test_a_full_disk_in_mid_write_is_what_the_message_says(room, tmp_path, monke
     def small(path, mode, real=open):
         return Disk(path, mode) if str(path).endswith(".tmp") else real(path, mode)
 
-    # After some bytes torch's own error speaks of positions in the file instead.
+    # If some bytes were written, torch's own error mentions positions in the file instead.
     monkeypatch.setattr("builtins.open", small)
     with pytest.raises(
         OSError, match=r"could not write .*last\.pt: .*No space left on device; the last good one is kept"

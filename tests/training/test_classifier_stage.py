@@ -1,4 +1,4 @@
-"""Classifier retraining against the finished run that it starts from: nothing but fresh class layers differs."""
+"""Classifier retraining compared with the finished run that it starts from: only the class layers differ."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def weights(config, loss: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("detector", ["centernet", "objectbox"])
-def test_second_stage_trains_the_class_layers_alone_on_the_features_of_the_first(small_cell, detector):
+def test_the_second_stage_trains_only_class_layers_on_the_features_of_the_first(small_cell, detector):
     config = small_cell(detector, "crt", "loss.chain.rfs.images=10")
     assert run_cell(config).status == "finished"
     first, second = weights(config, "fl"), weights(config, "crt")
@@ -36,7 +36,7 @@ def test_second_stage_trains_the_class_layers_alone_on_the_features_of_the_first
     class_layers = {name for name, parameter in model.named_parameters() if id(parameter) in own}
     assert class_layers
     for name, value in first.items():
-        # Counters of batches go on; no statistic depends on them.
+        # Counters of batches increase, but no statistic depends on them.
         if not name.startswith("classification.") and not name.endswith("num_batches_tracked"):
             assert torch.equal(second[name], value) == (name not in class_layers), name
 
@@ -48,7 +48,7 @@ def test_the_first_stage_is_the_ordinary_run_of_focal_loss_and_is_trained_once(s
     assert [path.name for path in Path(first.paths.output).glob("*-fl-*")] == [key]
 
 
-def test_a_checkpoint_that_is_named_is_the_first_stage_and_many_processes_need_one(small_cell, tmp_path):
+def test_a_given_checkpoint_is_the_first_stage_and_several_processes_need_one(small_cell, tmp_path):
     config = small_cell("centernet", "crt")
     classes = read_data(config).classes
     trained = build_detector(config, classes)

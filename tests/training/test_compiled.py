@@ -1,4 +1,4 @@
-"""The compiled forward pass against the detector's own, and how often it is built."""
+"""The compiled forward pass compared with the detector's, and the number of compilations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DETECTORS = ("cornernet", "centernet", "extremenet", "retinanet", "fcos", "objec
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_forward_is_one_graph_built_once_for_each_shape(name):
+def test_the_forward_pass_is_one_graph_compiled_once_per_shape(name):
     config = compose_cell(detector=name, loss="fl", overrides=["dataset=shapes_coco"])
     detector = build_detector(config, ClassCounts(torch.ones(5), torch.ones(5))).eval()
     torch._dynamo.reset()
@@ -27,7 +27,7 @@ def test_forward_is_one_graph_built_once_for_each_shape(name):
     assert counter.frame_count == 2
 
 
-def test_auto_compiles_on_a_gpu_alone():
+def test_auto_compiles_only_on_a_gpu():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert [wants_compiled("auto", device) for device in (cpu, gpu)] == [False, True]
     assert wants_compiled(True, cpu) and not wants_compiled(False, gpu)

@@ -1,4 +1,4 @@
-"""Arithmetic against a count by hand and a published one, checkpoints against a file, protocol against the transforms."""
+"""Multiply-adds compared with manual and published counts, checkpoint sizes with a file, protocols with the transforms."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from afl.training.protocol import protocol
 from detectors.contract import ClassCounts
 
 
-def test_multiply_adds_are_those_of_every_convolution_counted_by_hand(small_cell):
+def test_multiply_adds_equal_a_manual_count_over_convolutions(small_cell):
     config = small_cell("retinanet")
     counts = ClassCounts(torch.full((30,), 100.0), torch.full((30,), 100.0))
     detector = build_detector(config, counts).eval()
@@ -40,8 +40,8 @@ def test_multiply_adds_are_those_of_every_convolution_counted_by_hand(small_cell
     assert network_cost(config, 30).forward_macs == total > 0
 
 
-def test_retinanet_takes_the_arithmetic_that_detectron2_publishes():
-    # 146 billion at 800 x 800 with ResNet-50 and 80 classes: its own unit test's figure.
+def test_multiply_adds_of_retinanet_equal_the_figure_of_detectron2():
+    # 146 billion at 800 x 800 with ResNet-50 and 80 classes, the figure of detectron2's unit test.
     config = compose_cell(detector="retinanet", loss="fl", overrides=["experiment=coco/retinanet"])
     height, width = training_size(config)
     assert (height, width) == (800, 1088)
@@ -51,7 +51,7 @@ def test_retinanet_takes_the_arithmetic_that_detectron2_publishes():
 
 
 @pytest.mark.parametrize("detector", ["fcos", "centernet"])
-def test_norms_that_are_folded_into_their_convolutions_cost_no_multiply_adds(detector):
+def test_folded_norms_have_no_multiply_adds(detector):
     both = [
         network_cost(
             compose_cell(
@@ -67,7 +67,7 @@ def test_norms_that_are_folded_into_their_convolutions_cost_no_multiply_adds(det
 
 
 @pytest.mark.parametrize("detector, optimizer", [("centernet", "adamw"), ("fcos", "sgd")])
-def test_a_checkpoint_is_as_large_as_was_said(small_cell, detector, optimizer):
+def test_a_checkpoint_has_the_estimated_size(small_cell, detector, optimizer):
     options = ("trainer.max_duration=1steps", "trainer.ema=0.9", f"optimizer={optimizer}")
     config = small_cell(detector, "fl", *options)
     record = run_cell(config)
@@ -75,7 +75,7 @@ def test_a_checkpoint_is_as_large_as_was_said(small_cell, detector, optimizer):
     assert network_cost(config, 30).checkpoint_bytes == pytest.approx(found, rel=0.15)
 
 
-def test_speed_is_measured_on_the_size_and_batch_of_the_cell(small_cell):
+def test_speed_is_measured_at_the_size_and_batch_of_the_run(small_cell):
     config = small_cell("extremenet", "afl")
     before = config.copy()
     found = measure_throughput(config, 30, steps=1)
@@ -83,12 +83,12 @@ def test_speed_is_measured_on_the_size_and_batch_of_the_cell(small_cell):
     assert config == before
 
 
-def test_random_batches_are_what_a_detector_learns_from(small_cell):
+def test_random_batches_have_the_form_of_training_batches(small_cell):
     batch = next(random_batches(small_cell("extremenet"), 30))
     assert batch.images.shape == (4, 3, 96, 96)
     assert bool((batch.boxes[..., 2:] > batch.boxes[..., :2]).all())
     assert bool((batch.boxes >= 0).all() & (batch.boxes <= 96).all())
-    # Each extreme point lies on its side of the box: top, left, bottom, right.
+    # Each extreme point is on its side of the box: top, left, bottom, right.
     for point, (axis, side) in enumerate([(1, 1), (0, 0), (1, 3), (0, 2)]):
         assert torch.equal(batch.extreme_points[:, :, point, axis], batch.boxes[..., side])
 
@@ -110,7 +110,7 @@ def test_nothing_is_downloaded_and_the_network_is_the_same():
         ("fcos", ["dataset=shapes"], "96"),
     ],
 )
-def test_the_protocol_says_the_size_that_is_evaluated(detector, overrides, size):
+def test_the_protocol_names_the_evaluated_size(detector, overrides, size):
     config = compose_cell(detector=detector, loss="fl", overrides=overrides)
     options = loop_options(config, num_images=100, world_size=1)
     assert protocol(config, options)["image size"] == size
@@ -129,7 +129,7 @@ def test_the_protocol_says_the_size_that_is_evaluated(detector, overrides, size)
         (["dataset=shapes", "initial_weights=null"], "tiny, random weights"),
     ],
 )
-def test_the_protocol_says_which_weights_training_starts_from(overrides, start):
+def test_the_protocol_names_the_initial_weights(overrides, start):
     config = compose_cell(detector="fcos", loss="fl", overrides=overrides)
     options = loop_options(config, num_images=100, world_size=1)
     assert protocol(config, options)["backbone"] == start

@@ -35,7 +35,7 @@ def convert(source: Path, root: Path, images: int) -> None:
         (root / f"{split}.json").write_text(json.dumps(index.select(list(range(images))).coco_dict()))
 
 
-def test_a_voc_set_that_was_converted_trains_and_pycocotools_reads_it_alike(shared_data, tmp_path, capsys):
+def test_a_converted_voc_set_trains_and_equals_what_pycocotools_reads(shared_data, tmp_path, capsys):
     root = tmp_path / "cells"
     convert(shared_data / "bccd", root, images=6)
     where = ["dataset=custom", "dataset.name=cells", f"dataset.root={root}", f"paths.cache={tmp_path}/cache"]
@@ -51,10 +51,10 @@ def test_a_voc_set_that_was_converted_trains_and_pycocotools_reads_it_alike(shar
     assert record.key.startswith("cells-fcos-afl-s0-")
 
 
-def test_five_lines_name_any_layout(shared_data, tmp_path):
+def test_five_lines_describe_any_layout(shared_data, tmp_path):
     folder = tmp_path / "conf" / "dataset"
     folder.mkdir(parents=True)
-    # What the head of conf/dataset/custom.yaml shows, for a real set.
+    # The example at the top of conf/dataset/custom.yaml, for a real set.
     shown = (CONF / "dataset" / "custom.yaml").read_text().partition("make it `dataset=birds`:\n")[2]
     lines = [line.removeprefix("#   ") for line in shown.splitlines() if line.startswith("#   ")]
     assert len(lines) == 5
@@ -83,7 +83,7 @@ def test_five_lines_name_any_layout(shared_data, tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["train.json", "val.json", "val"])
-def test_a_missing_file_is_named_with_what_to_set(missing, tmp_path):
+def test_a_missing_file_is_named_with_the_setting_to_change(missing, tmp_path):
     for name in {"train.json", "val.json"} - {missing}:
         (tmp_path / name).write_text(
             '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}'

@@ -1,4 +1,4 @@
-"""Your own data sets in VOC and YOLO layout: what the commands read, and what they answer to unknown classes."""
+"""Custom data sets in VOC and YOLO layout: the data that the commands read, and their errors about unknown classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ XML = (
 
 
 def voc(root: Path) -> Path:
-    """A robin to train on and a wren to validate on, each in an image of 50 x 40 pixels."""
+    """A robin for training and a wren for validation, each in an image of 50 x 40 pixels."""
     for part in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (root / part).mkdir(parents=True)
     for split, name in (("train", "robin"), ("val", "wren")):
@@ -54,20 +54,20 @@ def test_voc_files_give_their_classes_in_alphabetical_order_to_both_splits(tmp_p
     assert "1 images, 1 objects, 2 classes" in capsys.readouterr().out
 
 
-def test_given_classes_decide_their_order_in_voc_files(tmp_path):
+def test_the_given_order_of_classes_is_used_for_voc_files(tmp_path):
     data = read(settings("custom_voc", voc(tmp_path), "dataset.classes=[wren,owl,robin]"))
     assert list(data.train.category_names) == ["wren", "owl", "robin"]
     assert (data.train.labels.tolist(), data.val.labels.tolist()) == ([2], [0])
 
 
 @pytest.mark.parametrize("policy", ["error", "skip"])
-def test_unknown_classes_in_voc_files_are_answered_with_those_that_were_found(tmp_path, policy):
+def test_errors_about_unknown_voc_classes_list_the_classes_that_were_found(tmp_path, policy):
     overrides = settings("custom_voc", voc(tmp_path), "dataset.classes=[cat]", f"dataset.policy={policy}")
     with pytest.raises(DataError, match=r"set 'dataset.classes=\[robin\]', the classes that were found"):
         read(overrides)
 
 
-def test_a_missing_voc_list_says_what_to_set(tmp_path):
+def test_a_missing_voc_list_gives_an_error_with_the_setting_to_change(tmp_path):
     (voc(tmp_path) / "ImageSets" / "Main" / "val.txt").unlink()
     with pytest.raises(DataError, match=r"there is no file .*val\.txt: set dataset\.root"):
         read(settings("custom_voc", tmp_path))
@@ -96,7 +96,7 @@ def test_yolo_files_give_the_same_data_as_voc_files(tmp_path, capsys):
     assert "1 images, 1 objects, 2 classes" in capsys.readouterr().out
 
 
-def test_yolo_files_in_another_layout_need_their_folders_alone(tmp_path):
+def test_yolo_files_in_another_layout_only_need_their_folders(tmp_path):
     root = yolo(tmp_path)
     for split in ("train", "val"):
         for part in ("images", "labels"):

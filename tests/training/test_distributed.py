@@ -1,4 +1,4 @@
-"""Two processes with half a batch each equal one process with all of it."""
+"""Two processes with half a batch each give the result of one process with the whole batch."""
 
 import subprocess
 import sys
@@ -12,8 +12,8 @@ from afl.training.compose import CONF
 
 
 def command(output: Path, cache: str, *start: str) -> list[str]:
-    # Frozen batch norm: statistics over half a batch would be other statistics. Of eleven images to evaluate on, one
-    # process gets six and the other five, and the last batch of each is smaller than the others.
+    # Batch norm is frozen, because statistics over half a batch would differ. Of eleven validation images, one
+    # process evaluates six and the other five, and the last batch of each is smaller than the others.
     return [
         *start, "-m", "scripts.train", "detector=retinanet", "loss=afl", "dataset=shapes_coco", "backbone=resnet18",
         "backbone.pretrained=false", "backbone.frozen_stages=0", "optimizer=sgd", "dataset.folder.num_train=24",

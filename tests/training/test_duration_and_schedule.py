@@ -1,4 +1,4 @@
-"""Durations in closed form; schedules against torch's own."""
+"""Durations compared with closed forms; schedules compared with torch's."""
 
 import math
 
@@ -26,12 +26,12 @@ def test_durations_in_steps(text, steps):
 
 
 @pytest.mark.parametrize("text", ["60", "steps", "3 fortnights", "", "-5steps", "None"])
-def test_what_is_no_duration_is_refused_with_the_units(text):
+def test_invalid_durations_give_an_error_with_the_units(text):
     with pytest.raises(ValueError, match="steps, epochs, images, percent"):
         Duration.parse(text)
 
 
-def test_percent_of_nothing_is_refused():
+def test_percent_needs_a_length():
     with pytest.raises(ValueError, match="percent is relative to the length"):
         Duration.parse("10percent").in_steps(images_per_epoch=10, batch_size=1)
 
@@ -59,10 +59,10 @@ def test_cosine_schedule_equals_torch_cosine_annealing():
     assert [ours(t) for t in range(50)] == pytest.approx(theirs)
 
 
-def test_one_cycle_schedule_equals_torch_but_for_its_last_step():
+def test_one_cycle_schedule_equals_torch_except_for_the_last_step():
     steps, peak = 101, 25
     ours = one_cycle_schedule(total_steps=steps - 1, rise=peak / (steps - 1), start=0.04, final=1e-4)
-    # torch's last phase ends on its last step, one before ours, and starts rising one step earlier
+    # torch's last phase ends on the last step, one step before this schedule's, and its rise starts one step earlier
     theirs = rates(
         lambda o: torch.optim.lr_scheduler.OneCycleLR(
             o,

@@ -1,4 +1,4 @@
-"""What is recorded of the gradient: against autograd on the slow losses, and in the files of whole runs."""
+"""Recorded gradients compared with autograd on slow losses, and in the files of whole runs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def observed(
 ) -> dict[str, float]:
     with (dynamics := GradientDynamics({"map": loss}, groups)):
         value = loss(logits, target, N)
-    # A loss has some weight in the total, and the logits have other uses; neither belongs to the figures.
+    # The weight of the loss in the total and other uses of the logits must not affect the figures.
     torch.autograd.grad(0.7 * value + logits.square().sum(), logits)
     return dynamics.figures()
 
@@ -54,7 +54,7 @@ def build(arm: str) -> ClassificationLoss:
 
 
 def by_hand(loss: ClassificationLoss, logits: Tensor, target: ClassificationTarget) -> dict[str, list]:
-    """Every element's |dL/dz| before the normaliser, gate and weight by SIGN/GROUP, one element at a time."""
+    """|dL/dz| before the normaliser, gate and weight of every element by SIGN/GROUP, one element at a time."""
     weights = ElementWeights(alpha=loss.alpha, gamma=loss.gamma)
     if "weights" in loss.chain:
         own = loss.chain["weights"].weight.double()[target.positive.clamp(min=0) % 5]
@@ -88,7 +88,7 @@ def by_hand(loss: ClassificationLoss, logits: Tensor, target: ClassificationTarg
 
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("fields", [{}, {"soft": True}, {"ignored": True, "verified": True}])
-def test_figures_equal_those_of_the_slow_loss_by_autograd_element_by_element(arm, fields):
+def test_figures_equal_autograd_on_the_slow_loss(arm, fields):
     target = random_target(5, positives=25, **fields)
     logits, loss = random_logits(5, target), build(arm)
     expected = by_hand(loss, logits, target)
@@ -113,13 +113,13 @@ def test_figures_equal_those_of_the_slow_loss_by_autograd_element_by_element(arm
 
 
 class Hinge(MapLoss):
-    """A loss of no family: mean of what lies above a margin, with a gradient that is 0 or 1 everywhere."""
+    """A loss outside all families: the mean excess over a margin, whose gradient is 0 or 1."""
 
     def compute(self, logits, target, normalizer, localization):
         return logits.clamp(min=1.0).sum() / normalizer
 
 
-def test_any_loss_is_watched_and_its_gradient_is_left_alone():
+def test_any_loss_is_measured_without_changing_its_gradient():
     target = random_target(6, positives=4)
     logits = random_logits(6, target)
     figures = observed(Hinge(make_info(COUNTS)), logits, target)
@@ -130,14 +130,14 @@ def test_any_loss_is_watched_and_its_gradient_is_left_alone():
         members = [own == group for own in GROUPS]
         assert figures[f"gradient/map/negative/{group}/sum"] == pytest.approx(expected[members].sum().item())
     assert not any("gate" in name or "weight" in name for name in figures)
-    # Outside the context nothing is seen, and watching has left nothing on the logits.
+    # Outside the context nothing is measured, and the measurement leaves no state on the logits.
     loss = Hinge(make_info(COUNTS))
     dynamics = GradientDynamics({"map": Hinge(make_info(COUNTS))}, GROUPS)
     loss(logits, target, N).backward()
     assert dynamics.figures() == {} and logits.grad.sum() == pytest.approx((logits > 1).sum() / N.item())
 
 
-def test_a_map_without_classes_is_one_group_and_an_empty_group_has_no_quantiles():
+def test_a_map_without_classes_has_one_group_and_empty_groups_have_no_quantiles():
     target = plain_target(6, 1, [2])
     figures = observed(ClassificationLoss(make_info([10.0])), random_logits(1, target), target)
     assert {name.split("/")[3] for name in figures} == {"all"}
@@ -147,8 +147,8 @@ def test_a_map_without_classes_is_one_group_and_an_empty_group_has_no_quantiles(
     assert "gradient/map/positive/r/q50" not in figures and "gradient/map/positive/f/q50" in figures
 
 
-def test_an_accelerator_reads_the_gradient_in_blocks_and_gets_the_same_figures(monkeypatch):
-    """Its path without its device: nothing is looked at, and no tensor of the map's size is made."""
+def test_an_accelerator_reads_the_gradient_in_blocks_with_the_same_figures(monkeypatch):
+    """The accelerator's path on a CPU: it reads no value and creates no tensor of the map's size."""
     target = random_target(5, positives=25, locations=400, ignored=True, verified=True)
     logits, loss = random_logits(5, target), build("afl_per_class")
     expected = observed(loss, logits, target)
@@ -161,8 +161,8 @@ def test_an_accelerator_reads_the_gradient_in_blocks_and_gets_the_same_figures(m
         assert figures[name] == pytest.approx(value, rel=1e-6), name
 
 
-def test_a_logged_step_waits_once_and_makes_no_tensor_of_the_maps_size(monkeypatch):
-    """On a device without values, where looking at one is an error; the transfer of the figures is one."""
+def test_a_logged_step_waits_once_and_creates_no_tensor_of_the_maps_size(monkeypatch):
+    """On a device without values, reading a value is an error; the figures are read in one transfer."""
     monkeypatch.setattr(gradient_dynamics, "BLOCK", 2000)
     monkeypatch.setattr(gradient_dynamics, "SAMPLE", 500)
     target = random_target(5, locations=4000, ignored=True, verified=True)
@@ -177,14 +177,14 @@ def test_a_logged_step_waits_once_and_makes_no_tensor_of_the_maps_size(monkeypat
     assert not passes.found and not passes.allocated
 
 
-def test_what_a_link_keeps_by_class_is_told_by_group():
+def test_statistics_of_a_link_by_class_are_averaged_by_group():
     target = random_target(7)
     figures = observed(build("afl_per_class"), random_logits(7, target), target)
     assert figures["gradient/map/gate/ghat"] == pytest.approx((0.55 + 0.6 + 0.7 + 0.9 + 0.99) / 5)
     assert figures["gradient/map/gate/ghat/r"] == pytest.approx((0.9 + 0.99) / 2)
 
 
-def test_sampled_quantiles_of_a_large_map_have_about_their_rank_and_leave_torchs_random_numbers_alone(
+def test_sampled_quantiles_have_about_the_right_rank_and_do_not_change_random_numbers(
     monkeypatch,
 ):
     target = random_target(8, locations=2000, positives=40)
@@ -204,7 +204,7 @@ def test_sampled_quantiles_of_a_large_map_have_about_their_rank_and_leave_torchs
             assert sampled[name] == value
 
 
-def test_summary_of_a_run_by_hand():
+def test_summary_of_a_run_equals_a_manual_computation():
     lines = [{"step": 0, "val/AP": 0.1}]
     for step in range(1, 26):
         sums = {"gradient/a/positive/r/sum": float(step), "gradient/a/negative/r/sum": 3.0 * step}
@@ -221,7 +221,7 @@ def test_summary_of_a_run_by_hand():
     assert summarize(lines[:3])["steps"] == [1, 2]
 
 
-def test_a_run_logs_its_gradient_and_keeps_a_summary_in_its_record(small_cell):
+def test_a_run_logs_its_gradients_and_its_record_has_a_summary(small_cell):
     config = small_cell(
         "centernet", "afl", "trainer.log_every=2steps", "trainer.accumulate=2", "trainer.max_duration=5steps"
     )
@@ -243,7 +243,7 @@ def test_a_run_logs_its_gradient_and_keeps_a_summary_in_its_record(small_cell):
 
 
 @pytest.mark.parametrize("loss", ["afl_balanced", "afl_per_class"])
-def test_logging_every_step_or_never_trains_the_same_weights_bit_for_bit(small_cell, loss):
+def test_logging_does_not_change_the_trained_weights(small_cell, loss):
     saved = []
     for every in ("1steps", "100steps"):
         config = small_cell("retinanet", loss, f"trainer.log_every={every}", "trainer.max_duration=4steps")

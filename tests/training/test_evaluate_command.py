@@ -1,4 +1,4 @@
-"""The evaluate command on a short run: changes against the config of a training with the same changes, class names as they are."""
+"""The evaluate command on a short run: overrides compared with a training with the same overrides; class names are unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from afl.training.evaluation import evaluate_with_both
 from afl.training.load import load_run
 
 
-def test_changes_reach_what_follows_them_and_figures_are_kept_before_they_are_shown(
+def test_overrides_also_change_dependent_settings_and_figures_are_saved_before_printing(
     small_cell, monkeypatch, capsys
 ):
     config = small_cell("fcos", "fl", "trainer.max_duration=1steps")
@@ -36,7 +36,7 @@ def test_changes_reach_what_follows_them_and_figures_are_kept_before_they_are_sh
     assert written["overrides"] == ["dataset.max_detections=7"] and len(written["per_class"]) == 30
     command.main([f"run={folder}"])
     assert json.loads((folder / "evaluation.json").read_text())["overrides"] == []
-    # Weights of other classes are refused, also where their number is the same.
+    # Weights of other classes are rejected, even if the number of classes is the same.
     renamed = run.data.val.category_names
     monkeypatch.setattr(
         "afl.training.load.evaluated_weights",
@@ -49,7 +49,7 @@ def test_changes_reach_what_follows_them_and_figures_are_kept_before_they_are_sh
         load_run(folder)
 
 
-def test_class_names_are_no_markup(capsys):
+def test_class_names_are_not_parsed_as_markup(capsys):
     names = ["bolt [m6]", "[/old] nut", "\x1b[31mred", "猫"]
     command.show(
         {"AP": 0.5, "per_class": dict.fromkeys(names, 0.5)}, dict.fromkeys(names, "r"), "weights [a].pt"
@@ -61,7 +61,7 @@ def test_class_names_are_no_markup(capsys):
 @pytest.mark.parametrize(
     "name, metric", [("shapes_coco", "coco"), ("shapes_lvis", "lvis"), ("shapes_voc", "voc")]
 )
-def test_both_evaluators_are_shown_on_the_run_s_own_detections(small_cell, capsys, name, metric):
+def test_both_evaluators_are_compared_on_the_detections_of_the_run(small_cell, capsys, name, metric):
     config = small_cell("fcos", "fl", "trainer.max_duration=3steps", f"dataset={name}")
     record = run_cell(config)
     folder = Path(config.paths.output) / record.key
@@ -74,7 +74,7 @@ def test_both_evaluators_are_shown_on_the_run_s_own_detections(small_cell, capsy
     before = sorted(path.name for path in folder.iterdir())
     command.main([f"run={folder}", "both=true"])
     assert "official" in capsys.readouterr().out and sorted(path.name for path in folder.iterdir()) == before
-    # Another run's detections belong to other images.
+    # The detections of another run belong to other images.
     kept = json.loads((folder / "detections.json").read_text()) or [
         {"bbox": [0, 0, 1, 1], "score": 0.5, "category_id": 1}
     ]

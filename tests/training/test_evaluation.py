@@ -1,4 +1,4 @@
-"""Views of test-time augmentation, and the way back to the pixels of the file."""
+"""Views of test-time augmentation, and the mapping back to pixels of the file."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from detectors.contract import Detections
 
 
 class BrightSpot(nn.Module):
-    """A detector whose answer is known: the box of all pixels brighter than 0.5."""
+    """A detector with a known result: the box of all pixels brighter than 0.5."""
 
     max_detections = 10
 
@@ -34,7 +34,7 @@ def test_every_view_finds_the_same_box_in_input_pixels(scale, mirrored):
     images[1, :, 4:8, 60:64] = 1.0
     sizes = torch.tensor([[64, 96], [40, 64]])  # the second image is padded on the right and below
     found = look(BrightSpot(), images, sizes, scale=scale, mirrored=mirrored, autocast=None)
-    blur = 0.0 if scale == 1.0 else 1 / scale  # resampling moves an edge by less than a pixel of the view
+    blur = 0.0 if scale == 1.0 else 1 / scale  # resampling shifts an edge by less than a pixel of the view
     torch.testing.assert_close(found[0].boxes, torch.tensor([[8.0, 16.0, 40.0, 32.0]]), atol=blur, rtol=0)
     torch.testing.assert_close(found[1].boxes, torch.tensor([[60.0, 4.0, 64.0, 8.0]]), atol=blur, rtol=0)
 
@@ -51,7 +51,7 @@ def test_merging_keeps_the_better_of_two_views_and_other_classes():
     assert len(merge(views, nms_iou=0.5, limit=1).scores) == 1
 
 
-def test_boxes_go_back_through_the_inverse_of_the_matrix():
+def test_boxes_are_mapped_back_by_the_inverse_matrix():
     matrix = torch.tensor([[2.0, 0.0, 5.0], [0.0, 0.5, -3.0]])
     inside = torch.tensor([[10.0, 8.0, 20.0, 30.0]])
     as_seen = inside * torch.tensor([2.0, 0.5, 2.0, 0.5]) + torch.tensor([5.0, -3.0, 5.0, -3.0])
@@ -71,7 +71,7 @@ def test_scales_must_be_positive():
 
 
 @pytest.mark.parametrize("detector", ["retinanet", "centernet"])
-def test_flip_and_scales_run_from_the_command_line(small_cell, detector):
+def test_flip_and_scales_work_from_the_command_line(small_cell, detector):
     from afl.training import run_cell
 
     options = (

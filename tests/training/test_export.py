@@ -1,4 +1,4 @@
-"""Exported networks, run by onnxruntime at several sizes and batches, against the same detectors in PyTorch."""
+"""Exported networks, run by onnxruntime at several sizes and batches, compared with the same detectors in PyTorch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMES = ("tin", "net", "rope")
 
 
 def fresh(detector: str, *overrides: str) -> Predictor:
-    """A detector with random weights on three classes, and losses that have tensors of their own."""
+    """A detector with random weights for three classes, and with losses that have tensors."""
     torch.manual_seed(0)
     config = compose_cell(
         detector=detector,
@@ -30,7 +30,7 @@ def fresh(detector: str, *overrides: str) -> Predictor:
         overrides=["dataset=shapes_coco", "dataset.extreme_source=box_sides", *overrides],
     )
     model = build_detector(config, ClassCounts(torch.ones(3), torch.ones(3)))
-    for parameter in model.parameters():  # biases too, so that a lost one would show
+    for parameter in model.parameters():  # including biases, so that a missing one is detected
         parameter.data += 0.02 * torch.randn_like(parameter)
     return Predictor(
         detector=model.eval(), config=config, names=NAMES, category_ids=(1, 2, 5), groups=("r", "c", "f"),
@@ -38,7 +38,7 @@ def fresh(detector: str, *overrides: str) -> Predictor:
     )  # fmt: skip
 
 
-# What a detector's config is changed to: RetinaNet gets levels so coarse that some of their sides are one cell.
+# Changes to a detector's config: some levels of RetinaNet are so coarse that a side has one location.
 DETECTORS = {
     "cornernet": (),
     "centernet": (),
@@ -50,8 +50,8 @@ DETECTORS = {
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_onnxruntime_computes_what_pytorch_does_at_any_size_and_batch(detector, tmp_path, monkeypatch):
-    # Fewer steps of doubling, enough for the images here: the exporter takes its time over each.
+def test_onnxruntime_equals_pytorch_at_any_size_and_batch(detector, tmp_path, monkeypatch):
+    # Fewer doubling steps are sufficient for these images, and the exporter needs time for each of them.
     monkeypatch.setattr("afl.export.LONGEST_WALK", 128)
     pytest.importorskip("onnxscript", reason="the extra packages of the export are not installed")
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -60,7 +60,7 @@ def test_onnxruntime_computes_what_pytorch_does_at_any_size_and_batch(detector, 
     names = export_onnx(predictor, path)
     assert max(check_onnx(predictor, path).values()) < 1e-3
 
-    # Once more without the code under test: one image of another size, by hand.
+    # Repeat this without the code under test: one image of another size.
     session = onnxruntime.InferenceSession(str(path))
     images = np.random.default_rng(1).integers(0, 256, (1, 3, 128, 224), dtype=np.uint8)
     found = dict(zip(names, session.run(names, {"images": images}), strict=True))
@@ -73,13 +73,13 @@ def test_onnxruntime_computes_what_pytorch_does_at_any_size_and_batch(detector, 
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_no_tensor_of_the_network_has_a_name_that_is_a_word_of_python(detector):
-    # The exporter writes the network as a Python program; this holds where its packages are not installed, too.
+def test_no_tensor_of_the_network_is_named_after_a_python_keyword(detector):
+    # The exporter writes the network as a Python program. This test does not need the exporter's packages.
     for name in RawNetwork(fresh(detector).detector).state_dict():
         assert not [part for part in name.split(".") if keyword.iskeyword(part)], name
 
 
-def test_a_fixed_size_is_fixed_and_wrong_files_are_noticed(tmp_path):
+def test_a_fixed_size_is_fixed_and_wrong_files_are_detected(tmp_path):
     pytest.importorskip("onnxscript", reason="the extra packages of the export are not installed")
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     predictor, path = fresh("centernet"), tmp_path / "network.onnx"

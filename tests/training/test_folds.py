@@ -1,4 +1,4 @@
-"""Two-fold evaluation, against pycocotools on the union of the halves and counts by hand."""
+"""Two-fold evaluation compared with pycocotools on the union of the halves, and with manual counts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = ["one", "two", "three", "four"]
 
 
 def half(seed, image_ids, labels):
-    """Objects of the given labels in every image, and detections near them."""
+    """Objects with the given labels in every image, and detections close to them."""
     rng = np.random.default_rng(seed)
     annotations, detections = [], []
     for image_id in image_ids:
@@ -43,13 +43,13 @@ def half(seed, image_ids, labels):
 
 @pytest.fixture
 def folds():
-    # Class four has objects in the first half alone, so the fold that trains on the second half never sees it.
+    # Only the first half has objects of class four, so the fold that trains on the second half has none.
     first, second = half(0, [1, 2, 3], [1, 2, 3, 4]), half(1, [4, 5, 6, 7], [1, 2, 3])
     return [Fold(*first, np.array([150, 60, 5, 0])), Fold(*second, np.array([60, 61, 14, 3]))]
 
 
 def official(folds):
-    """(T, R, C) precision and the twelve figures of pycocotools on the union."""
+    """The precision (T, R, C) and the twelve figures of pycocotools on the union."""
     union = {key: [] for key in ("images", "annotations")} | {"categories": folds[0].truth["categories"]}
     detections = []
     for fold in folds:
@@ -91,7 +91,7 @@ def test_the_order_of_the_folds_does_not_matter(folds):
     assert forward.metrics == pytest.approx(backward.metrics)
 
 
-def test_folds_that_do_not_fit_are_refused(folds):
+def test_folds_that_do_not_belong_together_are_rejected(folds):
     with pytest.raises(ValueError, match="validate the same image"):
         evaluate_folds([folds[0], folds[0]])
     crossed = Fold(folds[0].truth, folds[1].detections, folds[0].train_images)
@@ -101,7 +101,7 @@ def test_folds_that_do_not_fit_are_refused(folds):
 
 @pytest.fixture
 def runs(folds, tmp_path):
-    """Run directories as the training command leaves them, on a tiny set in two halves."""
+    """Run directories as the training command writes them, for a tiny set in two halves."""
     (tmp_path / "images").mkdir()
     for name, fold in zip("ba", folds, strict=True):
         (tmp_path / f"{name}.json").write_text(json.dumps(fold.truth))
@@ -128,7 +128,7 @@ def runs(folds, tmp_path):
     return folders
 
 
-def test_the_record_of_both_runs(runs, folds, tmp_path, monkeypatch):
+def test_both_runs_become_one_record(runs, folds, tmp_path, monkeypatch):
     for image in range(1, 8):
         cv2.imwrite(str(tmp_path / "images" / f"{image}.jpg"), np.zeros((100, 100, 3), np.uint8))
     record = fold_record(runs)
@@ -138,7 +138,7 @@ def test_the_record_of_both_runs(runs, folds, tmp_path, monkeypatch):
     assert record.protocol["folds"] == "2 together; group means leave out 1 classes, without four"
 
 
-def test_runs_that_are_not_the_folds_of_one_cell_are_refused(runs, tmp_path):
+def test_runs_that_differ_in_more_than_the_fold_are_rejected(runs, tmp_path):
     with pytest.raises(ConfigError, match="needs the runs of both folds"):
         fold_record(runs[:1])
     path = runs[1] / "detections.json"

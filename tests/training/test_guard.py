@@ -1,4 +1,4 @@
-"""Late looking at values that must be finite, as on a GPU, against looking at once: the same stop, the same weights."""
+"""Deferred checks of values that must be finite, as on a GPU, compared with immediate checks: the same stop, the same weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TARGETS = Targets(
 def train(
     folder: Path, late: bool, optimizer, bad_step: int | None, steps: int = 12
 ) -> tuple[nn.Module, list]:
-    """A linear model on fixed data whose loss is NaN from one step on; the weights after every step."""
+    """Train a linear model on fixed data whose loss is NaN from one step on; returns the weights after every step."""
     torch.manual_seed(0)
     model = nn.Linear(4, 1)
     optimizer = build_optimizer(optimizer, model, 0.1)
@@ -54,7 +54,7 @@ def train(
     ],
 )
 @pytest.mark.parametrize("bad_step", [0, 5, 11])
-def test_weights_never_move_after_a_bad_value_though_it_is_seen_later(tmp_path, optimizer, bad_step):
+def test_weights_do_not_change_after_a_bad_value_that_is_detected_later(tmp_path, optimizer, bad_step):
     now, at_once = train(tmp_path / "now", False, optimizer, bad_step)
     late, later = train(tmp_path / "late", True, optimizer, bad_step)
     assert len(later) >= len(at_once)
@@ -68,7 +68,7 @@ def test_weights_never_move_after_a_bad_value_though_it_is_seen_later(tmp_path, 
     torch.testing.assert_close(saved[0]["model"], saved[1]["model"], rtol=0, atol=0)
 
 
-def test_without_a_bad_value_late_looking_changes_nothing(tmp_path):
+def test_deferred_checks_do_not_change_a_finite_training(tmp_path):
     def adam(groups, **more):
         return torch.optim.AdamW(groups, lr=0.1, **more)
 
@@ -78,7 +78,7 @@ def test_without_a_bad_value_late_looking_changes_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_optimizer_that_cannot_leave_out_a_step_is_watched_at_once(tmp_path):
+def test_values_are_checked_immediately_if_the_optimizer_cannot_skip_a_step(tmp_path):
     model = nn.Linear(2, 1)
     plain = build_optimizer(lambda groups: torch.optim.RMSprop(groups, lr=0.1), model, 0.0)
     guard = FiniteGuard(model, plain, torch.device("meta"), tmp_path)
@@ -88,7 +88,7 @@ def test_an_optimizer_that_cannot_leave_out_a_step_is_watched_at_once(tmp_path):
 
 
 def stopped(folder: Path) -> str:
-    """What a guard says that saves into ``folder``."""
+    """The message of a guard that saves to ``folder``."""
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     guard = FiniteGuard(model, optimizer, torch.device("cpu"), folder)
@@ -98,7 +98,7 @@ def stopped(folder: Path) -> str:
     return str(stop.value)
 
 
-def test_a_full_disk_does_not_hide_what_went_wrong(tmp_path, monkeypatch):
+def test_a_full_disk_does_not_hide_the_error(tmp_path, monkeypatch):
     def no_space(*_):
         raise OSError(28, "could not be written (No space left on device)", str(tmp_path / "x.pt"))
 
@@ -108,7 +108,7 @@ def test_a_full_disk_does_not_hide_what_went_wrong(tmp_path, monkeypatch):
     assert "could not be saved: [Errno 28] could not be written (No space left on device)" in said
 
 
-def test_each_of_many_processes_keeps_its_own_batch(tmp_path, monkeypatch):
+def test_each_of_several_processes_saves_its_batch(tmp_path, monkeypatch):
     monkeypatch.setattr("afl.training.guard.dist.is_initialized", lambda: True)
     for rank in range(2):
         monkeypatch.setattr("afl.training.guard.dist.get_rank", lambda rank=rank: rank)

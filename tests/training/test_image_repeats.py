@@ -1,4 +1,4 @@
-"""Repeat-factor sampling that a loss asks for equals that of the data set's setting, image by image."""
+"""Repeat-factor sampling requested by a loss equals the sampling of the data set's setting, image by image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def images(config, data, repeats=None) -> list[int]:
 
 
 @pytest.mark.parametrize("count_instances", [False, True])
-def test_a_loss_repeats_images_as_the_setting_of_the_data_set_does(tmp_path, count_instances):
+def test_a_loss_repeats_images_like_the_setting_of_the_data_set(tmp_path, count_instances):
     paths = (f"paths.cache={tmp_path}", f"paths.data={tmp_path}")
     plain = compose_cell(detector="fcos", loss="fl", overrides=[*SMALL, *paths])
     data = read_data(plain)

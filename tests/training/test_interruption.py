@@ -1,4 +1,4 @@
-"""Signals to a run: what is saved, which handler decides at the end, and that waiting processes notice them."""
+"""Signals to a run: the saved checkpoint, the handler that decides at the end, and signals to waiting processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ALONE = World(0, 1, torch.device("cpu"))
 
 @pytest.fixture
 def signal_in_step_five(monkeypatch):
-    """``signal_in_step_five(number)``: it arrives while the fifth step is computed."""
+    """``signal_in_step_five(number)``: the signal arrives during the fifth step."""
 
     def install(number: int) -> None:
         steps = iter(range(1, 1000))
@@ -45,7 +45,7 @@ def saved_step(config) -> int:
     return torch.load(path, weights_only=True)["step"]
 
 
-def test_the_step_is_finished_and_saved_and_no_record_is_left(small_cell, signal_in_step_five):
+def test_a_signal_saves_the_finished_step_and_writes_no_record(small_cell, signal_in_step_five):
     config = small_cell("centernet", "fl", "trainer.checkpoint_every=1000steps")
     signal_in_step_five(signal.SIGTERM)
     with pytest.raises(SystemExit) as left, Interruption() as interruption:
@@ -55,7 +55,7 @@ def test_the_step_is_finished_and_saved_and_no_record_is_left(small_cell, signal
     assert run_cell(config).status == "finished"
 
 
-def test_an_earlier_handler_has_the_last_word_after_the_checkpoint(small_cell, signal_in_step_five):
+def test_an_earlier_handler_is_called_after_the_checkpoint(small_cell, signal_in_step_five):
     config = small_cell("centernet", "fl", "trainer.checkpoint_every=1000steps")
 
     class Requeued(BaseException):
@@ -74,7 +74,7 @@ def test_an_earlier_handler_has_the_last_word_after_the_checkpoint(small_cell, s
         signal.signal(signal.SIGUSR2, before)
 
 
-def test_a_run_goes_on_where_the_earlier_handler_wants_it_to(small_cell, signal_in_step_five):
+def test_a_run_continues_if_the_earlier_handler_returns(small_cell, signal_in_step_five):
     heard = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:
@@ -86,7 +86,7 @@ def test_a_run_goes_on_where_the_earlier_handler_wants_it_to(small_cell, signal_
     assert record.status == "finished" and heard == [signal.SIGTERM]
 
 
-def test_handlers_are_put_back():
+def test_handlers_are_restored():
     before = [signal.getsignal(number) for number in SIGNALS]
     with Interruption() as interruption:
         os.kill(os.getpid(), signal.SIGUSR1)
@@ -96,13 +96,13 @@ def test_handlers_are_put_back():
 
 @pytest.fixture
 def heard_ctrl_c():
-    """As at a terminal: a shell starts what runs in the background with Ctrl-C ignored."""
+    """Handle Ctrl-C as at a terminal; a shell starts background processes with Ctrl-C ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c_lets_the_step_finish_and_a_second_one_does_not_wait_for_it(heard_ctrl_c, capfd):
+def test_ctrl_c_finishes_the_step_and_a_second_one_stops_immediately(heard_ctrl_c, capfd):
     with pytest.raises(KeyboardInterrupt), Interruption() as interruption:
         os.kill(os.getpid(), signal.SIGINT)
         assert interruption.asked(ALONE)
@@ -114,7 +114,7 @@ def test_ctrl_c_lets_the_step_finish_and_a_second_one_does_not_wait_for_it(heard
         interruption.obey("saved")
 
 
-def test_ctrl_c_that_was_ignored_stays_so():
+def test_an_ignored_ctrl_c_remains_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with Interruption() as interruption:
@@ -125,7 +125,7 @@ def test_ctrl_c_that_was_ignored_stays_so():
         signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c_is_answered_on_a_line_of_its_own(heard_ctrl_c, capfd):
+def test_ctrl_c_prints_its_message_on_a_separate_line(heard_ctrl_c, capfd):
     with Interruption():
         os.write(2, b"step 3 of 10 ^C")
         os.kill(os.getpid(), signal.SIGINT)
@@ -135,7 +135,7 @@ def test_ctrl_c_is_answered_on_a_line_of_its_own(heard_ctrl_c, capfd):
 
 
 @pytest.mark.parametrize("signals", [(signal.SIGTERM,), (signal.SIGTERM, signal.SIGUSR1)])
-def test_a_signal_that_arrives_while_the_process_waits_for_a_slower_one_is_not_lost(signals, tmp_path):
+def test_a_signal_during_a_collective_call_is_not_lost(signals, tmp_path):
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
     processes = [
@@ -148,7 +148,7 @@ def test_a_signal_that_arrives_while_the_process_waits_for_a_slower_one_is_not_l
     for process in processes:
         process.join(20)
         assert process.exitcode == 0
-    # Sent after both answered no for the first time, and obeyed one by one by both.
+    # The signals are sent after both processes answered no for the first time, and both processes obey one after the other.
     assert found[0] == found[1] == [signals[-1], *signals[:-1]]
 
 
@@ -166,7 +166,7 @@ def _ask_at_another_speed(rank: int, signals: tuple[int, ...], group: Path, answ
     with Interruption() as interruption:
         for step in range(6):
             if rank == 0 and step == 1:
-                # The process is in the all-reduce by then: the other one comes later.
+                # By then the process waits in the all-reduce for the slower process.
                 threading.Timer(0.2, send).start()
             if rank == 1:
                 time.sleep(0.4)
@@ -176,9 +176,7 @@ def _ask_at_another_speed(rank: int, signals: tuple[int, ...], group: Path, answ
     dist.destroy_process_group()
 
 
-def test_a_file_system_without_locks_is_warned_of_and_other_failures_are_not_passed_over(
-    tmp_path, monkeypatch, caplog
-):
+def test_missing_locks_give_a_warning_and_other_errors_are_raised(tmp_path, monkeypatch, caplog):
     def refused(number):
         def flock(file, how):
             raise OSError(number, os.strerror(number))
@@ -197,7 +195,7 @@ def test_a_file_system_without_locks_is_warned_of_and_other_failures_are_not_pas
         pass
 
 
-def test_what_a_dead_owner_left_is_waited_for_and_not_for_ever(tmp_path, monkeypatch):
+def test_the_lock_of_a_dead_owner_is_waited_for_with_a_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "ORPHANS_SECONDS", 0.6)
     monkeypatch.setattr(lock, "PAUSE_SECONDS", 0.1)
     context = multiprocessing.get_context("fork")
@@ -209,7 +207,7 @@ def test_what_a_dead_owner_left_is_waited_for_and_not_for_ever(tmp_path, monkeyp
         for owner, expected in ((dead.pid, True), (os.getpid(), False), (1, False)):
             (tmp_path / ".lock").write_text(f"process {owner} on {os.uname().nodename}")
             waited.clear()
-            # A lock belongs to an open file: another one of the same process is refused as another process is.
+            # A lock belongs to an open file, so a second open file of the same process cannot take it either.
             with (
                 pytest.raises(RunBusy),
                 run_lock(tmp_path, wait=False, while_waiting=lambda: waited.append(1)),
@@ -223,7 +221,7 @@ def test_what_a_dead_owner_left_is_waited_for_and_not_for_ever(tmp_path, monkeyp
         assert not waited
 
 
-def test_who_waits_for_a_run_hears_the_signal(tmp_path):
+def test_a_process_that_waits_for_a_run_obeys_a_signal(tmp_path):
     context = multiprocessing.get_context("fork")
     with run_lock(tmp_path, wait=False):
         waiting = context.Event()
@@ -243,6 +241,6 @@ def _wait(folder: Path, waiting) -> None:
             if interruption.asked(ALONE):
                 interruption.obey("nothing to save")
 
-        # A lock belongs to an open file: this process's own is another one than its parent's.
+        # A lock belongs to an open file, and this process has a different one than its parent.
         with run_lock(folder, wait=True, while_waiting=obey):
             raise AssertionError("it was busy")

@@ -1,4 +1,4 @@
-"""The life of a run against its folder: checks before the first step, the reason of a failure, records and code that differ."""
+"""The life cycle of a run and its folder: checks before the first step, reasons of failures, records and code that differ."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def folder_of(config) -> Path:
 
 @pytest.fixture
 def no_training(monkeypatch):
-    """Training is a failure of the test."""
+    """Fail the test if training starts."""
     monkeypatch.setattr(run, "train", lambda _: pytest.fail("trained"))
 
 
@@ -50,7 +50,7 @@ def no_training(monkeypatch):
         (["trainer.accumulate=3"], "cannot be divided evenly"),
     ],
 )
-def test_settings_that_would_fail_after_training_fail_before_it_and_leave_no_folder(
+def test_invalid_settings_fail_before_training_and_leave_no_folder(
     overrides, message, small_cell, no_training
 ):
     config = small_cell("retinanet", "fl", *overrides)
@@ -59,7 +59,7 @@ def test_settings_that_would_fail_after_training_fail_before_it_and_leave_no_fol
     assert folders(config) == []
 
 
-def test_a_class_name_that_cannot_be_written_is_refused_with_its_file(
+def test_a_class_name_that_cannot_be_written_gives_an_error_with_its_file(
     small_cell, no_training, monkeypatch, tmp_path
 ):
     config = small_cell("retinanet", "fl")
@@ -79,7 +79,7 @@ def test_a_class_name_that_cannot_be_written_is_refused_with_its_file(
     assert data.train.sources[0] in str(refused.value) and folders(config) == []
 
 
-def test_a_first_validation_image_that_is_damaged_is_found_before_training(small_cell, no_training):
+def test_a_damaged_first_validation_image_is_found_before_training(small_cell, no_training):
     config = small_cell("retinanet", "fl")
     data = read_data(config)
     path = data.val.image_path(0)
@@ -89,7 +89,7 @@ def test_a_first_validation_image_that_is_damaged_is_found_before_training(small
     assert folders(config) == []
 
 
-def test_a_folder_with_something_in_it_stays_when_a_run_cannot_start(tmp_path):
+def test_a_folder_with_files_is_kept_if_a_run_cannot_start(tmp_path):
     with run_lock(tmp_path / "empty", wait=False):
         pass
     assert not (tmp_path / "empty").exists()
@@ -102,7 +102,7 @@ def test_a_folder_with_something_in_it_stays_when_a_run_cannot_start(tmp_path):
 
 
 class Broken(Exception):
-    """Nothing in the code expects it."""
+    """An error that the code does not expect."""
 
 
 def fail(*_):
@@ -110,7 +110,7 @@ def fail(*_):
 
 
 @pytest.mark.parametrize("second", [None, ValueError("second"), OSError("second"), MemoryError("second")])
-def test_a_failed_run_leaves_its_first_reason_whatever_fails_after_it(second, small_cell, monkeypatch):
+def test_a_failed_run_records_its_first_error_despite_later_ones(second, small_cell, monkeypatch):
     finished = []
 
     class Tracker(run.NullTracker):
@@ -133,7 +133,7 @@ def test_a_failed_run_leaves_its_first_reason_whatever_fails_after_it(second, sm
     assert record.error == r"Broken: first reason, with a name that cannot be written: \udcff"
 
 
-def test_a_record_that_cannot_be_written_does_not_hide_the_reason(small_cell, monkeypatch, caplog):
+def test_a_record_that_cannot_be_written_does_not_hide_the_error(small_cell, monkeypatch, caplog):
     monkeypatch.setattr(run, "train", fail)
     monkeypatch.setattr(run, "write_record", lambda *_: (_ for _ in ()).throw(RuntimeError("no room")))
     with pytest.raises(Broken, match="first reason"):
@@ -141,7 +141,7 @@ def test_a_record_that_cannot_be_written_does_not_hide_the_reason(small_cell, mo
     assert "no room" in caplog.messages
 
 
-def test_a_figure_that_cannot_be_recorded_ends_the_tracker_and_leaves_a_record(small_cell, monkeypatch):
+def test_a_figure_that_cannot_be_recorded_ends_the_tracker_and_writes_a_record(small_cell, monkeypatch):
     finished = []
 
     class Tracker(run.NullTracker):
@@ -166,7 +166,7 @@ def test_a_figure_that_cannot_be_recorded_ends_the_tracker_and_leaves_a_record(s
 # ---- records and code that differ ------------------------------------------------------------
 
 
-def test_the_record_of_another_seed_is_not_believed(small_cell, caplog):
+def test_the_record_of_another_seed_is_not_used(small_cell, caplog):
     config = small_cell()
     record = run_cell(config)
     path = folder_of(config) / "record.json"
@@ -179,7 +179,7 @@ def test_the_record_of_another_seed_is_not_believed(small_cell, caplog):
         assert read_record(path.with_name("record.other.json")).metrics == {"AP": 0.99}
 
 
-def test_a_record_with_another_config_is_not_believed_and_the_setting_is_named(small_cell, caplog):
+def test_a_record_with_another_config_is_not_used_and_the_setting_is_named(small_cell, caplog):
     config = small_cell()
     record = run_cell(config)
     other = json.loads(json.dumps(asdict(record)))
@@ -193,7 +193,7 @@ def test_a_record_with_another_config_is_not_believed_and_the_setting_is_named(s
 
 @pytest.fixture
 def other_code(monkeypatch):
-    """``other_code()``: from now on the source is another one."""
+    """``other_code()`` changes the digest of the source code."""
 
     def change() -> None:
         from afl.training import run_identity
@@ -204,7 +204,7 @@ def other_code(monkeypatch):
     return change
 
 
-def test_a_run_under_changed_source_says_so_and_strict_code_refuses(
+def test_a_run_with_changed_source_gives_a_warning_or_an_error_with_strict_code(
     small_cell, monkeypatch, other_code, caplog
 ):
     config = small_cell("centernet", "fl", "trainer.checkpoint_every=3steps")
@@ -222,7 +222,7 @@ def test_a_run_under_changed_source_says_so_and_strict_code_refuses(
     assert any("was trained to step 9 by another state of the code" in message for message in caplog.messages)
 
 
-def test_a_finished_run_of_other_source_is_refused_by_strict_code_alone(small_cell, other_code, caplog):
+def test_a_finished_run_of_other_source_is_only_rejected_by_strict_code(small_cell, other_code, caplog):
     config = small_cell()
     record = run_cell(config)
     other_code()
@@ -234,7 +234,7 @@ def test_a_finished_run_of_other_source_is_refused_by_strict_code_alone(small_ce
         run_cell(small_cell("centernet", "fl", "strict_code=true"))
 
 
-def test_a_checkpoint_that_does_not_fit_the_code_is_one_line(small_cell, monkeypatch):
+def test_a_checkpoint_that_does_not_fit_the_code_gives_one_line(small_cell, monkeypatch):
     config = small_cell()
     with monkeypatch.context() as broken:
         broken.setattr(run, "contact_sheet", fail)
@@ -252,7 +252,7 @@ def test_a_checkpoint_that_does_not_fit_the_code_is_one_line(small_cell, monkeyp
 # ---- features and the end --------------------------------------------------------------------
 
 
-def test_the_random_state_does_not_depend_on_who_trained_the_features():
+def test_the_random_state_does_not_depend_on_the_training_of_features():
     def draw() -> tuple:
         return torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()
 
@@ -267,7 +267,9 @@ def test_the_random_state_does_not_depend_on_who_trained_the_features():
     assert draw() == expected
 
 
-def test_features_are_announced_once_and_who_trains_them_does_not_matter(small_cell, monkeypatch, caplog):
+def test_features_are_announced_once_and_the_run_that_trains_them_does_not_matter(
+    small_cell, monkeypatch, caplog
+):
     from afl.training import initial_weights
 
     monkeypatch.setattr(
@@ -291,7 +293,7 @@ def test_features_are_announced_once_and_who_trains_them_does_not_matter(small_c
         assert torch.equal(value, states[1]["model"][name]), name
 
 
-def test_a_run_ends_with_its_figures_its_folder_and_two_commands(small_cell, caplog):
+def test_a_run_prints_its_figures_its_folder_and_two_commands_at_the_end(small_cell, caplog):
     caplog.set_level("INFO")
     config = small_cell()
     record = run_cell(config)

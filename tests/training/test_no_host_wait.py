@@ -1,7 +1,7 @@
-"""A step on a device without memory or values, where looking at a value is an error: nothing in it asks the device.
+"""A training step on a device without memory or values, where reading a value is an error: no operation waits for the device.
 
-Torch's ``meta`` device refuses whatever depends on values (``item``, ``nonzero``, indexing by a mask), and takes the code
-paths of an accelerator. Copies between host and device, for which the host would wait, are watched for beside that.
+Torch's ``meta`` device rejects operations that depend on values (``item``, ``nonzero``, indexing by a mask), and uses the code
+paths of an accelerator. The tests also detect copies between host and device, for which the host would wait.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Crossings(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
-        # A scalar of the host travels in the launch of the operation.
+        # A host scalar is passed with the launch of the operation.
         if len({x.device for x in tensors if x.ndim}) > 1:
             self.found.append(f"{function}: {[(x.device.type, tuple(x.shape)) for x in tensors]}")
         return result
@@ -42,7 +42,7 @@ class Crossings(TorchDispatchMode):
 
 @pytest.fixture(autouse=True)
 def lists_of_the_kernel(monkeypatch):
-    """Padded lists as the kernel of heat maps gives them. The kernel itself cannot run here, and the path without it waits."""
+    """Return padded lists like the kernel of heat maps, which cannot run here; the path without the kernel waits."""
 
     def padded(cells, radius, labels, present, *shape):
         objects = labels.numel()
@@ -58,7 +58,7 @@ def lists_of_the_kernel(monkeypatch):
 
 @pytest.fixture
 def no_constants_on_device(monkeypatch):
-    """Tensors made of Python's numbers travel from the host as well."""
+    """Tensors created from Python numbers are also copied from the host."""
 
     def watched(make):
         def call(*args, **kwargs):
@@ -73,7 +73,7 @@ def no_constants_on_device(monkeypatch):
 
 
 def one_step(detector_name: str, loss: str) -> list[str]:
-    """Forward, losses, backward, clipping, update of one batch; operations that crossed between host and device."""
+    """Run forward, losses, backward, clipping and update of one batch; returns the operations with tensors on host and device."""
     config = compose_cell(detector=detector_name, loss=loss, overrides=["dataset=shapes_coco"])
     counts = torch.arange(1.0, 31.0)
     detector = build_detector(config, ClassCounts(3 * counts, counts)).to(DEVICE)
@@ -130,12 +130,12 @@ def test_a_step_of_every_loss_on_heat_maps_never_waits_for_the_device(no_constan
         lambda x: x.masked_select(x > 0),
     ],
 )
-def test_the_device_does_refuse_to_be_looked_at(look):
+def test_reading_a_value_of_the_device_is_an_error(look):
     with pytest.raises((RuntimeError, NotImplementedError)):
         look(torch.empty(3, device=DEVICE))
 
 
-def test_a_copy_to_the_device_is_seen():
+def test_a_copy_to_the_device_is_detected():
     with Crossings() as crossings:
         torch.ones(3).to(DEVICE)
     assert len(crossings.found) == 1

@@ -1,4 +1,4 @@
-"""Pictures: boxes and score maps where they belong."""
+"""Pictures have boxes and score maps in the right places."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,7 @@ def picture(height: int = 48, width: int = 96) -> Picture:
     )
 
 
-def test_boxes_are_drawn_at_their_scaled_sides_and_low_scores_not_at_all():
+def test_boxes_are_drawn_at_their_scaled_sides_except_those_with_low_scores():
     drawn = draw_picture(picture(), ["a", "b"])
     scale = SIDE // 96
     assert drawn.shape == (SIDE, 2 * SIDE, 3)
@@ -46,11 +46,11 @@ def test_boxes_are_drawn_at_their_scaled_sides_and_low_scores_not_at_all():
 
 
 def close_to(pixels: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
-    """Lines are smoothed, so their colour is mixed with a little of what they cross."""
+    """Lines are anti-aliased, so their colour is slightly mixed with the background."""
     return (np.abs(pixels.astype(int) - color) < 40).all(-1)
 
 
-def test_a_sheet_holds_every_picture():
+def test_a_sheet_contains_every_picture():
     assert contact_sheet([picture(96)] * 3, ["a", "b"]).shape == (
         2 * SIDE + 2 * STRIP,
         4 * SIDE,
@@ -58,7 +58,7 @@ def test_a_sheet_holds_every_picture():
     )
 
 
-def test_a_sheet_of_wide_pictures_is_as_low_as_the_tallest_of_them():
+def test_a_sheet_of_wide_pictures_has_the_height_of_the_tallest_one():
     assert contact_sheet([picture(48), picture(32)], ["a", "b"]).shape == (
         SIDE // 2 + 2 * STRIP,
         4 * SIDE,
@@ -66,7 +66,7 @@ def test_a_sheet_of_wide_pictures_is_as_low_as_the_tallest_of_them():
     )
 
 
-def test_labels_never_cover_each_other_and_those_without_a_place_are_left_out():
+def test_labels_do_not_overlap_and_those_without_a_place_are_left_out():
     room, taken = (100, 200), []
     while (place := _free_place((60, 40, 120, 60), 50, 12, room, taken)) is not None:
         taken.append((*place, place[0] + 50, place[1] + 12))
@@ -77,7 +77,7 @@ def test_labels_never_cover_each_other_and_those_without_a_place_are_left_out():
             assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
 
 
-def test_a_sheet_has_its_title_above_and_the_legend_below():
+def test_a_sheet_has_a_title_above_and_a_legend_below():
     plain, titled = (contact_sheet([picture()], ["a", "b"], title) for title in ("", "run"))
     differ = (plain != titled).any(axis=(1, 2))
     assert differ[:STRIP].any() and not differ[STRIP:].any()
@@ -85,13 +85,13 @@ def test_a_sheet_has_its_title_above_and_the_legend_below():
         assert (titled[-STRIP:] == color).all(-1).any()
 
 
-def test_the_best_of_detections_in_one_place_is_the_one_that_can_be_read():
+def test_the_best_of_several_detections_in_one_place_is_legible():
     twice = np.array([[24.0, 24.0, 48.0, 36.0]] * 2)
     alone, both = (
         replace(picture(), found_boxes=twice[:n], found_scores=np.array([0.9, 0.5])[:n], found_labels=np.array([1, 0])[:n])
         for n in (1, 2)
     )  # fmt: skip
-    # Its label above the box is as if it were alone; the other one's is below.
+    # Its label is above the box, as without the other detection, whose label is below.
     drawn, best = (draw_picture(which, ["name", "name"]).astype(int) for which in (both, alone))
     scale = SIDE // 96
     assert np.abs(drawn - best)[: 24 * scale].max() < 40
@@ -112,7 +112,7 @@ def test_score_maps_are_bright_where_the_score_is():
 @pytest.mark.parametrize(
     "detector", ["cornernet", "centernet", "extremenet", "retinanet", "fcos", "objectbox"]
 )
-def test_the_heads_of_every_detector_can_be_looked_at(small_cell, detector, tmp_path):
+def test_the_score_maps_of_every_detector_can_be_drawn(small_cell, detector, tmp_path):
     from afl.training import run_cell
     from scripts.report import main
 
@@ -121,7 +121,7 @@ def test_the_heads_of_every_detector_can_be_looked_at(small_cell, detector, tmp_
     folder = f"{config.paths.output}/{record.key}"
     path = main(["heads", f"run={folder}", f"results={tmp_path}/results"])
     assert path == tmp_path / "results" / "heads" / f"{detector}.jpg" and path.stat().st_size > 1000
-    # One image is all that is read, whichever it is, and without `results` the picture stays with its run.
+    # Only one image is read, and without `results` the picture is written to the run's directory.
     with pytest.raises(ValueError, match="no image 12345; one of them is"):
         main(["heads", f"run={folder}", "image=12345"])
     last = load_run(Path(folder)).data.val.image_ids[-1]
@@ -137,16 +137,16 @@ def drawn(name: str) -> np.ndarray:
     return draw_found(np.full((600, 600, 3), 128, np.uint8), found, ["x", name])
 
 
-def test_letters_outside_ascii_are_drawn_as_themselves():
+def test_letters_outside_ascii_are_drawn():
     pictures = [drawn(name) for name in ("vögel", "vogel", "птица", "???")]
     for i, one in enumerate(pictures):
         assert all((one != other).any() for other in pictures[:i])
-    # The dots of the umlaut are the only difference between the first two: above the letter, inside of the strip.
+    # The first two only differ in the dots of the umlaut, which are above the letter and inside the strip.
     rows, _ = np.nonzero((pictures[0] != pictures[1]).any(-1))
     assert 0 < len(rows) < 60 and rows.max() - rows.min() <= 4
 
 
-def test_a_class_whose_letters_no_font_has_gets_its_number(monkeypatch):
+def test_a_class_name_without_a_font_is_replaced_by_its_number(monkeypatch):
     monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", list)
     lettering._font_file.cache_clear()
     assert lettering.legible("猫", 7) == "7" and lettering.legible("cat", 7) == "cat"

@@ -1,5 +1,5 @@
-"""Predictions on image files, from a checkpoint that has left its run, against the evaluation of that run and against
-pycocotools' reading of the written file."""
+"""Predictions on image files with a checkpoint outside its run, compared with the evaluation of that run and with
+the written file as pycocotools reads it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run(tmp_path_factory):
 
 
 def as_rows(found, image_id: int, category_ids) -> np.ndarray:
-    """(n, 7) image id, category id, x, y, width, height, score."""
+    """Rows (n, 7) of image id, category id, x, y, width, height, score."""
     boxes = found.boxes.numpy().astype(float)
     ids = np.array([category_ids[label] for label in found.labels.tolist()], float)
     return np.column_stack(
@@ -55,7 +55,7 @@ def as_rows(found, image_id: int, category_ids) -> np.ndarray:
     )
 
 
-def test_three_lines_of_python_find_what_the_runs_evaluation_found(run):
+def test_three_lines_of_python_give_the_detections_of_the_evaluation(run):
     directory, alone, val, detections = run
     predictor = load_predictor(alone, batch_size=4)
     found = predictor([val.image_path(i) for i in range(len(val))], score=0)
@@ -63,7 +63,7 @@ def test_three_lines_of_python_find_what_the_runs_evaluation_found(run):
     expected = np.array([[d["image_id"], d["category_id"], *d["bbox"], d["score"]] for d in detections])
     assert len(expected) > 50
     ours = np.concatenate(rows)
-    # Both by image and falling score; equal scores may stand in any order.
+    # Both are sorted by image and descending score; equal scores have no defined order.
     order = lambda a: a[np.lexsort((a[:, 2].round(2), -a[:, 6].round(5), a[:, 0]))]  # noqa: E731
     np.testing.assert_allclose(order(ours), order(expected), atol=2e-3)
     assert predictor.names == tuple(val.category_names) and predictor.step == 4
@@ -100,21 +100,21 @@ def test_the_command_writes_pictures_and_a_file_that_pycocotools_reads(run, tmp_
     assert main([*arguments, "flip=true", "scales=[1.0,1.5]", "pictures=false"]) == 0
 
 
-def test_exif_orientation_turns_the_image_as_people_see_it(run, tmp_path):
+def test_exif_orientation_is_applied(run, tmp_path):
     from PIL import Image
 
     _, alone, val, _ = run
     pixels = read_image(val, 2)[:64]
     image = Image.fromarray(pixels)
     exif = image.getexif()
-    exif[0x0112] = 6  # stored lying on its side: to be turned clockwise
+    exif[0x0112] = 6  # stored rotated: to be turned clockwise
     image.save(tmp_path / "turned.png", exif=exif)
     predictor = load_predictor(alone)
     upright = predictor(np.rot90(pixels, -1), score=0)
     assert torch.equal(predictor(tmp_path / "turned.png", score=0).boxes, upright.boxes)
 
 
-def test_mirrored_views_of_a_mirrored_image_are_the_same_views(run):
+def test_mirrored_images_have_mirrored_detections_with_flip(run):
     _, alone, val, _ = run
     predictor = load_predictor(alone, test_time=TestTime(flip=True))
     pixels = read_image(val, 0)
@@ -128,7 +128,7 @@ def test_mirrored_views_of_a_mirrored_image_are_the_same_views(run):
     )
 
 
-def test_the_images_are_never_written_over_nor_what_was_drawn_looked_at(run, tmp_path, monkeypatch):
+def test_images_are_not_overwritten_and_drawn_pictures_are_not_read(run, tmp_path, monkeypatch):
     _, alone, val, _ = run
     suffix = val.image_path(0).suffix
     photo = tmp_path / f"street{suffix}"
@@ -139,7 +139,7 @@ def test_the_images_are_never_written_over_nor_what_was_drawn_looked_at(run, tmp
         refused([f"run={alone}", f"images={images}", "output=."], ValueError, "would be written over")
     assert main([f"run={alone}", "images=.", "output=.", "pictures=false"]) == 0
     assert (tmp_path / "detections.json").is_file() and photo.read_bytes() == before
-    for _ in range(2):  # the second time the first one's picture lies below the images
+    for _ in range(2):  # the second time, the picture of the first call is in the folder of images
         assert main([f"run={alone}", "images=.", "output=found"]) == 0
         content = json.loads((tmp_path / "found" / "detections.json").read_text())
         assert [image["file_name"] for image in content["images"]] == [photo.name]
@@ -152,7 +152,7 @@ def refused(arguments: list[str], error: type[Exception], words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_bad_input_is_answered_in_one_line(run, tmp_path, capsys):
+def test_bad_input_gives_one_line(run, tmp_path, capsys):
     directory, alone, val, _ = run
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -186,7 +186,7 @@ def test_bad_input_is_answered_in_one_line(run, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_score_is_the_commands_default(run):
+def test_the_default_score_is_that_of_the_command(run):
     _, alone, val, _ = run
     predictor = load_predictor(alone)
     everything = predictor(val.image_path(0), score=0)
@@ -252,7 +252,7 @@ def _empty_config(state):
      (_not_finite, "not finite"), (_few_names, "2 names"), (_environment, "config.loss._target_ refers to something else"),
      (_generator, "cannot call it"), (_tracker_in_transform, "cannot call it"), (_no_config, ""), (_empty_config, "")],
 )  # fmt: skip
-def test_a_malformed_or_foreign_checkpoint_is_one_line_and_starts_nothing(
+def test_a_malformed_or_foreign_checkpoint_gives_one_line_and_calls_nothing(
     run, tmp_path, monkeypatch, change, words
 ):
     _, alone, val, _ = run
@@ -264,7 +264,7 @@ def test_a_malformed_or_foreign_checkpoint_is_one_line_and_starts_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["other.pt"]
 
 
-def test_a_damaged_file_is_named_and_the_others_are_done(run, tmp_path, capsys):
+def test_a_damaged_image_is_named_and_the_others_are_processed(run, tmp_path, capsys):
     _, alone, val, _ = run
     shutil.copy(val.image_path(0), tmp_path / "b.png")
     (tmp_path / "a.jpg").write_text("no image at all")

@@ -1,4 +1,4 @@
-"""Priors from the data: what a detector's fresh head then gives is what was counted."""
+"""Priors from the data: the initial output of a head equals the counted share of positives."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from tests.training.test_run import DETECTORS
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_the_fresh_head_gives_the_share_of_positives(small_cell, detector):
+def test_the_initial_head_predicts_the_share_of_positives(small_cell, detector):
     config = small_cell(detector, "sampling_free", "dataset.extreme_source=masks")
     data, world = read_data(config), World(0, 1, torch.device("cpu"))
     model = build_detector(config, data.classes)
@@ -26,7 +26,7 @@ def test_the_fresh_head_gives_the_share_of_positives(small_cell, detector):
         for layer in model.class_layers()[name]:
             torch.testing.assert_close(layer.bias.sigmoid(), torch.full_like(layer.bias, float(loss.prior)))
     if detector == "retinanet":
-        # by hand: positives and elements that take part, over the same twenty batches
+        # a manual count of positives and elements over the same twenty batches
         positives = elements = 0
         for step, batch in enumerate(training_batches(config, data, world, 0)):
             if step == 20:
@@ -45,7 +45,7 @@ def test_the_fresh_head_gives_the_share_of_positives(small_cell, detector):
 
 
 @pytest.mark.parametrize("detector", ["retinanet", "fcos", "objectbox", "extremenet"])
-def test_a_detector_with_a_score_threshold_takes_the_loss_s_where_that_is_lower(small_cell, detector):
+def test_a_lower_score_threshold_of_the_loss_replaces_that_of_the_detector(small_cell, detector):
     model = build_detector(
         small_cell(detector, "sampling_free"), ClassCounts(torch.full((30,), 9.0), torch.full((30,), 9.0))
     )
@@ -59,7 +59,7 @@ def test_a_detector_with_a_score_threshold_takes_the_loss_s_where_that_is_lower(
 
 @pytest.mark.parametrize("detector", ["centernet", "objectbox"])
 @pytest.mark.parametrize(("loss", "prior"), [("eqlv2", 0.001), ("dr_loss", 0.5)])
-def test_a_prior_that_a_method_wants_is_where_every_map_starts(small_cell, detector, loss, prior):
+def test_every_map_starts_at_the_prior_of_its_loss(small_cell, detector, loss, prior):
     config = small_cell(detector, loss)
     classes = ClassCounts(torch.full((30,), 9.0), torch.full((30,), 9.0))
     model = build_detector(config, classes)
@@ -69,7 +69,7 @@ def test_a_prior_that_a_method_wants_is_where_every_map_starts(small_cell, detec
             torch.testing.assert_close(layer.bias.sigmoid(), torch.full_like(layer.bias, prior))
 
 
-def test_losses_that_do_not_ask_are_left_alone(small_cell):
+def test_losses_without_a_prior_change_nothing(small_cell):
     config = small_cell("centernet", "fl")
     classes = ClassCounts(torch.ones(30), torch.ones(30))
     model = build_detector(config, classes)

@@ -1,4 +1,4 @@
-"""What a terminal and a log file show of a run's progress, against the steps that were done."""
+"""The progress of a run on a terminal and in a log file, compared with its steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from afl.training.progress import ProgressReport, clock
 
 @pytest.fixture
 def terminal(monkeypatch) -> io.StringIO:
-    """The text that a terminal would get."""
+    """The text that is written to a terminal."""
     text = io.StringIO()
     monkeypatch.setattr(
         progress, "Console", lambda **_: Console(file=text, force_terminal=True, width=150, color_system=None)
@@ -26,7 +26,7 @@ def shown(terminal: io.StringIO) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
 
 
-def test_the_bar_moves_at_every_step_and_says_elapsed_and_left(terminal):
+def test_the_bar_moves_at_every_step_and_shows_elapsed_and_remaining_time(terminal):
     report = ProgressReport(title="run [a]", total_steps=10, start_step=2, mode="bar")
     for step in (3, 4, 5):
         report.advance(step)
@@ -40,7 +40,7 @@ def test_the_bar_moves_at_every_step_and_says_elapsed_and_left(terminal):
     )
 
 
-def test_a_message_after_a_pause_starts_its_own_line_and_the_bar_comes_back(terminal):
+def test_a_message_after_a_pause_is_on_a_separate_line_and_the_bar_returns(terminal):
     report = ProgressReport(title="run", total_steps=10, start_step=0, mode="bar")
     report.advance(1)
     report.pause()
@@ -53,7 +53,7 @@ def test_a_message_after_a_pause_starts_its_own_line_and_the_bar_comes_back(term
     assert "SIGTERM: saved" in lines and "2/10" in lines[-1]
 
 
-def test_lines_say_step_loss_speed_elapsed_and_left(capsys):
+def test_lines_show_step_loss_speed_elapsed_and_remaining_time(capsys):
     report = ProgressReport(title="run", total_steps=10, start_step=0, mode="lines")
     report.advance(1)
     assert capsys.readouterr().out == ""
@@ -66,5 +66,5 @@ def test_an_unknown_mode_is_named():
         ProgressReport(title="", total_steps=1, start_step=0, mode="loud")
 
 
-def test_clock():
+def test_clock_formats_durations():
     assert [clock(seconds) for seconds in (0, 65.4, 3599.6, 3725)] == ["0:00", "1:05", "1:00:00", "1:02:05"]

@@ -1,4 +1,4 @@
-"""Whole cells: the record, resuming bit for bit, failures, two processes, and the commands around them."""
+"""Whole runs: the record, bit-identical resuming, failures, two processes, and the commands that use runs."""
 
 import ast
 import json
@@ -44,7 +44,7 @@ def assert_same_weights(a: dict, b: dict) -> None:
         assert torch.equal(a[name], b[name]), name
 
 
-def test_a_run_leaves_a_whole_record_and_detections_that_pycocotools_scores_alike(small_cell):
+def test_a_run_writes_a_complete_record_and_pycocotools_confirms_its_metrics(small_cell):
     config = small_cell("retinanet", "afl")
     record = run_cell(config)
     folder = f"{config.paths.output}/{record.key}"
@@ -73,7 +73,7 @@ def test_a_finished_run_is_not_trained_again(small_cell, monkeypatch):
 
 
 @pytest.mark.parametrize("loss", ["fl", "afl_per_class"])
-def test_resumed_weights_equal_uninterrupted_ones_bit_for_bit(small_cell, monkeypatch, loss):
+def test_resumed_weights_are_bit_identical_to_uninterrupted_ones(small_cell, monkeypatch, loss):
     options = ("trainer.ema=0.9", "trainer.accumulate=2")
     whole = small_cell("centernet", loss, *options)
     expected = weights(whole, run_cell(whole))
@@ -101,7 +101,7 @@ def test_resumed_weights_equal_uninterrupted_ones_bit_for_bit(small_cell, monkey
     assert steps == sorted(steps) and set(steps) == set(range(1, 10))
 
 
-def test_kill_dash_nine_and_the_same_command_again_give_the_same_weights(small_cell, tmp_path):
+def test_a_killed_run_ends_with_the_same_weights_after_a_restart(small_cell, tmp_path):
     config = small_cell("centernet", "afl", "trainer.max_duration=60steps")
     expected = weights(config, run_cell(config))
     other = tmp_path / "killed"
@@ -138,7 +138,7 @@ def test_a_non_finite_loss_stops_the_run_and_names_images_and_terms(small_cell):
     assert read_record(record_path).status == "failed"
 
 
-def test_the_saved_batch_gives_the_same_terms_when_it_is_replayed(small_cell, monkeypatch, capsys):
+def test_replaying_the_saved_batch_gives_the_same_terms(small_cell, monkeypatch, capsys):
     from afl.training.checkpoint import CheckpointError
     from scripts.replay import main
 
@@ -169,7 +169,7 @@ def test_a_failed_run_is_tried_again(small_cell, monkeypatch):
     assert run_cell(config).status == "finished"
 
 
-def test_a_locked_run_is_left_alone(small_cell, tmp_path):
+def test_a_locked_run_is_not_changed(small_cell, tmp_path):
     with run_lock(tmp_path / "run", wait=False):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             assert "is being run by process" in pool.apply(_try_lock, (str(tmp_path / "run"),))
@@ -185,7 +185,7 @@ def _try_lock(folder: str) -> str:
         return str(busy)
 
 
-def test_evaluate_command_repeats_the_records_figures(small_cell, capsys):
+def test_the_evaluate_command_reproduces_the_figures_of_the_record(small_cell, capsys):
     from scripts.evaluate import main
 
     config = small_cell("retinanet")
@@ -216,7 +216,7 @@ def test_every_loss_composes_and_runs_two_steps(small_cell, loss):
     assert run_cell(small_cell("retinanet", loss, "trainer.max_duration=2steps")).status == "finished"
 
 
-def test_a_config_calls_nothing_but_this_project_and_torchs_optimisers(small_cell):
+def test_a_config_only_calls_this_project_and_torchs_optimisers(small_cell):
     config = small_cell()
     check_targets(config)
     config.loss._target_ = "os.system"
@@ -232,7 +232,7 @@ def test_a_config_calls_nothing_but_this_project_and_torchs_optimisers(small_cel
      "datasets.files.remove_abandoned", "datasets.index_cache.load_index", "detectors.load_features",
      "afl.losses.ClassificationLoss.forward.__globals__.get", "afl.reporting.server.connect"],
 )  # fmt: skip
-def test_nothing_is_called_that_an_own_module_merely_imports_or_that_writes_where_it_is_told(target):
+def test_a_config_cannot_call_imported_functions_or_functions_that_write_files(target):
     with pytest.raises(ConfigError, match=f"loss.chain.a._target_ is '{target}'"):
         check_targets(OmegaConf.create({"loss": {"chain": {"a": {"_target_": target, "_partial_": True}}}}))
 
@@ -244,7 +244,7 @@ def test_reading_data_leaves_the_config_as_it_was(small_cell):
     assert OmegaConf.to_yaml(config) == before and "${dataset.seed}" in before
 
 
-def test_a_foreign_target_on_the_command_line_is_one_line(tmp_path, capfd):
+def test_a_foreign_target_on_the_command_line_gives_one_line(tmp_path, capfd):
     mark = tmp_path / "mark"
     small = ["dataset=shapes", "dataset.folder.num_train=24", "dataset.folder.num_val=10"]
     small += [f"paths.cache={tmp_path}/cache", f"paths.output={tmp_path}/outputs"]
@@ -260,8 +260,8 @@ def test_a_foreign_target_on_the_command_line_is_one_line(tmp_path, capfd):
         assert len(said.strip().splitlines()) == 1
 
 
-def test_everything_that_is_read_from_files_is_data():
-    """``torch.load`` with ``weights_only``, ``np.load`` without pickles, and no other way to code, in every file."""
+def test_files_are_read_as_data_and_never_as_code():
+    """Every file uses ``torch.load`` with ``weights_only`` and ``np.load`` without pickles, and no other way to run code."""
     loads = 0
     for path in [
         p for folder in ("afl", "datasets", "detectors", "scripts") for p in (ROOT / folder).rglob("*.py")
@@ -284,7 +284,7 @@ def test_everything_that_is_read_from_files_is_data():
     assert loads >= 4
 
 
-def test_weights_to_start_from_that_are_none_are_refused_in_one_line(small_cell, tmp_path):
+def test_invalid_initial_weights_give_one_line(small_cell, tmp_path):
     text, other = tmp_path / "text.pt", tmp_path / "other.pt"
     text.write_text("no weights")
     torch.save({"backbone.weight": torch.ones(3)}, other)  # as torchvision saves them
@@ -294,7 +294,7 @@ def test_weights_to_start_from_that_are_none_are_refused_in_one_line(small_cell,
         assert "\n" not in str(refused.value) and "weights_only" not in str(refused.value)
 
 
-def test_damaged_features_are_noticed_before_a_run_starts_from_them(small_cell, monkeypatch):
+def test_damaged_features_are_detected_before_a_run_starts_from_them(small_cell, monkeypatch):
     from afl.training.checkpoint import CheckpointError
 
     made = small_cell("centernet", "fl", "trainer.max_duration=1steps")
@@ -309,7 +309,7 @@ def test_damaged_features_are_noticed_before_a_run_starts_from_them(small_cell, 
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_image_is_one_line_whoever_loads_it(small_cell, workers):
+def test_a_damaged_image_gives_one_line_in_every_process(small_cell, workers):
     config = small_cell("centernet", "fl", "trainer.max_duration=1steps")
     run_cell(config)
     (image,) = Path(config.paths.cache).glob("shapes/shapes-*/JPEGImages/000003.png")
@@ -322,7 +322,7 @@ def test_a_damaged_image_is_one_line_whoever_loads_it(small_cell, workers):
     )
 
 
-def test_loss_arms_differ_in_their_keys_and_paths_do_not_matter(small_cell, tmp_path):
+def test_run_keys_depend_on_the_loss_but_not_on_paths(small_cell, tmp_path):
     from afl.training.data import read_data
     from afl.training.run_identity import cell_key
 
@@ -337,7 +337,7 @@ def test_loss_arms_differ_in_their_keys_and_paths_do_not_matter(small_cell, tmp_
     )
 
 
-def test_batches_that_cannot_be_shared_are_refused(small_cell):
+def test_batches_that_cannot_be_divided_evenly_are_rejected(small_cell):
     with pytest.raises(ConfigError, match="cannot be divided evenly"):
         run_cell(small_cell("centernet", "fl", "trainer.accumulate=3"))
 
@@ -348,7 +348,7 @@ def test_evaluator_figures_do_not_depend_on_the_batch_size(small_cell):
     assert first.metrics == pytest.approx(second.metrics, abs=1e-3)
 
 
-def test_extremenet_on_boxes_alone_stops_before_any_training(small_cell, monkeypatch):
+def test_extremenet_without_masks_stops_before_training(small_cell, monkeypatch):
     monkeypatch.setattr("afl.training.run.train", lambda *_: pytest.fail("trained"))
     overrides = ("dataset=shapes_voc", "dataset.extreme_source=null", "initial_weights=shapes")
     with pytest.raises(DataError, match="dataset.extreme_source=box_sides"):

@@ -1,4 +1,4 @@
-"""Which group of the config owns which setting, against the files themselves, and which one wins, against values stated here."""
+"""The group that owns each setting, compared with the files, and the order of precedence, compared with values given here."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def test_a_group_sets_only_what_it_owns(group):
         assert set(content) - {"defaults"} <= OWNED[group], member
 
 
-def test_no_default_is_optional_or_found_by_an_interpolated_name():
+def test_no_default_is_optional_or_interpolated():
     for path in CONF.rglob("*.yaml"):
         for default in OmegaConf.to_container(OmegaConf.load(path), resolve=False).get("defaults", []):
             assert "optional" not in str(default) and "${" not in str(default), path
 
 
-def test_detector_backbone_and_data_set_leave_every_regime_as_it_is():
+def test_detector_backbone_and_data_set_do_not_change_a_regime():
     """Each regime is composed once with each group's members; the parts of all combinations are then merged and resolved."""
     datasets = {
         name: OmegaConf.to_container(cell(f"dataset={name}", "regime=short"), resolve=False)
@@ -69,7 +69,7 @@ def test_detector_backbone_and_data_set_leave_every_regime_as_it_is():
     short = {part: regimes["short"][part] for part in REGIME}
     for other in (*datasets.values(), *backbones.values(), *detectors.values()):
         assert {part: other[part] for part in REGIME} == short
-    # The backbone reaches the detector alone and the regime is the same for all backbones: pairs cover the combinations.
+    # The backbone only affects the detector, and the regime is the same for all backbones, so pairs cover all combinations.
     pairs = [(regime, "tiny") for regime in regimes] + [("short", backbone) for backbone in backbones]
     for (regime, backbone), detector in itertools.product(pairs, detectors):
         merged = OmegaConf.create(
@@ -86,7 +86,7 @@ def test_detector_backbone_and_data_set_leave_every_regime_as_it_is():
         bound(merged.schedule.factory)
 
 
-def test_the_command_line_wins_and_a_named_optimiser_replaces_the_regime_s():
+def test_the_command_line_overrides_all_and_a_named_optimiser_replaces_the_regimes():
     plain = OmegaConf.to_container(cell("optimizer=sgd", "trainer.batch_size=3"), resolve=True)
     assert bound(OmegaConf.create(plain).optimizer.factory).keywords == {"lr": 0.01, "momentum": 0.9}
     assert (plain["optimizer"]["weight_decay"], plain["trainer"]["batch_size"]) == (1e-4, 3)
@@ -94,14 +94,14 @@ def test_the_command_line_wins_and_a_named_optimiser_replaces_the_regime_s():
     assert (chosen.optimizer.factory.lr, list(chosen.schedule.factory.milestones)) == (0.3, [0.5])
 
 
-def test_a_backbone_does_not_change_how_a_data_set_is_trained():
+def test_a_backbone_does_not_change_the_training_of_a_data_set():
     tiny = cell("dataset=coco", "backbone=tiny")
     assert (tiny.optimizer.factory._target_, tiny.optimizer.factory.lr) == ("torch.optim.SGD", 0.01)
     assert (tiny.optimizer.weight_decay, tiny.initial_weights) == (1e-4, None)
     assert cell("dataset=custom", "backbone=tiny").initial_weights is None
 
 
-def test_an_experiment_with_another_data_set_is_refused():
+def test_an_experiment_with_another_data_set_is_rejected():
     check_preset(cell("experiment=coco/cornernet", detector="cornernet"))
     with pytest.raises(ConfigError, match="dataset=coco, not of detector=cornernet dataset=shapes_lvis"):
         check_preset(cell("experiment=coco/cornernet", "dataset=shapes", detector="cornernet"))
@@ -110,14 +110,14 @@ def test_an_experiment_with_another_data_set_is_refused():
 @pytest.mark.parametrize(
     "dataset, regime", [("coco", "published"), ("lvis", "published_lvis"), ("voc", "published_voc")]
 )
-def test_the_remedy_for_a_mixed_experiment_names_the_regime_of_the_chosen_data_set(dataset, regime):
+def test_the_error_for_a_mixed_experiment_names_the_regime_of_the_data_set(dataset, regime):
     other = "coco" if dataset != "coco" else "voc"
     with pytest.raises(ConfigError, match=f"write detector=fcos dataset={dataset} regime={regime} without"):
         check_preset(cell(f"experiment={other}/fcos", f"dataset={dataset}", detector="fcos"))
     assert cell(f"dataset={dataset}").trainer == cell(f"dataset={dataset}", f"regime={regime}").trainer
 
 
-def test_images_are_loaded_by_at_most_as_many_processes_as_there_are_cores(monkeypatch):
+def test_the_number_of_loader_processes_is_limited_to_the_cores(monkeypatch):
     config = cell("dataset=coco")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 5}, raising=False)
     for asked, started in ((0, 0), (2, 2), (3, 3), (64, 3)):
@@ -125,7 +125,7 @@ def test_images_are_loaded_by_at_most_as_many_processes_as_there_are_cores(monke
         assert loader_processes(config) == started
 
 
-def test_the_small_experiment_trains_a_data_set_of_one_s_own(tmp_path):
+def test_the_experiment_small_trains_a_custom_data_set(tmp_path):
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
         for number in (1, 2):

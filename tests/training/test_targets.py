@@ -1,5 +1,5 @@
-"""What each part of a config may call, walked over every public callable of the project, of torch's optimisers and of some of
-Python's modules, against lists written here by hand."""
+"""The callables that each part of a config may name: all public callables of the project, of torch's optimisers and of some of
+Python's modules, compared with lists written by hand."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def modules_of(package):
 
 
 def public_callables() -> list[tuple[str, object]]:
-    """(dotted name, object) of everything callable that is reachable by a public name."""
+    """(dotted name, object) of every callable with a public name."""
     modules = [
         *modules_of(afl), *modules_of(datasets), *modules_of(detectors), torch.optim, torch.optim.lr_scheduler,
         torch.optim.swa_utils, torch, os, shutil, subprocess, builtins,
@@ -71,7 +71,7 @@ def allowed(place: str, target: str) -> bool:
     return True
 
 
-def test_every_part_calls_its_own_kind_and_nothing_else():
+def test_every_part_may_only_call_its_own_kind():
     found = public_callables()
     assert len(found) > 1000
     for place, pattern in BY_PLACE.items():
@@ -98,11 +98,11 @@ def test_every_part_calls_its_own_kind_and_nothing_else():
      "builtins.eval", "afl.training.lock.os.system", "datasets.files.shutil.rmtree", "torch.hub.load", "torch.optim.SGD",
      "afl.losses.ClassificationLoss.forward.__globals__.get", "hydra.utils.call", "afl.tracking.write_text"],
 )  # fmt: skip
-def test_a_part_that_a_checkpoint_holds_makes_no_reader_generator_or_tracker(place, target):
+def test_parts_of_a_checkpoint_cannot_create_readers_generators_or_trackers(place, target):
     assert not allowed(place, target)
 
 
-def test_every_target_of_the_configs_may_be_called_where_it_is_written():
+def test_every_target_of_the_configs_is_allowed_in_its_part():
     found = 0
     for path in CONF.rglob("*.yaml"):
         parts = path.relative_to(CONF).parts
@@ -116,7 +116,7 @@ def test_every_target_of_the_configs_may_be_called_where_it_is_written():
 
 
 def literal(content):
-    """``content`` without references, which are checked once the whole config is resolved."""
+    """``content`` without references, which are checked when the whole config is resolved."""
     if isinstance(content, dict):
         return {
             key: literal(value)
@@ -126,7 +126,7 @@ def literal(content):
     return [literal(value) for value in content] if isinstance(content, list) else content
 
 
-def test_a_part_outside_of_its_config_calls_nothing():
+def test_a_part_without_its_whole_config_cannot_be_called():
     with pytest.raises(ConfigError):
         instantiate(OmegaConf.create({"_target_": "afl.losses.ClassificationLoss"}))
     assert isinstance(

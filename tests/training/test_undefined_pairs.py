@@ -1,4 +1,4 @@
-"""Which losses have no meaning on which detectors, and that each of them says so in one line with map and reason."""
+"""Losses that are undefined on some detectors give one line with the map and the reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from afl.training.compose import CONF, compose_cell
 from detectors.contract import ClassCounts, Targets
 
 CLASSES, SIZE = 5, 64
-# Corners and extreme points span no box.
+# Corners and extreme points have no boxes.
 UNDEFINED = {
     (detector, loss): "predicts no box there"
     for detector in ("cornernet", "extremenet")
@@ -47,7 +47,7 @@ def losses(detector: str, loss: str, *overrides: str) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(("detector", "loss"), UNDEFINED)
-def test_a_pair_without_a_meaning_is_refused_in_one_line_that_names_loss_map_and_reason(detector, loss):
+def test_an_undefined_pair_gives_one_line_with_loss_map_and_reason(detector, loss):
     with pytest.raises(UndefinedPair) as refused:
         losses(detector, loss)
     text = str(refused.value)
@@ -61,7 +61,7 @@ def test_the_same_losses_are_defined_on_the_other_detectors(detector, loss):
     assert all(value.isfinite() for value in losses(detector, loss))
 
 
-def test_a_sweep_goes_on_past_it_and_ends_without_a_traceback(tmp_path):
+def test_a_sweep_continues_after_an_undefined_pair_without_a_traceback(tmp_path):
     small = ("dataset.folder.num_train=24", "dataset.folder.num_val=10", "trainer.max_duration=1steps", "initial_weights=null",
              "trainer.progress=none", "trainer.batch_size=4", "trainer.pictures=0", "logger=none")  # fmt: skip
     command = [

@@ -1,4 +1,4 @@
-"""What a whole offline run leaves in W&B's own file, read back record by record, against the run's files and its config."""
+"""The file that W&B writes for an offline run, read record by record, compared with the run's files and its config."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.tracking import wandb_file  # noqa: E402
 
 
 def small(folder: Path) -> DictConfig:
-    """A cell of a few steps with W&B on."""
+    """A run of a few steps with W&B."""
     return compose_cell(
         detector="retinanet",
         loss="afl",
@@ -34,13 +34,13 @@ def small(folder: Path) -> DictConfig:
 
 
 def written(folder: Path) -> Path:
-    """The file of W&B's only run; its own process writes it, and may still be at it when the run is over."""
+    """The file of the only W&B run, which W&B's process may still be writing after the run has ended."""
     (file,) = folder.glob("outputs/*/wandb/offline-run-*/run-*.wandb")
     return complete(file)
 
 
 def complete(file: Path) -> Path:
-    """The same file once its last record is in it."""
+    """The file after its last record is written."""
     deadline = time.monotonic() + 30
     while not any(item.HasField("exit") for item in wandb_file.records(file)) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -59,7 +59,7 @@ def run(tmp_path_factory):
     return record, folder / "outputs" / record.key, file
 
 
-def test_a_run_is_found_by_its_name_group_and_tags(run):
+def test_a_run_has_a_name_a_group_and_tags(run):
     record, _, file = run
     (start,) = [item.run for item in wandb_file.records(file) if item.HasField("run")]
     assert start.display_name == record.key.rpartition("-")[0]
@@ -67,7 +67,7 @@ def test_a_run_is_found_by_its_name_group_and_tags(run):
     assert list(start.tags) == ["shapes_lvis", "retinanet", "afl", "seed0", "reconstruction"]
 
 
-def test_the_curves_are_those_of_the_run_directory(run):
+def test_the_curves_equal_those_of_the_run_directory(run):
     _, folder, file = run
     logged: dict[int, dict] = {}
     for line in wandb_file.history(file):
@@ -79,7 +79,7 @@ def test_the_curves_are_those_of_the_run_directory(run):
     assert any(name.startswith("gradient/") and name.endswith("/sum") for name in logged[6])
 
 
-def test_summaries_have_last_and_best(run):
+def test_summaries_have_last_and_best_values(run):
     record, _, file = run
     defined = {item.metric.name: item.metric for item in wandb_file.records(file) if item.HasField("metric")}
     assert not any(metric.step_metric for metric in defined.values())  # W&B's own step is the optimiser step
@@ -90,7 +90,7 @@ def test_summaries_have_last_and_best(run):
     assert found["AP"] == pytest.approx(record.metrics["AP"])
 
 
-def test_the_record_comes_back_from_summary_and_config(run):
+def test_the_record_is_restored_from_summary_and_config(run):
     record, _, file = run
     config = {name: value for name, value in wandb_file.config(file).items() if not name.startswith("_")}
     back = record_of_summary(wandb_file.summary(file)[RECORD], config, "here")
@@ -99,8 +99,8 @@ def test_the_record_comes_back_from_summary_and_config(run):
         assert getattr(back, name) == getattr(record, name), name
 
 
-def test_the_curves_that_come_first_are_those_of_the_argument(run):
-    """Rare and frequent AP, kappa, and the ratio of gradients, computed here from the file that the run itself keeps."""
+def test_the_first_curves_are_those_of_the_overview(run):
+    """Rare and frequent AP, kappa, and the ratio of gradients, computed here from the curves in the run directory."""
     _, folder, file = run
     logged: dict[int, dict] = {}
     for line in wandb_file.history(file):
@@ -123,7 +123,7 @@ def test_the_curves_that_come_first_are_those_of_the_argument(run):
 
 
 def test_the_offline_attempts_of_an_interrupted_run_are_parts_of_one_run(tmp_path):
-    """Their files carry one id, the mark of a resumed run and steps that follow each other: what `wandb sync` joins."""
+    """Their files have one id, the mark of a resumed run, and consecutive steps, so that `wandb sync` joins them."""
     from afl.tracking import WandbTracker
 
     for steps in ((10, 20), (30, 40)):
@@ -159,7 +159,7 @@ def test_pictures_have_boxes_of_truth_and_predictions_with_class_names(run):
             boxes = json.loads((media / picture["boxes"][kind]["path"]).read_text())["box_data"]
             assert boxes and all(box["domain"] == "pixel" for box in boxes)
             assert ("scores" in boxes[0]) == (kind == "predictions")
-    # The filter by class of W&B's panel takes its names from the config.
+    # The class filter of W&B's panel reads the names from the config.
     text = json.dumps(wandb_file.config(file)["_wandb"]) + "".join(
         json.dumps(list(map(str, item.config.update)))
         for item in wandb_file.records(file)
@@ -168,7 +168,7 @@ def test_pictures_have_boxes_of_truth_and_predictions_with_class_names(run):
     assert next(iter(record.per_class)) in text
 
 
-def test_charts_hold_what_the_diagnostics_say(run):
+def test_charts_equal_the_diagnostics(run):
     record, folder, file = run
     content = json.loads((folder / "diagnostics.json").read_text())
     assert len(content["precision"]["all"]) == 101
@@ -187,13 +187,13 @@ def test_charts_hold_what_the_diagnostics_say(run):
     assert any("precision_recall" in name for name in tables), tables
 
 
-def test_the_machine_is_watched(run):
+def test_system_metrics_are_logged(run):
     _, folder, _ = run
     text = Path(folder / "config.yaml").read_text()
     assert "system_metrics: true" in text
 
 
-def test_a_failed_run_says_so_in_its_summary_and_exits_with_an_error(tmp_path, monkeypatch):
+def test_a_failed_run_is_marked_in_its_summary_and_exits_with_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr("afl.training.run.train", lambda *_: (_ for _ in ()).throw(OSError("disk is full")))
     with pytest.raises(OSError):
