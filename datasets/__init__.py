@@ -1,18 +1,19 @@
 """Data sets for object detection: readers, a generated long-tailed set, transforms and loaders.
 
-Everything a configuration file may build is exported here.  Boxes are (x1, y1, x2, y2) in continuous pixels
-everywhere, the image spanning [0, W] x [0, H].
+The package exports everything that a configuration file can construct.  All boxes are (x1, y1, x2, y2) in continuous
+pixels; an image spans [0, W] x [0, H].
 """
 
 from datasets.batch import PAD_COLOR, Batch, Polygons, Sample, boxes_in_file, collate
 from datasets.coco import read_coco
 from datasets.color import ColorJitter
 from datasets.dataset import DetectionDataset
+from datasets.epoch_plan import EpochPlan, aspect_groups, repeat_factors
 from datasets.errors import DataError, printable
 from datasets.frames import generate_frame_split
 from datasets.images import read_image, read_image_file
 from datasets.index import AnnotationIndex
-from datasets.loader import EpochPlan, aspect_groups, make_eval_loader, make_train_loader, repeat_factors
+from datasets.loader import make_eval_loader, make_train_loader
 from datasets.lvis import read_lvis
 from datasets.shapes import generate_pretraining_shapes, generate_shapes, read_shapes
 from datasets.splits import require_usable_splits

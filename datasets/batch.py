@@ -1,4 +1,4 @@
-"""One annotated image on its way through the transforms, and a batch of them on its way to the device."""
+"""Samples, which the transforms take and return, and batches, which go to the device."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-# ImageNet's mean colour in RGB, rounded.  Padding of this colour is about 0 once the detector has subtracted
-# the mean, so the network sees beyond an image's border what its convolutions' own zero padding shows them.
+# ImageNet's mean colour in RGB, rounded.  The detector subtracts the mean, after which this padding is about 0, like the
+# zero padding of the convolutions.
 PAD_COLOR = (124, 116, 104)
 
 
 @dataclass(frozen=True)
 class Polygons:
-    """Outlines of n objects, flat: part p has vertices part_offsets[p] to [p + 1], object a has parts
-    object_part_offsets[a] to [a + 1]; points are (V, 2) in the pixels of the sample's image."""
+    """Outlines of n objects in flat arrays.
+
+    Attributes:
+        points: (V, 2) vertices in pixels of the sample's image.
+        part_offsets: (P + 1,) part p has vertices part_offsets[p] to part_offsets[p + 1].
+        object_part_offsets: (n + 1,) object a has parts object_part_offsets[a] to object_part_offsets[a + 1].
+    """
 
     points: np.ndarray
     part_offsets: np.ndarray
@@ -35,7 +40,7 @@ class Polygons:
 
 @dataclass(frozen=True)
 class ResizedImage:
-    """An image that is resized when its place in a batch is known, straight into it: no copy of it is made first.
+    """An image that ``collate`` resizes directly into the batch, without an intermediate copy.
 
     Attributes:
         source: (h, w, 3) uint8 RGB.
@@ -54,10 +59,10 @@ class ResizedImage:
         return self.height, self.width, 3
 
     def write(self, out: np.ndarray) -> None:
-        """Resize into ``out`` (H, W, 3) uint8: averaging where the image shrinks, bilinear where it grows."""
+        """Resize into ``out`` (H, W, 3) uint8: by averages if the image shrinks, bilinearly if it grows."""
         shrinks = self.height * self.width < self.source.shape[0] * self.source.shape[1]
         method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        # Mirrored where it is smaller: the two can be exchanged.
+        # The smaller of the two images is mirrored: resizing and mirroring commute.
         source = cv2.flip(self.source, 1) if self.mirrored and not shrinks else self.source
         cv2.resize(source, (self.width, self.height), dst=out, interpolation=method)
         if self.mirrored and shrinks:
@@ -74,17 +79,16 @@ class Sample:
     """One image with its n objects, in continuous pixels of ``image``.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB, or one that is still to be resized; ``np.asarray`` gives its pixels.
+        image: (H, W, 3) uint8 RGB, or an image that ``collate`` resizes; ``np.asarray`` gives the pixels of both.
         boxes: (n, 4) float32 xyxy.
         labels: (n,) int64 class numbers.
         ignored: (n,) bool, crowd regions and difficult objects.
         image_id: id in the data set.
         original_size: (height, width) of the image in its file.
         matrix: (2, 3) float64, affine map from pixels of the file to pixels of ``image``.
-        extreme_points: (n, 4, 2) float32 top, left, bottom, right, NaN where unknown; None where not asked
-            for.
-        polygons: outlines, from which cut objects get new extreme points; None where not asked for.
-        verified: (C,) bool, classes checked in this image (LVIS); None where all are.
+        extreme_points: (n, 4, 2) float32 top, left, bottom, right, NaN where unknown; None if not requested.
+        polygons: outlines, from which cut objects get new extreme points; None if not requested.
+        verified: (C,) bool, classes verified in this image (LVIS); None if all are.
     """
 
     image: np.ndarray | ResizedImage
@@ -136,7 +140,7 @@ class Batch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory, from which copies to a GPU can overlap with its work."""
+        """The batch in page-locked memory: copies from it to a GPU can overlap with computation."""
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, function) -> Batch:
@@ -186,8 +190,8 @@ def padded_size(sizes: Sequence[tuple[int, ...]], divisors: tuple[int, int]) -> 
     """Height and width of a batch of images with these heights and widths.
 
     Args:
-        divisors: the short and the long side of the batch are multiples of these; both sides of a square are multiples of
-            the first.
+        divisors: the short and the long side of the batch are multiples of these two numbers; both sides of a square batch
+            are multiples of the first.
     """
     height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
     short, long = divisors
@@ -196,16 +200,16 @@ def padded_size(sizes: Sequence[tuple[int, ...]], divisors: tuple[int, int]) -> 
 
 
 def _pixels(count: int, height: int, width: int) -> Tensor:
-    """(count, height, width, 3) uint8, not initialised."""
+    """An uninitialised tensor (count, height, width, 3) uint8."""
     if get_worker_info() is None:
         return torch.from_numpy(np.empty((count, height, width, 3), dtype=np.uint8))
-    # A loader's process makes it where the training process will read it, which spares another copy.
+    # A loader's worker allocates shared memory, so that the training process needs no copy.
     storage = torch.UntypedStorage._new_shared(count * height * width * 3)
     return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (count, height, width, 3))
 
 
 def _place(image: np.ndarray | ResizedImage, canvas: np.ndarray) -> None:
-    """Put an image in the upper left corner of a canvas (H, W, 3) and fill the rest with the padding colour."""
+    """Write an image to the upper left corner of a canvas (H, W, 3) and fill the rest with the padding colour."""
     height, width = image.shape[:2]
     if isinstance(image, ResizedImage):
         image.write(canvas[:height, :width])
@@ -219,7 +223,7 @@ def _place(image: np.ndarray | ResizedImage, canvas: np.ndarray) -> None:
 
 
 def boxes_in_file(boxes: Tensor, matrix: Tensor, original_size: Tensor) -> Tensor:
-    """Detected boxes (n, 4) xyxy mapped back to pixels of the image's file and cut at its border.
+    """Map detected boxes (n, 4) xyxy back to pixels of the image file and clip them to the image.
 
     Args:
         boxes: in pixels of the network input.

@@ -1,4 +1,4 @@
-"""Class names that a configuration gives for formats whose files do not list their classes."""
+"""Class names from a configuration, for formats whose files do not list their classes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ MOST_SHOWN = 40
 
 
 def given_classes(classes: Sequence[str], name: str = "dataset.classes") -> list[str]:
-    """The class names of the setting ``name``.
+    """Check the class names of the setting ``name`` and return them.
 
     Raises:
-        DataError: a name is not a text, is repeated or cannot be written, or there is none.
+        DataError: the list is empty, or a name is not a string, is repeated or contains control characters.
     """
     names = require_texts(classes, name)
     if not names:
@@ -33,7 +33,7 @@ def given_classes(classes: Sequence[str], name: str = "dataset.classes") -> list
 
 
 def all_unknown(where: str, classes: Sequence[str], found: Collection[str]) -> DataError:
-    """The error for a data set of which no object has one of the ``classes``."""
+    """The error for a data set without an object of the ``classes``."""
     if not found:
         return DataError(f"no object in {where} has a class name; correct the annotations")
     shown = sorted(found)[:MOST_SHOWN]

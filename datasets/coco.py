@@ -1,6 +1,6 @@
 """Reader of MS COCO annotation files (instances_*.json), and of any data set in that format.
 
-https://cocodataset.org/#format-data.  Category ids may be sparse; classes are numbered by rising id.  Crowd
+https://cocodataset.org/#format-data.  Category ids may have gaps; classes are numbered in the order of their ids.  Crowd
 regions are kept and flagged.  Extreme points come from polygons, and from run-length masks of single objects.
 """
 
@@ -49,10 +49,10 @@ def read_coco(
 
     Args:
         annotations: the JSON file.
-        image_root: folder of the images that ``file_name`` is relative to.
-        policy: what to do about bad records: stop at the first, or count them and continue without them.
-        cache: folder that keeps parsed annotations and the result of the image check; None repeats both every time.
-        remedy: how to get the data set, for the message when a file is missing.
+        image_root: folder of the images, to which ``file_name`` is relative.
+        policy: how to handle bad records: stop at the first, or count them and continue without them.
+        cache: folder for parsed annotations and the result of the image check; None repeats both every time.
+        remedy: how to get the data set, for the message about a missing file.
 
     Raises:
         DataError: a file is missing or damaged, there are no classes, or (policy ``error``) a record or image is bad.
@@ -81,9 +81,9 @@ def read_json_split(
     """One split in MS COCO's format or an extension of it.
 
     Args:
-        reader: name and version of the format; parsed annotations are kept under it.
-        file_name: path below the image root from an image record.
-        more: further fields of the index from the file's content, its path, the builder, the labels and the log.
+        reader: name and version of the format, part of the key of the cache.
+        file_name: maps an image record to its path below the image root.
+        more: maps the file's content, its path, the builder, the labels and the log to further fields of the index.
 
     The other arguments and the errors are those of ``read_coco``.
     """
@@ -112,7 +112,7 @@ def read_json_split(
 
 
 def read_categories(content: dict, path: Path, log: DefectLog) -> tuple[dict[int, int], list[str]]:
-    """Category id to class number, by rising id, and the names of the classes."""
+    """The class number of each category id, in the order of the ids, and the names of the classes."""
     found: dict[int, str] = {}
     ids: dict[str, int] = {}
     for number, record in records(content, "categories", path, log):
@@ -141,7 +141,7 @@ def read_categories(content: dict, path: Path, log: DefectLog) -> tuple[dict[int
 def read_images(
     content: dict, path: Path, log: DefectLog, builder: IndexBuilder, file_name: Callable[[dict], str]
 ) -> dict[int, int]:
-    """Image id to its number in the index; ``file_name`` maps a record to the path below the image root."""
+    """The number in the index of each image id; ``file_name`` maps a record to its path below the image root."""
     found: dict[int, int] = {}
     for number, record in records(content, "images", path, log):
         where = f"{path}: images[{number}]"
@@ -168,9 +168,9 @@ def read_annotations(
     labels: dict[int, int],
     image_numbers: dict[int, int],
 ) -> None:
-    """All annotations of the images in ``image_numbers``.
+    """Add all annotations of the images in ``image_numbers``.
 
-    A category or image that was left out is one finding: its annotations are left out without further ones.
+    The annotations of a category or image that was left out are left out without another report.
     """
     seen: set[int] = set()
     bad_categories, bad_images = (
@@ -228,7 +228,7 @@ def _segmentation(
 ) -> tuple[list[np.ndarray], np.ndarray | None]:
     """Polygons of a mask, or the extreme points of a run-length mask; neither for crowds and objects without a mask.
 
-    A bad mask is reported, but the box is still good: under ``skip`` the object stays, without a mask.
+    A bad mask is reported. Under ``skip`` the object keeps its box and loses its mask.
     """
     if not value or crowd:
         return [], None
@@ -271,9 +271,9 @@ def _decode(rle: dict, width: int, height: int) -> np.ndarray:
 def _uncompressed(text: str) -> list[int]:
     """Run lengths from COCO's compressed text.
 
-    Each number is a sequence of characters, code minus 48, lowest part first: 5 bits of the number in two's
-    complement, bit 5 set if more follow.  From the fourth number on, it is the difference to the number two places
-    before.
+    Each number is a sequence of characters, the lowest bits first. The code of a character minus 48 contains 5 bits of the
+    number in two's complement; its bit 5 is set if another character follows. From the fourth number on, a number is the
+    difference to the number two places before.
     """
     counts: list[int] = []
     value = shift = 0

@@ -16,8 +16,8 @@ _AXES = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.58
 class ColorJitter:
     """Brightness, contrast and saturation in random order, then ImageNet's PCA lighting.
 
-    Each is affine in the pixel's colour, so all four become one 3 x 4 matrix; values are rounded and clipped
-    once at the end rather than after each of them.
+    Each change is affine in the colour of a pixel, so all four are one 3 x 4 matrix. Values are rounded and clipped once,
+    after all changes.
 
     Args:
         brightness, contrast, saturation: each factor is drawn from [1 - a, 1 + a].
@@ -32,7 +32,7 @@ class ColorJitter:
         self.lighting = lighting
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Image (H, W, 3) uint8 RGB to a new one."""
+        """A recoloured copy of an image (H, W, 3) uint8 RGB."""
         mean = np.asarray(cv2.mean(image)[:3])
         factors = {name: rng.uniform(1 - amount, 1 + amount) for name, amount in self.amounts.items()}
         names = list(factors)
@@ -43,7 +43,7 @@ class ColorJitter:
 
 
 def color_matrix(changes: list[tuple[str, float]], mean: np.ndarray) -> np.ndarray:
-    """Matrix (3, 4) of colour changes one after the other, for an image of the given mean colour (3,).
+    """Matrix (3, 4) of successive colour changes, for an image of the given mean colour (3,).
 
     brightness f: x -> f x;  saturation f: x -> f x + (1 - f) luma(x);
     contrast f: x -> f x + (1 - f) luma of the mean colour.

@@ -15,28 +15,28 @@ from datasets.index import AnnotationIndex
 
 ExtremeSource = Literal["masks", "box_sides"]
 
-# Augmentation of an image, order of images (see loader.py) and what a batch shares draw from different streams of one seed.
+# The augmentation of an image, the numbers that a batch shares and the order of images (see epoch_plan.py) use different
+# streams of one seed.
 AUGMENTATION_STREAM, BATCH_STREAM = 1, 3
 
 
 class DetectionDataset:
     """Samples of one split.
 
-    A sample depends on (seed, epoch, image number) and on the step of its batch alone: not on the order of calls, nor on
-    the process that makes it. Without a step it shares nothing with other samples.
+    A sample depends only on (seed, epoch, image number) and the step of its batch, not on the order of calls or the
+    process. Without a step it shares no random numbers with other samples.
 
     Args:
         index: the annotations.
         transform: called with (sample, generator, generator of the batch or None).
         seed: seed of the augmentation.
-        extreme_source: where extreme points come from: ``masks``, ``box_sides`` (the middles of the boxes'
+        extreme_source: source of the extreme points: ``masks``, ``box_sides`` (the middles of the boxes'
             sides, an approximation for data without masks), or None for no extreme points.
-        federated: hand out which classes were verified in each image (LVIS), so that losses leave the others
-            alone.
-        cache_images: keep decoded images in memory, for sets that fit.
+        federated: add the classes that were verified in each image (LVIS), so that losses can ignore the others.
+        cache_images: keep decoded images in memory, for small data sets.
 
     Raises:
-        DataError: extreme points from masks are asked of a data set that has none.
+        DataError: the data set has no masks for the requested extreme points.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class DetectionDataset:
         return sample
 
     def unchanged(self, i: int) -> Sample:
-        """Image i as its file has it, with its annotations."""
+        """Image i and its annotations before any transform."""
         index, chosen = self.index, self.index.annotations(i)
         masks = self.extreme_source == "masks"
         return Sample(

@@ -17,14 +17,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Defect:
-    """How often one kind of defect was found, and messages with remedies of its first occurrences."""
+    """The number of defects of one kind, and the messages about the first of them."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
 
 
 class DefectLog:
-    """Counts defects by kind under the policy ``skip``; raises at the first one under ``error``."""
+    """Counts defects by kind under the policy ``skip``; raises an error at the first one under ``error``."""
 
     def __init__(self, policy: Policy) -> None:
         if policy not in ("error", "skip"):
@@ -36,7 +36,7 @@ class DefectLog:
         """Record one defect.
 
         Args:
-            kind: short name that it is counted under.
+            kind: short name of this kind of defect.
             message: file, record and field.
             remedy: how to repair it.
 
@@ -52,7 +52,7 @@ class DefectLog:
 
 
 def defect_counts(defects: dict[str, Defect]) -> str:
-    """For example ``2 x broken_image, 1 x degenerate_box``."""
+    """The counts as text, for example ``2 x broken_image, 1 x degenerate_box``."""
     return ", ".join(f"{defect.count} x {kind}" for kind, defect in sorted(defects.items()))
 
 

@@ -1,9 +1,10 @@
-"""Download files over HTTP in ranges, several at a time; each byte is fetched once.
+"""Download files over HTTP in parallel ranges; each byte is transferred once.
 
-A file arrives as ``NAME.part`` in chunks that are requested in parallel.  ``NAME.part.json`` lists the chunks on disk, so
-a run that was killed resumes where it stopped.  If a connection breaks within a chunk, the next one continues at the byte
-it reached.  A server without ranges is read in one piece, from the start after every break.  ``NAME`` exists only
-when all of it was received.  RFC 9110, section 14.
+A file is written to ``NAME.part`` in chunks.  ``NAME.part.json`` lists the chunks on disk, so that the next run resumes
+after a kill.  If a connection breaks within a chunk, the next one continues at the byte it reached.  From a server without
+ranges the file is read in one piece, from the start after every break.  ``NAME`` exists only when the file is complete.
+
+No library does all of this: pooch cannot resume, and pypdl takes twice the disk space.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ Progress = Callable[[str, int, int], Tick]
 
 
 def received(path: Path, remote: RemoteFile) -> int:
-    """Bytes of ``path`` that earlier runs received."""
+    """Number of bytes of ``path`` that earlier runs received."""
     return _Download(path, remote).received
 
 
@@ -54,8 +55,8 @@ def download(files: Mapping[Path, RemoteFile], *, connections: int, progress: Pr
         progress: receives the number of bytes of every received block.
 
     Raises:
-        DataError: a server refused, a file changed while it was read, a connection kept breaking, or the disk is full.
-            The next run resumes with the received data.
+        DataError: a server refused, a file changed during the download, a connection kept breaking, or the disk is full.
+            The next run resumes the download.
     """
     stop = threading.Event()
     downloads = [_Download(path, remote) for path, remote in files.items()]
@@ -112,7 +113,7 @@ class _Download:
         self._save()
 
     def fetch(self, session: requests.Session, chunk: int, tick: Tick, stop: threading.Event) -> None:
-        """Receive one chunk, over as many connections as it takes."""
+        """Receive one chunk, over several connections if they break."""
         url = self.remote.url
         start, end = self._span(chunk)
         position, left = start, retries(ATTEMPTS)
@@ -122,7 +123,7 @@ class _Download:
                 file.seek(position)
                 try:
                     for block in self._blocks(session, position, end, stop):
-                        # A full disk must not look like a broken connection, so _blocks does not write.
+                        # Written here and not in _blocks: a full disk must not look like a broken connection.
                         file.write(block)
                         position += len(block)
                         tick(len(block))
@@ -144,7 +145,7 @@ class _Download:
             self._save()
 
     def finish(self) -> None:
-        """Give the file its name."""
+        """Rename the complete file to its final name."""
         os.replace(self.part, self.path)
         self.state.unlink(missing_ok=True)
 
@@ -170,7 +171,7 @@ class _Download:
             while start < end:
                 if stop.is_set():
                     raise CancelledError
-                # A short body raises; without decoding, no byte before the break is lost.
+                # A short body raises an error. Without decoding, no byte before a break is lost.
                 block = response.raw.read(min(BLOCK, end - start), decode_content=False)
                 if not block:
                     raise ProtocolError(f"the connection ended at byte {start} of {size}")
@@ -181,7 +182,7 @@ class _Download:
         return chunk * self._step, min((chunk + 1) * self._step, self.remote.size)
 
     def _restored(self) -> set[int]:
-        """Chunks that an earlier run received of the same content."""
+        """The chunks of the same content that an earlier run received."""
         if not (self.remote.ranges and self.remote.identity and self.part.is_file()):
             return set()
         try:

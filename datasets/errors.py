@@ -6,7 +6,7 @@ from __future__ import annotations
 def printable(text: str) -> str:
     r"""The text on one line, with control characters, invisible characters and lone surrogates as escapes (``\x1b``).
 
-    File names and class names come from outside; printed raw, they could move the cursor or stop the program.
+    File names and class names come from users' files. Unescaped, they could move the cursor or stop the program.
     """
     if text.isprintable():
         return text
@@ -14,7 +14,7 @@ def printable(text: str) -> str:
 
 
 class DataError(ValueError):
-    """A data set is missing, damaged or inconsistent; the message says where, and how to repair it."""
+    """A data set is missing, damaged or inconsistent. The message names the place and the repair."""
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))

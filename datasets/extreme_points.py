@@ -1,10 +1,9 @@
 """Extreme points of objects: the topmost, leftmost, bottommost and rightmost point, from masks or from boxes.
 
-Zhou et al. 2019, "Bottom-up Object Detection by Grouping Extreme and Center Points", section 4.1: where an
-object touches its box along a whole edge, the middle of that edge is the extreme point.  An edge is what
-neighbouring vertices span while they stay within 2 % of the box's height (top, bottom) or width (left, right)
-of the extreme.  Different from the official code, the walk along the vertices stays in the part that owns the
-extreme instead of jumping to the next part of a multi-part object, and coordinates are not rounded.
+Zhou et al. 2019, "Bottom-up Object Detection by Grouping Extreme and Center Points", section 4.1: if an object touches
+its box along a whole edge, the middle of that edge is the extreme point.  An edge consists of neighbouring vertices within
+2 % of the box's height (top, bottom) or width (left, right) of the extreme.  Unlike the official code, an edge does not
+continue in the next part of a multi-part object, and coordinates are not rounded.
 
 All points are (x, y) in continuous pixels, in the order top, left, bottom, right.
 """
@@ -53,8 +52,7 @@ def extreme_points_of_polygons(
         extreme = np.minimum.reduceat(height, first_vertex)
         above = height - extreme[object_of_vertex]
         near = above <= tolerance[object_of_vertex, axis]
-        # Runs of consecutive near vertices; the first vertex of an object on its extreme says which run is
-        # meant.
+        # Find runs of consecutive near vertices, then the run with the object's first vertex on the extreme.
         starts_run = is_ring_start | np.append(True, near[1:] != near[:-1])
         run_of_vertex = np.cumsum(starts_run) - 1
         run_start = np.flatnonzero(starts_run)
@@ -66,7 +64,7 @@ def extreme_points_of_polygons(
         run = run_of_vertex[vertex]
         first_run = run_of_vertex[part_offsets[ring]]
         last_run = run_of_vertex[part_offsets[ring + 1] - 1]
-        # A ring is closed: a run at its start goes on at its end.
+        # A ring is closed: a run at its start continues the run at its end.
         joined = near[part_offsets[ring]] & near[part_offsets[ring + 1] - 1]
         other = np.where(
             joined & (run == first_run), last_run, np.where(joined & (run == last_run), first_run, run)
@@ -80,7 +78,7 @@ def extreme_points_of_polygons(
 def extreme_points_of_mask(mask: np.ndarray) -> np.ndarray:
     """Extreme points (4, 2) float32 of a pixel mask (H, W); NaN for an empty one.
 
-    On each side the middle of the pixels in the outermost row or column, on its outer border.
+    Each point is the middle of the mask's pixels in the outermost row or column, on the outer border of the pixels.
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if len(rows) == 0:
@@ -103,7 +101,7 @@ def extreme_points_of_mask(mask: np.ndarray) -> np.ndarray:
 
 
 def extreme_points_of_boxes(boxes: np.ndarray) -> np.ndarray:
-    """Middles of the sides (A, 4, 2) float32 of boxes (A, 4): for data without masks."""
+    """Middles (A, 4, 2) float32 of the sides of boxes (A, 4), for data without masks."""
     x1, y1, x2, y2 = boxes.astype(np.float32).T
     x, y = 0.5 * (x1 + x2), 0.5 * (y1 + y2)
     return np.stack([x, y1, x1, y, x, y2, x2, y], axis=1).reshape(-1, 4, 2)

@@ -1,4 +1,4 @@
-"""Checked fields of records that come from outside: JSON values, numbers in texts, boxes."""
+"""Checks of fields in annotation files: JSON values, numbers in texts, boxes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from datasets.errors import DataError
 
 # Annotation tools round: a box may exceed its image by this many pixels.
 OVERHANG = 1.0
-# A thinner box has no area; float32 coordinates in the largest image are 0.008 pixels apart.
+# A thinner box counts as empty; float32 coordinates in the largest image are 0.008 pixels apart.
 THINNEST_BOX = 0.01
 # Larger coordinates or areas are not pixels.  Infinity and NaN fail the same comparison.
 LARGEST_NUMBER = 1e12
 
 
 class BadRecord(Exception):
-    """A record cannot be used; the reader catches this and reports it under its kind."""
+    """A record cannot be used. Readers catch this error and report it under ``kind``."""
 
     def __init__(self, kind: str, what: str, remedy: str) -> None:
         super().__init__(what)
@@ -51,7 +51,7 @@ def objects_of(content: Mapping, name: str) -> list[dict]:
 
 
 def left_out(content: Mapping, name: str, kept: Collection[int]) -> set[int]:
-    """Ids that a section lists although the reader left their records out and reported them."""
+    """Ids of the records of a section that the reader left out and reported."""
     ids = (optional_id(record) for record in objects_of(content, name))
     return {number for number in ids if number is not None}.difference(kept)
 
@@ -79,10 +79,10 @@ def text(record: Mapping, name: str) -> str:
 
 
 def class_name(name: str) -> str:
-    """The name of a class, if files and terminals can show it.
+    """The name of a class, which files and terminals can show.
 
     Raises:
-        BadRecord: it contains control characters or lone surrogates, which UTF-8 cannot express.
+        BadRecord: it contains control characters, or lone surrogates, which UTF-8 cannot encode.
     """
     if any(
         character < " " or "\x7f" <= character <= "\x9f" or "\ud800" <= character <= "\udfff"
@@ -94,7 +94,7 @@ def class_name(name: str) -> str:
 
 
 def number_from(value: str | None, name: str) -> float:
-    """A finite number from the text of a field; None for a missing field."""
+    """The finite number in the text of a field; ``value`` is None if the field is missing."""
     if value is None:
         raise BadRecord("missing_field", f"has no '{name}'", f"add '{name}'")
     try:
@@ -128,15 +128,15 @@ def is_finite_number(value: object) -> bool:
 
 
 def shown(value: object) -> str:
-    """A value as messages show it, cut to 80 characters."""
+    """The representation of a value in messages, at most 80 characters long."""
     full = repr(value)
     return full if len(full) <= 80 else full[:77] + "..."
 
 
 def checked_box(xyxy: Sequence[float], width: int, height: int, log: DefectLog, where: str) -> list[float]:
-    """A box that is inside its image and has an area.
+    """Check that a box has an area inside its image.
 
-    A box that exceeds the image by more than a pixel is reported and, under ``skip``, cut at the image border.
+    A box that exceeds the image by more than a pixel is reported and, under ``skip``, clipped to the image.
 
     Raises:
         BadRecord: the box has no area, or no part of it is inside the image.
@@ -165,7 +165,7 @@ def load_json(path: Path) -> dict:
     """A JSON file whose top level is an object.
 
     Raises:
-        DataError: the file cannot be read, is not JSON, or holds something other than an object.
+        DataError: the file cannot be read, is not JSON, or does not contain an object.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -173,7 +173,7 @@ def load_json(path: Path) -> dict:
         raise DataError(f"{path} cannot be read as JSON ({error}); fetch or export the file again") from error
     if not isinstance(content, dict):
         raise DataError(
-            f"{path} holds a {type(content).__name__}, not an object with images, annotations, categories"
+            f"{path} contains a {type(content).__name__}, not an object with images, annotations, categories"
         )
     return content
 

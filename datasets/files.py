@@ -1,8 +1,8 @@
-"""Write files so that they are either whole or absent, and detect damage when they are read again.
+"""Write files so that they are either complete or absent, and detect damage when they are read again.
 
-A writer fills a temporary file beside the final path and renames it when it is complete.  It holds a lock on the
-temporary file.  The system releases the lock when the process ends, so an unlocked temporary file belongs to a dead
-writer; the next writer of the same path removes it.
+A writer fills a temporary file in the same folder and renames it when it is complete.  It holds a lock on the temporary
+file.  The system releases the lock when the process ends, so an unlocked temporary file belongs to a dead writer; the next
+writer of the same path removes it.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ def _unwritable(path: Path, error: OSError) -> OSError:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Fill a temporary folder beside ``path``, then rename it to ``path``.
+    """Fill a temporary folder next to ``path``, then rename it to ``path``.
 
     If another process finishes the same folder first, its result stays and this one is removed.  The content must
-    therefore depend on the name alone.
+    therefore depend only on the name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path)
@@ -101,18 +101,18 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write ``data`` as ``atomic_file`` does."""
+    """Write ``data`` with ``atomic_file``."""
     with atomic_file(path) as file:
         file.write(data)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """``write_bytes`` of UTF-8 text."""
+    """Write UTF-8 text with ``atomic_file``."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """``write_bytes`` of JSON with an indent of 2; keys keep their order.
+    """Write JSON with an indent of 2 with ``atomic_file``; keys keep their order.
 
     Raises:
         ValueError: a number is not finite, or a text contains a lone surrogate.
@@ -122,7 +122,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """``write_bytes`` of an uncompressed ``.npz`` file."""
+    """Write an uncompressed ``.npz`` file with ``atomic_file``."""
     write_bytes(path, arrays_as_bytes(arrays))
 
 
@@ -134,7 +134,7 @@ def arrays_as_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def write_checked(path: str | Path, data: bytes) -> None:
-    """``write_bytes`` of ``data`` and its checksum, for ``read_checked``."""
+    """Write ``data`` and its checksum, for ``read_checked``, with ``atomic_file``."""
     with atomic_file(path) as file:
         file.write(data)
         file.write(_MARK + hashlib.sha256(data).digest())

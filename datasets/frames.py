@@ -1,8 +1,8 @@
-"""Videos split by frame instead of by video: validation images that look like training images.
+"""Split videos by frame instead of by video.
 
-A data set of frames is usually split by video, so that a class with few videos is seen on a handful of scenes and looked for on others.
-The split here puts one frame of every video into validation and the rest into training: it takes the step to unseen scenes
-away and leaves everything else as it is, which is a control, not a benchmark.
+A data set of video frames is usually split by video. Its validation images then show unseen scenes, and a class with few
+videos is trained on a handful of scenes. The split here puts one frame of every video into validation and the rest into
+training, so that all scenes are known. It is a control, not a benchmark.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from datasets.files import atomic_folder
 from datasets.locations import DEFAULT_REMEDY, require_file
 
 FEWEST_FRAMES = 3
-"""Videos with fewer are for training only: they have no frame between two others."""
+"""Videos with fewer frames are for training only: they have no frame between two others."""
 
 
 def generate_frame_split(
@@ -29,19 +29,20 @@ def generate_frame_split(
     sources: Mapping[str, Path | str],
     remedy: str = DEFAULT_REMEDY,
 ) -> Path:
-    """COCO file of the ``train`` or ``val`` split, made under ``root`` when it is not there: the middle frame of every video for
-    validation, all others for training.
+    """Write both splits, unless they exist, and return the COCO file of one of them.
+
+    The middle frame of every video is for validation, all others are for training.
 
     Args:
-        root: where splits are kept.
-        split: which of the two.
-        sources: COCO files whose images name their ``video``, by the folder that their ``file_name`` is relative to; in the
-            split they are relative to the folder that holds these. All have the same categories. File names sort by time.
-        remedy: how to get the files, for the message when one is not there.
+        root: folder for the splits.
+        split: the split to return.
+        sources: COCO files with the same categories, by the folder to which their ``file_name`` is relative. In the split,
+            ``file_name`` starts with that folder. Images have a field ``video``; their file names sort by time.
+        remedy: how to get the files, for the message about a missing one.
 
     Raises:
         DataError: a file is missing or damaged.
-        ValueError: an image does not name its video, an annotation is of no image, or the files differ in their categories.
+        ValueError: an image does not name its video, an annotation has no image, or the categories of the files differ.
     """
     paths = {folder: Path(path) for folder, path in sources.items()}
     digest = hashlib.sha256()
@@ -65,7 +66,7 @@ def _split(contents: Mapping[str, dict]) -> dict[str, dict]:
     for folder, content in contents.items():
         if content["categories"] != categories:
             raise ValueError(f"the categories of {folder} differ from those of {next(iter(contents))}")
-        # Ids are unique in a file only.
+        # Ids are unique only within a file.
         ids = {}
         for image in content["images"]:
             if "video" not in image:
@@ -75,9 +76,7 @@ def _split(contents: Mapping[str, dict]) -> dict[str, dict]:
             videos[image["video"]].append(images[-1])
         for annotation in content["annotations"]:
             if annotation["image_id"] not in ids:
-                raise ValueError(
-                    f"annotation {annotation.get('id')} of {folder} is of an image that is not there"
-                )
+                raise ValueError(f"annotation {annotation.get('id')} of {folder} has an unknown image_id")
             annotations.append(
                 {**annotation, "id": len(annotations) + 1, "image_id": ids[annotation["image_id"]]}
             )

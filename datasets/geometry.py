@@ -1,4 +1,4 @@
-"""Small geometry shared by readers, transforms and the generated data set.
+"""Geometry for readers, transforms and the generated data set.
 
 Coordinates are continuous pixels: an image spans [0, W] x [0, H] and pixel (i, j) covers [j, j+1] x [i, i+1].
 """
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def polygon_box(points: np.ndarray) -> np.ndarray:
-    """(n, 2) vertices to their tight box, (4,) xyxy."""
+    """The tight box (4,) xyxy around vertices (n, 2)."""
     return np.concatenate([points.min(axis=0), points.max(axis=0)])
 
 
@@ -21,12 +21,10 @@ def polygon_area(points: np.ndarray) -> float:
 
 
 def clip_polygon(points: np.ndarray, width: float, height: float) -> np.ndarray:
-    """Part of a polygon (n, 2) inside the window [0, width] x [0, height]; (m, 2), empty when they do not
-    meet.
+    """The part (m, 2) of a polygon (n, 2) inside the window [0, width] x [0, height]; empty if they do not meet.
 
-    Sutherland & Hodgman 1974: the polygon is cut by one side of the window after the other.  A concave
-    polygon that falls into several pieces comes back as one ring joined along the window's border: its extent
-    and its area are those of the pieces.
+    Sutherland & Hodgman 1974: each side of the window cuts the polygon in turn.  If a concave polygon falls into several
+    pieces, the result is one ring that joins them along the window's border, with the extent and the area of the pieces.
     """
     low, high = points.min(axis=0), points.max(axis=0)
     if low[0] >= 0 and low[1] >= 0 and high[0] <= width and high[1] <= height:
@@ -47,7 +45,7 @@ def longest_chord(parts: list[np.ndarray], axis: int, limit: float, length: floa
         length: only pieces between 0 and ``length`` of the other coordinate count.
 
     Returns:
-        The other coordinate of the middle, or None when the line does not cross the polygons.
+        The other coordinate of the middle, or None if the line does not cross the polygons.
     """
     longest, middle = 0.0, None
     for ring in parts:
@@ -57,7 +55,7 @@ def longest_chord(parts: list[np.ndarray], axis: int, limit: float, length: floa
         start, stop = ring[crosses], following[crosses]
         part = (limit - start[:, axis]) / (stop[:, axis] - start[:, axis])
         free = np.sort(start[:, 1 - axis] + part * (stop[:, 1 - axis] - start[:, 1 - axis]))
-        # The line enters and leaves the polygon in turn.
+        # The line alternately enters and leaves the polygon.
         for low, high in np.clip(free, 0, length).reshape(-1, 2):
             if high - low > longest:
                 longest, middle = high - low, 0.5 * (low + high)
@@ -65,13 +63,13 @@ def longest_chord(parts: list[np.ndarray], axis: int, limit: float, length: floa
 
 
 def _cut(ring: np.ndarray, axis: int, limit: float, keep_above: bool) -> np.ndarray:
-    """One step of Sutherland-Hodgman: what lies on one side of an axis-parallel line."""
+    """One step of Sutherland-Hodgman: the part on one side of an axis-parallel line."""
     following = np.concatenate([ring[1:], ring[:1]])
     distance = ring[:, axis] - limit if keep_above else limit - ring[:, axis]
     next_distance = np.append(distance[1:], distance[0])
     inside = distance >= 0
     crosses = inside != (next_distance >= 0)
-    # Each vertex gives up to two points: itself when inside, then the crossing of the edge that leaves it.
+    # Each vertex gives up to two points: itself if it is inside, then the crossing of the edge that starts at it.
     result = np.empty((len(ring), 2, 2))
     result[:, 0] = ring
     span = np.where(crosses, distance - next_distance, 1.0)

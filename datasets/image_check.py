@@ -1,7 +1,7 @@
-"""The images of a split, checked before anything is trained on it.
+"""Check the images of a split before training.
 
-Each image is decoded once.  The result is kept with the file's size and time of change, so that the next start only
-looks at files that have changed.
+Each image is decoded once.  The result is cached with the file's size and modification time, so that later runs decode only
+changed files.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from datasets.files import DamagedFile, read_checked, write_checked
 from datasets.images import ImageError, read_image
 from datasets.index import AnnotationIndex
 
-# Slow enough on one core that a person wants to know what is going on.
-MANY_IMAGES = 2000
+MANY_IMAGES = 2000  # from this number on, a message announces the check
 
 _log = logging.getLogger(__name__)
 
@@ -38,31 +37,31 @@ def without_bad_images(
     remedy: str,
     cache: Path | str | None,
 ) -> AnnotationIndex:
-    """The index with today's paths and without images that are missing, damaged or of the wrong size.
+    """The index with current paths and without images that are missing, damaged or of the wrong size.
 
     Args:
-        index: from the reader or its cache; it remembers the paths under which it was first read.
-        image_root: folder that ``index.file_names`` are relative to.
+        index: an index from the reader or its cache; a cached one may have older paths.
+        image_root: folder to which ``index.file_names`` are relative.
         sources: annotation files.
         log: receives every image that cannot be used.
         remedy: how to get missing images.
-        cache: folder that keeps the result of the check; None checks every time.
+        cache: folder for the result of the check; None checks every time.
 
     Raises:
         DataError: an image cannot be used, under the policy ``error``.
     """
-    index = _moved(index, image_root, sources)
+    index = _with_paths(index, image_root, sources)
     kept = np.ones(len(index), dtype=bool)
-    for i, kind, what, way_out in _problems(index, cache):
+    for i, kind, what, own_remedy in _problems(index, cache):
         kept[i] = False
-        log.report(kind, what, remedy if kind == "missing_image" else way_out)
+        log.report(kind, what, remedy if kind == "missing_image" else own_remedy)
     defects = {**index.defects, **log.defects}
     warn_of_defects(", ".join(index.sources), defects)
     return replace(index if kept.all() else index.select(np.flatnonzero(kept)), defects=defects)
 
 
 def _problems(index: AnnotationIndex, cache: Path | str | None) -> list[tuple[int, str, str, str]]:
-    """Number, kind, message and remedy of each image that cannot be used, in the order of the images."""
+    """Number, kind, message and remedy of each unusable image, in the order of the images."""
     stamps = [_stamp(index.image_path(i)) for i in range(len(index))]
     if cache is None:
         return _check(index, [i for i, stamp in enumerate(stamps) if stamp], stamps)
@@ -131,7 +130,7 @@ def _key(index: AnnotationIndex, i: int, stamp: str) -> str:
 
 
 def _stamp(path: Path) -> str | None:
-    """Size and time of change; None where there is no such file."""
+    """Size and modification time of a file; None if it does not exist."""
     try:
         status = path.stat()
     except (OSError, ValueError):
@@ -141,24 +140,24 @@ def _stamp(path: Path) -> str | None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Let the processes of one run check one after the other: the first does the work, the others read its result."""
+    """Let one process at a time check the images; the others wait and then read its result."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
         handle = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError:  # a cache that cannot be written costs time only
+    except OSError:  # without a writable cache, each process checks all images
         yield
         return
     try:
-        with suppress(OSError):  # a file system without locks
+        with suppress(OSError):  # some file systems have no locks
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)
 
 
-def _moved(index: AnnotationIndex, image_root: Path, sources: Sequence[Path]) -> AnnotationIndex:
-    """The index with today's paths, also in the examples of its defects."""
+def _with_paths(index: AnnotationIndex, image_root: Path, sources: Sequence[Path]) -> AnnotationIndex:
+    """The index with current paths, also in the examples of its defects."""
     places = {
         **dict(zip(index.sources, map(str, sources), strict=True)),
         str(index.image_root): str(image_root),

@@ -1,8 +1,8 @@
-"""Decode image files, or say why they cannot be used.
+"""Decode image files, with one error for each reason why a file cannot be used.
 
-Every caller uses the same rules: the check before a run, training, evaluation and prediction.  The header is read first,
-so that a file of the wrong size is refused before its pixels take memory.  OpenCV decodes a JPEG that was cut off
-without complaint and leaves the rest grey; here that is an error.
+All callers share these rules: the check before a run, training, evaluation and prediction.  The header is read first, so
+that a file of the wrong size is refused before its pixels take memory.  OpenCV decodes a truncated JPEG without an error and
+leaves the rest grey; here it is an error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image
 from datasets.errors import DataError
 from datasets.index import AnnotationIndex
 
-# The formats that OpenCV decodes and that image lists without suffixes may mean.
+# Suffixes of the formats that OpenCV decodes; image lists without suffixes may refer to any of them.
 IMAGE_SUFFIXES = (
     ".jpg",
     ".jpeg",
@@ -40,15 +40,15 @@ IMAGE_SUFFIXES = (
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG"
 _ORIENTATION = 0x0112
 _END_OF_JPEG, _END_OF_PNG = b"\xff\xd9", b"IEND"
-# Within compressed data, byte 255 is followed by 0 or by a restart mark (D0 to D7); everything else is a marker.
+# In compressed data, byte 255 is followed by 0 or by a restart mark (D0 to D7). Any other pair is a marker.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
-# Pillow warns of images that are large enough to be an attack; here the size is compared with the annotations.
+# Pillow warns of very large images, which could be an attack. Here the size is compared with the annotations.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class ImageError(DataError):
-    """An image file is missing, damaged or of another size than annotated; ``kind`` says which.
+    """An image file is missing, damaged, or of another size than annotated.
 
     Attributes:
         kind: ``missing_image``, ``broken_image`` or ``wrong_image_size``.
@@ -83,7 +83,7 @@ def read_image(index: AnnotationIndex, i: int) -> np.ndarray:
 
 
 def read_image_file(path: Path) -> np.ndarray:
-    """Any image file as people see it (H, W, 3) uint8 RGB, rotated as its EXIF orientation says.
+    """An image file as viewers show it (H, W, 3) uint8 RGB, rotated according to its EXIF orientation.
 
     Raises:
         ImageError: the file is missing, is not an image, is damaged, or has more than 179 million pixels.
@@ -100,7 +100,7 @@ def read_image_file(path: Path) -> np.ndarray:
 
 
 def read_header(path: Path) -> tuple[int, int, int] | None:
-    """Width, height and EXIF orientation (1: not rotated) of an image file, of which only the header is read.
+    """Width, height and EXIF orientation (1: not rotated) from the header of an image file.
 
     None if the path is not a regular file or not an image.
     """
@@ -108,7 +108,7 @@ def read_header(path: Path) -> tuple[int, int, int] | None:
         if not path.is_file():
             return None
         with Image.open(path) as header:
-            # To look for EXIF data behind the pixels of a PNG, Pillow would decode it.
+            # In a PNG, EXIF data may follow the pixels; Pillow would decode the image to find it.
             known = header.format != "PNG" or "exif" in header.info
             return *header.size, int(header.getexif().get(_ORIENTATION, 1)) if known else 1
     except Exception:  # Pillow's plugins raise almost anything for damaged headers
@@ -116,9 +116,9 @@ def read_header(path: Path) -> tuple[int, int, int] | None:
 
 
 def _bytes_of(path: Path, named: str) -> bytes:
-    """Content of a regular file; reading a pipe or a device could wait forever."""
+    """Content of a regular file. Other files are refused: reading a pipe or a device could wait forever."""
     try:
-        # Without O_NONBLOCK, opening a pipe that nobody writes to would wait.
+        # Without O_NONBLOCK, opening a pipe without a writer would wait.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ImageError(
@@ -135,7 +135,7 @@ def _bytes_of(path: Path, named: str) -> bytes:
 
 
 def _header_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height as an image file's header says; None if it is not an image or has too many pixels."""
+    """Width and height from the header of an image file; None if it is not an image or has too many pixels."""
     try:
         with Image.open(io.BytesIO(data)) as header:
             return header.size
@@ -144,7 +144,7 @@ def _header_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _decode(data: bytes, flags: int) -> np.ndarray | None:
-    """Pixels of an image file; None if it is not an image or is cut off."""
+    """Pixels of an image file; None if it is not an image or is truncated."""
     if is_cut_off(data):
         return None
     try:
@@ -154,17 +154,17 @@ def _decode(data: bytes, flags: int) -> np.ndarray | None:
 
 
 def is_cut_off(data: bytes) -> bool:
-    """Whether the content of an image file is empty, or a JPEG or PNG without its end mark."""
+    """Whether an image file is truncated: it is empty, or a JPEG or PNG without an end mark."""
     if data.startswith(_JPEG):
         return not _has_end_of_jpeg(data)
     if data.startswith(_PNG):
         return data.find(_END_OF_PNG) < 0
-    # Shorter than its own signature, or empty.
+    # The content is empty, or shorter than a signature.
     return _JPEG.startswith(data) or _PNG.startswith(data)
 
 
 def _has_end_of_jpeg(data: bytes) -> bool:
-    """Follow the segments of a JPEG to its end mark, whose bytes may also occur inside a segment."""
+    """Follow the segments of a JPEG to its end mark; the bytes of the mark may also occur inside a segment."""
     position = len(_JPEG)
     while marker := _MARKER.search(data, position):
         if marker.group() == _END_OF_JPEG:

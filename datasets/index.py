@@ -1,7 +1,7 @@
-"""The annotation index: every annotation of one split in a few flat arrays.
+"""The annotation index: all annotations of one split in a few flat arrays.
 
-Forked loader workers share flat arrays without a copy.  A million small Python objects would be copied page by page as
-their reference counts change.
+Forked loader workers share flat arrays.  They would copy small Python objects page by page, because reference counts
+change.
 """
 
 from __future__ import annotations
@@ -20,35 +20,33 @@ from datasets.defects import Defect
 class AnnotationIndex:
     """N images, A annotations, C classes of one split.
 
-    Boxes and points are continuous pixels, the image spanning [0, W] x [0, H]; classes are numbered 0..C-1 by
-    rising category id.
+    Boxes and points are in continuous pixels; an image spans [0, W] x [0, H].  Classes are numbered 0..C-1 in the order of
+    their category ids.
 
     Attributes:
-        image_root: folder that ``file_names`` are relative to.
+        image_root: folder to which ``file_names`` are relative.
         sources: the annotation files.
-        content_hash: SHA-256 over the sources' bytes, the reader's version and the policy; it identifies what was
-            read.
+        content_hash: SHA-256 over the sources' bytes, the reader's version and the policy; it identifies the content.
         image_ids: (N,) int64 ids in the data set.
         file_names: (N,) paths below ``image_root``.
         heights, widths: (N,) int32 pixels.
         offsets: (N + 1,) int64; image i has annotations offsets[i] to offsets[i + 1].
         boxes: (A, 4) float32 xyxy.
         labels: (A,) int32 class numbers.
-        crowd: (A,) bool, regions that stand for many objects.
+        crowd: (A,) bool, regions with many objects.
         difficult: (A,) bool, VOC's flag.
-        areas: (A,) float32 square pixels, of the mask where the data set says so, else of the box.
+        areas: (A,) float32 square pixels, of the mask if the data set has this area, otherwise of the box.
         annotation_ids: (A,) int64.
-        extreme_points: (A, 4, 2) float32 (x, y) of top, left, bottom, right; NaN where there is no mask.
+        extreme_points: (A, 4, 2) float32 (x, y) of top, left, bottom, right; NaN without a mask.
         polygon_points: (V, 2) float32 vertices of all polygons.
         part_offsets: (P + 1,) int64; polygon p has vertices part_offsets[p] to part_offsets[p + 1].
         annotation_part_offsets: (A + 1,) int64; annotation a has polygons annotation_part_offsets[a] to [a +
             1].
         category_ids: (C,) int64 ids in the data set.
         category_names: (C,) names.
-        frequency: (C,) "r", "c" or "f" where the data set has them (LVIS), else None.
-        negative_labels, negative_offsets: classes verified to be absent, per image (LVIS), else None.
-        not_exhaustive_labels, not_exhaustive_offsets: classes not annotated completely, per image (LVIS),
-            else None.
+        frequency: (C,) "r", "c" or "f" if the data set defines the groups (LVIS), otherwise None.
+        negative_labels, negative_offsets: classes verified to be absent, per image (LVIS), otherwise None.
+        not_exhaustive_labels, not_exhaustive_offsets: classes not annotated completely, per image (LVIS), otherwise None.
         defects: bad records by kind, counted while reading under the policy ``skip``.
     """
 
@@ -88,7 +86,7 @@ class AnnotationIndex:
 
     @property
     def has_masks(self) -> bool:
-        """Whether any annotation has a mask, and with it extreme points."""
+        """Whether any annotation has a mask and therefore extreme points."""
         return bool(np.isfinite(self.extreme_points).any())
 
     def image_path(self, i: int) -> Path:
@@ -99,10 +97,9 @@ class AnnotationIndex:
         return slice(int(self.offsets[i]), int(self.offsets[i + 1]))
 
     def verified(self, i: int) -> np.ndarray | None:
-        """(C,) bool: classes whose absence outside the annotated boxes of image i is known; None if this is so for
-        all classes.
+        """Classes (C,) bool that are known to be absent outside the annotated boxes of image i; None for all classes.
 
-        In LVIS's federated annotation, these are the classes seen in the image and those verified to be absent,
+        In LVIS's federated annotation, these are the classes with annotations in the image and those verified to be absent,
         without those that were not annotated completely.
         """
         if self.negative_labels is None:
@@ -150,8 +147,8 @@ class AnnotationIndex:
     def coco_dict(self) -> dict:
         """The annotations in MS COCO's format, with the data set's own ids, for evaluators.
 
-        ``ignore`` is 1 on crowd regions and difficult objects; categories have ``frequency`` and images
-        ``neg_category_ids`` and ``not_exhaustive_category_ids`` where the data set has them.
+        ``ignore`` is 1 for crowd regions and difficult objects. If the data set has them, categories have ``frequency``,
+        and images have ``neg_category_ids`` and ``not_exhaustive_category_ids``.
         """
         images = [
             {"id": i, "file_name": name, "height": h, "width": w}
@@ -199,7 +196,7 @@ class AnnotationIndex:
 
 
 def _gather(offsets: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Members of the chosen groups, group after group, and the offsets of the new grouping."""
+    """Members of the chosen groups in the order of the groups, and the offsets of the new grouping."""
     counts = np.diff(offsets)[chosen]
     new_offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     members = np.arange(new_offsets[-1]) + np.repeat(offsets[chosen] - new_offsets[:-1], counts)

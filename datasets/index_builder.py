@@ -17,7 +17,7 @@ LARGEST_IMAGE_SIDE = 100_000
 
 
 class IndexBuilder:
-    """Collects images and their annotations, in any order of annotations, and builds the flat arrays."""
+    """Collects images and annotations, which may come in any order, and builds the flat arrays."""
 
     def __init__(self) -> None:
         self.image_ids: list[int] = []
@@ -76,7 +76,7 @@ class IndexBuilder:
         log: DefectLog,
         **lvis: object,
     ) -> AnnotationIndex:
-        """The index.  Annotations are sorted by image and keep their order within each image.
+        """Build the index.  Annotations are sorted by image and keep their order within each image.
 
         Raises:
             DataError: there are no classes.

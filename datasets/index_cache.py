@@ -1,4 +1,4 @@
-"""Parsed annotation files, kept so that the next start does not parse them again."""
+"""A cache of parsed annotation files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from datasets.errors import DataError
 from datasets.files import DamagedFile, arrays_as_bytes, read_checked, write_checked
 from datasets.index import AnnotationIndex
 
-# Part of every content hash, and so of every run's identity.  A change of the cache's layout changes CACHE_VERSION only.
+# Part of every content hash and therefore of every run key.  A change of the cache's layout changes only CACHE_VERSION.
 FORMAT_VERSION = 1
 CACHE_VERSION = 2
 
@@ -39,17 +39,17 @@ def cached_index(
     settings: dict,
     cache: Path | str | None,
 ) -> AnnotationIndex:
-    """The index of some annotation files: from the cache if it is there, otherwise built and cached.
+    """Load the index of some annotation files from the cache, or build and cache it.
 
     Args:
-        build: makes the index, given its content hash; it must read the files that were hashed.
+        build: builds the index from its content hash; it must read the hashed files.
         reader: name and version of the reader.
-        sources: annotation files; the cache is looked up by their bytes.
-        settings: everything else that the result depends on, as plain JSON values.
+        sources: annotation files; their bytes are the key of the cache.
+        settings: everything else that determines the result, as JSON values.
         cache: folder of the cached indices, or None for no cache.
 
     Raises:
-        DataError: a file cannot be read, or it changed while it was read, so that the hash would name other content.
+        DataError: a file cannot be read, or changed during the reading, so that the hash does not match the content.
     """
     stamps = []
     digest = hashlib.sha256(json.dumps([FORMAT_VERSION, reader, settings], sort_keys=True).encode())
@@ -69,15 +69,15 @@ def cached_index(
             index = load_index(path)
             if index.content_hash == content_hash:
                 return index
-            _log.warning("annotation cache %s belongs to other files; it is rebuilt", path)
+            _log.warning("the annotation cache %s belongs to other files; it is built again", path)
         except DamagedFile as error:
-            _log.warning("%s; the annotation cache is rebuilt", error)
+            _log.warning("%s; the annotation cache is built again", error)
     index = _built(build, content_hash, sources, stamps)
     try:
         save_index(path, index)
     except OSError as error:
         _log.warning(
-            "annotation cache %s cannot be written (%s); the file will be parsed again next time", path, error
+            "the annotation cache %s cannot be written (%s); the next run parses the file again", path, error
         )
     return index
 
@@ -132,5 +132,5 @@ def _built(
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:
-    # No inode numbers: some network file systems report a different one each time.
+    # Without inode numbers, which some network file systems change at every call.
     return status.st_size, status.st_mtime_ns

@@ -1,4 +1,4 @@
-"""Files, folders and names that a configuration gives: checked for their type and their existence."""
+"""Checks of the files, folders and names in a configuration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def location(value: Path | str, remedy: str) -> Path:
     """A path, with ``~`` expanded to the home folder.
 
     Raises:
-        DataError: YAML read the value as something other than a text.
+        DataError: the value is not a string, or ``~`` cannot be expanded.
     """
     if not isinstance(value, Path | str):
         raise DataError(f"{value!r} is not a path but {_kind(value)}: {remedy}, {quoted(value)}")
@@ -49,10 +49,10 @@ def require_folder(value: Path | str, remedy: str) -> Path:
 
 
 def require_texts(values: Sequence[str], name: str) -> list[str]:
-    """The values of the setting ``name``, if all of them are texts.
+    """Check that all values of the setting ``name`` are strings and return them.
 
     Raises:
-        DataError: YAML read one as a number, a truth value or null; the message says how to write it.
+        DataError: a value is a number, a boolean or null; the message says how to write it as a string.
     """
     if isinstance(values, str):
         raise DataError(f"{name} is {values!r}, not a list; write {name}=[{values}]")
@@ -65,7 +65,7 @@ def require_texts(values: Sequence[str], name: str) -> list[str]:
 
 
 def quoted(value: object) -> str:
-    """How to write a value so that YAML and Hydra read it as a text."""
+    """Instructions for writing a value so that YAML and Hydra read it as a string."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return f"""write it in quotes, '"{text}"' on a command line and "{text}" in a YAML file"""
 

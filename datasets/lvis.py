@@ -1,10 +1,10 @@
 """Reader of LVIS annotation files (lvis_v1_*.json).
 
-Gupta et al. 2019, https://www.lvisdataset.org/dataset.  The format is MS COCO's with three differences:
-images are in COCO's folders, which the last two parts of ``coco_url`` name; categories have a ``frequency``, r, c or
-f; and annotation is federated: an image lists the classes that were verified to be absent (``neg_category_ids``) and
-those that were not annotated completely (``not_exhaustive_category_ids``).  Other data sets in this format give
-``file_name`` instead of ``coco_url``.
+Gupta et al. 2019, https://www.lvisdataset.org/dataset.  The format is MS COCO's with three differences.  Images are in
+COCO's folders; the last two parts of ``coco_url`` are folder and file.  Categories have a ``frequency`` r, c or f.
+Annotation is federated: an image lists the classes that were verified to be absent (``neg_category_ids``) and those that were
+not annotated completely (``not_exhaustive_category_ids``).  Other data sets in this format have ``file_name`` instead of
+``coco_url``.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def read_lvis(
 
     Args:
         annotations: the JSON file.
-        image_root: folder that contains ``train2017`` and ``val2017``, or that ``file_name`` is relative to.
-        policy: what to do about bad records: stop at the first, or count them and continue without them.
-        cache: folder that keeps parsed annotations and the result of the image check; None repeats both every time.
-        remedy: how to get the data set, for the message when a file is missing.
+        image_root: folder that contains ``train2017`` and ``val2017``, or to which ``file_name`` is relative.
+        policy: how to handle bad records: stop at the first, or count them and continue without them.
+        cache: folder for parsed annotations and the result of the image check; None repeats both every time.
+        remedy: how to get the data set, for the message about a missing file.
 
     Raises:
         DataError: a file is missing or damaged, there are no classes, or (policy ``error``) a record or image is bad.
@@ -52,7 +52,7 @@ def read_lvis(
 def _lvis_fields(
     content: dict, path: Path, builder: IndexBuilder, labels: dict[int, int], log: DefectLog
 ) -> dict[str, object]:
-    """The fields of an index that only LVIS has."""
+    """The fields of an index that exist only for LVIS."""
     negative = _classes_of_images(content, path, "neg_category_ids", builder, labels, log)
     not_exhaustive = _classes_of_images(content, path, "not_exhaustive_category_ids", builder, labels, log)
     return {
@@ -91,7 +91,7 @@ def _frequencies(content: dict, path: Path, labels: dict[int, int]) -> list[str]
 def _classes_of_images(
     content: dict, path: Path, field: str, builder: IndexBuilder, labels: dict[int, int], log: DefectLog
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Class numbers that each kept image lists under ``field``, flat, and their offsets."""
+    """The class numbers in ``field`` of each kept image as a flat array, and the offsets of the images."""
     kept = set(builder.image_ids)
     bad_categories = left_out(content, "categories", labels)
     listed: dict[int, list[int]] = {}

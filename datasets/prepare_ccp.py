@@ -1,4 +1,4 @@
-"""Clothing Co-Parsing (Yang, Luo and Lin, CVPR 2014): boxes and masks from the release's pixel labels."""
+"""Convert Clothing Co-Parsing (Yang, Luo and Lin, CVPR 2014): boxes and masks from the release's pixel labels."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def small_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def garments(pixels: np.ndarray, size: tuple[int, int]) -> list[tuple[int, dict[str, object]]]:
-    """Label and COCO annotation record, without its category, of each object of a photograph.
+    """The label and the COCO annotation record, without a category, of each object of a photograph.
 
     Args:
         pixels: (H, W) label of each pixel at full size; 0 is background.
@@ -93,7 +93,7 @@ def garments(pixels: np.ndarray, size: tuple[int, int]) -> list[tuple[int, dict[
 
 
 def _large_parts(mask: np.ndarray) -> np.ndarray:
-    """The 8-connected parts of a mask that are not specks beside the largest one."""
+    """The 8-connected parts of a mask, without those that are tiny compared with the largest one."""
     _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]
     large = np.flatnonzero(areas >= max(SMALLEST_PART, SHARE_OF_LARGEST * areas.max())) + 1
@@ -101,7 +101,7 @@ def _large_parts(mask: np.ndarray) -> np.ndarray:
 
 
 def balanced_halves(classes: Mapping[int, Sequence[int]], seed: int) -> tuple[set[int], set[int]]:
-    """Image ids of two halves, balanced class by class; images with rare classes are assigned first."""
+    """Divide image ids into two halves that are balanced in each class; images with rare classes are assigned first."""
     total = Counter(label for own in classes.values() for label in own)
     generator = random.Random(seed)
     order = sorted(classes)

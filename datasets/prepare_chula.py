@@ -1,4 +1,4 @@
-"""Chula RBC-12 (Naruenatthanaset et al. 2021, arXiv 2012.01321): boxes made from the release's points."""
+"""Convert Chula RBC-12 (Naruenatthanaset et al. 2021, arXiv 2012.01321): boxes from the release's points."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def cell_records(image: np.ndarray, points: Sequence[tuple[int, int, int]]) -> l
 def otsu_threshold(values: np.ndarray) -> float:
     """The threshold of 8-bit values that maximises the variance between the classes (Otsu 1979, equation 18).
 
-    Values below it are foreground.
+    Values below the threshold are foreground.
     """
     counts, edges = np.histogram(values, bins=256, range=(0, 256))
     centres = 0.5 * (edges[:-1] + edges[1:])
@@ -110,7 +110,7 @@ def otsu_threshold(values: np.ndarray) -> float:
 
 
 def halves_of_blocks(classes: Mapping[int, Sequence[int]], seed: int) -> tuple[set[int], set[int]]:
-    """Image ids of two halves, made of blocks of consecutive images and balanced class by class."""
+    """Divide image ids into two halves of blocks of consecutive images that are balanced in each class."""
     ids = sorted(classes)
     blocks = [ids[start : start + BLOCK] for start in range(0, len(ids), BLOCK)]
     random.Random(seed).shuffle(blocks)

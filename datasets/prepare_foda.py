@@ -1,4 +1,4 @@
-"""FOD-A (Munyer et al. 2021, arXiv 2110.03072) with a controlled long tail, from a copy in PASCAL VOC form."""
+"""Convert a copy of FOD-A (Munyer et al. 2021, arXiv 2110.03072) in PASCAL VOC form; the long tail is controlled."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def prepare_foda(release: Path, root: Path) -> None:
 
 
 def read_frame(path: Path) -> FrameObjects:
-    """Objects of one annotation file with boxes at least 2 pixels wide and high.
+    """The objects of one annotation file whose boxes are at least 2 pixels wide and high.
 
     Raises:
         DataError: the file is damaged.
@@ -96,9 +96,9 @@ def read_frame(path: Path) -> FrameObjects:
 
 
 def class_pools(class_of: Mapping[int, str]) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
-    """Frames for training and for validation of each class, by name.
+    """The training frames and the validation frames of each class, by name.
 
-    A run is a sequence of frames of one class whose numbers differ by at most ``GAP``; its start is for training, its
+    A run is a sequence of frames of one class whose numbers differ by at most ``GAP``.  Its start is for training and its
     end for validation.
     """
     train: dict[str, list[int]] = {}
@@ -116,23 +116,23 @@ def class_pools(class_of: Mapping[int, str]) -> tuple[dict[str, list[int]], dict
 
 
 def thin(pool: Sequence[int], count: int) -> list[int]:
-    """``count`` evenly spaced members of a sequence, all of them where there are no more."""
+    """At most ``count`` evenly spaced members of a sequence."""
     if count >= len(pool):
         return list(pool)
     return [pool[int(j * len(pool) / count)] for j in range(count)]
 
 
 def frequency_curve(classes: int, most: int, fewest: int) -> list[int]:
-    """Images of each frequency rank: a geometric sequence from ``most`` to ``fewest``."""
+    """Number of images of each frequency rank: a geometric sequence from ``most`` to ``fewest``."""
     last = max(classes - 1, 1)
     return [max(fewest, round(most * (fewest / most) ** (rank / last))) for rank in range(classes)]
 
 
 def drawn_counts(available: Mapping[str, int], draw: int, tries: int = 100_000) -> dict[str, int]:
-    """Training images of each class: a geometric curve along the first random ranking that the pools can serve.
+    """Number of training images of each class: a geometric curve over the first random ranking with enough frames.
 
     Raises:
-        DataError: no ranking fits.
+        DataError: no ranking has enough frames.
     """
     names = sorted(available)
     curve = frequency_curve(len(names), MOST, FEWEST)

@@ -1,6 +1,6 @@
-"""Development splits of foda and ccp, for choosing a protocol with focal loss alone; no table uses them.
+"""Development splits of foda and ccp, for the choice of a protocol with focal loss alone; no table uses them.
 
-They contain images of the prepared sets only.  The prepared images are linked, not copied.
+They contain only images of the prepared sets.  The images are linked, not copied.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from datasets.prepare_ccp import balanced_halves
 from datasets.prepare_foda import frequency_curve, thin
 from datasets.prepared import write_split
 
-NUMBER = 2  # the draw and the partition; 0 and 1 are those of the tables
+NUMBER = 2  # number of the draw and of the partition; the tables use 0 and 1
 TRAIN_SHARE, VAL_START = 0.7, 0.75
 MOST, FEWEST, VALIDATION = 150, 3, 20
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """Prepared images by rising id, with the annotation records of each, and class names in the order of their ids."""
+    """Prepared images and their annotation records, both in the order of the image ids, and the class names."""
 
     images: dict[int, dict[str, object]]
     objects: dict[int, list[dict[str, object]]]
@@ -57,10 +57,10 @@ def prepare_instrument(existing: Path, output: Path) -> None:
 
 
 def foda_draw(class_of: Mapping[int, int]) -> tuple[list[int], list[int]]:
-    """Training and validation images.
+    """Choose training and validation images.
 
-    The first images of each class are for training and the last ones for validation, as image ids follow the videos.
-    Class sizes fall along a geometric curve.  Its values, largest first, go to random classes with enough images.
+    Image ids follow the videos: the first images of each class are for training, the last ones for validation.  Class sizes
+    follow a geometric curve.  Each of its values, largest first, goes to a random class with enough images.
 
     Args:
         class_of: image id to the class of its first object.
@@ -86,7 +86,7 @@ def foda_draw(class_of: Mapping[int, int]) -> tuple[list[int], list[int]]:
 
 
 def _read(folder: Path, splits: Sequence[str]) -> _Prepared:
-    """The union of prepared splits; an image may be in several."""
+    """The union of prepared splits, which may share images."""
     images: dict[int, dict[str, object]] = {}
     objects: dict[int, list[dict[str, object]]] = {}
     for split in splits:
@@ -111,7 +111,7 @@ def _read(folder: Path, splits: Sequence[str]) -> _Prepared:
 
 
 def _link(link: Path, images: Path) -> None:
-    """Make ``link`` a link to ``images``, or accept it if it is one."""
+    """Create ``link`` as a link to ``images``, or accept an existing one."""
     link.parent.mkdir(parents=True, exist_ok=True)
     if not link.exists() and not link.is_symlink():
         link.symlink_to(images.resolve())

@@ -1,4 +1,4 @@
-"""The prepared form of the photograph data sets: shrunken JPEG files and compact COCO JSON files."""
+"""The prepared form of the photograph data sets: reduced JPEG files and compact COCO JSON files."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from datasets.files import write_bytes
 
 
 def numbered_files(folder: Path, suffix: str) -> dict[int, Path]:
-    """Files of a release whose names are numbers, by rising number.
+    """Files of a release whose names are numbers, in the order of the numbers.
 
     Raises:
-        DataError: the folder is missing or holds no such file.
+        DataError: the folder is missing or contains no such file.
     """
     found = {int(path.stem): path for path in folder.glob(f"*{suffix}") if path.stem.isdecimal()}
     if not found:
@@ -54,8 +54,8 @@ def write_split(
     Args:
         path: the file.
         images: COCO image records.
-        objects: for each image id the annotation records in order, without ``id`` and ``image_id``; annotation ids
-            count from 1 along the images.
+        objects: the annotation records of each image id in order, without ``id`` and ``image_id``; annotation ids count
+            from 1 in the order of the images.
         categories: class names; category ids count from 1.
     """
     images = list(images)

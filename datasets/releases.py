@@ -1,8 +1,8 @@
-"""What the published data sets consist of: archives, where they are, and what unpacks to where.
+"""The archives of the published data sets, and the destinations of their content.
 
-The publishers give no checksums.  Sizes and SHA-256 here are those of TensorFlow Datasets, which others found for the
-same files too (COCO and VOC: also torchvision's prototype data sets).  For LVIS's validation file public sources name
-different checksums, so only its size is fixed.
+The publishers give no checksums.  Sizes and SHA-256 are those of TensorFlow Datasets; other sources have the same values
+(for COCO and VOC, torchvision's prototype data sets).  Public sources disagree on the checksum of LVIS's validation file, so
+only its size is fixed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class Archive:
     """One published file.
 
     Attributes:
-        url: its official address; the last part is its name at every mirror.
+        url: official address; mirrors use its last part as the name.
         size: bytes.
-        sha256: None where it is not publicly agreed on.
-        growth: about how many bytes one of its bytes unpacks to.
+        sha256: None if public sources disagree.
+        growth: unpacked size divided by ``size``, approximately.
     """
 
     url: str
@@ -38,12 +38,12 @@ class Archive:
 
 @dataclass(frozen=True)
 class Part:
-    """What is there completely or not at all.
+    """A part of a data set, which is either complete or absent.
 
     Attributes:
-        archives: all that it is unpacked from, later ones over earlier ones.
-        outputs: file or folder inside the archives, and its place below the data set's folder.
-        counts: number of files that folders of the release have, by place.
+        archives: its archives; files of later ones replace files of earlier ones.
+        outputs: destination below the data set's folder of each file or folder inside the archives.
+        counts: number of files in folders of the release, by destination.
     """
 
     archives: tuple[Archive, ...]
@@ -140,20 +140,20 @@ VOC = (
 
 @dataclass(frozen=True)
 class Size:
-    """What a published data set counts: images of its two splits, as this project uses them, and classes."""
+    """Number of images in both splits of a published data set, as this project uses them, and number of classes."""
 
     train_images: int
     val_images: int
     classes: int
 
 
-# Parts of each published data set, by the entry of its configuration that names their folder.
+# Parts of each published data set, by the configuration entry for their folder.
 PUBLISHED: Mapping[str, Mapping[str, tuple[Part, ...]]] = {
     "coco": {"root": (COCO_ANNOTATIONS, *COCO_IMAGES)},
     "lvis": {"root": LVIS_ANNOTATIONS, "images": COCO_IMAGES},
     "voc": {"root": VOC},
 }
-# 07+12 trainval of VOC is 5,011 and 11,540 images.
+# VOC's 07+12 trainval has 5,011 + 11,540 images.
 SIZES: Mapping[str, Size] = {
     "coco": Size(train_images=118_287, val_images=5_000, classes=80),
     "lvis": Size(train_images=100_170, val_images=19_809, classes=1_203),

@@ -1,4 +1,4 @@
-"""A checksum inside JSON objects, so that a changed byte in a file of this project is noticed when it is read again."""
+"""A checksum inside JSON objects, to detect changed bytes when a file is read again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CHECKSUM = "checksum"
 
 
 def seal(value: Mapping[str, Any]) -> dict[str, Any]:
-    """``value`` with the last key ``checksum``: 16 hexadecimal digits of the SHA-256 over its content.
+    """Add the key ``checksum`` at the end: 16 hexadecimal digits of the SHA-256 of the content.
 
     The digits do not depend on the order of keys or on the layout of the text.
 
@@ -24,10 +24,10 @@ def seal(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unseal(value: Mapping[str, Any]) -> dict[str, Any]:
-    """``value`` without its checksum, which is verified. An object without one was written before checksums and passes.
+    """Verify and remove the checksum. Objects without a checksum pass: they were written before checksums existed.
 
     Raises:
-        ValueError: the content is not the one that was sealed.
+        ValueError: the content has changed since it was sealed.
     """
     content = {name: part for name, part in value.items() if name != CHECKSUM}
     if CHECKSUM in value and value[CHECKSUM] != _digest(content):

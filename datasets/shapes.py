@@ -1,10 +1,9 @@
 """LongTail Shapes: a generated, seeded detection data set with a steep long tail.
 
-Thirty classes (six outlines times five fills) over a Zipf law from more than a thousand training instances to
-two, six objects an image, and a balanced validation split.  Which class is rare is a permutation drawn from
-the seed, so that difficulty and frequency are not confounded over seeds.  Every scene is annotated
-exhaustively, with exact polygons.  One set of images is described three times, as MS COCO JSON, LVIS v1 JSON
-and PASCAL VOC XML:
+Thirty classes (six outlines times five fills) follow a Zipf law from more than a thousand training instances to two.  An
+image has six objects on average, and the validation split is balanced.  The seed permutes the frequency ranks of the
+classes, so that difficulty and frequency are not confounded over seeds.  Every scene is annotated completely, with exact
+polygons.  One set of images is described three times, as MS COCO JSON, LVIS v1 JSON and PASCAL VOC XML:
 
     shapes-seed0-<hash>/
         JPEGImages/000001.png ...            all images (PNG: lossless, so the same on every machine)
@@ -14,8 +13,8 @@ and PASCAL VOC XML:
         lvis/{train,val}.json
         settings.json
 
-The folder's name carries a hash of the settings; it is made in a second folder and renamed, so it is whole or
-absent and two processes may ask for it at once.
+The folder's name contains a hash of the settings.  The set is written to a temporary folder, which is then renamed: it is
+complete or absent, and several processes can generate it at the same time.
 """
 
 from __future__ import annotations
@@ -26,25 +25,23 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
-from xml.sax.saxutils import escape
 
-import cv2
 import numpy as np
 
 from datasets.coco import read_coco
 from datasets.defects import Policy
 from datasets.files import atomic_folder
-from datasets.geometry import polygon_area, polygon_box
 from datasets.index import AnnotationIndex
 from datasets.lvis import read_lvis
-from datasets.shapes_drawing import FILLS, OUTLINES, DrawnObject, SceneStyle, draw_scene
+from datasets.shapes_drawing import FILLS, OUTLINES, SceneStyle, draw_scene
+from datasets.shapes_files import Scene, ShapesFiles
 from datasets.statistics import frequency_groups
 from datasets.voc import read_voc
 
 BENCHMARK_OUTLINES = ("circle", "square", "triangle", "star", "cross", "crescent")
 BENCHMARK_FILLS = ("red", "blue", "green", "stripes", "dots")
 
-# Nothing below occurs in the benchmark: pre-trained features have never seen one of its outlines or fills.
+# The benchmark has none of these: pre-training shows none of the benchmark's outlines and fills.
 PRETRAINING_OUTLINES = ("ellipse", "bar", "pentagon", "arrow", "tee", "cog")
 PRETRAINING_FILLS = ("yellow", "cyan", "purple", "checker", "rings")
 MORE_PRETRAINING_OUTLINES = ("semicircle", "hourglass", "aitch", "chevron", "bolt", "drop")
@@ -56,7 +53,7 @@ GENERATOR_VERSION = 1
 
 @dataclass(frozen=True)
 class ShapesSettings:
-    """Everything a generated set depends on; see ``generate_shapes``."""
+    """All settings of a generated set; see ``generate_shapes``."""
 
     seed: int
     num_train: int
@@ -75,7 +72,7 @@ class ShapesSettings:
             unknown = sorted(set(chosen) - set(known))
             if unknown or not chosen or len(set(chosen)) != len(chosen):
                 raise ValueError(
-                    f"shapes need distinct {kind}s out of {', '.join(known)}; got {', '.join(chosen)}"
+                    f"shapes need different {kind}s from {', '.join(known)}; got {', '.join(chosen)}"
                 )
         for name, images in (("num_train", self.num_train), ("num_val", self.num_val)):
             if images * self.objects_per_image < FEWEST_INSTANCES * self.num_classes:
@@ -118,23 +115,22 @@ def generate_shapes(
     outlines: Sequence[str] = BENCHMARK_OUTLINES,
     fills: Sequence[str] = BENCHMARK_FILLS,
 ) -> Path:
-    """Folder of a LongTail Shapes set under ``root``, made when it is not there.
+    """Generate a LongTail Shapes set under ``root``, unless it exists, and return its folder.
 
     Args:
-        root: where generated sets are kept.
-        seed: data seed: scenes, and which class has which frequency rank.
+        root: folder of the generated sets.
+        seed: seed of the scenes and of the frequency ranks of the classes.
         num_train, num_val: images of the two splits.
-        objects_per_image: mean number of objects; single images have up to two more or fewer.
+        objects_per_image: mean number of objects; an image has up to two more or fewer.
         image_size: side of the square images in pixels.
         min_radius, max_radius: objects' circumscribed radius in pixels.
-        max_hidden: largest hidden part of any object.
-        tail_exponent: e in the law n_r ~ (9 / (r + 8))^e of instances over ranks r = 1, 2, ...; 0 is
-            balanced. The law is scaled so that all objects of the training split are used; no class has fewer
-            than two.
-        outlines, fills: the classes are their product.
+        max_hidden: largest share of an object that may be hidden.
+        tail_exponent: e in the law n_r ~ (9 / (r + 8))^e of instances over ranks r = 1, 2, ...; 0 gives a balanced
+            set. The law is scaled to the number of training objects; every class has at least two.
+        outlines, fills: every pair of an outline and a fill is a class.
 
     Raises:
-        ValueError: unknown outline or fill, too few objects for the classes, or objects that do not fit.
+        ValueError: an outline or fill is unknown, there are too few objects for the classes, or the objects do not fit.
     """
     settings = ShapesSettings(
         seed, num_train, num_val, objects_per_image, image_size, float(min_radius), float(max_radius),
@@ -155,12 +151,10 @@ def generate_pretraining_shapes(
     num_val: int = 120,
     objects_per_image: int = 6,
     image_size: int = 96,
-    min_radius: float = 7.0,
-    max_radius: float = 15.0,
     tail_exponent: float = 0.0,
     more_classes: bool = False,
 ) -> Path:
-    """Folder of a balanced set whose outlines and fills the benchmark never shows.
+    """A balanced set with outlines and fills that the benchmark does not have; see ``generate_shapes``.
 
     With ``more_classes`` there are 12 outlines x 8 fills = 96 classes instead of 6 x 5 = 30.
     """
@@ -171,8 +165,6 @@ def generate_pretraining_shapes(
         num_val=num_val,
         objects_per_image=objects_per_image,
         image_size=image_size,
-        min_radius=min_radius,
-        max_radius=max_radius,
         tail_exponent=tail_exponent,
         outlines=PRETRAINING_OUTLINES + (MORE_PRETRAINING_OUTLINES if more_classes else ()),
         fills=PRETRAINING_FILLS + (MORE_PRETRAINING_FILLS if more_classes else ()),
@@ -187,7 +179,7 @@ def read_shapes(
     policy: Policy = "error",
     cache: Path | str | None = None,
 ) -> AnnotationIndex:
-    """The ``train`` or ``val`` split of a generated set, through one of the three readers."""
+    """Read the ``train`` or ``val`` split of a generated set with one of the three readers."""
     folder = Path(folder)
     if annotation_format == "coco":
         return read_coco(folder / "coco" / f"{split}.json", folder / "JPEGImages", policy=policy, cache=cache)
@@ -199,7 +191,7 @@ def read_shapes(
 
 
 def instances_by_rank(num_classes: int, total: int, exponent: float) -> np.ndarray:
-    """(C,) int64 instances of the ranks 1..C, non-increasing, at least two each, summing to ``total``."""
+    """Number of instances (C,) int64 of the ranks 1..C: non-increasing, at least two each, with the sum ``total``."""
     law = (9.0 / (np.arange(1, num_classes + 1) + 8.0)) ** exponent
     low, high = 0.0, float(total)
     for _ in range(60):
@@ -207,7 +199,7 @@ def instances_by_rank(num_classes: int, total: int, exponent: float) -> np.ndarr
         low, high = (scale, high) if np.maximum(FEWEST_INSTANCES, scale * law).sum() < total else (low, scale)
     counts = np.maximum(FEWEST_INSTANCES, np.floor(low * law)).astype(np.int64)
     rest = total - int(counts.sum())
-    # What rounding left over goes to the head, one each, so that the order of ranks stays.
+    # The remainder of rounding goes to the first ranks, one each, so that the counts stay non-increasing.
     counts += rest // num_classes
     counts[: rest % num_classes] += 1
     return counts
@@ -220,8 +212,8 @@ def _write(settings: ShapesSettings, folder: Path) -> None:
     train_counts = np.empty_like(ranked)
     train_counts[rng.permutation(classes)] = ranked
     val_counts = instances_by_rank(classes, settings.num_val * total, 0.0)
-    for name in ("JPEGImages", "Annotations", "ImageSets/Main", "coco", "lvis"):
-        (folder / name).mkdir(parents=True)
+    files = ShapesFiles(folder, settings.names, settings.image_size)
+    files.create_folders()
     style = SceneStyle(settings.image_size, settings.min_radius, settings.max_radius, settings.max_hidden)
     plans = {
         "train": _deal(train_counts, settings.num_train, rng),
@@ -234,17 +226,15 @@ def _write(settings: ShapesSettings, folder: Path) -> None:
 
     first_id = 1
     for split, plan in plans.items():
-        scenes: list[tuple[int, list[DrawnObject]]] = []
+        scenes: list[Scene] = []
         for image_id, labels in enumerate(plan, start=first_id):
             scene_rng = np.random.default_rng([settings.seed, 1, image_id])
             image, objects = draw_scene(labels.tolist(), settings.looks, style, scene_rng)
-            _write_png(folder / "JPEGImages" / _file_name(image_id), image)
+            files.write_image(image_id, image)
             scenes.append((image_id, objects))
-        _write_coco(folder / "coco" / f"{split}.json", scenes, settings)
-        _write_lvis(
-            folder / "lvis" / f"{split}.json", scenes, settings, groups, images_per_class, train_counts
-        )
-        _write_voc(folder, split, scenes, settings)
+        files.write_coco(split, scenes)
+        files.write_lvis(split, scenes, groups, images_per_class, train_counts)
+        files.write_voc(split, scenes)
         first_id += len(plan)
     (folder / "settings.json").write_text(
         json.dumps({"version": GENERATOR_VERSION, **asdict(settings)}, indent=1)
@@ -252,7 +242,7 @@ def _write(settings: ShapesSettings, folder: Path) -> None:
 
 
 def _deal(counts: np.ndarray, num_images: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Shuffle all labels and deal them out to images of about equal numbers of objects."""
+    """Shuffle all labels and distribute them over images with about equal numbers of objects."""
     labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
     mean = len(labels) // num_images
     spread = min(2, mean - 1)
@@ -265,99 +255,3 @@ def _deal(counts: np.ndarray, num_images: int, rng: np.random.Generator) -> list
         sizes[chosen] += step
         difference -= step * len(chosen)
     return np.split(labels, np.cumsum(sizes)[:-1])
-
-
-def _file_name(image_id: int) -> str:
-    return f"{image_id:06d}.png"
-
-
-def _write_png(path: Path, image: np.ndarray) -> None:
-    # Grainy pictures hold no repetitions to look for.
-    options = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
-    if not cv2.imwrite(str(path), image[..., ::-1], options):
-        raise OSError(f"{path} could not be written: is the disk full?")
-
-
-def _annotations(scenes: list[tuple[int, list[DrawnObject]]]) -> list[dict]:
-    result: list[dict] = []
-    for image_id, objects in scenes:
-        for item in objects:
-            polygon = item.polygon.round(2)
-            x1, y1, x2, y2 = polygon_box(polygon).tolist()
-            result.append(
-                {
-                    "id": len(result) + 1,
-                    "image_id": image_id,
-                    "category_id": item.label + 1,
-                    "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
-                    "area": round(polygon_area(polygon), 2),
-                    "segmentation": [polygon.reshape(-1).tolist()],
-                }
-            )
-    return result
-
-
-def _images(scenes: list[tuple[int, list[DrawnObject]]], settings: ShapesSettings) -> list[dict]:
-    size = settings.image_size
-    return [{"id": image_id, "width": size, "height": size} for image_id, _ in scenes]
-
-
-def _write_coco(path: Path, scenes: list[tuple[int, list[DrawnObject]]], settings: ShapesSettings) -> None:
-    content = {
-        "images": [{**image, "file_name": _file_name(image["id"])} for image in _images(scenes, settings)],
-        "annotations": [{**annotation, "iscrowd": 0} for annotation in _annotations(scenes)],
-        "categories": [{"id": i, "name": name} for i, name in enumerate(settings.names, start=1)],
-    }
-    path.write_text(json.dumps(content))
-
-
-def _write_lvis(
-    path: Path,
-    scenes: list[tuple[int, list[DrawnObject]]],
-    settings: ShapesSettings,
-    groups: Sequence[str],
-    images_per_class: np.ndarray,
-    instances: np.ndarray,
-) -> None:
-    images = _images(scenes, settings)
-    for image, (image_id, objects) in zip(images, scenes, strict=True):
-        present = {item.label for item in objects}
-        image["coco_url"] = f"JPEGImages/{_file_name(image_id)}"
-        # Scenes are annotated exhaustively: every class is either there or known to be absent.
-        image["neg_category_ids"] = [c + 1 for c in range(settings.num_classes) if c not in present]
-        image["not_exhaustive_category_ids"] = []
-    categories = [
-        {
-            "id": i + 1,
-            "name": name,
-            "frequency": groups[i],
-            "image_count": int(images_per_class[i]),
-            "instance_count": int(instances[i]),
-        }
-        for i, name in enumerate(settings.names)
-    ]
-    content = {"images": images, "annotations": _annotations(scenes), "categories": categories}
-    path.write_text(json.dumps(content))
-
-
-def _write_voc(
-    folder: Path, split: str, scenes: list[tuple[int, list[DrawnObject]]], settings: ShapesSettings
-) -> None:
-    size = settings.image_size
-    for image_id, objects in scenes:
-        parts = [
-            f"<annotation><filename>{_file_name(image_id)}</filename>"
-            f"<size><width>{size}</width><height>{size}</height><depth>3</depth></size>"
-        ]
-        for item in objects:
-            # VOC's boxes are whole pixels, counted from 1, both ends included.
-            x1, y1, x2, y2 = np.rint(polygon_box(item.polygon)).astype(int).tolist()
-            box = f"<xmin>{x1 + 1}</xmin><ymin>{y1 + 1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
-            name = escape(settings.names[item.label])
-            parts.append(
-                f"<object><name>{name}</name><difficult>0</difficult><bndbox>{box}</bndbox></object>"
-            )
-        text = "\n".join([*parts, "</annotation>\n"])
-        (folder / "Annotations" / f"{image_id:06d}.xml").write_text(text)
-    names = "".join(f"{image_id:06d}\n" for image_id, _ in scenes)
-    (folder / "ImageSets" / "Main" / f"{split}.txt").write_text(names)

@@ -1,7 +1,7 @@
-"""Drawing of LongTail Shapes: outlines, fills, and one scene of occluding objects on a cluttered background.
+"""Drawing of LongTail Shapes: outlines, fills, and scenes of occluding objects on a cluttered background.
 
-The class of an object is its outline and its fill together.  An outline is known exactly as a polygon and
-drawn four times too large, then averaged down, so that box and picture agree to a fraction of a pixel.
+The outline and the fill of an object together are its class.  An outline is an exact polygon.  It is drawn at four times
+its size and reduced by averages, so that box and image agree to a fraction of a pixel.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _arc(
 
 
 def _spikes(count: int, inner: float) -> list[tuple[float, float]]:
-    """Star with ``count`` points: vertices alternate between radius 1 and ``inner``."""
+    """A star with ``count`` points: vertices alternate between radius 1 and ``inner``."""
     angles = np.arange(2 * count) * np.pi / count
     radii = np.where(np.arange(2 * count) % 2 == 0, 1.0, inner)
     return list(zip(radii * np.cos(angles), radii * np.sin(angles), strict=True))
@@ -87,8 +87,8 @@ _PLAIN = {
     "white": (236, 236, 236),
 }
 
-# Whether the light tone is shown at (u, v) pixels from the object's centre along its own axes, p being the
-# phase.
+# Whether a point has the light tone. (u, v) is its position in pixels from the object's centre along the object's axes, p
+# is the phase.
 _PATTERNS: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
     "stripes": lambda u, v, p: (u / 5.0 + p) % 1 < 0.5,
     "dots": lambda u, v, p: np.hypot((u / 5.5 + p) % 1 - 0.5, (v / 5.5 + p) % 1 - 0.5) > 0.31,
@@ -103,7 +103,7 @@ FILLS = (*_PLAIN, *_PATTERNS)
 
 @dataclass(frozen=True)
 class DrawnObject:
-    """One object of a scene: its class, and the polygon (n, 2) of its outline inside the image, float64."""
+    """One object of a scene: its class, and the part of its outline inside the image as a polygon (n, 2) float64."""
 
     label: int
     polygon: np.ndarray
@@ -111,12 +111,12 @@ class DrawnObject:
 
 @dataclass(frozen=True)
 class SceneStyle:
-    """What the scenes of a data set share.
+    """Settings that all scenes of a data set share.
 
     Attributes:
         image_size: side of the square images in pixels.
         min_radius, max_radius: range of the objects' circumscribed radius in pixels.
-        max_hidden: largest part of an object that other objects or the image border may hide.
+        max_hidden: largest share of an object that other objects or the image border may hide.
     """
 
     image_size: int
@@ -128,22 +128,22 @@ class SceneStyle:
 def draw_scene(
     labels: Sequence[int], looks: Sequence[tuple[str, str]], style: SceneStyle, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[DrawnObject]]:
-    """Draw one object of each label; later objects lie on top of earlier ones.
+    """Draw one object of each label; later objects cover earlier ones.
 
-    No object hides more than ``max_hidden`` of another nor any of the four places where the other one touches
-    its box, so every box is tight around what can be seen.
+    No object hides more than ``max_hidden`` of another one, or a point where the other one touches its box, so every box is
+    tight around the visible part.
 
     Args:
         labels: class number of each object.
         looks: (outline, fill) of each class.
         style: sizes and occlusion limit.
-        rng: source of all randomness.
+        rng: generator of all random numbers.
 
     Returns:
         RGB image (S, S, 3) uint8 and its objects, in drawing order.
 
     Raises:
-        ValueError: so many objects do not fit into the image.
+        ValueError: the objects do not fit into the image.
     """
     for _ in range(50):
         placed = _place(labels, looks, style, rng)
@@ -166,7 +166,7 @@ def draw_scene(
 def _place(
     labels: Sequence[int], looks: Sequence[tuple[str, str]], style: SceneStyle, rng: np.random.Generator
 ) -> list[tuple[int, np.ndarray, float]] | None:
-    """Positions for all objects, or None when one found no room in 60 attempts."""
+    """Label, outline and angle of each object, or None if an object found no room in 60 attempts."""
     size = style.image_size
     placed: list[tuple[int, np.ndarray, float]] = []
     visible: list[np.ndarray] = []
@@ -215,12 +215,11 @@ def _mask_box(mask: np.ndarray) -> tuple[int, ...]:
 
 
 def _coverage(polygon: np.ndarray, window: tuple[int, int, int, int], scale: int) -> np.ndarray:
-    """Filled polygon on the window (x1, y1, x2, y2), ``scale`` samples per axis and pixel; uint8, 0 or
-    255."""
+    """Filled polygon on the window (x1, y1, x2, y2), uint8 0 or 255, with ``scale`` samples per pixel and axis."""
     x1, y1, x2, y2 = window
     canvas = np.zeros(((y2 - y1) * scale, (x2 - x1) * scale), dtype=np.uint8)
-    # fillPoly speaks of sample centres, here they lie at half a sample; 4 fractional bits keep the sub-sample
-    # part.
+    # In fillPoly, the centre of the first sample is at 0; here it is at half a sample. 4 fractional bits keep the part
+    # below one sample.
     points = np.rint(((polygon - (x1, y1)) * scale - 0.5) * 16).astype(np.int32)
     cv2.fillPoly(canvas, [points], 255, lineType=cv2.LINE_8, shift=4)
     return canvas
@@ -247,7 +246,7 @@ def _paint(image: np.ndarray, polygon: np.ndarray, angle: float, fill: str, rng:
 
 
 def _fill(name: str, u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Colours (h, w, 3) float32 of a fill on the object's own axes u, v in pixels."""
+    """Colours (h, w, 3) float32 of a fill at the positions (u, v), in pixels along the object's axes."""
     jitter = rng.uniform(-16, 16, size=(2, 3))
     if name in _PLAIN:
         return np.broadcast_to(np.asarray(_PLAIN[name]) + jitter[0], (*u.shape, 3)).astype(np.float32)
@@ -256,7 +255,7 @@ def _fill(name: str, u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> 
 
 
 def _background(size: int, rng: np.random.Generator) -> np.ndarray:
-    """(S, S, 3) float32: colour clouds and clutter, strokes and scraps smaller than any object."""
+    """An image (S, S, 3) float32 of colour clouds, with strokes and fragments smaller than any object."""
     image = np.full((size, size, 3), rng.uniform(90, 160), dtype=np.float32)
     for cells, amplitude in ((5, 30.0), (size // 5, 12.0)):
         noise = rng.normal(0.0, amplitude, (cells, cells, 3)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Checks of a training and a validation split together; training and ``prepare_data check`` both use them."""
+"""Joint checks of a training and a validation split, for training and ``prepare_data check``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ def require_usable_splits(train: AnnotationIndex, val: AnnotationIndex) -> None:
     """Check that a detector can be trained on one split and evaluated on the other.
 
     Raises:
-        DataError: the training images have no objects, a split has no images, or the class numbers of the two splits
-            mean different classes.
+        DataError: the training images have no objects, a split has no images, or the classes of the splits differ.
     """
     for name, index in (("train", train), ("val", val)):
         if not len(index):
@@ -27,7 +26,7 @@ def require_usable_splits(train: AnnotationIndex, val: AnnotationIndex) -> None:
 
 
 def require_same_classes(train: AnnotationIndex, val: AnnotationIndex) -> None:
-    """Check that class numbers mean the same in two splits.
+    """Check that two splits have the same classes with the same numbers.
 
     Raises:
         DataError: their category ids or names differ.

@@ -1,4 +1,4 @@
-"""Class frequencies: what class weights, frequency groups and reports are computed from."""
+"""Class frequencies, for class weights, frequency groups and reports."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ COMMON_IMAGES = 100
 
 
 def frequency_groups(images_per_class: np.ndarray) -> list[str]:
-    """LVIS's rule (Gupta et al. 2019): a class is rare "r" in at most 10 training images, common "c" in at
-    most 100, frequent "f" in more."""
+    """The frequency group of each class by LVIS's rule (Gupta et al. 2019).
+
+    A class with at most 10 training images is rare "r", with at most 100 common "c", with more frequent "f".
+    """
     return ["r" if n <= RARE_IMAGES else "c" if n <= COMMON_IMAGES else "f" for n in images_per_class]
 
 
 @dataclass(frozen=True)
 class ClassStatistics:
-    """How often each class occurs in a training split; what is never learnt,
-    crowd regions and difficult objects, does not count.
+    """Frequency of each class in a training split, without crowd regions and difficult objects.
 
     Attributes:
         names: (C,) class names.
-        instances: (C,) int64 annotated objects.
-        images: (C,) int64 images with at least one of them.
-        groups: (C,) "r", "c" or "f", by ``frequency_groups`` unless the data set brings its own.
+        instances: (C,) int64 number of objects.
+        images: (C,) int64 number of images with at least one object.
+        groups: (C,) "r", "c" or "f", from the data set if it defines them, otherwise from ``frequency_groups``.
     """
 
     names: Sequence[str]
@@ -38,7 +39,7 @@ class ClassStatistics:
 
     @classmethod
     def from_index(cls, index: AnnotationIndex) -> ClassStatistics:
-        """Count a split; LVIS's own ``frequency`` field wins over the rule."""
+        """Count the objects of a split."""
         kept = ~(index.crowd | index.difficult)
         labels = index.labels[kept]
         image_numbers = np.repeat(np.arange(len(index)), np.diff(index.offsets))[kept]

@@ -1,4 +1,4 @@
-"""Progress of downloads: bars in a terminal, a plain line now and then where there is none."""
+"""Progress of downloads: bars in a terminal, otherwise a line of text from time to time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLAIN_LINE_EVERY = 15.0  # seconds
 
 @contextmanager
 def transfer_progress(console: Console) -> Iterator[tuple[StartLine, Callable[[str], None]]]:
-    """What opens a line of progress (name, total bytes, bytes done), and what prints a message beside them."""
+    """A function that opens a progress line (name, total bytes, bytes done), and one that prints a message."""
     if not console.is_terminal:
         yield _plain_line, _print_now
         return

@@ -1,18 +1,18 @@
 """Geometric and colour transforms of samples.
 
-The geometry of a transform is one affine matrix (2, 3) from pixels of the file to pixels of the network
-input, made of scale, shift, mirror and transpose.  Image, boxes, outlines and extreme points go through that
-same matrix once, and it travels with the sample, so that detections can be mapped back.  All randomness comes
-from the generator that is passed in.
+The geometry of a transform is one affine matrix (2, 3) from pixels of the file to pixels of the network input, composed of
+scale, shift, mirror and transpose.  It is applied once to image, boxes, outlines and extreme points.  The sample keeps it,
+so that detections can be mapped back.
 
-A transform is called with a sample that shows its file unchanged, ``transform(sample, rng, shared)``, and returns a new
-one. ``shared`` draws the same numbers for every sample of a batch; without it, each sample draws its own.
+A transform is a function ``transform(sample, rng, shared)`` from an untransformed sample to a new one.  ``rng`` is the
+generator of the sample.  ``shared`` is a generator with the same state for all samples of a batch; without it, ``rng``
+draws the shared numbers too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -22,36 +22,30 @@ from datasets.color import ColorJitter
 from datasets.extreme_points import extreme_points_of_polygons
 from datasets.geometry import clip_polygon, longest_chord, transform_boxes, transform_points
 
-# Objects that a transform leaves with a side of less than a pixel are dropped from training.
+# Training drops objects with a side of less than a pixel after a transform.
 SMALLEST_SIDE = 1.0
 
 # Outward directions of the extreme points' sides: top, left, bottom, right.
 _SIDES = np.array([(0, -1), (-1, 0), (0, 1), (1, 0)])
 
 
+@dataclass
 class ResizeTransform:
-    """For dense heads: short side to a random length, long side limited, mirrored, recoloured.
+    """Training of dense heads: resize the short side to a random length, mirror, recolour.
 
     All images of a batch get the same short side, so that they need little padding.
 
     Args:
-        short_sides: lengths in pixels to draw from.
-        max_long_side: the long side becomes no longer than this.
+        short_sides: possible lengths in pixels.
+        max_long_side: upper limit of the long side in pixels.
         flip: probability of mirroring left to right.
         color: colour change, or None.
     """
 
-    def __init__(
-        self,
-        short_sides: Sequence[int],
-        max_long_side: int,
-        flip: float = 0.5,
-        color: ColorJitter | None = None,
-    ) -> None:
-        self.short_sides = tuple(short_sides)
-        self.max_long_side = max_long_side
-        self.flip = flip
-        self.color = color
+    short_sides: Sequence[int]
+    max_long_side: int
+    flip: float = 0.5
+    color: ColorJitter | None = None
 
     def __call__(
         self, sample: Sample, rng: np.random.Generator, shared: np.random.Generator | None = None
@@ -62,34 +56,27 @@ class ResizeTransform:
         return _resized(replace(sample, image=image), short_side, self.max_long_side, mirrored, SMALLEST_SIDE)
 
 
+@dataclass
 class CropTransform:
-    """For heat-map heads: a random square of the image, scaled to a fixed size (Zhou et al. 2019, CenterNet).
+    """Training of heat-map heads: a random square of the image at a fixed size (Zhou et al. 2019, CenterNet).
 
-    The square's side is the image's longer side times a random factor, its centre random at least ``border``
-    pixels (less in small images) from the image's border.  What lies outside the image has the padding
-    colour.
+    The side of the square is the image's long side times a random factor.  Its centre is random, but at least ``border``
+    pixels from the image's border; in small images, this distance is halved until it fits.  Pixels outside the image get
+    the padding colour.
 
     Args:
         size: side of the network input in pixels.
-        scales: factors to draw from; above 1 zooms out.
+        scales: possible factors; a factor above 1 zooms out.
         border: smallest distance of the square's centre from the image's border, in pixels.
         flip: probability of mirroring left to right.
         color: colour change, or None.
     """
 
-    def __init__(
-        self,
-        size: int,
-        scales: Sequence[float] = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3),
-        border: int = 128,
-        flip: float = 0.5,
-        color: ColorJitter | None = None,
-    ) -> None:
-        self.size = size
-        self.scales = tuple(scales)
-        self.border = border
-        self.flip = flip
-        self.color = color
+    size: int
+    scales: Sequence[float] = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
+    border: int = 128
+    flip: float = 0.5
+    color: ColorJitter | None = None
 
     def __call__(
         self, sample: Sample, rng: np.random.Generator, shared: np.random.Generator | None = None
@@ -101,41 +88,34 @@ class CropTransform:
         mirrored = rng.random() < self.flip
         along = -scale if mirrored else scale
         matrix = np.array([[along, 0, self.size / 2 - along * x], [0, scale, self.size / 2 - scale * y]])
-        # Recoloured before the crop, so that the padding keeps its colour.
+        # The colours change before the crop, so that the padding keeps its colour.
         image = self.color(sample.image, rng) if self.color else sample.image
         image = warp(image, matrix, self.size, self.size)
         return _moved(sample, image, matrix, SMALLEST_SIDE)
 
     def _margin(self, length: int) -> float:
-        """``border``, halved until the two margins leave room between them."""
+        """``border``, halved until two margins are shorter than ``length``."""
         margin = float(self.border)
         while 2 * margin >= length:
             margin /= 2
         return margin
 
 
+@dataclass
 class FixedTransform:
-    """For images that have the network's size already: mirrored, transposed, recoloured.
+    """Training on images of the network's size: mirror, transpose, recolour.
 
     Args:
-        flip: probability of mirroring left to right, and as much again of mirroring top to bottom with
-            ``flip_both``.
-        flip_both: whether up and down mean nothing in these images.
+        flip: probability of mirroring left to right.
+        flip_both: whether images are also mirrored top to bottom, with the same probability.
         transpose: probability of exchanging x and y.
         color: colour change, or None.
     """
 
-    def __init__(
-        self,
-        flip: float = 0.5,
-        flip_both: bool = False,
-        transpose: float = 0.0,
-        color: ColorJitter | None = None,
-    ) -> None:
-        self.flip = flip
-        self.flip_both = flip_both
-        self.transpose = transpose
-        self.color = color
+    flip: float = 0.5
+    flip_both: bool = False
+    transpose: float = 0.0
+    color: ColorJitter | None = None
 
     def __call__(
         self, sample: Sample, rng: np.random.Generator, shared: np.random.Generator | None = None
@@ -152,12 +132,15 @@ class FixedTransform:
         return _moved(sample, np.ascontiguousarray(image), matrix, SMALLEST_SIDE)
 
 
+@dataclass
 class EvalResize:
-    """For evaluation: short side to a fixed length, long side limited; with both equal, the long side."""
+    """Evaluation: resize the short side to a fixed length, with a limit for the long side.
 
-    def __init__(self, short_side: int, max_long_side: int) -> None:
-        self.short_side = short_side
-        self.max_long_side = max_long_side
+    With both lengths equal, the long side gets this length.
+    """
+
+    short_side: int
+    max_long_side: int
 
     def __call__(
         self, sample: Sample, rng: np.random.Generator, shared: np.random.Generator | None = None
@@ -166,7 +149,7 @@ class EvalResize:
 
 
 class PadOnly:
-    """For evaluation at the images' own size: nothing but the padding of the batch."""
+    """Evaluation at the images' own size: only the batch adds padding."""
 
     def __call__(
         self, sample: Sample, rng: np.random.Generator, shared: np.random.Generator | None = None
@@ -175,11 +158,10 @@ class PadOnly:
 
 
 def warp(image: np.ndarray, matrix: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Image (h, w, 3) uint8 through an affine matrix (2, 3) into (height, width, 3), outside in
-    ``PAD_COLOR``.
+    """Map an image (h, w, 3) uint8 by an affine matrix (2, 3) to (height, width, 3), with ``PAD_COLOR`` outside.
 
-    Bilinear; an image that shrinks to less than half is averaged down by a whole factor first, so that no
-    pixel of it goes unseen.
+    Interpolation is bilinear. An image that shrinks to half or less is first reduced by an integer factor with averages, so
+    that every pixel counts.
     """
     shrink = int(1 / np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
     if shrink >= 2:
@@ -187,7 +169,7 @@ def warp(image: np.ndarray, matrix: np.ndarray, width: int, height: int) -> np.n
         small_h, small_w = max(h // shrink, 1), max(w // shrink, 1)
         image = cv2.resize(image, (small_w, small_h), interpolation=cv2.INTER_AREA)
         matrix = matrix * (w / small_w, h / small_h, 1.0)
-    # The matrix speaks of a plane where pixel 0 covers [0, 1]; OpenCV puts the centre of pixel 0 at 0.
+    # In the matrix, pixel 0 covers [0, 1]; in OpenCV, the centre of pixel 0 is at 0.
     centred = matrix.copy()
     centred[:, 2] += 0.5 * matrix[:, :2].sum(axis=1) - 0.5
     return cv2.warpAffine(
@@ -201,7 +183,7 @@ def warp(image: np.ndarray, matrix: np.ndarray, width: int, height: int) -> np.n
 
 
 def resized_size(height: int, width: int, short_side: int, max_long_side: int) -> tuple[int, int]:
-    """Height and width of an image whose short side gets a length, unless its long side would become too long."""
+    """Height and width of an image after resizing to a short side of ``short_side`` and at most ``max_long_side``."""
     scale = min(short_side / min(height, width), max_long_side / max(height, width))
     return max(round(height * scale), 1), max(round(width * scale), 1)
 
@@ -221,7 +203,8 @@ def _resized(
 def _moved(
     sample: Sample, image: np.ndarray | ResizedImage, matrix: np.ndarray, smallest_side: float
 ) -> Sample:
-    """The sample on its transformed image: annotations mapped, cut at the border, the vanished dropped."""
+    """The sample of a transformed image: annotations are mapped and clipped to the image; objects that are too small or
+    outside are dropped."""
     height, width = image.shape[:2]
     whole = transform_boxes(sample.boxes, matrix)
     limits = np.array([width, height, width, height], dtype=np.float32)
@@ -232,8 +215,8 @@ def _moved(
     if polygons is not None:
         polygons = _chosen(replace(polygons, points=transform_points(polygons.points, matrix)), kept)
     if points is not None:
-        # Mirrored, the leftmost point becomes the rightmost: each new side takes the old one that now points
-        # there.
+        # Mirroring turns the leftmost point into the rightmost one: each new side takes the point of the old side that now
+        # has its direction.
         old_side = (_SIDES @ matrix[:, :2] @ _SIDES.T).argmax(axis=1)
         points = transform_points(points[:, old_side], matrix)
         cut = (boxes != whole).any(axis=1)
@@ -251,7 +234,7 @@ def _moved(
 
 
 def _chosen(polygons: Polygons, kept: np.ndarray) -> Polygons:
-    """Outlines of some objects only."""
+    """The outlines of the objects for which ``kept`` (n,) is true."""
     return _packed([polygons.parts(a) for a in np.flatnonzero(kept)])
 
 
@@ -265,10 +248,10 @@ def _packed(objects: list[list[np.ndarray]]) -> Polygons:
 def _recut(
     points: np.ndarray, cut: np.ndarray, polygons: Polygons | None, width: int, height: int
 ) -> np.ndarray:
-    """Extreme points (n, 4, 2) after the border has cut some objects.
+    """Extreme points (n, 4, 2) after the image border has cut some objects.
 
-    A cut object's points are those of its outline inside the image.  Without an outline they are unknown,
-    unless all four still lie inside: moving them to the border would put them off the object.
+    A cut object gets the extreme points of the part of its outline inside the image.  Without an outline its points are
+    unknown, unless all four are still inside: a point moved to the border might not be on the object.
     """
     points = points.copy()
     for a in np.flatnonzero(cut):
@@ -286,10 +269,9 @@ def _recut(
 
 
 def _centre_on_border(points: np.ndarray, parts: list[np.ndarray], width: int, height: int) -> None:
-    """Put the extreme points (4, 2) of sides that the border has cut in the middle of the longest cut.
+    """Move the extreme points (4, 2) of cut sides to the middle of the longest cut.
 
-    Clipping joins the pieces of a concave outline along the border; the middle of all of them may lie off the
-    object.
+    Clipping joins the pieces of a concave outline along the border; the middle of all pieces may be outside the object.
     """
     size = (width, height)
     for side, (axis, limit) in enumerate(((1, 0.0), (0, 0.0), (1, float(height)), (0, float(width)))):

@@ -1,9 +1,8 @@
 """Reader of PASCAL VOC annotations: one XML file per image, image lists under ImageSets/Main.
 
-Everingham et al. 2010, http://host.robots.ox.ac.uk/pascal/VOC/.  Box coordinates are whole pixels counted
-from 1, both ends included: pixel columns xmin to xmax cover [xmin - 1, xmax] here.  Objects marked
-``difficult`` are kept and flagged.  Images and objects have no numbers in this format; they are numbered from
-1 in the order in which they are read.
+Everingham et al. 2010, http://host.robots.ox.ac.uk/pascal/VOC/.  Box coordinates are whole pixels counted from 1, both ends
+included: pixel columns xmin to xmax cover [xmin - 1, xmax] here.  Objects marked ``difficult`` are kept and flagged.  The
+format has no ids of images and objects; the reader numbers them from 1 in the order of the lists.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ VOC_CLASSES = (
 
 
 class _Listed(NamedTuple):
-    """An image of a list: its data set folder and its name, a path below Annotations and JPEGImages without suffix."""
+    """An image of a list: its data set folder, and its path below Annotations and JPEGImages without suffix."""
 
     folder: Path
     name: str
@@ -61,13 +60,13 @@ def read_voc(
             example ``["VOC2007/trainval", "VOC2012/trainval"]``.
         classes: class names in class order; None takes all names in the folders' annotations, of every split,
             in alphabetical order.
-        policy: what to do about bad records: stop at the first, or count them and continue without them.
-        cache: folder that keeps parsed annotations and the result of the image check; None repeats both every time.
-        remedy: how to get the data set, for the message when a file is missing.
+        policy: how to handle bad records: stop at the first, or count them and continue without them.
+        cache: folder for parsed annotations and the result of the image check; None repeats both every time.
+        remedy: how to get the data set, for the message about a missing file.
 
     Raises:
-        DataError: a file is missing or damaged, no object is of a known class, or (policy ``error``) a record or image
-            is bad.
+        DataError: a file is missing or damaged, no object has a known class, or (policy ``error``) a record or image is
+            bad.
     """
     root = require_folder(root, remedy)
     splits = require_texts(splits, "the list of splits")
@@ -110,7 +109,7 @@ def read_voc(
         "splits": splits,
         "classes": classes,
         "policy": policy,
-        # Image lists give no suffixes: they come from the files in the image folders.
+        # Image lists contain no suffixes; the files in the image folders determine them.
         "images": [sorted(name for found in files[folder].values() for name in found) for folder in folders],
     }
     sources = [*lists, *xml_files]
@@ -119,7 +118,7 @@ def read_voc(
 
 
 class _Reader:
-    """Adds the images of a list to an index, one after the other."""
+    """Adds the images of a list to an index."""
 
     def __init__(
         self,
@@ -181,7 +180,7 @@ class _Reader:
             )
             height, width = self.builder.sizes[-1]
             if xmax <= xmin or ymax <= ymin:
-                # Equal ends would be one pixel wide by the rule above, but no annotator means that.
+                # Equal ends would mean a width of one pixel, but in practice they are errors.
                 what = f"has a box without area, xmin {xmin:g} ymin {ymin:g} xmax {xmax:g} ymax {ymax:g}"
                 raise BadRecord("degenerate_box", what, "give it an area")
             box = checked_box((xmin - 1, ymin - 1, xmax, ymax), width, height, self.log, where)
@@ -198,7 +197,7 @@ class _Reader:
             self.log.report(bad.kind, f"{where} {bad.what}", bad.remedy)
 
     def _refuse_if_all_unknown(self) -> None:
-        """At the first unknown class, look whether any object of the split has a known one."""
+        """At the first unknown class, check that any object of the split has a known one."""
         if self.any_known:
             return
         found = {name for path in self.xml_files for name in _names(path)}
@@ -210,10 +209,10 @@ class _Reader:
 
 
 def _listed(folder: Path, line: str) -> _Listed:
-    """The image that a line of a list names.
+    """The image of a line of a list.
 
-    A line is a name, which may contain spaces.  Class lists add a last word -1, 0 or 1.  Some tools write the suffix of
-    the image or of the XML file.
+    A line is a name, which may contain spaces.  In class lists a last word -1, 0 or 1 follows.  Some tools append the suffix
+    of the image or of the XML file.
     """
     whole = _Listed(folder, line.strip())
     words = whole.name.rsplit(maxsplit=1)
@@ -224,7 +223,7 @@ def _listed(folder: Path, line: str) -> _Listed:
         if path.suffix.lower() in (*IMAGE_SUFFIXES, ".xml")
     ]
     candidates = [whole, *(_Listed(folder, name) for name in names)]
-    # Without annotations, the most likely name is reported.
+    # If no candidate has annotations, the error names the most likely one.
     return next(
         (image for image in candidates if _is_file(image.xml)), candidates[min(1, len(candidates) - 1)]
     )
@@ -240,7 +239,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _image_files(folder: Path, names: Sequence[str]) -> dict[str, list[str]]:
-    """Image files below JPEGImages by their path without suffix, from all folders that ``names`` are in."""
+    """Image files below JPEGImages in all folders of the ``names``, by their path without suffix."""
     found: dict[str, list[str]] = {}
     for inner in sorted({str(PurePosixPath(name).parent) for name in names if ".." not in name.split("/")}):
         place = folder / "JPEGImages" / inner
@@ -272,7 +271,7 @@ def _parse(path: Path) -> ElementTree.Element:
 
 
 def _names(path: Path) -> list[str]:
-    """Class names in one file; none if it is broken, which is reported when the image is read."""
+    """Class names in one file; none if it is damaged, which is reported when the image is read."""
     try:
         return [name for element in _parse(path).findall("object") if (name := _class_of(element))]
     except BadRecord:

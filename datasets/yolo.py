@@ -2,8 +2,8 @@
 
 https://docs.ultralytics.com/datasets/detect/.  A line is ``class cx cy w h``: the number of the class, the centre, width
 and height of the box, divided by the width and height of the image.  A line ``class x1 y1 x2 y2 x3 y3 ...`` is a polygon;
-its box is the smallest around its points.  The files give no sizes of images and no numbers of images or objects: sizes
-come from the headers of the images, and numbers count from 1 in the order of the paths.
+its box is the smallest around its points.  The files contain neither image sizes nor ids of images and objects: sizes come
+from the headers of the images, and ids count from 1 in the order of the paths.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ READER_VERSION = "yolo-1"
 
 NAMES = "data.yaml"
 BOX_FIELDS = ("cx", "cy", "w", "h")
-# Rounded numbers may leave [0, 1] by a little; numbers further out are pixels.
+# Rounded numbers may be slightly outside [0, 1]; numbers further outside are probably pixels.
 TOLERANCE = 0.01
-# Annotation tools write the class names into this file, in the folder of the text files.
+# Annotation tools write the class names to this file in the folder of the text files.
 LIST_OF_CLASSES = "classes.txt"
 
 
@@ -48,17 +48,17 @@ def read_yolo(
 
     Args:
         root: folder of the data set.
-        splits: image folders below the root, for example ``["images/train"]``; subfolders are included.  With ``labels``
-            in place of the last ``images``, a path leads to the text files: images/train/NAME.jpg belongs to
-            labels/train/NAME.txt.  An image without a text file has no objects.
+        splits: image folders below the root, for example ``["images/train"]``; subfolders are included.  In the path of
+            a text file, ``labels`` replaces the last ``images``: labels/train/NAME.txt belongs to images/train/NAME.jpg.
+            An image without a text file has no objects.
         classes: class names in the order of the class numbers; None takes them from ``names`` in root/data.yaml.
-        policy: what to do about bad records: stop at the first, or count them and continue without them.
-        cache: folder that keeps parsed annotations and the result of the image check; None repeats both every time.
-        remedy: how to get the data set, for the message when a file is missing.
+        policy: how to handle bad records: stop at the first, or count them and continue without them.
+        cache: folder for parsed annotations and the result of the image check; None repeats both every time.
+        remedy: how to get the data set, for the message about a missing file.
 
     Raises:
-        DataError: a folder or the class names are missing, no object is of a known class, or (policy ``error``) a record
-            or image is bad.
+        DataError: a folder or the class names are missing, no object has a known class, or (policy ``error``) a record or
+            image is bad.
     """
     root = require_folder(root, remedy)
     places = {split: labels_of(split) for split in require_texts(splits, "the list of splits")}
@@ -118,17 +118,18 @@ def labels_of(split: str) -> PurePosixPath:
     parts = list(PurePosixPath(split).parts)
     if "images" not in parts or ".." in parts or split.startswith("/"):
         raise DataError(
-            f"the list of splits has {split!r}, not a folder below dataset.root with a part 'images'; write images/train or its like"
+            f"the list of splits has {split!r}, not a folder below dataset.root with a part 'images', such as images/train; "
+            "correct it"
         )
     parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
     return PurePosixPath(*parts)
 
 
 def read_names(path: Path) -> list[str]:
-    """The class names of a YAML file: its list ``names``, or its mapping ``names`` from the numbers 0, 1, 2 ... to names.
+    """The class names in a YAML file: its list ``names``, or its mapping ``names`` from the numbers 0, 1, 2 ... to names.
 
     Raises:
-        DataError: the file cannot be read, or ``names`` is missing or not of this form.
+        DataError: the file cannot be read, or ``names`` is missing or has another form.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
@@ -150,7 +151,7 @@ def read_names(path: Path) -> list[str]:
 
 
 class _Reader:
-    """Adds images and the lines of their text files to an index, one image after the other."""
+    """Adds images and the lines of their text files to an index."""
 
     def __init__(self, root: Path, texts: Set[str], names: Sequence[str], log: DefectLog) -> None:
         self.builder = IndexBuilder()
@@ -163,13 +164,13 @@ class _Reader:
 
         Args:
             file: its path below the root.
-            text: path of its text file below the root, whether the file exists or not.
-            header: width, height and EXIF orientation.
+            text: path of its text file below the root; the file need not exist.
+            header: width, height and EXIF orientation; None if the image is damaged.
         """
         where = f"image {self.root / file}"
         try:
             if text in self.image_of:
-                what = f"has the text file {text} in common with {self.image_of[text]}"
+                what = f"shares the text file {text} with {self.image_of[text]}"
                 raise BadRecord("ambiguous_image", what, "remove or rename one of the two images")
             self.image_of[text] = file
             if header is None:
@@ -178,7 +179,7 @@ class _Reader:
                 )
             width, height, orientation = header
             if orientation in range(2, 9):
-                what = f"has EXIF orientation {orientation}, so its boxes may belong to the turned image"
+                what = f"has EXIF orientation {orientation}, so its boxes may belong to the rotated image"
                 raise BadRecord("rotated_image", what, "store the image without EXIF rotation")
             lines = _lines(self.root / text) if text in self.texts else []
             self.builder.add_image(len(self.builder.image_ids) + 1, file, width, height)
@@ -197,8 +198,9 @@ class _Reader:
     def refuse_if_all_unknown(self) -> None:
         if self.unknown and not self.builder.labels:
             raise DataError(
-                f"no object in the text files of {self.root} has a known class: they have the class numbers {shown(sorted(self.unknown))}, but "
-                f"there are names for {self._range()} alone; name all classes in data.yaml or in dataset.classes"
+                f"no object in the text files of {self.root} has a known class: they have the class numbers "
+                f"{shown(sorted(self.unknown))}, but only {self._range()} have names; name all classes in data.yaml or in "
+                "dataset.classes"
             )
 
     def _range(self) -> str:

@@ -70,10 +70,10 @@ def main(arguments: list[str]) -> int:
         return 0
     if not arguments or arguments[0] not in commands:
         near = difflib.get_close_matches(arguments[0], commands, n=1) if arguments else []
-        said = (
+        message = (
             f"error: unknown command {arguments[0]!r}; did you mean {near[0]}?" if near else __doc__.strip()
         )
-        print(said, file=sys.stderr)
+        print(message, file=sys.stderr)
         return UNREADABLE
     try:
         return commands[arguments[0]](arguments[1:])
@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> int:
 
 
 def fetch(name: str, arguments: list[str]) -> int:
-    """Bring a published data set into its folder, then read its annotations."""
+    """Download, link or unpack a published data set, then read its annotations."""
     options, overrides = _options(arguments, OPTIONS)
     _check_options(options)
     dataset = _dataset([f"dataset={name}", *overrides])
@@ -156,7 +156,7 @@ def _report(dataset: DictConfig, decode: bool) -> int:
     from datasets import require_usable_splits
 
     policy = dataset.policy
-    # Under `error`, reading would stop at the first defect.
+    # Under the policy `error`, reading would stop at the first defect.
     dataset.policy = "skip"
     splits = {split: instantiate(dataset[split]) for split in ("train", "val")}
     found = 0
@@ -185,7 +185,7 @@ def shapes(overrides: list[str]) -> int:
 
 
 def _options(arguments: list[str], known: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The options of a command as texts, and the arguments for Hydra."""
+    """The options of a command as strings, and the arguments for Hydra."""
     given: dict[str, str] = {}
     overrides = []
     for argument in arguments:

@@ -98,7 +98,7 @@ def test_the_split_follows_its_sources(tmp_path):
         (lambda content: content["images"][1].pop("video"), "image 2 of second does not name its video"),
         (
             lambda content: content["annotations"][0].update(image_id=99),
-            "annotation 0 of second is of an image",
+            "annotation 0 of second has an unknown image_id",
         ),
         (
             lambda content: content.update(categories=CATEGORIES[:1]),

@@ -174,7 +174,7 @@ def test_epochs_have_different_orders_that_look_uniform():
 
 @pytest.mark.parametrize(("num_images", "batch_size", "world_size"), [(0, 4, 1), (5, 0, 1), (5, 4, 3)])
 def test_impossible_plans_are_refused(num_images, batch_size, world_size):
-    with pytest.raises(ValueError, match="no images|cannot be shared out"):
+    with pytest.raises(ValueError, match="no images|cannot be divided evenly"):
         EpochPlan(num_images, batch_size, world_size=world_size)
 
 

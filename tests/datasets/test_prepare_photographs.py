@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.io import loadmat
 
 from datasets import DataError
+from datasets import prepare_foda as prepare_foda_module
 from datasets.prepare_ccp import balanced_halves, garments, prepare_ccp, small_size
 from datasets.prepare_chula import CLASSES, cell_records, halves_of_blocks, prepare_chula, read_points
 from datasets.prepare_foda import class_pools, drawn_counts, prepare_foda, read_frame, thin
@@ -182,3 +183,45 @@ def test_a_folder_without_the_release_is_refused(tmp_path):
             prepare(tmp_path, tmp_path / "root")
     with pytest.raises(DataError, match="label_list.mat cannot be read"):
         prepare_ccp(tmp_path, tmp_path / "root")
+
+
+def test_foda_from_a_release_to_the_command(shared_data, tmp_path, monkeypatch, capsys):
+    """Copies of the three raw frames under consecutive numbers are three runs of two classes."""
+    monkeypatch.setattr(prepare_foda_module, "MOST", 6)
+    monkeypatch.setattr(prepare_foda_module, "VALIDATION", 2)
+    raw = {100: "000218", 200: "000794", 300: "016605"}
+    release, root = tmp_path / "release", tmp_path / "root"
+    for folder, suffix in (("Annotations", ".xml"), ("JPEGImages", ".jpg")):
+        (release / folder).mkdir(parents=True)
+        for first, name in raw.items():
+            for number in range(first, first + 12):
+                shutil.copyfile(
+                    shared_data / "foda" / "raw" / f"{name}{suffix}",
+                    release / folder / f"{number:06}{suffix}",
+                )
+    arguments = [f"existing={release}", f"dataset.root={root}", f"paths.cache={tmp_path / 'cache'}"]
+    assert main(["foda", *arguments]) == 0
+    assert f"foda is complete in {root}" in capsys.readouterr().out
+    prepared = [load(shared_data / "foda" / f"{split}.json") for split in ("train0", "train1", "val")]
+    names = {category["id"]: category["name"] for category in prepared[0]["categories"]}
+    for split, counts, numbers in (
+        ("train0", [3, 6], range(7)),
+        ("train1", [3, 6], range(7)),
+        ("val", [2, 2], range(9, 12)),
+    ):
+        content = load(root / f"{split}.json")
+        class_of = {record["image_id"]: record["category_id"] for record in content["annotations"]}
+        assert sorted(Counter(class_of.values()).values()) == counts
+        assert all(image["id"] % 100 in numbers for image in content["images"])
+        own_names = {category["id"]: category["name"] for category in content["categories"]}
+        for image in content["images"]:
+            name = raw[image["id"] // 100 * 100]
+            found = annotations([content], image["id"])
+            expected = annotations(prepared, int(name))
+            assert [own_names[record.pop("category_id")] for record in found] == [
+                names[record.pop("category_id")] for record in expected
+            ]
+            assert found == expected
+            assert (root / "images" / image["file_name"]).read_bytes() == (
+                shared_data / "foda" / "images" / f"{name}.jpg"
+            ).read_bytes()

@@ -294,7 +294,7 @@ def test_rounding_of_annotation_tools_is_no_defect(write_coco, small_coco):
         ("", "cannot be read as JSON"),
         ("[" * 100_000, "cannot be read as JSON"),
         ("\x80\xff", "cannot be read as JSON"),
-        ("[1, 2]", "holds a list, not an object"),
+        ("[1, 2]", "contains a list, not an object"),
         ('{"images": [], "categories": []}', "has no list 'annotations'"),
         ('{"images": 3, "categories": [], "annotations": []}', "has no list 'images'"),
     ],
@@ -422,7 +422,7 @@ def test_a_file_that_is_replaced_while_it_is_read_never_counts_as_the_one_before
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text"])
-def test_a_damaged_cache_is_rebuilt_and_said_so(write_coco, small_coco, tmp_path, caplog, damage):
+def test_a_damaged_cache_is_built_again_with_a_warning(write_coco, small_coco, tmp_path, caplog, damage):
     files = write_coco(small_coco)
     first = read_coco(*files, cache=tmp_path / "cache")
     (cached,) = (tmp_path / "cache").glob("index*")
@@ -438,7 +438,7 @@ def test_a_damaged_cache_is_rebuilt_and_said_so(write_coco, small_coco, tmp_path
     with caplog.at_level(logging.WARNING):
         again = read_coco(*files, cache=tmp_path / "cache")
     assert again.coco_dict() == first.coco_dict()
-    assert "rebuilt" in caplog.text and str(cached) in caplog.text
+    assert "built again" in caplog.text and str(cached) in caplog.text
     caplog.clear()
     read_coco(*files, cache=tmp_path / "cache")
     assert caplog.text == ""

@@ -194,7 +194,7 @@ FILES = [
     (
         second_image,
         "ambiguous_image",
-        r"images/a\.png has the text file labels/a\.txt in common with images/a\.jpg",
+        r"images/a\.png shares the text file labels/a\.txt with images/a\.jpg",
         2,
     ),
     (remove_image, "unknown_image", r"a\.txt belongs to no image", 1),
@@ -221,9 +221,7 @@ def test_a_list_of_classes_and_spaces_at_the_ends_of_lines_are_allowed(yolo):
 
 def test_if_no_class_is_known_the_numbers_that_were_found_are_named(yolo):
     write_lines(yolo, "a", "7 0.5 0.5 0.2 0.1", "9 0.5 0.5 0.2 0.1")
-    with pytest.raises(
-        DataError, match=r"they have the class numbers \[7, 9\], but there are names for 0 to 2 alone"
-    ):
+    with pytest.raises(DataError, match=r"they have the class numbers \[7, 9\], but only 0 to 2 have names"):
         read(yolo, policy="skip")
 
 

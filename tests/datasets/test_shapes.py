@@ -218,8 +218,8 @@ def test_instances_by_rank_use_all_objects_and_never_rise(num_classes, more, exp
     ("settings", "message"),
     [
         ({"num_val": 9}, "num_val = 9 images"),
-        ({"outlines": ("blob",)}, "distinct outlines out of circle"),
-        ({"fills": ("red", "red")}, "distinct fills out of red"),
+        ({"outlines": ("blob",)}, "different outlines from circle"),
+        ({"fills": ("red", "red")}, "different fills from red"),
         ({"num_train": 9}, "num_train = 9 images of 6 objects cannot show each of 30 classes 2 times"),
         ({"image_size": 32, "num_train": 60, "num_val": 10}, "do not fit into 32 px"),
     ],

@@ -1,0 +1,162 @@
+"""The images of each batch.
+
+The order of images depends only on (seed, epoch), and a batch only on its step.  Training continues at step k by requesting
+step k: there is no state to save, and the number of workers does not matter.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from datasets.index import AnnotationIndex
+
+ORDER_STREAM = 2  # see dataset.py
+
+# Limits of width / height between groups: panoramas, 2 : 3, 3 : 4, 4 : 3, 3 : 2, panoramas.
+ASPECT_EDGES = (0.6, 0.7, 1.0, 1.42, 1.8)
+
+
+class EpochPlan:
+    """The stream of all epochs' images, cut into batches.
+
+    Every epoch is a new permutation of all images, and contains each image exactly once.  Every batch is full: if the
+    batch size does not divide an epoch, a batch contains the end of one epoch and the beginning of the next.
+
+    With groups, a batch has images of one group, so that images of similar shape are padded together.  At the end of an
+    epoch, the images that do not fill a batch of their group share a few mixed batches.
+
+    Args:
+        num_images: images of the split.
+        batch_size: images per step, all ranks together.
+        seed: seed of the order.
+        rank, world_size: this process takes the rank-th part of every batch.
+        repeat_factors: (num_images,) mean number of occurrences of each image in an epoch, at least 1
+            (``repeat_factors``); None for 1.
+        groups: (num_images,) int, the group of each image (``aspect_groups``); None for one group.
+
+    Raises:
+        ValueError: there are no images, or the ranks cannot have equal parts of a batch.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        repeat_factors: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
+    ) -> None:
+        if num_images < 1:
+            raise ValueError("the training split has no images")
+        if batch_size < 1 or batch_size % world_size:
+            raise ValueError(f"batch size {batch_size} cannot be divided evenly among {world_size} processes")
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.repeat_factors = repeat_factors
+        self.groups = groups
+        self._starts = [0]
+        self._orders: dict[int, np.ndarray] = {}
+
+    @property
+    def images_per_epoch(self) -> float:
+        """Number of images in an epoch; with repeat factors, the mean over epochs."""
+        return float(self.num_images if self.repeat_factors is None else self.repeat_factors.sum())
+
+    def steps(self, epochs: float) -> int:
+        """Number of steps that show at least ``epochs`` epochs."""
+        return math.ceil(epochs * self.images_per_epoch / self.batch_size - 1e-9)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Image numbers of one epoch, in order."""
+        if epoch not in self._orders:
+            rng = np.random.default_rng([ORDER_STREAM, self.seed, epoch])
+            numbers = np.arange(self.num_images)
+            if self.repeat_factors is not None:
+                # The fractional part is drawn in each epoch, so that the mean over epochs is the factor.
+                whole = np.floor(self.repeat_factors)
+                more = rng.random(self.num_images) < self.repeat_factors - whole
+                numbers = np.repeat(numbers, (whole + more).astype(np.int64))
+            # Two epochs can share a batch; older ones are not needed again.
+            self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1}
+            order = rng.permutation(numbers)
+            self._orders[epoch] = (
+                order if self.groups is None else self._grouped(order, self._start(epoch), rng)
+            )
+        return self._orders[epoch]
+
+    def _grouped(self, order: np.ndarray, start: int, rng: np.random.Generator) -> np.ndarray:
+        """Reorder an epoch that begins at position ``start`` of the stream so that every full batch has one group."""
+        # The first images complete the last batch of the previous epoch.
+        begun = -start % self.batch_size
+        rest = order[begun:]
+        batches, left = [], []
+        for group in np.unique(self.groups[rest]):
+            own = rest[self.groups[rest] == group]
+            full = len(own) // self.batch_size * self.batch_size
+            batches += list(own[:full].reshape(-1, self.batch_size))
+            left.append(own[full:])
+        rng.shuffle(batches)
+        return np.concatenate([order[:begun], *batches, *left])
+
+    def _start(self, epoch: int) -> int:
+        """Position of an epoch's first image in the stream."""
+        if self.repeat_factors is None:
+            return epoch * self.num_images
+        while len(self._starts) <= epoch:
+            self._starts.append(self._starts[-1] + len(self.order(len(self._starts) - 1)))
+        return self._starts[epoch]
+
+    def batch(self, step: int) -> list[tuple[int, int]]:
+        """This rank's (epoch, image number) pairs of one step."""
+        share = self.batch_size // self.world_size
+        first = step * self.batch_size + self.rank * share
+        return [self._at(position) for position in range(first, first + share)]
+
+    def _at(self, position: int) -> tuple[int, int]:
+        if self.repeat_factors is None:
+            epoch, offset = divmod(position, self.num_images)
+        else:
+            while self._starts[-1] <= position:
+                self._start(len(self._starts))
+            epoch = int(np.searchsorted(self._starts, position, side="right")) - 1
+            offset = position - self._starts[epoch]
+        return epoch, int(self.order(epoch)[offset])
+
+
+def aspect_groups(index: AnnotationIndex) -> np.ndarray:
+    """Group of each image (N,) by width / height, for ``EpochPlan``; most photographs have sides of 3 : 2 or 4 : 3."""
+    return np.digitize(index.widths / index.heights, ASPECT_EDGES)
+
+
+def repeat_factors(
+    index: AnnotationIndex, threshold: float = 0.001, *, count_instances: bool = False
+) -> np.ndarray:
+    """Repeat factor of each image (N,): the largest max(1, sqrt(threshold / f_c)) over its classes c.
+
+    Args:
+        index: the training split; crowd regions and difficult objects do not count.
+        threshold: classes with a smaller frequency f_c are repeated.
+        count_instances: if False, f_c is the share of images that show class c (Gupta et al. 2019, LVIS, section 5.2).
+            If True, f_c is the geometric mean of that share and the share of all instances that belong to class c
+            (instance-aware repeat factor sampling, Yaman et al. 2023).
+    """
+    kept = ~(index.crowd | index.difficult)
+    image_numbers = np.repeat(np.arange(len(index)), np.diff(index.offsets))[kept]
+    labels = index.labels[kept]
+    pairs = np.unique(np.stack([image_numbers, labels]), axis=1)
+    share = np.bincount(pairs[1], minlength=index.num_classes) / len(index)
+    if count_instances:
+        instances = np.bincount(labels, minlength=index.num_classes)
+        share = np.sqrt(share * instances / max(len(labels), 1))
+    factor_of_class = np.sqrt(np.maximum(1.0, threshold / np.maximum(share, 1e-12)))
+    factors = np.ones(len(index))
+    np.maximum.at(factors, pairs[0], factor_of_class[pairs[1]])
+    return factors
