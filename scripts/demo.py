@@ -110,7 +110,10 @@ def rendered(predictors: dict[str, Predictor], samples: dict[str, Path]) -> byte
     shapes = [name for name, one in predictors.items() if one.config.cell.dataset.startswith("shapes")]
     afl = any("afl" in one.config.cell.loss for one in predictors.values())
     return template.render(
-        detectors=list(predictors), samples=list(samples), shapes=shapes, note=NOTE if afl else ""
+        detectors=[(name, one.names) for name, one in predictors.items()],
+        samples=list(samples),
+        shapes=shapes,
+        note=NOTE if afl else "",
     ).encode()
 
 

@@ -35,6 +35,7 @@ const wait = setInterval(() => {
   set(document.getElementById("score"), 0.6, "input"); seen.strict = look();
   set(card.querySelector("select"), "0", "change"); seen.map = look();
   seen.options = card.querySelector("select").options.length; seen.width = pen.width;
+  seen.knows = card.querySelector(".knows").textContent;
   seen.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
   const found = document.createElement("pre"); found.id = "seen"; found.textContent = JSON.stringify(seen);
   document.body.append(found);
@@ -105,8 +106,9 @@ def test_a_visitor_sees_boxes_moves_the_score_and_opens_a_heat_map(address, pred
     assert match, done.stderr[-2000:]
     seen = json.loads(unescape(match[1]))
     scores = predictor(IMAGE, score=0).scores
-    assert seen["first"][0].startswith(f"{int((scores >= 0.3).sum())} boxes")
-    assert seen["strict"][0].startswith(f"{int((scores >= 0.6).sum())} boxes")
+    for name, least in (("first", 0.3), ("strict", 0.6)):
+        assert seen[name][0].startswith(f"{int((scores >= least).sum())} box")
+    assert seen["knows"] == f"30 classes: {', '.join(predictor.names)}"
     assert len({seen[name][1] for name in ("first", "strict", "map")}) == 3  # three different pictures
     assert seen["options"] == 1 + len(predictor.score_maps(IMAGE)) and seen["problems"] == []
     assert seen["width"] >= cv2.imread(str(IMAGE)).shape[1] and seen["overflow"] <= 0
