@@ -1,4 +1,4 @@
-"""Arguments of the command line against the texts that were typed, read back by Hydra itself."""
+"""Arguments of the command line, read by Hydra, compared with the text that was typed."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ AWKWARD = [
 
 
 def as_hydra_reads(override: str):
-    """The value that Hydra's own parser finds."""
+    """The value that Hydra's parser reads."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     return OverridesParser.create().parse_override(override).value()
 
 
 @pytest.mark.parametrize("text", AWKWARD)
-def test_a_setting_that_holds_text_takes_the_text_as_typed(text):
+def test_a_text_setting_keeps_the_text_as_typed(text):
     if text in ("a b ", " a"):
         pytest.skip("Hydra's grammar drops spaces at the ends of unquoted text")
     assert as_hydra_reads(hydra_override(f"root={text}", BASE)) == text
@@ -44,11 +44,11 @@ def test_a_setting_that_holds_text_takes_the_text_as_typed(text):
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1))
-def test_quoted_text_is_read_as_itself(text):
+def test_quoted_text_is_restored(text):
     assert as_hydra_reads(f"key={quoted(text)}") == text
 
 
-def test_quoted_values_are_read_as_themselves():
+def test_quoted_values_are_restored():
     for value in (None, True, 3, 0.5, [1, "a,b", "2024"], {"x": "a (1)", "y": [None, "true"]}):
         assert as_hydra_reads(f"key={quoted(value)}") == value
 
@@ -67,7 +67,7 @@ def test_quotes_of_the_user_are_kept_and_the_home_folder_is_expanded():
     assert as_hydra_reads(hydra_override("root=a~b", BASE)) == "a~b"
 
 
-def test_other_forms_pass():
+def test_other_forms_are_not_changed():
     for argument in (
         "~root",
         "-m",
@@ -94,7 +94,7 @@ def test_a_list_of_arguments_needs_no_quotes():
         hydra_override("classes=[a=[1,2]]", BASE)
 
 
-def test_a_comma_is_a_sweep_only_where_one_was_asked_for():
+def test_a_comma_is_a_sweep_only_with_the_sweep_option():
     assert hydra_override("root=a,b", BASE, sweep=True) == "root=a,b"
     assert as_hydra_reads(hydra_override("root=a,b", BASE)) == "a,b"
     assert as_hydra_reads(hydra_override("nothing=a,b", BASE)) == "a,b"
@@ -118,7 +118,7 @@ def test_a_comma_is_a_sweep_only_where_one_was_asked_for():
         ("nothing=[a (1)]", "cannot be read as a list"),
     ],
 )
-def test_a_value_of_another_kind_is_one_line(argument, words):
+def test_a_value_of_the_wrong_kind_gives_one_line(argument, words):
     with pytest.raises(ConfigError) as error:
         hydra_override(argument, BASE)
     assert words in str(error.value) and "\n" not in str(error.value)
@@ -150,7 +150,7 @@ def test_the_composed_config_has_the_text(key, value):
     assert OmegaConf.select(again, key) == value
 
 
-def test_overrides_of_a_config_are_applied_in_order_and_the_unknown_is_named():
+def test_overrides_are_applied_in_order_and_an_unknown_one_is_named():
     config = OmegaConf.create({"root": "x", "file": "${root}/a", "trainer": {"batch_size": 1}})
     apply_overrides(config, ["root=/a (1)", "trainer.batch_size=2", "root=/b #2"])
     assert config.file == "/b #2/a" and config.trainer.batch_size == 2
@@ -165,7 +165,7 @@ def test_overrides_of_a_config_are_applied_in_order_and_the_unknown_is_named():
         assert words in str(error.value)
 
 
-def test_the_quoted_form_in_a_message_is_what_the_shell_needs():
+def test_the_quoted_form_in_a_message_works_in_a_shell():
     with pytest.raises(ConfigError) as error:
         hydra_override("classes=[a (1)]", BASE)
     (argument,) = shlex.split(str(error.value).split("quotes: ")[1])

@@ -1,4 +1,4 @@
-"""Changes to a saved config against the same changes on the command line of the training."""
+"""Overrides of a saved config compared with the same overrides on the command line of the training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from afl.config import CONF, CONFIG, UNRESOLVED, ConfigError, read_config, save_
 from afl.config.saved import references
 from scripts.entry import compose_config
 
-# `experiment=small` lets the images of every detector follow dataset.image_size.
+# With `experiment=small`, the images of every detector have the size dataset.image_size.
 TRAINED = ["experiment=small", "dataset=custom", "detector=fcos", "backbone=tiny", "dataset.root=/data/good"]
 
 
@@ -35,12 +35,12 @@ def plain(config):
     ["dataset.root=/data/else (1)", "dataset.policy=skip", "dataset.max_detections=300", "trainer.batch_size=2",
      "dataset.train.annotations=/x.json", "pyramid.channels=48", "detector.max_detections=7"],
 )  # fmt: skip
-def test_a_change_gives_what_it_gives_at_training(folder, override):
+def test_an_override_has_the_same_effect_as_in_training(folder, override):
     assert plain(read_config(folder, [override])) == plain(composed(override)) != plain(read_config(folder))
 
 
-def test_every_setting_that_others_follow_reaches_them_or_is_refused_in_an_old_run(folder):
-    """Walks all references of conf/: no change of a source can be lost."""
+def test_a_referenced_setting_also_changes_its_references_or_is_rejected_for_an_old_run(folder):
+    """For all references in conf/, an override of the source is not lost."""
     config = composed()
     following = references(CONF)
     literal, dependent = {}, {}
@@ -51,7 +51,7 @@ def test_every_setting_that_others_follow_reaches_them_or_is_refused_in_an_old_r
         changed = "other" if key == "dataset.name" else "/elsewhere" if isinstance(value, str) else value + 1
         (dependent if key in following else literal)[key] = f"{key}={changed}"
     assert len(literal) > 5
-    # Sources with separate values change together. One that follows another would hide it, so each changes alone.
+    # Independent sources are changed together. A source that refers to another one would hide it, so it is changed separately.
     for overrides in (list(literal.values()), *([override] for override in dependent.values())):
         assert plain(read_config(folder, overrides)) == plain(composed(*overrides)), overrides
     (folder / UNRESOLVED).unlink()
@@ -73,7 +73,7 @@ def test_an_old_run_names_the_settings_to_change(folder):
         assert f"dataset.{name}=..." in str(error.value)
 
 
-def test_nothing_outside_the_config_is_looked_up(folder, monkeypatch):
+def test_references_to_anything_outside_the_config_are_rejected(folder, monkeypatch):
     monkeypatch.setenv("SECRET", "hunter2")
     config = composed()
     config.dataset.remedy = "${oc.env:SECRET}"
@@ -85,7 +85,7 @@ def test_nothing_outside_the_config_is_looked_up(folder, monkeypatch):
         read_config(folder)
 
 
-def test_an_edited_or_damaged_file_is_one_line(folder):
+def test_an_edited_or_damaged_file_gives_one_line(folder):
     text = (folder / CONFIG).read_text()
     (folder / CONFIG).write_text(text.replace("/data/good", "/data/moved"))
     with pytest.raises(ConfigError, match="one of them was edited"):

@@ -1,4 +1,4 @@
-"""Values that no run can work with, by setting."""
+"""Invalid values are rejected, by setting."""
 
 import pytest
 from omegaconf import OmegaConf
@@ -38,7 +38,7 @@ BASE.cell = {"dataset": "shapes"}
         ("paths.output", 3, "a folder"),
     ],
 )  # fmt: skip
-def test_a_bad_value_is_named_with_what_is_accepted(key, value, words):
+def test_an_invalid_value_is_named_with_the_accepted_values(key, value, words):
     config = BASE.copy()
     check_values(config)
     OmegaConf.update(config, key, value)
@@ -47,7 +47,7 @@ def test_a_bad_value_is_named_with_what_is_accepted(key, value, words):
     assert words in str(error.value) and str(error.value).startswith(key) and "\n" not in str(error.value)
 
 
-def test_the_rules_name_settings_that_exist():
+def test_the_rules_name_existing_settings():
     config = compose_config(["detector=fcos", "dataset=custom"])
     config.cell = {"dataset": "custom"}
     for key in RULES:

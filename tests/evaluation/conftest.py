@@ -1,4 +1,4 @@
-"""Random data sets and the way from result files to evaluators."""
+"""Random data sets, and the transfer of result files to evaluators."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def make_detections(boxes, scores, labels):
 
 
 def feed_results(evaluator, ground_truth, results):
-    """Give an evaluator the detections of a COCO results file, every image once."""
+    """Pass the detections of a COCO results file to an evaluator, every image once."""
     label_of = {category["id"]: label for label, category in enumerate(ground_truth["categories"])}
     by_image = {image["id"]: [] for image in ground_truth["images"]}
     for result in results:
@@ -80,7 +80,7 @@ def random_data(seed, images=30, classes=6, detections=40, crowds=True, federate
                 label = labels[k] if rng.random() < 0.8 else int(rng.integers(classes))
             else:
                 box, label = rng.integers(0, 400, 4) / 4, int(rng.integers(classes))
-            # few different scores, exact in float32: ties everywhere
+            # few different scores, exact in float32, so that there are many ties
             score = float(rng.integers(1, 64)) / 64
             results.append(
                 {"image_id": image_id, "category_id": ids[label], "bbox": box.tolist(), "score": score}

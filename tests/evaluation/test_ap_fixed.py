@@ -1,4 +1,4 @@
-"""AP without a cap per image against a slow, obvious computation: pool a class's detections, cut, match greedily, integrate."""
+"""AP without a limit per image compared with a slow, simple computation: pool a class's detections, cut, match, integrate."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def obvious(data, results, limit, federated) -> dict[str, float | None]:
                 if objects[one["image_id"]] or number in images[one["image_id"]]["neg_category_ids"]
             ]
             loose = {i for i, image in images.items() if number in image["not_exhaustive_category_ids"]}
-        # Detections without area are no detections for LVIS.
+        # LVIS drops detections without area.
         pool = [one for one in pool if not federated or one["bbox"][2] * one["bbox"][3] > 0]
         total = sum(map(len, objects.values()))
         if not total:
@@ -87,11 +87,11 @@ def obvious(data, results, limit, federated) -> dict[str, float | None]:
 @pytest.mark.parametrize("backend", ["official", "fast"])
 @pytest.mark.parametrize("kind", [CocoEvaluator, LvisEvaluator, VocEvaluator])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_ap_fixed_equals_the_obvious_computation(random_set, feed, monkeypatch, kind, backend, seed):
-    """With 40 detections of a class in all; the cap of 7 an image must play no part in it."""
+def test_ap_fixed_equals_the_simple_computation(random_set, feed, monkeypatch, kind, backend, seed):
+    """A class has 40 detections in total; the limit of 7 per image must have no effect."""
     monkeypatch.setattr(evaluator, "FIXED_DETECTIONS", 40)
     data, results = random_set(seed, crowds=False, federated=True)
-    for one in results:  # two equal scores have no order of their own
+    for one in results:  # equal scores have no defined order
         one["score"] += np.random.default_rng(seed).permutation(len(results))[results.index(one)] / 2**20
     measured = kind(data, backend=backend, image_cap=7)
     feed(measured, data, results)
@@ -106,7 +106,7 @@ def test_ap_fixed_equals_the_obvious_computation(random_set, feed, monkeypatch, 
 
 
 @pytest.mark.parametrize("kind", [CocoEvaluator, LvisEvaluator, VocEvaluator])
-def test_the_other_figures_are_those_of_detections_cut_before(random_set, feed, kind):
+def test_the_other_figures_equal_those_of_limited_detections(random_set, feed, kind):
     data, results = random_set(3, federated=True)
     kept = {}
     for one in sorted(results, key=lambda one: -one["score"]):
@@ -121,8 +121,8 @@ def test_the_other_figures_are_those_of_detections_cut_before(random_set, feed, 
     assert metrics["AP_fixed"] != metrics["AP"]
 
 
-def test_a_rare_class_gains_nothing_from_pushing_others_out_of_the_image(one_class, detections):
-    """Two classes and room for one detection: AP of a class depends on the other's scores, AP_fixed does not."""
+def test_ap_fixed_of_a_class_does_not_depend_on_other_classes(one_class, detections):
+    """With two classes and one detection per image, AP of a class depends on the other's scores, but AP_fixed does not."""
     one_class["categories"].append({"id": 6, "name": "other"})
     one_class["annotations"][1]["category_id"] = 6
     found = {}
@@ -136,6 +136,6 @@ def test_a_rare_class_gains_nothing_from_pushing_others_out_of_the_image(one_cla
     assert found[0.5][1] == found[1.0][1] == {"thing": pytest.approx(1), "other": pytest.approx(1)}
 
 
-def test_an_image_cap_below_one_is_refused(one_class):
+def test_an_image_cap_below_one_is_rejected(one_class):
     with pytest.raises(ValueError, match="image_cap must be at least 1"):
         CocoEvaluator(one_class, image_cap=0)

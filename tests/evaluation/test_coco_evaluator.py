@@ -1,4 +1,4 @@
-"""COCO figures against pycocotools' published ones on its own sample, and the fast backend against the official one."""
+"""COCO figures compared with the published ones of pycocotools on its sample, and the fast backend with the official one."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_the_cap_on_detections_equals_pycocotools(random_set, feed, backend):
     precision = official.eval["precision"][..., 0, 2]
     assert result["AP"] == pytest.approx(precision[precision > -1].mean(), abs=1e-9)
     uncapped = run_pycocotools(ground_truth, results, max_detections=1000).eval["precision"][..., 0, 2]
-    assert abs(result["AP"] - uncapped[uncapped > -1].mean()) > 1e-4  # else the cap was not put to the test
+    assert abs(result["AP"] - uncapped[uncapped > -1].mean()) > 1e-4  # otherwise the limit was not tested
 
 
 def test_group_means_equal_pycocotools_on_the_classes_of_a_group(random_set, feed):
@@ -112,7 +112,7 @@ def test_results_file_gives_the_same_figures_to_pycocotools(random_set, feed):
     assert {name: result[name] for name in figures} == pytest.approx(figures, abs=1e-9)
 
 
-def test_results_file_brings_float32_boxes_back(one_class, detections):
+def test_results_file_restores_float32_boxes(one_class, detections):
     rng = np.random.default_rng(0)
     boxes = np.sort(rng.uniform(0, 500, (50, 2, 2)).astype(np.float32), axis=1).reshape(50, 4)
     evaluator = CocoEvaluator(one_class)
@@ -125,7 +125,7 @@ def test_results_file_brings_float32_boxes_back(one_class, detections):
     assert (np.array([row["score"] for row in written], np.float32) == found.scores).all()
 
 
-def test_annotation_id_zero_is_not_taken_for_unmatched(one_class, detections):
+def test_annotation_id_zero_does_not_mean_unmatched(one_class, detections):
     for annotation in one_class["annotations"]:
         annotation["id"] -= 1
     evaluator = CocoEvaluator(one_class)
@@ -133,7 +133,7 @@ def test_annotation_id_zero_is_not_taken_for_unmatched(one_class, detections):
     assert evaluator.evaluate()["AP"] == pytest.approx(1.0)
 
 
-def test_fast_backend_leaves_pycocotools_in_place(one_class):
+def test_fast_backend_does_not_replace_pycocotools(one_class):
     CocoEvaluator(one_class, backend="fast").evaluate()
     assert sys.modules["pycocotools.coco"].COCO is COCO
     assert COCO.__module__ == "pycocotools.coco"
@@ -164,8 +164,8 @@ def test_evaluation_prints_nothing(one_class, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_fork_after_an_evaluation_is_refused_and_does_not_wait_forever(one_class):
-    """multiprocessing's fork keeps hotcoco's pool and loses its threads."""
+def test_a_fork_after_an_evaluation_is_rejected_and_does_not_hang(one_class):
+    """multiprocessing's fork copies hotcoco's pool without its threads."""
     CocoEvaluator(one_class).evaluate()
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)

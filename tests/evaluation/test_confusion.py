@@ -1,4 +1,4 @@
-"""Confusion against a slow matcher and cases by hand; precision by group against the official package's own array."""
+"""Confusion compared with a slow matcher and manual cases; precision by group compared with the official package."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def iou(a, b):
 
 
 def slowly(objects, found):
-    """One detection after another, each looking at every object."""
+    """Match one detection after another with every object."""
     counts = Counter()
     for image, own in enumerate(found):
         here = [(label, box, crowd) for at, label, box, crowd in objects if at == image]
@@ -83,14 +83,14 @@ some_found = st.lists(st.tuples(boxes, st.sampled_from([0.1, 0.31, 0.5, 0.9]), l
 
 @settings(max_examples=150, deadline=None)
 @given(a_truth, st.tuples(some_found, some_found))
-def test_counts_are_those_of_one_detection_after_another(objects, rows):
+def test_counts_equal_those_of_the_slow_matcher(objects, rows):
     found = [Found([r[0] for r in own], [r[1] for r in own], [r[2] for r in own]) for own in rows]
     evaluator = CocoEvaluator(truth(objects), groups=GROUPS)
     evaluator.process([0, 1], found)
     assert evaluator.confusion() == slowly(objects, found)
 
 
-def test_groups_tell_the_right_class_from_another_one_of_the_same_group():
+def test_groups_separate_the_right_class_from_others_of_the_same_group():
     counts = {(0, 0): 3, (0, 1): 2, (1, 1): 5, (1, 2): 4, (2, BACKGROUND): 7, (BACKGROUND, 2): 9}
     table = confusion_by_group(counts, ["r", "r", "f"])
     assert table["r"] == {"its class": 8, "r": 2, "c": 0, "f": 4, "nothing": 0}
@@ -98,8 +98,8 @@ def test_groups_tell_the_right_class_from_another_one_of_the_same_group():
     assert table["background"]["f"] == 9 and sum(sum(row.values()) for row in table.values()) == 30
 
 
-def test_lvis_counts_wrong_detections_of_checked_classes_only():
-    # In each image class 1 (bee) is checked, class 2 (cat) is unfinished, class 0 (ant) is there in image 0 alone.
+def test_lvis_only_counts_wrong_detections_of_checked_classes():
+    # In each image class 1 (bee) is checked, class 2 (cat) is not exhaustive, and class 0 (ant) is only in image 0.
     evaluator = LvisEvaluator(truth([(0, 0, (0, 0, 8, 8), False)]))
     away = [(20, 20, 28, 28)] * 3
     evaluator.process([0, 1], [Found(away, [0.9] * 3, [0, 1, 2])] * 2)
@@ -113,7 +113,7 @@ def test_precision_by_group_is_the_official_one_averaged(kind):
     for image in range(6):
         corners = rng.uniform(0, 50, (4, 2))
         own = np.concatenate([corners, corners + rng.uniform(10, 30, (4, 2))], 1)
-        labels = rng.integers(0, 2, 4)  # no cat anywhere
+        labels = rng.integers(0, 2, 4)  # no cat in any image
         objects += [(image, int(n), tuple(box), False) for n, box in zip(labels, own, strict=True)]
         found.append(Found(own + rng.normal(0, 2, own.shape), rng.uniform(0, 1, 4), labels))
     data = truth(objects, images=6)

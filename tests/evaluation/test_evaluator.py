@@ -1,4 +1,4 @@
-"""What all evaluators share: bad input is named, ranks merge to what one process gives, detections survive their JSON."""
+"""Shared behaviour of the evaluators: bad input is named, merged ranks equal one process, JSON restores detections."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def replace(**changes):
         (replace(scores=[0.9, 0.8]), "image 7.*needed"),
     ],
 )
-def test_bad_detections_are_refused_by_image(one_class, detections, found, message):
+def test_bad_detections_are_rejected_with_their_image(one_class, detections, found, message):
     evaluator = CocoEvaluator(one_class)
     with pytest.raises(ValueError, match=message):
         evaluator.process([7], [detections(**found)])
     assert len(evaluator.detections()) == 0
 
 
-def test_unknown_and_repeated_images_are_refused(one_class, detections):
+def test_unknown_and_repeated_images_are_rejected(one_class, detections):
     evaluator = CocoEvaluator(one_class)
     found = detections(**replace())
     with pytest.raises(ValueError, match="image 8"):
@@ -51,7 +51,7 @@ def test_unknown_and_repeated_images_are_refused(one_class, detections):
     assert len(evaluator.detections()) == 1
 
 
-def test_images_never_processed_are_reported(one_class, caplog):
+def test_images_that_were_not_processed_are_reported(one_class, caplog):
     CocoEvaluator(one_class).evaluate()
     assert "2 of 2 images were not processed" in caplog.text
 
@@ -67,7 +67,7 @@ def test_images_never_processed_are_reported(one_class, caplog):
         (lambda d: d["annotations"][0].update(bbox=[1, 2, 3]), "annotation 1 .* four numbers"),
     ],
 )
-def test_bad_ground_truth_is_refused_with_its_record(one_class, change, message):
+def test_bad_ground_truth_is_rejected_with_its_record(one_class, change, message):
     change(one_class)
     with pytest.raises(ValueError, match=message):
         CocoEvaluator(one_class)
@@ -99,7 +99,7 @@ def test_files_of_two_ranks_equal_one_process(random_set, feed, tmp_path, kind):
     whole = kind(ground_truth)
     feed(whole, ground_truth, results)
     paths = []
-    # the last two images go to both ranks, as a sampler that fills up its batches does
+    # the last two images are assigned to both ranks, as by a sampler that pads its batches
     for rank, images in enumerate((ground_truth["images"][::2], ground_truth["images"][1::2])):
         images = images + ground_truth["images"][:2]
         part = {image["id"]: image for image in images}
@@ -114,7 +114,7 @@ def test_files_of_two_ranks_equal_one_process(random_set, feed, tmp_path, kind):
     assert merged.evaluate() == whole.evaluate()
 
 
-def test_damaged_and_foreign_files_of_ranks_are_refused(one_class, random_set, feed, tmp_path):
+def test_damaged_and_foreign_files_of_ranks_are_rejected(one_class, random_set, feed, tmp_path):
     ground_truth, results = random_set(1)
     foreign = CocoEvaluator(ground_truth)
     feed(foreign, ground_truth, results)
@@ -131,7 +131,7 @@ def test_damaged_and_foreign_files_of_ranks_are_refused(one_class, random_set, f
         CocoEvaluator(ground_truth).merge([tmp_path / "rank1.npz"])
 
 
-def test_the_cut_per_image_equals_sorting_each_image(random_set):
+def test_the_limit_per_image_equals_sorting_each_image(random_set):
     rng = np.random.default_rng(0)
     image = np.sort(rng.integers(0, 5, 200)).astype(np.int32)
     scores = (rng.integers(0, 20, 200) / 20).astype(np.float32)
@@ -144,7 +144,7 @@ def test_the_cut_per_image_equals_sorting_each_image(random_set):
     assert found.best_per_image(17).label.tolist() == expected
 
 
-def test_group_means_of_a_hand_computed_case():
+def test_group_means_equal_a_manual_computation():
     per_class = {"a": 0.5, "b": None, "c": 0.1, "d": 0.3, "e": None}
     assert group_means(per_class, ["r", "r", "c", "c", "f"]) == {
         "AP_r": 0.5,
@@ -169,16 +169,16 @@ def _evaluator(kind, truth, limit):
 @pytest.mark.parametrize(
     ("in_empty_image", "surplus", "expected"),
     [
-        # Both objects found first: what comes after full recall costs nothing.
+        # Both objects are found first, and later detections do not lower AP.
         (0.1, 0, 1.0),
         # A false detection before both: precision 1/2, then 2/3, which interpolation gives to every recall.
         (0.99, 0, 2 / 3),
-        # More detections than the cap, the best ones kept.
+        # There are more detections than the limit, and the best ones are kept.
         (0.1, 50, 1.0),
         (None, 0, 1.0),
     ],
 )
-def test_one_class_an_image_without_objects_and_the_cap(
+def test_one_class_an_empty_image_and_the_limit_have_known_values(
     one_class, detections, kind, in_empty_image, surplus, expected
 ):
     evaluator = _evaluator(kind, one_class, limit=2)
@@ -193,6 +193,6 @@ def test_one_class_an_image_without_objects_and_the_cap(
 
 
 @pytest.mark.parametrize("kind", ["coco", "lvis", "voc"])
-def test_scores_that_are_not_numbers_are_refused_by_all(one_class, detections, kind):
+def test_all_evaluators_reject_scores_that_are_not_finite(one_class, detections, kind):
     with pytest.raises(ValueError, match="detections of image 7: a score is not finite"):
         _evaluator(kind, one_class, limit=2).process([7], [detections([[0, 0, 9, 9]], [np.nan], [0])])

@@ -1,4 +1,4 @@
-"""LVIS figures against those of the lvis package on its sample, and against the package itself on federated random sets."""
+"""LVIS figures compared with those of the package lvis on its sample, and on random federated sets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FIGURES = {
 
 
 class NumpyOf2020:
-    """numpy as lvis 0.5.3 knew it: ``np.float`` was an alias of ``float``."""
+    """numpy with ``np.float``, an alias of ``float`` that lvis 0.5.3 uses."""
 
     float = float
 
@@ -38,7 +38,7 @@ class NumpyOf2020:
 
 @pytest.fixture
 def run_lvis(monkeypatch):
-    """The official package, its use of ``np.float`` mended for the duration of a test."""
+    """The official package, with its use of ``np.float`` patched during a test."""
     lvis = pytest.importorskip("lvis")
     monkeypatch.setattr(sys.modules["lvis.eval"], "np", NumpyOf2020())
 
@@ -87,7 +87,7 @@ def test_equals_lvis_with_more_than_300_detections_per_image(random_set, feed, r
     assert np.bincount(evaluator.detections().image).max() > 300
     compare(evaluator, run_lvis(ground_truth, results, 300), ground_truth)
     without_cut = run_lvis(ground_truth, results, 10_000).results["AP"]
-    assert abs(evaluator.evaluate()["AP"] - without_cut) > 1e-4  # else the cut was not put to the test
+    assert abs(evaluator.evaluate()["AP"] - without_cut) > 1e-4  # otherwise the limit was not tested
 
 
 @pytest.mark.parametrize("backend", ["official", "fast"])
@@ -136,7 +136,7 @@ def federated(one_class):
     return one_class
 
 
-def test_unchecked_classes_cost_nothing_and_negatives_do(federated, detections):
+def test_detections_of_negative_classes_lower_ap_and_those_of_unchecked_ones_do_not(federated, detections):
     found = [
         detections([[0, 0, 40, 40], [50, 50, 90, 90], [0, 0, 9, 9]], [0.8, 0.7, 0.9], [0, 0, 1]),
         detections([[0, 0, 40, 40]], [0.9], [0]),
@@ -158,7 +158,7 @@ def test_no_detections_give_zero(federated, backend):
     assert (result["AP"], result["AR"], result["AP_r"], result["AP_c"]) == (0, 0, 0, None)
 
 
-def test_other_files_than_lvis_are_refused(one_class, federated):
+def test_files_in_other_formats_are_rejected(one_class, federated):
     del federated["images"][1]["neg_category_ids"]
     with pytest.raises(ValueError, match="image 9 .* neg_category_ids"):
         LvisEvaluator(federated)
@@ -167,7 +167,7 @@ def test_other_files_than_lvis_are_refused(one_class, federated):
         LvisEvaluator(federated)
 
 
-def test_lvis_is_imported_late_and_leaves_logging_and_numpy_alone():
+def test_lvis_is_imported_late_and_does_not_change_logging_and_numpy():
     program = """
 import logging, sys
 import numpy as np

@@ -1,4 +1,4 @@
-"""VOC figures against a slow obvious implementation, closed-form cases, and pycocotools for 0.5:0.95."""
+"""VOC figures compared with a slow, simple implementation, with closed-form cases, and with pycocotools for 0.5:0.95."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def corners(box):
     return (x, y, x + w, y + h)
 
 
-def test_average_precision_of_a_hand_computed_curve():
+def test_average_precision_equals_a_manual_computation():
     # true, false, true of two objects: (recall, precision) = (1/2, 1), (1/2, 1/2), (1, 2/3)
     recall, precision = np.array([0.5, 0.5, 1.0]), np.array([1.0, 0.5, 2 / 3])
     assert average_precision(recall, precision, "area") == pytest.approx(0.5 + 0.5 * 2 / 3)
@@ -99,7 +99,7 @@ def test_a_recall_of_exactly_three_tenths_reaches_the_fourth_point():
     assert average_precision(recall, precision, "11point") == pytest.approx(4 / 11)
 
 
-def test_duplicates_are_false_and_difficult_objects_do_not_count(one_class, detections):
+def test_duplicates_are_false_positives_and_difficult_objects_are_ignored(one_class, detections):
     one_class["annotations"][1]["difficult"] = 1
     boxes = [[50, 50, 90, 90], [50, 50, 90, 89], [0, 0, 40, 40], [0, 0, 40, 39]]
     evaluator = VocEvaluator(one_class)
@@ -115,8 +115,8 @@ def test_an_overlap_of_exactly_the_threshold_counts(one_class, detections):
     assert evaluator.evaluate()["mAP50"] == 0.5
 
 
-def test_a_detection_looks_only_at_the_object_it_overlaps_most(one_class, detections):
-    # VOC: the second box overlaps the first object most, which is taken; COCO gives it the other object
+def test_a_detection_is_only_compared_with_the_object_that_it_overlaps_most(one_class, detections):
+    # VOC: the second box overlaps the first object most, which is already matched; COCO matches it with the other object
     one_class["annotations"][1]["bbox"] = [10, 0, 40, 40]
     found = detections([[0, 0, 40, 40], [4, 0, 44, 40]], [0.9, 0.8], [0, 0])
     evaluator = VocEvaluator(one_class)
@@ -135,12 +135,12 @@ def test_coco_figures_equal_the_coco_evaluators(random_set, feed):
 
 
 @pytest.mark.parametrize("arguments, message", [({"metric": "area11"}, "11point"), ({"iou": 0}, "overlap")])
-def test_unknown_rules_are_refused(one_class, arguments, message):
+def test_unknown_rules_are_rejected(one_class, arguments, message):
     with pytest.raises(ValueError, match=message):
         VocEvaluator(one_class, **arguments)
 
 
-def test_another_overlap_has_its_own_name_and_no_detections_give_zero(one_class):
+def test_another_overlap_has_another_name_and_no_detections_give_zero(one_class):
     assert VocEvaluator(one_class, iou=0.75).evaluate()["mAP75"] == 0
     one_class["annotations"] = []
     assert VocEvaluator(one_class).evaluate()["mAP50"] is None

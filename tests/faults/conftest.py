@@ -1,4 +1,4 @@
-"""Counts of what the tests did, printed at the end."""
+"""Counts the operations of the tests and prints the counts at the end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 COUNTS = pytest.StashKey[Counter]()
 
-# The same damages at every run: a failure is reproduced by running the test again.
+# The damages are the same in every run, so that a failure can be reproduced.
 settings.register_profile(
     "faults",
     derandomize=True,
@@ -27,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def count(request: pytest.FixtureRequest):
-    """``count(what, number=1)``: adds to the summary's line about ``what``."""
+    """``count(what, number=1)`` adds to the line about ``what`` in the summary."""
 
     def add(what: str, number: int = 1) -> None:
         request.config.stash[COUNTS][what] += number
@@ -37,7 +37,7 @@ def count(request: pytest.FixtureRequest):
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where generated data is kept for all tests."""
+    """The folder of generated data, shared by all tests."""
     return tmp_path_factory.mktemp("cache")
 
 

@@ -1,4 +1,4 @@
-"""Runs of a few seconds, as commands and as configs, and what is compared of them."""
+"""Runs of a few seconds, as commands and as configs, and comparisons of their results."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def overrides(output: Path, cache: Path) -> list[str]:
 
 
 def cell(output: Path, cache: Path, detector: str, loss: str, *more: str) -> DictConfig:
-    """The config of a small cell."""
+    """The config of a small run."""
     return compose_cell(detector=detector, loss=loss, overrides=[*overrides(output, cache), *more])
 
 
 def command(output: Path, cache: Path, *more: str, start: tuple[str, ...] = ()) -> list[str]:
-    """``python [START] -m scripts.train ...`` of a small cell; ``more`` names detector and loss."""
+    """``python [START] -m scripts.train ...`` of a small run; ``more`` gives detector and loss."""
     return [sys.executable, *start, "-m", "scripts.train", *overrides(output, cache), *more]
 
 
 def started(arguments: list[str], *, own_session: bool = False, **variables: str) -> subprocess.Popen:
-    """The command, running, its output in one pipe; in a session of its own where all its processes are to be signalled."""
+    """Start the command with its output in one pipe; in a new session if all its processes will receive a signal."""
     return subprocess.Popen(
         arguments,
         cwd=CONF.parent,
@@ -52,13 +52,13 @@ def started(arguments: list[str], *, own_session: bool = False, **variables: str
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=own_session,
-        # A shell that started the tests in the background has them ignore Ctrl-C.
+        # If a shell starts the tests in the background, they ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
 def finished(arguments: list[str], code: int = 0, **variables: str) -> str:
-    """What the command prints until it ends, with this exit code, within ten minutes."""
+    """The output of the command, which must end with this exit code within ten minutes."""
     process = started(arguments, **variables)
     printed, _ = process.communicate(timeout=600)
     assert process.returncode == code, printed
@@ -66,7 +66,7 @@ def finished(arguments: list[str], code: int = 0, **variables: str) -> str:
 
 
 def wait_for(happened: Callable[[], bool], process: subprocess.Popen, seconds: float = 120) -> bool:
-    """Wait until something is the case; False when the process ended before."""
+    """Wait until the condition is true; returns False if the process ends first."""
     deadline = monotonic() + seconds
     while monotonic() < deadline:
         if happened():
@@ -78,12 +78,12 @@ def wait_for(happened: Callable[[], bool], process: subprocess.Popen, seconds: f
 
 
 def steps_done(output: Path) -> int:
-    """Lines in the curves of the only run below ``output``."""
+    """Number of lines in the curves of the only run below ``output``."""
     return sum(map(lines_in, output.glob("shapes*")))
 
 
 def lines_in(folder: Path) -> int:
-    """Lines in the curves of a run directory."""
+    """Number of lines in the curves of a run directory."""
     path = folder / "metrics.jsonl"
     return path.read_text(encoding="utf-8").count("\n") if path.exists() else 0
 
@@ -102,7 +102,7 @@ def read_checkpoint(path: Path) -> dict:
 
 
 def assert_same(a: object, b: object, where: str = "checkpoint") -> None:
-    """Equal bit for bit, whatever is nested in whatever; the time that a run took and what decides no result may differ."""
+    """Assert bit-identical values in nested containers, except the time of a run and settings that do not affect the result."""
     if isinstance(a, dict):
         assert a.keys() == b.keys(), where
         for name in a:

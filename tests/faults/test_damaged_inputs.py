@@ -1,4 +1,4 @@
-"""Thousands of randomly damaged files: one clear error each, or a reading that loses nothing silently."""
+"""Thousands of randomly damaged files: each gives one clear error, or is read without silent loss."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_damaged_checkpoints(tmp_path, count):
         except CheckpointError as error:
             assert str(path) in str(error) and "\n" not in str(error), error
         else:
-            # What no checksum covers, names and dates in the archive's own headers, changes nothing of the state.
+            # Checksums do not cover names and dates in the archive's headers, which do not affect the state.
             assert_same(again, found)
         count(WHAT)
 

@@ -1,4 +1,4 @@
-"""Stopped between two checkpoints and started again: the checkpoint of a run in one go, for every detector and every loss."""
+"""A run that is stopped between two checkpoints and restarted ends like an uninterrupted run, for every detector and loss."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.faults.short_run import (
 )
 
 pytestmark = pytest.mark.faults
-# Of the parts of AFL, those that differ in what they keep, not in a number.
+# The variants of AFL with different state; others only differ in a number.
 PARTS = {"ablation/afl_scheduled", "ablation/cbfl_warmup"}
 CELLS = [("retinanet", loss) for loss in LOSSES if "/" not in loss or loss in PARTS]
 CELLS += [
     (detector, loss) for detector in DETECTORS for loss in ("afl_per_class", "ghm") if detector != "retinanet"
 ]
-# Epochs of six steps: the run stops in the second one, the checkpoint before is of the first.
+# An epoch has six steps. The run stops in the second epoch, and its last checkpoint is from the first.
 OPTIONS = (
     "trainer.max_duration=11steps",
     "trainer.checkpoint_every=4steps",
@@ -32,11 +32,11 @@ OPTIONS = (
 
 
 class Killed(BaseException):
-    """Nothing in the code catches it."""
+    """An error that the code does not catch."""
 
 
 def stop(monkeypatch, config, in_step: int) -> None:
-    """Run until the loop comes to this step."""
+    """Run until the loop reaches this step."""
     steps = iter(range(1000))
 
     def set_rate(optimizer, base, factor, real=loop.set_learning_rate):
@@ -96,7 +96,7 @@ def truncated(data: bytes, other: bytes) -> bytes:
 
 
 def flipped(data: bytes, other: bytes) -> bytes:
-    """One bit of the weights, which are most of the file, is another one."""
+    """Flip one bit of the weights, which are most of the file."""
     middle = len(data) // 2
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
@@ -110,7 +110,7 @@ def of_another_run(data: bytes, other: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [truncated, flipped, no_checkpoint, of_another_run])
-def test_a_last_checkpoint_that_cannot_be_used_gives_way_to_the_one_before(
+def test_the_previous_checkpoint_replaces_an_unusable_last_one(
     damage, monkeypatch, tmp_path, cache, caplog, count
 ):
     run_cell(cell(tmp_path / "whole", cache, "centernet", "afl_per_class", *OPTIONS))

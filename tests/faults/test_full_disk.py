@@ -1,4 +1,4 @@
-"""A disk that fills up in mid-training: one line, the last good checkpoint stays, and the run ends like one with room."""
+"""A disk that fills up during training gives one line and keeps the last good checkpoint, and the run can be completed later."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CELL = ("detector=centernet", "loss=afl", "trainer.max_duration=60steps")
 
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
-    """A file system of its own."""
+    """A separate small file system."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
@@ -42,7 +42,7 @@ def small_disk(tmp_path) -> Iterator[Path]:
 
 
 def fill(disk: Path, leave: int) -> Path:
-    """A file that takes what is free on ``disk``, but for ``leave`` bytes."""
+    """A file that fills ``disk`` except for ``leave`` bytes."""
     path = disk / "filler"
     free = os.statvfs(disk)
     with contextlib.suppress(OSError), open(path, "wb", buffering=0) as file:
@@ -51,7 +51,7 @@ def fill(disk: Path, leave: int) -> Path:
 
 
 @pytest.mark.parametrize("room", [0, 8_000, 300_000], ids=["none", "a few lines", "half a checkpoint"])
-def test_a_disk_that_fills_up_costs_nothing_but_time(room, small_disk, tmp_path, cache, count):
+def test_a_full_disk_during_training_loses_no_checkpoint(room, small_disk, tmp_path, cache, count):
     finished(command(tmp_path / "whole", cache, *CELL))
     process = started(command(small_disk, cache, *CELL))
     assert wait_for(lambda: steps_done(small_disk) >= 8, process)
@@ -71,12 +71,12 @@ def test_a_disk_that_fills_up_costs_nothing_but_time(room, small_disk, tmp_path,
     count("full disks survived")
 
 
-def test_a_disk_that_is_full_at_the_record_keeps_the_training(small_disk, tmp_path, cache, count):
+def test_a_full_disk_at_the_record_loses_no_training(small_disk, tmp_path, cache, count):
     (small_disk / "filler").write_bytes(bytes(1000))
     output = small_disk / "runs"
     process = started(command(output, cache, *CELL))
     assert wait_for(lambda: steps_done(output) >= 59 if output.exists() else False, process)
-    # The last checkpoint is on its way or there; what follows are detections and the record.
+    # The last checkpoint is being written or complete; detections and the record follow.
     assert wait_for(lambda: _finished_training(output), process)
     filler = fill(small_disk, 0)
     printed, _ = process.communicate(timeout=120)

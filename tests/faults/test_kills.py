@@ -1,4 +1,4 @@
-"""Runs killed with SIGKILL at random moments and started again end with the checkpoint, bit for bit, of one never killed."""
+"""Runs that are killed with SIGKILL at random moments and restarted end with the checkpoint of an uninterrupted run, bit for bit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KILLS = 5
 
 
 def kill(process, seconds: float) -> bool:
-    """Whether the process was still there to be killed after so many seconds."""
+    """Kill the process after so many seconds; returns whether it was still running."""
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
     printed, _ = process.communicate()
@@ -36,7 +36,7 @@ def kill(process, seconds: float) -> bool:
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_thirty_kills_are_thirty_exact_resumes(detector, tmp_path, cache, count):
+def test_thirty_killed_runs_resume_exactly(detector, tmp_path, cache, count):
     draw = random.Random(detector)
     loss = (
         f"loss={draw.choice(['afl', 'afl_per_class', 'ghm', 'libra'])}"
@@ -56,7 +56,7 @@ def test_thirty_kills_are_thirty_exact_resumes(detector, tmp_path, cache, count)
     while kills < KILLS:
         before = steps_done(output)
         process = started(again)
-        # From the first steps on, at any moment of the next eighth of the training: five kills fit into it.
+        # Each kill happens within the next eighth of the training, so five kills fit into one training.
         if wait_for(lambda: steps_done(output) != before, process):  # noqa: B023
             time.sleep(draw.uniform(0, seconds / 8))
             process.send_signal(signal.SIGKILL)
@@ -68,7 +68,7 @@ def test_thirty_kills_are_thirty_exact_resumes(detector, tmp_path, cache, count)
         resumed_from.append(0 if state is None else state["step"])
         assert not (run_folder(output) / "record.json").exists()
     process = started(again)
-    # The last checkpoint, detections and record are written in this time; the run may be faster than the signal.
+    # The last checkpoint, detections and record are written in this time; the run may end before the signal.
     wait_for(lambda: steps_done(output) >= 60, process)
     count("kills -9 at random moments of the last writing", kill(process, draw.uniform(0, around / 8)))
     finished(again)

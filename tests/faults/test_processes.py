@@ -1,4 +1,4 @@
-"""Two processes with half a batch each train the weights and loss state that one process with the whole batch trains."""
+"""Two processes with half a batch each end with the weights and loss state of one process with the whole batch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.faults.short_run import DETECTORS, LOSSES, cell
 
 pytestmark = pytest.mark.faults
 STEPS, BATCH = 4, 4
-# They rank the elements or boxes of a batch among each other; a process ranks those of its own images.
+# These losses rank the elements or boxes of a batch, and each process only ranks those of its images.
 RANKED = {"ap_loss", "pisa"}
 CELLS = [("retinanet", loss) for loss in LOSSES] + [
     (detector, "afl_per_class") for detector in DETECTORS if detector != "retinanet"
@@ -31,7 +31,7 @@ CELLS = [("retinanet", loss) for loss in LOSSES] + [
 
 
 def step_batches(config: DictConfig) -> list[Batch]:
-    """Whole batches; in the second one all objects are in the first half, in the third in the second, the fourth has none."""
+    """Whole batches: the second has all objects in the first half, the third in the second half, and the fourth has none."""
     data = read_data(config)
     stream = iter(training_batches(config, data, World(0, 1, torch.device("cpu")), start_step=0))
     batches = [next(stream) for _ in range(STEPS)]
@@ -43,7 +43,7 @@ def step_batches(config: DictConfig) -> list[Batch]:
 
 
 def part(batch: Batch, rank: int) -> Batch:
-    """This process's half."""
+    """The half of this process."""
     own = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
     values = {item.name: getattr(batch, item.name) for item in fields(batch)}
     return Batch(**{name: None if value is None else value[own] for name, value in values.items()})
@@ -56,7 +56,7 @@ def trained(config: DictConfig, world: World, folder: Path) -> dict[str, torch.T
     detector = build_detector(config, data.classes)
     for module in detector.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            # Statistics over half a batch would be other statistics.
+            # Statistics over half a batch would differ.
             module.eval()
             module.train = lambda mode=True, module=module: module
     batches = step_batches(config)
@@ -97,7 +97,7 @@ def work(rank: int, folder: str, configs: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory, cache) -> dict[tuple[str, str], tuple[dict, dict, dict]]:
-    """By cell: state of one process, and of each of two."""
+    """The state of one process and of each of two processes, by detector and loss."""
     folder = tmp_path_factory.mktemp("ddp")
     configs = []
     for detector, loss in CELLS:

@@ -1,4 +1,4 @@
-"""Many at once: two commands at one cell, torchrun at a busy one, processes that die, tables built while runs write."""
+"""Concurrent processes: two commands for one run, torchrun for a busy run, processes that die, tables built during writing."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from tests.faults.short_run import (
 
 pytestmark = pytest.mark.faults
 CELL = ("detector=centernet", "loss=afl", "trainer.max_duration=60steps")
-SOON = 60  # seconds; a job that hangs would take the hour that processes wait for each other
+SOON = 60  # seconds; a job that hangs would wait for an hour
 
 
-def test_of_two_commands_at_one_cell_one_runs_and_one_says_who_does(tmp_path, cache, count):
+def test_of_two_commands_for_one_run_the_second_names_the_first(tmp_path, cache, count):
     both = [started(command(tmp_path, cache, *CELL)) for _ in range(2)]
     printed = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     busy = [text for text in printed if "is being run by process" in text]
     done = [text for text in printed if "evaluating on" in text]
-    # Who comes late enough finds the run finished.
+    # A command that starts late finds the run finished.
     assert len(done) == 1 and len(busy) + sum("is finished" in text for text in printed) == 1, printed
     if busy:
         assert f"process {both[printed.index(done[0])].pid} on {os.uname().nodename}" in busy[0]
@@ -46,7 +46,7 @@ def test_of_two_commands_at_one_cell_one_runs_and_one_says_who_does(tmp_path, ca
     count("races won by one process")
 
 
-def test_all_processes_of_torchrun_leave_a_busy_cell_together(tmp_path, cache, count):
+def test_all_processes_of_torchrun_leave_a_busy_run(tmp_path, cache, count):
     finished(command(tmp_path, cache, *CELL))
     folder = run_folder(tmp_path)
     (folder / "record.json").unlink()
@@ -60,7 +60,7 @@ def test_all_processes_of_torchrun_leave_a_busy_cell_together(tmp_path, cache, c
     count("races won by one process")
 
 
-def test_the_lock_of_a_dead_process_is_none(tmp_path, cache, count):
+def test_a_dead_process_holds_no_lock(tmp_path, cache, count):
     process = started(command(tmp_path, cache, *CELL))
     assert wait_for(lambda: steps_done(tmp_path) >= 2, process)
     process.kill()
@@ -76,12 +76,12 @@ def test_loaders_that_outlive_a_killed_process_do_not_keep_its_lock(tmp_path, ca
     process.kill()
     process.wait()
     with pytest.raises(BlockingIOError), open(run_folder(tmp_path) / ".lock") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # they have inherited it, and live on for seconds
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # they have inherited it and run for some seconds
     assert "  AP " in finished(command(tmp_path, cache, *CELL))
     count("races won by one process")
 
 
-def test_a_loader_that_is_killed_is_one_line_and_costs_no_finished_step(tmp_path, cache, count):
+def test_a_killed_loader_gives_one_line_and_loses_no_saved_step(tmp_path, cache, count):
     process = started(command(tmp_path, cache, *CELL, "trainer.num_workers=2"))
     assert wait_for(lambda: steps_done(tmp_path) >= 8, process)
     os.kill(_children(process.pid)[0], signal.SIGKILL)
@@ -105,7 +105,7 @@ def _children(parent: int) -> list[int]:
     return sorted(found)
 
 
-def test_two_seeds_that_lack_the_same_features_make_them_once(tmp_path, cache, count):
+def test_two_seeds_train_their_shared_features_once(tmp_path, cache, count):
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_from_features, args=(tmp_path, cache, seed)) for seed in (0, 1)]
     for process in processes:
@@ -114,7 +114,7 @@ def test_two_seeds_that_lack_the_same_features_make_them_once(tmp_path, cache, c
         process.join(300)
     assert [process.exitcode for process in processes] == [0, 0]
     (features,) = tmp_path.glob("shapes_pretraining*")
-    # Three steps, and the figures of the evaluation: trained once.
+    # Three steps and the figures of the evaluation, so the features were trained once.
     assert [line["step"] for line in read_metrics(features / "metrics.jsonl")] == [1, 2, 3, 3]
     assert len(list(tmp_path.glob("shapes_coco*/record.json"))) == 2
     assert not (features / "checkpoints" / "previous.pt").exists()
@@ -157,7 +157,7 @@ def test_a_damaged_record_is_set_aside_and_written_again_without_training(tmp_pa
 
 
 @pytest.mark.parametrize("start", [(), TORCHRUN], ids=["alone", "torchrun"])
-def test_a_folder_that_cannot_be_written_is_one_line_of_every_process(start, tmp_path, cache, count):
+def test_a_folder_that_cannot_be_written_gives_one_line_per_process(start, tmp_path, cache, count):
     finished(command(tmp_path / "once", cache, *CELL, "trainer.max_duration=1steps"))
     output = tmp_path / "read-only"
     output.mkdir()
@@ -169,7 +169,7 @@ def test_a_folder_that_cannot_be_written_is_one_line_of_every_process(start, tmp
         printed = finished(command(output, cache, *CELL, start=start), code=1)
     finally:
         subprocess.run(["umount", str(output)], check=True)
-    # torchrun prints one of its own about its children.
+    # torchrun prints another line about its children.
     assert "scripts/train.py" not in printed and "gloo" not in printed, printed
     assert "failed: [Errno 30] Read-only file system" in printed
     count("folders that cannot be written, said in one line")
@@ -178,7 +178,7 @@ def test_a_folder_that_cannot_be_written_is_one_line_of_every_process(start, tmp
 @pytest.mark.parametrize("phase", ["training", "evaluation"])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_dies_ends_the_job(rank, phase, tmp_path, cache, count):
-    # Many evaluations in a row, so that most of the time is spent in them.
+    # With many evaluations, most of the time is spent in them.
     often = ("trainer.evaluate_every=2steps",) if phase == "evaluation" else ()
     arguments = command(tmp_path, cache, *CELL, "trainer.max_duration=4000steps", *often, start=TORCHRUN)
     process = started(arguments)
@@ -205,7 +205,7 @@ def _worker(launcher: int, rank: int) -> int:
     raise AssertionError(f"torchrun has no process of rank {rank}")
 
 
-def test_an_error_of_one_process_is_what_the_job_says(tmp_path, cache, count):
+def test_a_job_reports_the_error_of_one_process(tmp_path, cache, count):
     finished(command(tmp_path / "once", cache, *CELL, "trainer.max_duration=1steps"))
     (image,) = sorted(cache.glob("shapes/shapes-*/JPEGImages/000003.png"))[:1]
     whole = image.read_bytes()
@@ -220,7 +220,7 @@ def test_an_error_of_one_process_is_what_the_job_says(tmp_path, cache, count):
     count("jobs that ended within a minute of the death of one of their processes")
 
 
-def test_a_table_built_while_runs_write_sees_whole_records_only(tmp_path, cache, count):
+def test_a_table_built_during_writing_only_reads_complete_records(tmp_path, cache, count):
     finished(command(tmp_path / "run", cache, *CELL))
     record = read_record(run_folder(tmp_path / "run") / "record.json")
     path = tmp_path / "records" / "cell.json"

@@ -1,4 +1,4 @@
-"""Signals save, requeue and end with code 75; the run goes on to the checkpoint of one that was left alone."""
+"""Signals save a checkpoint, requeue the job and end with code 75; the continued run ends like an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ LONG = (
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, cache) -> dict:
-    """Checkpoint of the run that nobody disturbed."""
+    """The checkpoint of an uninterrupted run."""
     output = tmp_path_factory.mktemp("whole")
     finished(command(output, cache, *LONG))
     return last_checkpoint(output)
 
 
 def interrupted(output: Path, cache: Path, number: int, *, start=(), **variables: str) -> tuple[int, str]:
-    """Send the signal after eight steps; exit code and what was printed."""
+    """Send the signal after eight steps; returns the exit code and the output."""
     process = started(command(output, cache, *LONG, start=start), **variables)
     assert wait_for(lambda: steps_done(output) >= 8, process)
     process.send_signal(number)
@@ -49,7 +49,7 @@ def interrupted(output: Path, cache: Path, number: int, *, start=(), **variables
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2"])
-def test_a_signal_saves_the_step_and_the_code_says_so(name, tmp_path, cache, whole, count):
+def test_a_signal_saves_the_step_and_sets_the_exit_code(name, tmp_path, cache, whole, count):
     code, printed = interrupted(tmp_path, cache, getattr(signal, name))
     saved = last_checkpoint(tmp_path)
     assert code == INTERRUPTED == 75 and f"{name}: saved at step {saved['step']} of 80" in printed
@@ -60,10 +60,10 @@ def test_a_signal_saves_the_step_and_the_code_says_so(name, tmp_path, cache, who
 
 
 @pytest.mark.parametrize(("name", "expected"), [("SIGTERM", INTERRUPTED), ("SIGINT", 130)])
-def test_a_signal_to_all_processes_of_a_job_leaves_the_loaders_alive(
+def test_a_signal_to_all_processes_of_a_job_does_not_end_the_loaders(
     name, expected, tmp_path, cache, whole, count
 ):
-    """As Slurm ends a job, and a terminal passes on Ctrl-C."""
+    """Slurm ends a job this way, and a terminal forwards Ctrl-C this way."""
     process = started(command(tmp_path, cache, *LONG, "trainer.num_workers=2"), own_session=True)
     assert wait_for(lambda: steps_done(tmp_path) >= 8, process)
     os.killpg(process.pid, getattr(signal, name))
@@ -77,7 +77,7 @@ def test_a_signal_to_all_processes_of_a_job_leaves_the_loaders_alive(
 
 
 @pytest.mark.parametrize("works", [True, False])
-def test_sigusr1_in_a_slurm_job_puts_it_back_into_the_queue(works, tmp_path, cache, count):
+def test_sigusr1_requeues_a_slurm_job(works, tmp_path, cache, count):
     tools = tmp_path / "bin"
     tools.mkdir()
     said = tmp_path / "said"

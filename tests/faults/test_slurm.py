@@ -1,4 +1,4 @@
-"""A sweep on a real Slurm with preempted jobs, and one through joblib: the records and weights of cells run one by one."""
+"""A sweep on a real Slurm with preempted jobs, and one with joblib, give the records and weights of single commands."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.faults.short_run import (
 pytestmark = pytest.mark.faults
 CELLS = (f"detector={','.join(DETECTORS)}", "loss=fl,afl", "seed=0,1", "trainer.max_duration=120steps")
 LONG = ("trainer.checkpoint_every=1000steps", "trainer.log_every=5steps")
-# What a person or the cluster does to a running job: submitit's own signal, preemption, and the signal of plain jobs.
+# Events of a running job: submitit's signal, preemption, and the signal of plain jobs.
 REQUEUE = ("scontrol", "requeue")
 WAYS = (("scancel", "--signal=USR2"), REQUEUE, ("scancel", "--signal=USR1"))
 
@@ -38,7 +38,7 @@ def sweep(output: Path, cache: Path, *launcher: str) -> list[str]:
 
 
 def records(output: Path) -> dict[str, dict]:
-    """What decides a table, by run key; times and machines differ."""
+    """The parts of records that a table depends on, by run key; times and machines differ."""
     found = {}
     for path in output.glob("shapes*/record.json"):
         record = asdict(read_record(path))
@@ -71,8 +71,8 @@ def test_a_sweep_on_slurm_with_three_jobs_preempted_loses_nothing(joblib_sweep, 
     preempted: dict[str, tuple[str, ...]] = {}
 
     def preempt(way: tuple[str, ...]) -> bool:
-        """Whether a run in mid-training was told and saved; what the command itself answers says nothing: a job may be on its
-        way into the queue before it has its answer."""
+        """Whether a run received the signal and saved. The exit code of the command is not used, because a job may be on its
+        way into the queue before the command ends."""
         for folder in sorted(tmp_path.glob("shapes*")):
             if folder.name in preempted or not 3 <= lines_in(folder) < 15:
                 continue
@@ -83,7 +83,7 @@ def test_a_sweep_on_slurm_with_three_jobs_preempted_loses_nothing(joblib_sweep, 
             subprocess.run([*way, job], capture_output=True)
             assert wait_for(saved.exists, sweeping)
             if way == REQUEUE:
-                # submitit does not stop for SIGTERM; Slurm kills the job half a minute later, which is here at once.
+                # submitit does not stop at SIGTERM, and Slurm kills the job half a minute later; here it is killed immediately.
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
             preempted[folder.name] = way
@@ -105,7 +105,7 @@ def test_a_sweep_on_slurm_with_three_jobs_preempted_loses_nothing(joblib_sweep, 
 
 
 def _holder(folder: Path) -> tuple[int, str] | None:
-    """The process that holds the run, and Slurm's name of its job."""
+    """The process that holds the run, and the Slurm id of its job."""
     try:
         process = int((folder / ".lock").read_text().split()[1])
         text = Path(f"/proc/{process}/environ").read_text()

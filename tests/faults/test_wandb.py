@@ -1,4 +1,4 @@
-"""Runs mirrored in a W&B that breaks, against the run without it: the same checkpoint, a finished record."""
+"""Runs with a W&B that fails end with the checkpoint of a run without W&B, and with a finished record."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def mirrored(output: Path, cache: Path, *more: str) -> list[str]:
     return [item for item in command(output, cache, *CELL, *more) if item != "logger=none"] + ["logger=wandb"]
 
 
-def test_its_process_is_killed(tmp_path, cache, without, count):
+def test_a_run_survives_the_death_of_the_wandb_process(tmp_path, cache, without, count):
     process = started(mirrored(tmp_path, cache, "logger.mode=offline"))
     assert wait_for(lambda: steps_done(tmp_path) >= 8, process)
     for child in _children(process.pid):
@@ -68,7 +68,7 @@ def _children(parent: int) -> list[int]:
     return found
 
 
-def test_its_disk_is_full(tmp_path, cache, without, count):
+def test_a_run_survives_a_full_disk_of_wandb(tmp_path, cache, without, count):
     folder = tmp_path / run_folder(without).name / "wandb"
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(folder)]
@@ -84,7 +84,7 @@ def test_its_disk_is_full(tmp_path, cache, without, count):
 
 
 @pytest.mark.parametrize("key", [KEY, ""], ids=["no network", "no account"])
-def test_nobody_answers(key, tmp_path, cache, without, count):
+def test_a_run_survives_a_server_that_does_not_respond(key, tmp_path, cache, without, count):
     variables = {
         "WANDB_BASE_URL": "http://127.0.0.1:9",
         "WANDB_API_KEY": key,

@@ -1,4 +1,4 @@
-"""CSV files read by pandas, and TensorBoard's event files read by its own reader, against what was logged."""
+"""CSV files read by pandas, and TensorBoard's event files read by its reader, compared with the logged values."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def curves(folder) -> dict[str, dict[int, float]]:
     return found
 
 
-def test_the_csv_files_hold_the_numbers_and_the_table(tmp_path):
+def test_the_csv_files_contain_the_numbers_and_the_table(tmp_path):
     use(CsvTracker(directory=tmp_path / "run", name="n"))
     found = curves(tmp_path / "run")
     assert found == {"loss/total": {10: pytest.approx(0.1), 20: pytest.approx(0.05)}}
@@ -71,7 +71,7 @@ def test_a_continued_run_replaces_the_rows_that_it_repeats(tmp_path):
     for step in (10, 20, 30):
         first.log(step, {"loss": float(step), "val/AP": 0.1})
     with open(tmp_path / "curves.csv", "a") as file:
-        file.write("40,lo")  # a killed attempt leaves half a row
+        file.write("40,lo")  # a killed attempt leaves an incomplete row
     second = CsvTracker(directory=tmp_path)
     second.log(20, {"loss": -20.0})
     second.log(30, {"loss": -30.0})
@@ -98,7 +98,7 @@ def test_tensorboard_reads_curves_pictures_tables_and_histograms(tmp_path):
     assert texts == {"config", "val/per_class", "val_charts/confusion_groups"}
 
 
-def test_tensorboard_hides_what_a_continued_run_repeats(tmp_path):
+def test_tensorboard_hides_the_steps_that_a_continued_run_repeats(tmp_path):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for steps, value in (((10, 20, 30), 1.0), ((20, 30), -1.0)):
         tracker = TensorBoardTracker(directory=tmp_path)
@@ -111,7 +111,7 @@ def test_tensorboard_hides_what_a_continued_run_repeats(tmp_path):
 
 
 @pytest.mark.parametrize("kind", TRACKERS)
-def test_a_failure_is_one_line_and_the_run_goes_on(tmp_path, caplog, kind):
+def test_a_failure_gives_one_line_and_the_run_continues(tmp_path, caplog, kind):
     (tmp_path / "file").write_text("")
     caplog.set_level(logging.WARNING)
     use(kind(directory=tmp_path / "file" / "run"))
@@ -119,13 +119,13 @@ def test_a_failure_is_one_line_and_the_run_goes_on(tmp_path, caplog, kind):
     assert "\n" not in caplog.records[0].getMessage()
 
 
-def test_tensorboard_that_is_not_installed_is_one_line(tmp_path, caplog, monkeypatch):
+def test_a_missing_tensorboard_gives_one_line(tmp_path, caplog, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     use(TensorBoardTracker(directory=tmp_path))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-def test_the_overview_says_only_what_the_figures_have():
+def test_the_overview_only_contains_existing_figures():
     assert overview({"loss/total": 1.0}) == {}
     figures = {
         "gradient/a/positive/r/sum": 1.0, "gradient/b/positive/r/sum": 2.0, "gradient/a/negative/r/sum": 4.0,

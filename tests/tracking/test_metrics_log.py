@@ -1,4 +1,4 @@
-"""Curves cut at a resumed step equal those of a run that never stopped; damaged lines are left out and named."""
+"""Curves of a resumed run equal those of an uninterrupted run; damaged lines are skipped and named."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from afl.tracking.metrics_log import MetricsLog, read_metrics
 
 
-def test_a_resumed_log_equals_one_that_was_never_cut(tmp_path):
+def test_a_resumed_log_equals_an_uninterrupted_one(tmp_path):
     def write(log, steps):
         for step in steps:
             log.log(step, {"loss": 1 / (step + 1), "lr": 0.1})
@@ -19,7 +19,7 @@ def test_a_resumed_log_equals_one_that_was_never_cut(tmp_path):
         write(log, range(10))
     log = MetricsLog(tmp_path / "cut.jsonl")
     write(log, range(7))
-    # killed in the middle of a line; the last checkpoint was at step 4
+    # killed while writing a line; the last checkpoint was at step 4
     with open(tmp_path / "cut.jsonl", "a") as file:
         file.write('{"step": 7, "lo')
     with MetricsLog(tmp_path / "cut.jsonl", resume_step=4) as log:
@@ -27,7 +27,7 @@ def test_a_resumed_log_equals_one_that_was_never_cut(tmp_path):
     assert (tmp_path / "cut.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
-def test_a_line_is_on_disk_as_soon_as_it_is_logged(tmp_path):
+def test_a_logged_line_is_written_to_disk_immediately(tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl")
     log.log(1, {"loss": torch.tensor(0.5), "note": "warm-up", "grad": float("inf")})
     line = json.loads((tmp_path / "metrics.jsonl").read_text())
@@ -36,7 +36,7 @@ def test_a_line_is_on_disk_as_soon_as_it_is_logged(tmp_path):
     log.close()
 
 
-def test_a_fresh_start_forgets_an_older_log(tmp_path):
+def test_a_new_run_discards_an_older_log(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("rubbish\nmore\n")
     MetricsLog(tmp_path / "metrics.jsonl").close()
     assert read_metrics(tmp_path / "metrics.jsonl") == []
@@ -57,7 +57,7 @@ def test_a_fresh_start_forgets_an_older_log(tmp_path):
         "",
     ],
 )
-def test_a_damaged_line_in_the_middle_is_left_out_and_named(tmp_path, damage, caplog):
+def test_a_damaged_line_in_the_middle_is_skipped_and_named(tmp_path, damage, caplog):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n' + damage.encode("latin-1") + b'\n{"step": 3}\n')
     assert read_metrics(path) == [{"step": 1}, {"step": 3}]
@@ -80,12 +80,12 @@ def test_no_changed_byte_of_a_line_is_read_as_another_value(tmp_path):
             data[i] ^= bit
             path.write_bytes(data)
             found = read_metrics(path)
-            # A changed name of the checksum shows as a figure of that name; the figures themselves are right.
+            # If the name of the checksum changes, it appears as a figure of that name; the figures are right.
             assert found[-1] == {"step": 2, "val/AP": 0.5}
             assert len(found) == 1 or {name: found[0].get(name) for name in first} == first, data
 
 
-def test_a_run_that_repeats_its_last_evaluation_has_its_line_once(tmp_path):
+def test_a_repeated_last_evaluation_has_one_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     with MetricsLog(path) as log:
         log.log(5, {"val/AP": 0.1})
@@ -96,6 +96,6 @@ def test_a_run_that_repeats_its_last_evaluation_has_its_line_once(tmp_path):
             log.log(10, {"val/AP": 0.2})
     lines = [{"step": 5, "val/AP": 0.1}, {"step": 10, "loss": 0.5}, {"step": 10, "val/AP": 0.2}]
     assert read_metrics(path) == lines
-    # An evaluation in mid-training stands before the checkpoint of its step and is not repeated.
+    # An evaluation during training precedes the checkpoint of its step and is not repeated.
     MetricsLog(path, resume_step=5, last_step=10).close()
     assert read_metrics(path) == lines[:1]

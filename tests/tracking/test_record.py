@@ -1,4 +1,4 @@
-"""Records come back as they were written; damaged, changed and foreign ones are refused by name."""
+"""Records are read as they were written; damaged, changed and foreign records are rejected with the name of the file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RECORD = Record(
 )
 
 
-def test_a_record_comes_back_as_it_was(tmp_path):
+def test_a_record_is_read_as_it_was_written(tmp_path):
     write_record(tmp_path / "record.json", RECORD)
     assert read_record(tmp_path / "record.json") == RECORD
     assert RECORD.seconds == 63.5
@@ -61,9 +61,9 @@ def test_a_record_comes_back_as_it_was(tmp_path):
         (lambda text: text.replace('"gradient_dynamics": {', '"gradient_dynamics": 1, "x": {'), "'x'"),
     ],
 )
-def test_damaged_records_are_refused_by_name(tmp_path, change, message):
+def test_damaged_records_are_rejected_by_name(tmp_path, change, message):
     path = tmp_path / "record.json"
-    # Without a checksum, as records from before checksums: the fields themselves are checked.
+    # Without a checksum, as in older records, the fields are checked.
     path.write_text(change(json.dumps(asdict(RECORD))))
     with pytest.raises(ValueError, match=f"record.json.*{message}"):
         read_record(path)
@@ -89,7 +89,7 @@ def test_a_missing_field_is_named(tmp_path):
         ({"error": "no file \udcff"}, r"error is 'no file \\udcff', which cannot be written as UTF-8"),
     ],
 )
-def test_a_record_that_json_cannot_hold_is_not_written_and_the_field_is_named(tmp_path, change, message):
+def test_a_record_without_json_form_is_not_written_and_the_field_is_named(tmp_path, change, message):
     bad = Record(**(asdict(RECORD) | change))
     with pytest.raises(ValueError, match=f"shapes-fcos-fl-s0-01234567 cannot be written: {message}"):
         write_record(tmp_path / "record.json", bad)
@@ -114,14 +114,14 @@ def test_no_changed_byte_is_read_as_another_record(tmp_path):
             assert found == RECORD, data
 
 
-def test_committed_records_from_before_checksums_are_read(repository):
+def test_committed_records_without_checksums_are_read(repository):
     paths = sorted((repository / "results").glob("*/records/*.json"))
     assert paths and all(
         read_record(path).status == "finished" for path in paths[:: max(1, len(paths) // 20)]
     )
 
 
-def test_environment_names_this_machine():
+def test_environment_describes_this_machine():
     values = environment()
     assert values["torch"] == torch.__version__ or values["torch"] == torch.__version__.partition("+")[0]
     assert values["numpy"] == np.__version__

@@ -1,4 +1,4 @@
-"""Run keys: everything that changes a result changes the key, and nothing else does."""
+"""Run keys change exactly if a setting changes that affects the result."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def test_digest_equals_sha256_of_the_canonical_text():
     assert key.name == f"voc-fcos-fl-s0-{key.digest}"
 
 
-def test_slug_names_the_cell_in_one_word():
+def test_the_slug_names_the_run_in_one_word():
     assert run_key(CONFIG).slug == "shapes_lvis-centernet-afl-s3"
     assert run_key(changed("loss.name", "afl, tau = 0.5/x")).slug == "shapes_lvis-centernet-afl_tau_0.5_x-s3"
 
 
-def test_slug_names_the_variant_of_a_data_set_that_has_some():
+def test_the_slug_names_the_variant_of_a_data_set():
     assert run_key(changed("dataset.draw", 1)).slug == "shapes_lvis-centernet-afl-s3-draw1"
     folds = {}
     for fold in "ab":
@@ -78,7 +78,7 @@ def test_order_of_keys_does_not_matter(rng: random.Random):
 
 
 @pytest.mark.parametrize("path", EXCLUDED)
-def test_what_does_not_change_the_result_does_not_change_the_key(path):
+def test_settings_without_effect_on_the_result_do_not_change_the_key(path):
     assert run_key(changed(path, "other")) == run_key(CONFIG)
 
 
@@ -94,28 +94,28 @@ def test_what_does_not_change_the_result_does_not_change_the_key(path):
         ("optimizer.momentum", None),
     ],
 )
-def test_what_changes_the_result_changes_the_key(path, value):
+def test_settings_that_affect_the_result_change_the_key(path, value):
     assert run_key(changed(path, value)).digest != run_key(CONFIG).digest
 
 
-def test_whole_numbers_are_one_number_and_truth_is_none():
+def test_integral_floats_equal_integers_and_booleans_are_not_numbers():
     assert run_key(changed("loss.tau", 1)) == run_key(CONFIG)
     assert run_key(changed("loss.tau", True)) != run_key(CONFIG)
     assert run_key(changed("loss.tau", "1")) != run_key(CONFIG)
 
 
-def test_other_data_are_another_run():
+def test_other_data_change_the_key():
     assert run_key(CONFIG, data="a") != run_key(CONFIG, data="b")
 
 
 @pytest.mark.parametrize("key", ["dataset", "detector", "loss", "seed"])
-def test_a_run_without_a_cell_is_refused(key):
+def test_a_config_without_names_is_rejected(key):
     config = {name: value for name, value in CONFIG.items() if name != key}
     with pytest.raises(ValueError, match=key):
         run_key(config)
 
 
-def test_objects_are_refused_with_their_place():
+def test_objects_are_rejected_with_their_place():
     with pytest.raises(TypeError, match=r"detector\.head\.channels .* object"):
         run_key(changed("detector.head.channels", object()))
 
