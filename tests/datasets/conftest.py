@@ -1,4 +1,4 @@
-"""One generated set for all tests of the data layer, and a tiny COCO file to damage."""
+"""A generated set for all tests of the data layer, and a tiny COCO file for tests of damage."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.datasets.damage import coco_content, write_images
 
 @pytest.fixture(scope="session")
 def shapes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """LongTail Shapes as every user gets them."""
+    """LongTail Shapes with default settings."""
     return generate_shapes(tmp_path_factory.mktemp("shapes"), seed=0)
 
 
 @pytest.fixture
 def small_coco() -> dict:
-    """Two images, three objects, sparse category ids out of order."""
+    """Two images and three objects with sparse, unsorted category ids."""
     content = coco_content()
     del content["annotations"][3:]
     return content
@@ -28,7 +28,7 @@ def small_coco() -> dict:
 
 @pytest.fixture
 def write_coco(tmp_path: Path) -> Callable[[dict], tuple[Path, Path]]:
-    """Writes a COCO file and its images; returns the file and the image folder."""
+    """Write a COCO file and its images; returns the file and the image folder."""
 
     def write(content: dict) -> tuple[Path, Path]:
         root = tmp_path / "images"

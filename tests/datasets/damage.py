@@ -1,4 +1,4 @@
-"""Random damage to JSON, XML and image files, and what must hold of whoever reads them."""
+"""Random damage to JSON, XML and image files, and the requirements on readers of these files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from datasets import AnnotationIndex, DataError, DetectionDataset, FixedTransfor
 PATIENCE_SECONDS = 20
 LONGEST_MESSAGE = 700
 
-# What a broken exporter, a wrong cast or a careless edit leaves in the place of a value.
+# Values that a broken exporter, a wrong cast or a careless edit produces.
 VALUES = st.one_of(
     st.none(),
     st.booleans(),
@@ -42,7 +42,7 @@ VALUES = st.one_of(
 
 @st.composite
 def byte_damage(draw, data: bytes) -> bytes:
-    """The bytes cut off, overwritten, with a part missing, doubled, or with something put in between."""
+    """The bytes truncated, overwritten, or with a part removed, doubled or inserted."""
     start = draw(st.integers(0, len(data)))
     length = draw(st.integers(1, 40))
     kind = draw(st.sampled_from(["cut", "flip", "remove", "double", "insert", "zero", "swap"]))
@@ -86,7 +86,7 @@ def value_damage(draw, content: dict) -> dict:
 
 
 def _places(value: object) -> Iterator[tuple[dict | list, str | int]]:
-    """Every place of a JSON document that holds a value."""
+    """The places of all values in a JSON document."""
     keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     for key in keys:
         yield value, key
@@ -95,7 +95,7 @@ def _places(value: object) -> Iterator[tuple[dict | list, str | int]]:
 
 @st.composite
 def element_damage(draw, text: bytes) -> bytes:
-    """An XML document in which elements lose, change or repeat their text, their children or themselves."""
+    """An XML document in which elements, their text or their children are removed, changed or repeated."""
     root = ElementTree.fromstring(text)
     for _ in range(draw(st.integers(1, 3))):
         pairs = [(parent, child) for parent in root.iter() for child in parent]
@@ -135,7 +135,7 @@ def element_damage(draw, text: bytes) -> bytes:
 
 @contextmanager
 def no_hang() -> Iterator[None]:
-    """An error where the body takes longer than anything here may."""
+    """Raise an error if the body exceeds the time limit."""
 
     def ring(number, frame):
         raise TimeoutError(f"reading took longer than {PATIENCE_SECONDS} s")
@@ -152,7 +152,7 @@ def no_hang() -> Iterator[None]:
 def read_or_refusal(
     read: Callable[[str], AnnotationIndex], policy: str, folder: Path
 ) -> AnnotationIndex | None:
-    """What the reader gives; None where it refuses in one line that names a file in ``folder``. The rest is an error."""
+    """The result of the reader; None if it raises a one-line error that names a file in ``folder``. Other errors fail the test."""
     try:
         with no_hang():
             index = read(policy)
@@ -167,7 +167,7 @@ def read_or_refusal(
 
 
 def _use(index: AnnotationIndex, i: int) -> None:
-    """Everything that training does with an image and its annotations."""
+    """Do everything that training does with an image and its annotations."""
     source = "masks" if index.has_masks else None
     dataset = DetectionDataset(index, FixedTransform(flip=1.0), extreme_source=source)
     sample = dataset[0, i]
@@ -176,7 +176,7 @@ def _use(index: AnnotationIndex, i: int) -> None:
 
 
 def assert_nothing_is_lost_silently(index: AnnotationIndex, content: dict) -> None:
-    """An index that was read without a defect holds every record of the file as it stands there."""
+    """Assert that an index without reported defects contains every record of the file unchanged."""
     assert not index.defects
     images, annotations = content["images"], content["annotations"]
     categories = sorted(content["categories"], key=lambda record: record["id"])
@@ -195,11 +195,11 @@ def assert_nothing_is_lost_silently(index: AnnotationIndex, content: dict) -> No
 
 
 def assert_what_is_missing_was_reported(index: AnnotationIndex, content: dict) -> None:
-    """Of a file with defects, whatever is not in the index was counted."""
+    """Assert that every record of a file with defects is in the index or counted as a defect."""
     reported = sum(defect.count for defect in index.defects.values())
     missing_images = len(content["images"]) - len(index)
     kept = {int(number) for number in index.image_ids}
-    # Annotations of a category that was left out belong to its finding.
+    # Annotations of a category that was left out are counted with the category.
     listed = [_integer(c.get("id")) for c in content["categories"] if isinstance(c, dict)]
     left_out = {number for number in listed if number not in index.category_ids.tolist()}
     of_kept = [
@@ -236,7 +236,7 @@ def _integer(value: object) -> int | None:
 
 
 def check_image(index: AnnotationIndex, i: int, truth: np.ndarray | None) -> None:
-    """Image i is refused in one line, or has the right size, and the pixels ``truth`` where its format has checksums."""
+    """Assert that image i gives a one-line error, or has the right size and, if its format has checksums, the pixels ``truth``."""
     try:
         with no_hang():
             pixels = read_image(index, i)
@@ -257,7 +257,7 @@ def write_images(root: Path) -> None:
 
 
 def coco_content() -> dict:
-    """Two images, four objects: a polygon, a run-length mask, a crowd region and a bare box."""
+    """Two images with four objects: a polygon, a run-length mask, a crowd region and a box without a mask."""
     return {
         "images": [
             {"id": 7, "file_name": "a.jpg", "width": 40, "height": 30},
@@ -280,7 +280,7 @@ def coco_content() -> dict:
 
 
 def lvis_content() -> dict:
-    """The same as LVIS would have it."""
+    """The same content in LVIS's format."""
     content = coco_content()
     for image in content["images"]:
         image["coco_url"] = f"http://images/{image.pop('file_name')}"
@@ -297,7 +297,7 @@ VOC_XML = b"""<annotation><filename>a.jpg</filename><size><width>40</width><heig
 
 
 def parsed(data: bytes) -> dict | None:
-    """The JSON object that the bytes are, if they are one."""
+    """The JSON object in the bytes, or None."""
     try:
         content = json.loads(data)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""One damaged file after another through the readers; used with few examples and with many."""
+"""Passes damaged files to the readers; used with few examples and with many."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ XML = st.one_of(element_damage(VOC_XML), byte_damage(VOC_XML))
 
 
 class JsonFolder:
-    """A folder with two images and one annotation file to be damaged."""
+    """A folder with two images and one annotation file that is damaged."""
 
     def __init__(self, folder: Path, kind: str) -> None:
         self.path, self.lvis = folder / "annotations.json", kind == "lvis"
@@ -99,7 +99,7 @@ class XmlFolder:
 
 
 class ImageFolder:
-    """A JPEG and a PNG to be damaged."""
+    """A JPEG and a PNG that are damaged."""
 
     def __init__(self, folder: Path) -> None:
         write_images(folder / "root")
@@ -110,6 +110,6 @@ class ImageFolder:
         self.pixels = [read_image(self.index, i) for i in range(2)]
 
     def check(self, i: int, data: bytes) -> None:
-        """Read the damaged image i; damage to a PNG never goes unnoticed, its chunks having checksums."""
+        """Read the damaged image i; damage to a PNG is always detected, because its chunks have checksums."""
         self.index.image_path(i).write_bytes(data)
         check_image(self.index, i, self.pixels[i] if i == 1 else None)

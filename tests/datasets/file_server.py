@@ -1,4 +1,4 @@
-"""A web server on 127.0.0.1 that does what servers do on bad days."""
+"""A web server on 127.0.0.1 that simulates the failures of servers."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class FileServer:
-    """What it serves, and how badly.
+    """The files that it serves, and its failures.
 
     Attributes:
         files: content by path, without the leading slash.
-        ranges: whether it knows range requests.
-        says_size: whether answers have a Content-Length.
-        says_version: whether answers have an ETag.
+        ranges: whether it supports range requests.
+        says_size: whether responses have a Content-Length.
+        says_version: whether responses have an ETag.
         cut_after: the first answers longer than this are cut there, as many as ``cuts``.
-        statuses: answers of the next requests, in place of the file.
-        requests: (path, first byte asked for or None) of every request.
-        sent: bytes of content that went out.
+        statuses: status codes of the next responses, instead of the file.
+        requests: (path, first requested byte or None) of every request.
+        sent: number of bytes of content that were sent.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class FileServer:
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         path = handler.path.lstrip("/")
         wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", handler.headers.get("Range", ""))
-        with self.lock:  # everything is decided and counted before the client hears a word
+        with self.lock:  # everything is decided and counted before the response starts
             self.requests.append((path, int(wanted[1]) if wanted else None))
             status = self.statuses.pop(0) if self.statuses else 200 if path in self.files else 404
             if status != 200:
@@ -69,7 +69,7 @@ class FileServer:
             handler.wfile.write(body)
             handler.connection.shutdown(socket.SHUT_RDWR)
         except OSError:
-            pass  # who only wanted the headers is gone
+            pass  # a client that only wanted the headers has disconnected
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Archives as their formats' own tools write them, and as an attacker would."""
+"""Archives written by the tools of their formats, and malicious archives."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Usage = namedtuple("Usage", "total used free")
 
 def make_zip(path: Path, members: list[tuple[zipfile.ZipInfo | str, bytes]]) -> Path:
     with warnings.catch_warnings(), zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        warnings.simplefilter("ignore")  # of names that come twice
+        warnings.simplefilter("ignore")  # about duplicate names
         for member, content in members:
             file.writestr(member, content)
     return path
@@ -57,7 +57,7 @@ both = pytest.mark.parametrize("kind", ["zip", "tar"])
 
 
 @both
-def test_wanted_members_equal_what_was_packed(kind, tmp_path):
+def test_extracted_members_equal_the_packed_files(kind, tmp_path):
     archive = make(kind, tmp_path / "x", list(FILES.items()))
     written = []
     unpack(archive, tmp_path / "out", ["data", "d"], written.append)
@@ -67,7 +67,7 @@ def test_wanted_members_equal_what_was_packed(kind, tmp_path):
 
 
 @both
-def test_a_folder_packed_by_shutil_comes_back(kind, tmp_path):
+def test_a_folder_packed_by_shutil_is_restored(kind, tmp_path):
     for name, content in FILES.items():
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def test_a_folder_packed_by_shutil_comes_back(kind, tmp_path):
 
 
 @both
-def test_a_wanted_name_is_no_prefix(kind, tmp_path):
+def test_a_requested_name_is_not_a_prefix(kind, tmp_path):
     archive = make(kind, tmp_path / "x", [("train/a", b"1"), ("train2/a", b"2")])
     unpack(archive, tmp_path / "out", ["train"])
     assert contents(tmp_path / "out") == {"train/a": b"1"}
@@ -92,7 +92,7 @@ OUTSIDE = ["../evil", "data/../../evil", "/evil", "//evil", "C:/evil", "c:evil",
 @both
 @pytest.mark.parametrize("name", OUTSIDE)
 @pytest.mark.parametrize("wanted", [["data"], ["data", "..", "/", "evil"]])
-def test_names_that_lead_outside_are_refused(kind, name, wanted, tmp_path):
+def test_names_outside_the_folder_are_rejected(kind, name, wanted, tmp_path):
     archive = make(kind, tmp_path / "x", [("data/good", b"good"), (name, b"evil")])
     with pytest.raises(ArchiveError, match="refused: its member .* would be written outside"):
         unpack(archive, tmp_path / "deep" / "out", wanted)
@@ -100,7 +100,7 @@ def test_names_that_lead_outside_are_refused(kind, name, wanted, tmp_path):
     assert not Path("/evil").exists()
 
 
-def test_a_name_with_a_zero_byte_is_refused(tmp_path):
+def test_a_name_with_a_zero_byte_is_rejected(tmp_path):
     archive = make_zip(tmp_path / "x.zip", [("data/aXb", b"1")])
     archive.write_bytes(archive.read_bytes().replace(b"data/aXb", b"data/a\0b"))
     with pytest.raises(ArchiveError, match="would be written outside"):
@@ -117,7 +117,7 @@ SPECIAL = {
 
 
 @pytest.mark.parametrize("what", SPECIAL)
-def test_links_and_devices_in_a_tar_are_refused(what, tmp_path):
+def test_links_and_devices_in_a_tar_are_rejected(what, tmp_path):
     info = tarfile.TarInfo("data/link")
     info.type, info.linkname = SPECIAL[what], "/etc/passwd"
     archive = make_tar(tmp_path / "x.tar", [(info, b""), ("data/link/evil", b"evil")])
@@ -127,7 +127,7 @@ def test_links_and_devices_in_a_tar_are_refused(what, tmp_path):
 
 
 @pytest.mark.parametrize("mode", [stat.S_IFLNK, stat.S_IFCHR, stat.S_IFIFO])
-def test_links_and_devices_in_a_zip_are_refused(mode, tmp_path):
+def test_links_and_devices_in_a_zip_are_rejected(mode, tmp_path):
     info = zipfile.ZipInfo("data/link")
     info.create_system, info.external_attr = 3, (mode | 0o777) << 16
     archive = make_zip(tmp_path / "x.zip", [(info, b"/etc"), ("data/link/evil", b"evil")])
@@ -137,24 +137,24 @@ def test_links_and_devices_in_a_zip_are_refused(mode, tmp_path):
 
 
 @both
-def test_two_members_of_one_name_are_refused(kind, tmp_path):
+def test_two_members_with_one_name_are_rejected(kind, tmp_path):
     archive = make(kind, tmp_path / "x", [("data/a", b"1"), ("./data/a", b"2")])
     with pytest.raises(ArchiveError, match="two members named './data/a'"):
         unpack(archive, tmp_path / "out", ["data"])
 
 
 @both
-def test_a_file_that_is_also_a_folder_is_one_clear_error(kind, tmp_path):
+def test_a_file_that_is_also_a_folder_gives_one_clear_error(kind, tmp_path):
     archive = make(kind, tmp_path / "x", [("data/a", b"1"), ("data/a/b", b"2")])
     with pytest.raises(DataError, match="cannot be unpacked"):
         unpack(archive, tmp_path / "out", ["data"])
 
 
 @both
-def test_an_archive_that_was_cut_off_anywhere_is_damaged(kind, tmp_path):
+def test_a_truncated_archive_is_damaged(kind, tmp_path):
     archive = make(kind, tmp_path / "x", [("data/a", b"1" * 3000), ("data/b", b"2" * 3000)])
     whole = archive.read_bytes()
-    # The end of a tar is padded with zeros, of which only the first block counts.
+    # The end of a tar is padded with zeros, and only the first block of them is significant.
     last = len(whole) - 1 if kind == "zip" else 2 * (512 + 3072) + 511
     for size in [0, 1, 100, *range(500, last, 257), last]:
         archive.write_bytes(whole[:size])
@@ -164,7 +164,7 @@ def test_an_archive_that_was_cut_off_anywhere_is_damaged(kind, tmp_path):
     unpack(archive, tmp_path / "out", ["data"])
 
 
-def test_a_flipped_bit_in_a_zip_is_found_by_its_checksum(tmp_path):
+def test_the_checksum_of_a_zip_detects_a_flipped_bit(tmp_path):
     archive = tmp_path / "x.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
         file.writestr("data/a", b"some content that nobody compresses")
@@ -174,7 +174,7 @@ def test_a_flipped_bit_in_a_zip_is_found_by_its_checksum(tmp_path):
         unpack(archive, tmp_path / "out", ["data"])
 
 
-def test_a_member_shorter_than_it_says_is_cut_off(tmp_path):
+def test_a_member_that_is_shorter_than_stated_is_truncated(tmp_path):
     archive = make_zip(tmp_path / "x.zip", [("data/a", b"ten bytes.")])
     content = bytearray(archive.read_bytes())
     content[content.index(b"PK\x01\x02") + 24] += 1  # uncompressed size in the central directory
@@ -183,18 +183,18 @@ def test_a_member_shorter_than_it_says_is_cut_off(tmp_path):
         unpack(archive, tmp_path / "out", ["data"])
 
 
-def test_a_broken_header_in_a_tar_is_not_taken_for_its_end(tmp_path):
+def test_a_broken_header_in_a_tar_is_not_its_end(tmp_path):
     archive = make_tar(tmp_path / "x.tar", [("data/a", b"1"), ("data/b", b"2"), ("data/c", b"3")])
     content = bytearray(archive.read_bytes())
     content[1024 + 150] ^= 1  # the checksum field of the second header
     archive.write_bytes(content)
     with tarfile.open(archive) as file:
-        assert file.getnames() == ["data/a"]  # what the library makes of it
+        assert file.getnames() == ["data/a"]  # the result of the library
     with pytest.raises(ArchiveError, match="is damaged .*byte 1024"):
         unpack(archive, tmp_path / "out", ["data"])
 
 
-def test_an_encrypted_member_is_one_clear_error(tmp_path):
+def test_an_encrypted_member_gives_one_clear_error(tmp_path):
     archive = make_zip(tmp_path / "x.zip", [("data/a", b"1")])
     content = bytearray(archive.read_bytes())
     content[6] |= 1  # flag bits of the local header, and of the central one
@@ -210,12 +210,12 @@ def test_other_formats_are_named(tmp_path):
 
 
 @both
-def test_a_disk_without_room_is_noticed_before_the_first_byte(kind, tmp_path, monkeypatch):
+def test_a_full_disk_is_detected_before_the_first_byte(kind, tmp_path, monkeypatch):
     archive = make(kind, tmp_path / "x", list(FILES.items()))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 0, 1_280_004))
     with pytest.raises(DataError, match="make room") as caught:
         unpack(archive, tmp_path / "out", ["data"])
-    assert not isinstance(caught.value, ArchiveError)  # which would throw the archive away
+    assert not isinstance(caught.value, ArchiveError)  # which would delete the archive
     assert contents(tmp_path / "out") == {}
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 0, 1_280_005))
     unpack(archive, tmp_path / "out", ["data"])

@@ -1,4 +1,4 @@
-"""Randomly damaged JSON, XML and images against the records as they stand in the file: one clear error, or nothing is lost."""
+"""Randomly damaged JSON, XML and images give one clear error, or are read without losing a record of the file."""
 
 from __future__ import annotations
 

@@ -45,11 +45,11 @@ def real(shared_data) -> AnnotationIndex:
 def test_images_equal_torchvision_decoding(real):
     for i in range(6):
         theirs = decode_image(str(real.image_path(i)), mode="RGB").permute(1, 2, 0).numpy()
-        # Two JPEG decoders may round differently.
+        # JPEG decoders may round differently.
         assert np.abs(read_image(real, i).astype(int) - theirs).mean() < 1
 
 
-def test_an_unchanged_sample_is_the_annotation_itself(real):
+def test_an_unchanged_sample_equals_the_annotation(real):
     dataset = DetectionDataset(real, PadOnly())
     for i in range(len(real)):
         sample = dataset[(3, i)]
@@ -61,7 +61,7 @@ def test_an_unchanged_sample_is_the_annotation_itself(real):
         assert sample.extreme_points is None and sample.polygons is None and sample.verified is None
 
 
-def test_a_sample_depends_on_seed_epoch_and_number_alone(shapes_folder):
+def test_a_sample_only_depends_on_seed_epoch_and_number(shapes_folder):
     index = read_shapes(shapes_folder, split="val", annotation_format="coco")
 
     def image(seed, epoch, i, before=()):
@@ -77,7 +77,7 @@ def test_a_sample_depends_on_seed_epoch_and_number_alone(shapes_folder):
         assert (first != other).any()
 
 
-def test_cached_images_are_never_written_to(shapes_folder):
+def test_cached_images_are_not_modified(shapes_folder):
     index = read_shapes(shapes_folder, split="val", annotation_format="coco")
     dataset = DetectionDataset(index, FixedTransform(0.5, True, 0.5), cache_images=True)
     before = dataset.unchanged(0).image.copy()
@@ -87,7 +87,7 @@ def test_cached_images_are_never_written_to(shapes_folder):
     np.testing.assert_array_equal(before, read_image(index, 0))
 
 
-def test_extreme_points_of_boxes_where_there_are_no_masks(shapes_folder):
+def test_extreme_points_without_masks_are_those_of_boxes(shapes_folder):
     index = read_shapes(shapes_folder, split="val", annotation_format="voc")
     with pytest.raises(DataError, match="has no masks.*set dataset.extreme_source=box_sides"):
         DetectionDataset(index, PadOnly(), extreme_source="masks")
@@ -97,13 +97,13 @@ def test_extreme_points_of_boxes_where_there_are_no_masks(shapes_folder):
     np.testing.assert_allclose(sample.extreme_points[:, 3], np.stack([x2, (y1 + y2) / 2], axis=1))
 
 
-def test_an_unknown_source_of_extreme_points_is_refused(small):
+def test_an_unknown_source_of_extreme_points_is_rejected(small):
     with pytest.raises(DataError, match="'masks', 'box_sides' or null, not 'points'"):
         DetectionDataset(small, PadOnly(), extreme_source="points")
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG with right checksums that promises so many pixels."""
+    """A PNG with correct checksums whose header states this number of pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -137,16 +137,16 @@ def test_damaged_images_are_named(small):
 @settings(max_examples=120, deadline=None)
 @given(st.floats(0, 0.999), st.integers(0, 100), st.booleans())
 @example(part=0.001, quality=0, png=True)
-def test_cut_off_files_are_recognised_at_any_length(part, quality, png):
+def test_truncated_files_are_detected_at_any_length(part, quality, png):
     image = np.random.default_rng(quality).integers(0, 255, (24, 31, 3)).astype(np.uint8)
     options = [] if png else [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_PROGRESSIVE, quality % 2]
     data = cv2.imencode(".png" if png else ".jpg", image, options)[1].tobytes()
     assert not is_cut_off(data) and not is_cut_off(data + b"trailing bytes")
-    # PNG's end mark ends with a checksum of four bytes that no pixel depends on.
+    # The last four bytes of a PNG are a checksum that does not depend on pixels.
     assert is_cut_off(data[: int(part * (len(data) - 8 if png else len(data)))])
 
 
-def test_a_batch_holds_every_sample_padded(real):
+def test_a_batch_contains_every_sample_with_padding(real):
     dataset = DetectionDataset(real, EvalResize(100, 150), extreme_source="masks")
     samples = [dataset[(0, i)] for i in range(4)]
     batch = collate(samples)
@@ -173,13 +173,13 @@ def test_a_batch_holds_every_sample_padded(real):
     assert moved.verified is None and torch.equal(moved.boxes, batch.boxes) and len(moved) == 4
 
 
-def test_padding_is_nothing_after_the_mean_is_taken_off():
+def test_padding_is_zero_after_subtraction_of_the_mean():
     mean = 255 * torch.tensor([0.485, 0.456, 0.406])
     std = 255 * torch.tensor([0.229, 0.224, 0.225])
     assert ((torch.tensor(PAD_COLOR) - mean) / std).abs().max() < 0.01
 
 
-def test_a_batch_without_objects_still_has_a_place_for_one(small):
+def test_a_batch_without_objects_has_space_for_one_object(small):
     dataset = DetectionDataset(small.select([1]), PadOnly())
     sample = dataset[(0, 0)]
     for name in ("boxes", "labels", "ignored"):
@@ -188,7 +188,7 @@ def test_a_batch_without_objects_still_has_a_place_for_one(small):
     assert batch.boxes.shape == (1, 1, 4) and batch.labels.tolist() == [[-1]]
 
 
-def test_detections_mapped_back_are_the_annotations(real):
+def test_detections_mapped_back_equal_the_annotations(real):
     dataset = DetectionDataset(real, CropTransform(128, scales=(1.3,), border=300, flip=1.0))
     for i in range(10):
         batch = collate([dataset[(0, i)]])
@@ -199,7 +199,7 @@ def test_detections_mapped_back_are_the_annotations(real):
             assert np.abs(original - box).max(axis=1).min() < 0.05
 
 
-def test_verified_classes_come_only_when_asked_for(shapes_folder):
+def test_verified_classes_are_only_returned_on_request(shapes_folder):
     index = read_shapes(shapes_folder, split="val", annotation_format="lvis")
     assert collate([DetectionDataset(index, PadOnly())[(0, 0)]]).verified is None
     asked = collate([DetectionDataset(index, PadOnly(), federated=True)[(0, i)] for i in range(2)])

@@ -1,4 +1,4 @@
-"""Transfers against a server on 127.0.0.1: what arrives equals what is served, and nothing is fetched twice."""
+"""Downloads from a server on 127.0.0.1: the files equal the served ones, and no byte is downloaded twice."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def server(content):
 
 
 class Counter:
-    """Adds up what progress is told."""
+    """Sums the reported progress."""
 
     def __init__(self) -> None:
         self.done: dict[str, int] = {}
@@ -63,11 +63,11 @@ def fetch(server: FileServer, path, *, connections: int = 4, sha256: str | None 
 
 
 def first_bytes(server: FileServer) -> list[int | None]:
-    """Where each request but the question for the size began."""
+    """The first byte of each request, except the request for the size."""
     return [start for _, start in server.requests[1:]]
 
 
-def test_two_files_equal_what_is_served(server, tmp_path):
+def test_two_downloaded_files_equal_the_served_ones(server, tmp_path):
     remotes = {tmp_path / name: ask(f"{server.url}/{name}") for name in server.files}
     assert {remote.size for remote in remotes.values()} == {SIZE} and all(r.ranges for r in remotes.values())
     counter = Counter()
@@ -77,24 +77,24 @@ def test_two_files_equal_what_is_served(server, tmp_path):
     assert sorted(start for path, start in server.requests if path == NAME) == [0, *range(0, SIZE, CHUNK)]
 
 
-def test_an_empty_chunk_is_never_asked_for(server, tmp_path):
+def test_an_empty_chunk_is_not_requested(server, tmp_path):
     server.files[NAME] = server.files[NAME][: 3 * CHUNK]
     fetch(server, tmp_path / NAME)
     assert sorted(first_bytes(server)) == [0, CHUNK, 2 * CHUNK]
     assert (tmp_path / NAME).read_bytes() == server.files[NAME]
 
 
-def test_cut_connections_go_on_at_the_byte_they_reached(server, content, tmp_path):
+def test_a_broken_connection_continues_at_the_next_byte(server, content, tmp_path):
     server.cut_after, server.cuts = 30_000, 25
     counter = fetch(server, tmp_path / NAME)
     assert (tmp_path / NAME).read_bytes() == content
     assert server.cuts == 0 and counter.done == {NAME: SIZE}
-    # One byte for the question, then every byte once.
+    # One byte for the size request, then every byte once.
     assert server.sent == SIZE + 1
     assert {start % CHUNK for start in first_bytes(server)} <= {0, 30_000, 60_000, 90_000}
 
 
-def test_a_second_run_fetches_only_the_chunks_that_the_first_one_lacks(server, content, tmp_path):
+def test_a_second_run_only_downloads_the_missing_chunks(server, content, tmp_path):
     remote = ask(f"{server.url}/{NAME}")
     server.statuses = [404]
     path = tmp_path / NAME
@@ -103,7 +103,7 @@ def test_a_second_run_fetches_only_the_chunks_that_the_first_one_lacks(server, c
     ):
         download({path: remote}, connections=1, progress=Counter())
     assert not path.exists() and received(path, remote) == 0
-    # Let three chunks through, then refuse.
+    # Serve three chunks, then reject requests.
     one = transfer._Download(path, remote)
     one.prepare()
     for chunk in (0, 4, 10):
@@ -120,13 +120,13 @@ def test_a_second_run_fetches_only_the_chunks_that_the_first_one_lacks(server, c
 
 
 def begin(server: FileServer, path, sha256: str | None = None) -> None:
-    """Leave what a killed run leaves after its first chunk."""
+    """Create the files of a run that was killed after its first chunk."""
     one = transfer._Download(path, ask(f"{server.url}/{NAME}", sha256=sha256))
     one.prepare()
     one.fetch(session_with_retries(1), 0, lambda n: None, threading.Event())
 
 
-def test_a_file_that_changed_on_the_server_is_fetched_anew(server, content, tmp_path):
+def test_a_file_that_changed_on_the_server_is_downloaded_again(server, content, tmp_path):
     path = tmp_path / NAME
     begin(server, path)
     server.files[NAME] = content[::-1]
@@ -134,7 +134,7 @@ def test_a_file_that_changed_on_the_server_is_fetched_anew(server, content, tmp_
     assert path.read_bytes() == content[::-1]
 
 
-def test_without_a_version_or_checksum_nothing_tells_that_the_content_is_the_same(server, content, tmp_path):
+def test_without_a_version_or_checksum_a_download_starts_again(server, content, tmp_path):
     server.says_version = False
     path = tmp_path / NAME
     begin(server, path)
@@ -143,17 +143,17 @@ def test_without_a_version_or_checksum_nothing_tells_that_the_content_is_the_sam
     assert path.read_bytes() == content[::-1]
 
 
-def test_a_known_checksum_lets_another_server_go_on(server, content, tmp_path):
+def test_with_a_checksum_another_server_can_continue_a_download(server, content, tmp_path):
     path = tmp_path / NAME
     begin(server, path, sha256="known")
-    # Another server: other date and ETag. The first chunk is not asked for again, so its bytes stay.
+    # Another server has another date and ETag. The first chunk is not requested again, so its bytes are kept.
     server.files[NAME] = b"?" * CHUNK + content[CHUNK:]
     fetch(server, path, sha256="known")
     assert path.read_bytes() == content
 
 
 @pytest.mark.parametrize("damage", [b"{", b'{"size": 1}', b'{"done": 3}', b""])
-def test_a_damaged_note_about_chunks_starts_anew(server, content, tmp_path, damage):
+def test_a_damaged_list_of_chunks_restarts_the_download(server, content, tmp_path, damage):
     path = tmp_path / NAME
     begin(server, path)
     (tmp_path / f"{NAME}.part.json").write_bytes(damage)
@@ -161,7 +161,7 @@ def test_a_damaged_note_about_chunks_starts_anew(server, content, tmp_path, dama
     assert path.read_bytes() == content
 
 
-def test_a_server_without_ranges_is_read_in_one_piece(server, content, tmp_path):
+def test_a_server_without_ranges_sends_the_file_in_one_piece(server, content, tmp_path):
     server.ranges = False
     path = tmp_path / NAME
     remote = ask(f"{server.url}/{NAME}")
@@ -173,14 +173,14 @@ def test_a_server_without_ranges_is_read_in_one_piece(server, content, tmp_path)
     assert first_bytes(server) == [None] * 4 and server.cuts == 0
 
 
-def test_a_server_that_is_busy_is_asked_again(server, content, tmp_path):
+def test_requests_to_a_busy_server_are_repeated(server, content, tmp_path):
     remote = ask(f"{server.url}/{NAME}")
     server.statuses = [503, 429, 500, 502, 504]
     download({tmp_path / NAME: remote}, connections=1, progress=Counter())
     assert (tmp_path / NAME).read_bytes() == content
 
 
-def test_a_server_that_stays_broken_is_given_up_with_what_arrived_kept(server, tmp_path):
+def test_a_failing_server_ends_the_download_and_keeps_the_received_bytes(server, tmp_path):
     remote = ask(f"{server.url}/{NAME}")
     server.cut_after, server.cuts = 0, 10_000
     with pytest.raises(
@@ -190,7 +190,7 @@ def test_a_server_that_stays_broken_is_given_up_with_what_arrived_kept(server, t
     assert not (tmp_path / NAME).exists() and (tmp_path / f"{NAME}.part").exists()
 
 
-def test_nobody_at_home_is_one_clear_error(server):
+def test_an_unreachable_server_gives_one_clear_error(server):
     url = server.url
     with running(FileServer()) as gone:
         url = gone.url
@@ -206,7 +206,7 @@ def test_nobody_at_home_is_one_clear_error(server):
         ({"ranges": False, "says_size": False}, "does not state the size"),
     ],
 )
-def test_an_answer_without_the_file_is_one_clear_error(server, change, message):
+def test_a_response_without_the_file_gives_one_clear_error(server, change, message):
     for name, value in change.items():
         setattr(server, name, value)
     with pytest.raises(DataError, match=message):
@@ -215,12 +215,12 @@ def test_an_answer_without_the_file_is_one_clear_error(server, change, message):
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/a.zip", "a.zip", "http:///a.zip"])
-def test_only_web_addresses_are_read(url):
+def test_only_http_addresses_are_accepted(url):
     with pytest.raises(DataError, match="not an http or https address"):
         ask(url)
 
 
-def test_a_file_that_changes_during_the_download_is_one_clear_error(server, content, tmp_path):
+def test_a_file_that_changes_during_the_download_gives_one_clear_error(server, content, tmp_path):
     remote = ask(f"{server.url}/{NAME}")
     server.files[NAME] = content + b"more"
     with pytest.raises(
@@ -229,7 +229,7 @@ def test_a_file_that_changes_during_the_download_is_one_clear_error(server, cont
         download({tmp_path / NAME: remote}, connections=1, progress=Counter())
 
 
-def test_a_full_disk_is_no_broken_connection(server, tmp_path, monkeypatch):
+def test_a_full_disk_is_not_reported_as_a_broken_connection(server, tmp_path, monkeypatch):
     remote = ask(f"{server.url}/{NAME}")
 
     class Full:

@@ -1,4 +1,4 @@
-"""Extreme points against a vertex-by-vertex walk, against pixels, and against cases computed by hand."""
+"""Extreme points compared with a walk along the vertices, with pixels, and with manual computations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pack(objects: list[list[list]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def walk(parts: list[list]) -> np.ndarray:
-    """The published procedure, one vertex at a time, on the part that holds the extreme."""
+    """The published procedure, one vertex at a time, on the part with the extreme."""
     rings = [np.asarray(part, dtype=np.float64).reshape(-1, 2) for part in parts]
     everything = np.concatenate(rings)
     size = everything.max(axis=0) - everything.min(axis=0)
@@ -55,7 +55,7 @@ ring = st.lists(st.tuples(coordinate, coordinate), min_size=3, max_size=9)
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.lists(ring, max_size=3), min_size=1, max_size=4))
-def test_all_objects_at_once_equal_a_walk_along_the_vertices(objects):
+def test_extreme_points_equal_a_walk_along_the_vertices(objects):
     found = extreme_points_of_polygons(*pack(objects))
     for points, parts in zip(found, objects, strict=True):
         if parts:
@@ -64,7 +64,7 @@ def test_all_objects_at_once_equal_a_walk_along_the_vertices(objects):
             assert np.isnan(points).all()
 
 
-def test_a_rectangle_has_them_in_the_middle_of_its_sides():
+def test_extreme_points_of_a_rectangle_are_the_middles_of_its_sides():
     box = [2, 3, 10, 3, 10, 9, 2, 9]
     expected = [[6, 3], [2, 6], [6, 9], [10, 6]]
     for shift in range(0, 8, 2):
@@ -80,13 +80,13 @@ def test_an_edge_may_lean_by_two_percent_of_the_height():
     assert extreme_points_of_polygons(*pack([steep]))[0, 0].tolist() == [0, 0]
 
 
-def test_the_walk_stays_in_the_part_that_owns_the_extreme():
+def test_the_walk_stays_in_the_part_with_the_extreme():
     left, right = [0, 0, 10, 0, 10, 10, 0, 10], [30, 0.1, 40, 0.1, 40, 10, 30, 10]
     points = extreme_points_of_polygons(*pack([[left, right]]))[0]
     assert points[0].tolist() == [5, 0] and points[3].tolist() == pytest.approx([40, 5.05])
 
 
-def test_pixels_by_hand():
+def test_extreme_points_of_pixels_equal_a_manual_computation():
     mask = np.zeros((6, 8), dtype=bool)
     mask[1, 3:5] = mask[2, 2:7] = mask[3, 4] = True
     assert extreme_points_of_mask(mask).tolist() == [[4, 1], [2, 2.5], [4.5, 4], [7, 2.5]]
@@ -114,10 +114,10 @@ def test_points_of_real_polygons_lie_on_the_masks_that_pycocotools_draws(shared_
                 continue
             pixels = extreme_points_of_mask(mask)
             found = index.extreme_points[a]
-            # The outermost row or column is the same, but for spikes too thin for a pixel ...
+            # The outermost row or column is the same, except for spikes that are thinner than a pixel ...
             apart += np.abs(found[[0, 2], 1] - pixels[[0, 2], 1]).tolist()
             apart += np.abs(found[[1, 3], 0] - pixels[[1, 3], 0]).tolist()
-            # ... and the point lies on the object, to the two percent that an edge may lean.
+            # ... and the point is on the object, within the two percent that an edge may lean.
             rows, columns = np.nonzero(mask)
             leaning = 0.02 * max(np.ptp(rows), np.ptp(columns))
             for x, y in found:

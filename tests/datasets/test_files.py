@@ -1,4 +1,4 @@
-"""Written files are whole or absent: damage is detected, and temporary files of dead writers are removed."""
+"""Files are written completely or not at all; damage is detected; temporary files of dead writers are removed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def begun(path: Path, kind: str) -> multiprocessing.Process:
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_temporary_files_of_killed_writers_are_removed_and_those_of_running_writers_stay(kind, tmp_path):
+def test_only_temporary_files_of_dead_writers_are_removed(kind, tmp_path):
     path = tmp_path / "result"
     process = begun(path, kind)
     ready = multiprocessing.get_context("fork").Event()
@@ -59,7 +59,7 @@ def test_temporary_files_of_killed_writers_are_removed_and_those_of_running_writ
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, call):
+def test_a_full_disk_only_leaves_the_old_file(tmp_path, monkeypatch, call):
     path = tmp_path / "record.json"
     files.write_json(path, {"a": 1})
 
@@ -74,13 +74,13 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch,
     assert os.listdir(tmp_path) == ["record.json"]
 
 
-def test_values_without_json_form_leave_no_file(tmp_path):
+def test_values_without_json_form_write_no_file(tmp_path):
     with pytest.raises(ValueError):
         files.write_json(tmp_path / "record.json", {"a": float("nan")})
     assert os.listdir(tmp_path) == []
 
 
-def test_a_reader_sees_only_whole_files(tmp_path):
+def test_a_reader_only_sees_complete_files(tmp_path):
     path = tmp_path / "new" / "text"
     files.write_text(path, "0" * 100_000)
     seen, stop = set(), threading.Event()
@@ -121,7 +121,7 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
         files.write_text(tmp_path / "state.json", "text")
 
 
-def test_errors_of_the_caller_keep_their_own_path(tmp_path):
+def test_errors_of_the_caller_keep_their_path(tmp_path):
     with pytest.raises(FileNotFoundError, match="source"), atomic_file(tmp_path / "target") as file:
         file.write((tmp_path / "source").read_bytes())
     assert os.listdir(tmp_path) == []
@@ -143,14 +143,14 @@ def test_a_checked_file_detects_every_changed_byte(tmp_path):
             read_checked(path)
 
 
-def test_one_lock_at_a_time(tmp_path):
+def test_a_file_has_one_lock_at_a_time(tmp_path):
     with open(tmp_path / "lock", "w") as first, open(tmp_path / "lock") as second:
         assert try_lock(first.fileno()) and not try_lock(second.fileno())
         first.close()
         assert try_lock(second.fileno())
 
 
-def test_a_name_with_glob_characters_leaves_other_files_alone(tmp_path):
+def test_a_name_with_glob_characters_does_not_affect_other_files(tmp_path):
     other = tmp_path / ".ab.x.tmp"
     other.write_text("")
     os.utime(other, (0, 0))

@@ -17,7 +17,7 @@ WIDTH, HEIGHT = 200, 100
 
 
 def index_of(places: dict[int, list[tuple[float, float]]]) -> AnnotationIndex:
-    """Objects of 2 x 2 pixels at relative places, by class, over three images; a crowd region of class 0 that must not count."""
+    """Objects of 2 x 2 pixels at relative places, by class, over three images; a crowd region of class 0 must be ignored."""
     builder = IndexBuilder()
     for image in range(3):
         builder.add_image(image, f"{image}.jpg", WIDTH, HEIGHT)

@@ -1,4 +1,4 @@
-"""Videos split by frame: nothing is lost, nothing is in both splits, and validation is what lies between training frames."""
+"""Videos split by frame: every frame is in exactly one split, and validation frames are between training frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CATEGORIES = [{"id": 3, "name": "eel"}, {"id": 7, "name": "net"}]
 
 
 def source(videos: dict[str, int], boxes: int = 2) -> dict:
-    """A COCO file with ``videos`` of so many frames, ids from 1 as in any other file."""
+    """A COCO file with ``videos`` of these numbers of frames, and with ids from 1."""
     images = [
         {"id": 0, "file_name": f"{video}_{frame:04d}.jpg", "video": video, "width": 8, "height": 8}
         for video, frames in videos.items()
@@ -55,7 +55,7 @@ def split(folder, **contents: dict) -> dict[str, dict]:
     st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 7), min_size=1),
     st.dictionaries(st.sampled_from("uvwxyz"), st.integers(1, 7), min_size=1),
 )
-def test_every_frame_is_in_one_split_with_its_own_boxes(tmp_path, one, other):
+def test_every_frame_is_in_one_split_with_its_boxes(tmp_path, one, other):
     contents = {"one": source(one), "other": source(other, boxes=1)}
     splits = split(tmp_path, **contents)
     found = [image["file_name"] for content in splits.values() for image in content["images"]]
@@ -87,7 +87,7 @@ def test_validation_is_the_middle_frame_of_every_video_that_has_one(tmp_path):
     ]
 
 
-def test_the_split_follows_its_sources(tmp_path):
+def test_the_split_is_updated_when_its_sources_change(tmp_path):
     assert len(split(tmp_path, only=source({"a": 5}))["val"]["images"]) == 1
     assert len(split(tmp_path, only=source({"a": 5, "b": 4}))["val"]["images"]) == 2
 
@@ -106,7 +106,7 @@ def test_the_split_follows_its_sources(tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_split_is_said(tmp_path, change, said):
+def test_sources_that_cannot_be_split_give_an_error(tmp_path, change, said):
     content = source({"b": 3})
     change(content)
     with pytest.raises(ValueError, match=said):

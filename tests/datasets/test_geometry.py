@@ -1,4 +1,4 @@
-"""Clipping against OpenCV's convex intersection and against pixels; affine maps against their inverses."""
+"""Clipping compared with OpenCV's convex intersection and with pixels; affine maps compared with their inverses."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_clipping_concave_polygons_keeps_their_pixels(seed):
     assert polygon_area(clipped) == pytest.approx(len(rows), rel=0.01)
 
 
-def test_the_longest_chord_by_hand():
+def test_the_longest_chord_equals_a_manual_computation():
     comb = np.array([[0, 0], [10, 0], [10, 2], [4, 2], [4, 6], [10, 6], [10, 11], [0, 11]], dtype=np.float32)
     assert longest_chord([comb], 0, 7.0, 20) == 8.5
     assert longest_chord([comb], 0, 7.0, 7) == 1.0
@@ -59,7 +59,7 @@ def test_the_longest_chord_by_hand():
     assert longest_chord([comb], 0, 12.0, 20) is None
 
 
-def test_clipping_leaves_inner_polygons_alone_and_empties_outer_ones():
+def test_clipping_keeps_inner_polygons_and_empties_outer_ones():
     inner = np.array([[1, 1], [5, 1], [3, 4]], dtype=np.float32)
     assert clip_polygon(inner, 6, 6) is inner
     assert len(clip_polygon(inner + 10, 6, 6)) == 0
@@ -70,7 +70,7 @@ scale = st.floats(0.2, 5) | st.floats(-5, -0.2)
 
 @settings(max_examples=50, deadline=None)
 @given(scale, scale, st.floats(-500, 500), st.floats(-500, 500), st.booleans(), st.integers(0, 2**32 - 1))
-def test_a_map_and_its_inverse_give_the_boxes_back(a, d, e, f, transposed, seed):
+def test_a_map_and_its_inverse_restore_the_boxes(a, d, e, f, transposed, seed):
     matrix = np.array([[0, a, e], [d, 0, f]] if transposed else [[a, 0, e], [0, d, f]])
     rng = np.random.default_rng(seed)
     corners = np.sort(rng.uniform(0, 640, size=(6, 2, 2)), axis=1)

@@ -1,4 +1,4 @@
-"""The image check against images that are broken in known ways: reading, training and the check refuse the same files."""
+"""The image check on images that are broken in known ways: reading, training and the check reject the same files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def encoded(suffix: str, picture: np.ndarray = PICTURE) -> bytes:
 
 
 def damaged_middle() -> bytes:
-    """A PNG whose end is whole and whose pixels do not match their checksum."""
+    """A PNG with a complete end whose pixels do not match their checksum."""
     data = bytearray(encoded(".png"))
     data[len(data) // 2] ^= 255
     return bytes(data)
@@ -52,7 +52,7 @@ def counts(index) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN)
-def test_broken_images_are_left_out_and_counted_or_refused_before_training(write_coco, small_coco, data):
+def test_broken_images_are_skipped_and_counted_or_rejected_before_training(write_coco, small_coco, data):
     path, root = write_coco(small_coco)
     whole = read_coco(path, root)
     (root / "a.jpg").write_bytes(data)
@@ -60,20 +60,20 @@ def test_broken_images_are_left_out_and_counted_or_refused_before_training(write
         read_coco(path, root)
     index = read_coco(path, root, policy="skip")
     assert counts(index) == {"broken_image": 1} and index.file_names == ["b.png"]
-    # Training would have refused the image as well.
+    # Training would also have rejected the image.
     with pytest.raises(DataError, match="is damaged"):
         DetectionDataset(whole, PadOnly())[0, 0]
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".bmp", ".gif"])
-def test_every_format_that_is_whole_passes(write_coco, small_coco, suffix):
+def test_complete_images_of_every_format_pass(write_coco, small_coco, suffix):
     small_coco["images"][0]["file_name"] = f"c{suffix}"
     path, root = write_coco(small_coco)
     (root / f"c{suffix}").write_bytes(encoded(suffix))
     assert counts(read_coco(path, root, policy="skip")) == {}
 
 
-def test_an_image_of_another_size_is_refused_before_it_is_decoded(write_coco, small_coco, monkeypatch):
+def test_an_image_with_another_size_is_rejected_before_decoding(write_coco, small_coco, monkeypatch):
     path, root = write_coco(small_coco)
     monkeypatch.setattr(images, "_decode", lambda *_: pytest.fail("was decoded"))
     small_coco["images"] = small_coco["images"][:1]
@@ -84,7 +84,7 @@ def test_an_image_of_another_size_is_refused_before_it_is_decoded(write_coco, sm
         with pytest.raises(DataError, match=f"{size[0]} x {size[1]} pixels, its annotations say 40 x 30"):
             read_coco(path, root)
         assert counts(read_coco(path, root, policy="skip")) == {"wrong_image_size": 1}
-    # Too large to be an image at all.
+    # Too large for an image.
     (root / "a.jpg").write_bytes(png_header(30_000, 30_000))
     assert counts(read_coco(path, root, policy="skip")) == {"broken_image": 1}
     with pytest.raises(DataError, match="not an image that can be decoded"):
@@ -111,7 +111,7 @@ def test_only_regular_files_are_read(write_coco, small_coco, kind):
 
 @pytest.fixture
 def decoded(monkeypatch) -> list[str]:
-    """Names of the images that are decoded."""
+    """The names of the decoded images."""
     names = []
 
     def noted(index, i):
@@ -122,7 +122,7 @@ def decoded(monkeypatch) -> list[str]:
     return names
 
 
-def test_the_next_start_decodes_only_what_has_changed(write_coco, small_coco, tmp_path, decoded):
+def test_the_next_start_only_decodes_changed_images(write_coco, small_coco, tmp_path, decoded):
     path, root = write_coco(small_coco)
     cache = tmp_path / "cache"
     read_coco(path, root, policy="skip", cache=cache)
@@ -141,7 +141,7 @@ def test_the_next_start_decodes_only_what_has_changed(write_coco, small_coco, tm
     }
 
 
-def test_the_same_file_counts_as_changed_when_its_annotated_size_does(write_coco, small_coco, tmp_path):
+def test_a_file_counts_as_changed_if_its_annotated_size_changes(write_coco, small_coco, tmp_path):
     path, root = write_coco(small_coco)
     read_coco(path, root, cache=tmp_path / "cache")
     small_coco["images"][0]["width"] = 41
@@ -149,7 +149,7 @@ def test_the_same_file_counts_as_changed_when_its_annotated_size_does(write_coco
     assert counts(read_coco(path, root, policy="skip", cache=tmp_path / "cache")) == {"wrong_image_size": 1}
 
 
-def test_a_damaged_result_is_thrown_away(write_coco, small_coco, tmp_path, decoded, caplog):
+def test_a_damaged_result_is_discarded(write_coco, small_coco, tmp_path, decoded, caplog):
     path, root = write_coco(small_coco)
     cache = tmp_path / "cache"
     first = read_coco(path, root, cache=cache)
@@ -166,7 +166,7 @@ def test_a_damaged_result_is_thrown_away(write_coco, small_coco, tmp_path, decod
     assert decoded == [] and caplog.text == ""
 
 
-def test_names_are_never_printed_raw(write_coco, small_coco):
+def test_names_are_printed_escaped(write_coco, small_coco):
     small_coco["images"][0]["file_name"] = "\x1b[2J\u202ea.jpg"
     path, root = write_coco(small_coco)
     with pytest.raises(DataError) as caught:

@@ -31,13 +31,13 @@ from datasets import (
 from datasets.batch import padded_size
 from datasets.transforms import resized_size
 
-# What training with a compiled pass uses (afl.training.compiled).
+# The divisors of training with a compiled pass (afl.training.compiled).
 DIVISORS_COMPILED = (128, 256)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 6), st.integers(0, 2**31))
-def test_every_image_comes_once_per_epoch_for_any_world_size(num_images, world_size, share, seed):
+def test_every_image_is_used_once_per_epoch_for_any_world_size(num_images, world_size, share, seed):
     batch_size = world_size * share
     plans = [
         EpochPlan(num_images, batch_size, seed=seed, rank=rank, world_size=world_size)
@@ -71,10 +71,10 @@ def test_grouped_epochs_have_the_same_images_and_few_mixed_batches(groups, world
     plain = EpochPlan(len(groups), batch_size, **options)
     for epoch in range(3):
         assert sorted(plan.order(epoch)) == sorted(plain.order(epoch))
-    # In each epoch only the batch that the previous epoch began, and those of the images that fill no batch, are mixed.
+    # In each epoch, only the batch that the previous epoch began and the batches of the remaining images are mixed.
     mixed = [len({int(groups[i]) for _, i in plan.batch(step)}) > 1 for step in range(plan.steps(3))]
     assert sum(mixed) <= 3 * (1 + len(set(groups.tolist()))) + 1
-    # Any step can be asked for first, and the ranks share the batch of one process.
+    # The stream can start at any step, and the ranks share the batch of one process.
     step = plan.steps(2)
     fresh = [
         EpochPlan(len(groups), batch_size, rank=rank, world_size=world_size, groups=groups, **options)
@@ -93,7 +93,7 @@ def test_full_batches_of_a_large_epoch_have_one_group_and_a_random_order():
 
 
 def coco_like_sizes(count: int) -> np.ndarray:
-    """(count, 2) height and width, with about COCO's shares of 4 : 3, 3 : 2, upright and square images and panoramas."""
+    """Heights and widths (count, 2), with about COCO's shares of 4 : 3, 3 : 2, upright and square images and panoramas."""
     rng = np.random.default_rng(0)
     common = np.array([(480, 640), (427, 640), (640, 480), (640, 427), (640, 640), (375, 500), (426, 640)])
     sizes = common[rng.choice(len(common), count, p=[0.36, 0.22, 0.13, 0.08, 0.03, 0.1, 0.08])]
@@ -103,7 +103,7 @@ def coco_like_sizes(count: int) -> np.ndarray:
 
 
 def padding_and_shapes(sizes: np.ndarray, grouped: bool, divisors: tuple[int, int]) -> tuple[float, int]:
-    """Padded over real pixels, and the number of shapes of batches, in 2,400 steps of 16 images."""
+    """The ratio of padded to real pixels, and the number of shapes of batches, in 2,400 steps of 16 images."""
     index = SimpleNamespace(heights=sizes[:, 0], widths=sizes[:, 1])
     plan = EpochPlan(len(sizes), 16, groups=aspect_groups(index) if grouped else None)
     rng = np.random.default_rng(1)
@@ -165,20 +165,20 @@ def test_a_batch_is_a_function_of_its_step():
     assert [EpochPlan(11, 4, seed=2).batch(step) for step in range(30)] != expected
 
 
-def test_epochs_have_different_orders_that_look_uniform():
+def test_epochs_have_different_uniform_orders():
     plan = EpochPlan(5, 5, seed=0)
     firsts = Counter(int(plan.order(epoch)[0]) for epoch in range(2000))
-    # Five outcomes of probability 0.2: the count of each has a standard deviation of 18.
+    # The counts of five outcomes with probability 0.2 have a standard deviation of 18.
     assert all(abs(count - 400) < 90 for count in firsts.values()) and len(firsts) == 5
 
 
 @pytest.mark.parametrize(("num_images", "batch_size", "world_size"), [(0, 4, 1), (5, 0, 1), (5, 4, 3)])
-def test_impossible_plans_are_refused(num_images, batch_size, world_size):
+def test_impossible_plans_are_rejected(num_images, batch_size, world_size):
     with pytest.raises(ValueError, match="no images|cannot be divided evenly"):
         EpochPlan(num_images, batch_size, world_size=world_size)
 
 
-def test_steps_of_an_epoch():
+def test_the_number_of_steps_of_an_epoch_is_known():
     assert EpochPlan(10, 4).steps(1) == 3 and EpochPlan(10, 5).steps(3) == 6
     assert EpochPlan(560, 16).steps(24) == 840
 
@@ -210,14 +210,14 @@ def test_instance_aware_factors_equal_their_formula(shapes_folder):
     assert (factors != repeat_factors(index, threshold)).any()
 
 
-def test_images_are_repeated_as_often_as_their_factor_says():
+def test_images_are_repeated_according_to_their_factor():
     factors = np.array([1.0, 1.25, 2.5, 3.0])
     plan = EpochPlan(4, 3, seed=0, repeat_factors=factors)
     assert plan.images_per_epoch == 7.75
     counts = np.array([np.bincount(plan.order(epoch), minlength=4) for epoch in range(800)])
     np.testing.assert_allclose(counts.mean(axis=0), factors, atol=0.08)
     assert set(counts[:, 2]) == {2, 3} and set(counts[:, 3]) == {3}
-    # The stream is the epochs' orders, one after the other, and any step can be asked for first.
+    # The stream consists of the orders of the epochs, and it can start at any step.
     fresh = EpochPlan(4, 3, seed=0, repeat_factors=factors)
     late = fresh.batch(40)
     stream = [(epoch, int(i)) for epoch in range(30) for i in plan.order(epoch)]
@@ -249,8 +249,8 @@ def test_batches_do_not_depend_on_the_number_of_workers(dataset):
     assert not equal(alone[0], alone[1])
 
 
-def test_the_cells_of_a_sweep_load_with_workers_too(dataset):
-    # joblib's processes, in which a sweep runs its cells, have a default start method that no worker of a loader knows.
+def test_the_runs_of_a_sweep_can_use_workers(dataset):
+    # A sweep runs in joblib's processes, whose default start method loaders do not support.
     plan = EpochPlan(len(dataset), 8, seed=5)
     (ids,) = joblib.Parallel(n_jobs=2)([joblib.delayed(loaded_ids)(dataset, plan)])
     assert ids == [batch.image_ids.tolist() for batch in make_train_loader(dataset, plan, num_steps=3)]
@@ -261,7 +261,7 @@ def loaded_ids(dataset: DetectionDataset, plan: EpochPlan) -> list[list[int]]:
     return [batch.image_ids.tolist() for batch in batches]
 
 
-def test_going_on_in_mid_epoch_gives_the_batches_that_were_left(dataset):
+def test_continuing_in_an_epoch_gives_its_remaining_batches(dataset):
     plan = EpochPlan(len(dataset), 8, seed=5)
     through = list(make_train_loader(dataset, plan, num_steps=10))
     resumed = list(make_train_loader(dataset, EpochPlan(len(dataset), 8, seed=5), start_step=6, num_steps=4))
@@ -270,7 +270,7 @@ def test_going_on_in_mid_epoch_gives_the_batches_that_were_left(dataset):
     assert equal(next(endless), through[9])
 
 
-def test_loading_leaves_the_global_generator_alone(dataset):
+def test_loading_does_not_change_the_global_generator(dataset):
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The commands that get published data sets, from tiny archives in the real layout on a server on 127.0.0.1."""
+"""The commands that download published data sets, with tiny archives in the real layout on a server on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def archives() -> dict[str, bytes]:
         "train2017.zip": pack_zip({"train2017/": b""} | {f"train2017/{i:012}.jpg": jpeg(i) for i in train}),
         "val2017.zip": pack_zip({"val2017/": b""} | {f"val2017/{i:012}.jpg": jpeg(i) for i in val}),
         "lvis_v1_train.json.zip": pack_zip({"lvis_v1_train.json": coco_json([1, 2], "train2017")}),
-        # As in the real one, some of its images are in COCO's training folder.
+        # As in the real data set, some images are in COCO's training folder.
         "lvis_v1_val.json.zip": pack_zip({"lvis_v1_val.json": coco_json([3], "train2017")}),
         "VOCtrainval_06-Nov-2007.tar": pack_tar(voc_files("VOC2007", "trainval", ["000005", "000007"])),
         "VOCtest_06-Nov-2007.tar": pack_tar(voc_files("VOC2007", "test", ["000001"])),
@@ -132,9 +132,9 @@ compose_dataset = prepare_data._dataset
 
 @pytest.fixture
 def prepare(server, tmp_path, monkeypatch):
-    """Runs a command in an empty folder against the server; ``verify`` demands what the publisher's archives have."""
+    """Run a command in an empty folder with the server; ``verify`` requires the sizes and checksums of the publisher."""
     monkeypatch.chdir(tmp_path)
-    # Hydra composes for longer than the rest of most tests takes, and the same overrides give the same.
+    # Composing takes longer than the rest of most tests, so the result is cached by overrides.
     monkeypatch.setattr(prepare_data, "_dataset", lambda overrides: copy.deepcopy(composed(tuple(overrides))))
 
     def run(name: str, *arguments: str, verify: bool = False) -> int:
@@ -146,7 +146,7 @@ def prepare(server, tmp_path, monkeypatch):
 
 @pytest.fixture
 def published(archives, monkeypatch):
-    """The tiny archives with their own sizes, checksums and counts, in the place of the real ones."""
+    """Replace the real sizes, checksums and counts with those of the tiny archives."""
     counts = {"train2017": 3, "val2017": 2, "VOC2007/Annotations": 3, "VOC2007/JPEGImages": 3}
 
     def tiny(part):
@@ -184,7 +184,7 @@ def asked(server: FileServer) -> set[str]:
     return {path for path, _ in server.requests}
 
 
-def test_coco_ends_with_a_readable_index_and_the_second_run_asks_nobody(
+def test_coco_has_a_readable_index_and_the_second_run_sends_no_request(
     prepare, server, archives, tmp_path, capsys
 ):
     assert prepare("coco") == 0
@@ -230,7 +230,7 @@ def test_lvis_uses_the_images_of_coco(prepare, server, tmp_path, capsys):
     assert "lvis is complete in data/lvis and data/coco" in capsys.readouterr().out
 
 
-def test_lvis_alone_gets_coco_s_images_but_not_its_annotations(prepare, server, tmp_path):
+def test_lvis_downloads_the_images_of_coco_but_not_its_annotations(prepare, server, tmp_path):
     assert prepare("lvis", "dataset.root=both", "dataset.images=both") == 0
     assert asked(server) == {*LVIS, "train2017.zip", "val2017.zip"}
     assert {path.name for path in (tmp_path / "both").iterdir()} == {
@@ -238,13 +238,13 @@ def test_lvis_alone_gets_coco_s_images_but_not_its_annotations(prepare, server, 
     }  # fmt: skip
 
 
-def test_published_sizes_and_checksums_are_demanded(prepare, published, tmp_path):
+def test_published_sizes_and_checksums_are_required(prepare, published, tmp_path):
     for name in ("coco", "lvis", "voc"):
         assert prepare(name, verify=True) == 0
     assert COCO_LAYOUT == files(tmp_path / "data" / "coco")
 
 
-def test_another_size_is_refused_before_anything_is_downloaded(prepare, server, tmp_path, capsys):
+def test_a_wrong_size_is_rejected_before_the_download(prepare, server, tmp_path, capsys):
     assert prepare("coco", verify=True) == 2
     error = capsys.readouterr().err
     assert (
@@ -254,7 +254,7 @@ def test_another_size_is_refused_before_anything_is_downloaded(prepare, server, 
     assert [start for _, start in server.requests] == [0] and files(tmp_path) == set()
 
 
-def test_a_wrong_checksum_is_refused_and_the_next_run_gets_the_right_file(
+def test_a_wrong_checksum_is_rejected_and_the_next_run_downloads_the_right_file(
     prepare, published, server, archives, tmp_path, capsys
 ):
     flipped = bytearray(archives["train2017.zip"])
@@ -272,7 +272,7 @@ def test_a_wrong_checksum_is_refused_and_the_next_run_gets_the_right_file(
     assert asked(server) == {"train2017.zip"} and files(root) == COCO_LAYOUT
 
 
-def test_a_checksum_that_was_seen_once_is_demanded_later(prepare, server, tmp_path, capsys):
+def test_a_computed_checksum_is_required_later(prepare, server, tmp_path, capsys):
     assert prepare("coco") == 0
     root = tmp_path / "data" / "coco"
     shutil.rmtree(root / "val2017")
@@ -290,7 +290,7 @@ def room_for_coco(archives: dict[str, bytes]) -> int:
     return int(3 * annotations + 2.02 * sum(images))
 
 
-def test_a_download_that_was_stopped_goes_on(
+def test_an_interrupted_download_continues(
     prepare, published, server, archives, tmp_path, monkeypatch, capsys
 ):
     first = {"n": 0}
@@ -307,22 +307,22 @@ def test_a_download_that_was_stopped_goes_on(
     assert "403 Forbidden" in capsys.readouterr().err
     server.requests.clear()
     server.sent = 0
-    # What is here already needs no more room.
+    # Existing files need no additional space.
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, room_for_coco(archives) - 1))
     assert prepare("coco", "connections=1", verify=True) == 0
     total = sum(len(archives[name]) for name in COCO)
-    # Three questions came before the three chunks of 600 bytes (or a file's last one) that the first run received.
+    # The first run sent three size requests and received three chunks of 600 bytes (or the last chunk of a file).
     assert total - 3 * 600 <= server.sent - 3 < total
     assert files(tmp_path / "data" / "coco") == COCO_LAYOUT
 
 
-def test_cut_connections_do_not_matter(prepare, published, server, tmp_path):
+def test_broken_connections_do_not_affect_the_result(prepare, published, server, tmp_path):
     server.cut_after, server.cuts = 200, 12
     assert prepare("coco", "connections=3", verify=True) == 0
     assert server.cuts == 0 and files(tmp_path / "data" / "coco") == COCO_LAYOUT
 
 
-def test_what_a_killed_run_was_unpacking_is_thrown_away(prepare, tmp_path):
+def test_incomplete_files_of_a_killed_run_are_removed(prepare, tmp_path):
     root = tmp_path / "data" / "VOCdevkit"
     stale = root / "archives" / "unpacking" / "VOCdevkit" / "VOC2007" / "Annotations" / "000009.xml"
     stale.parent.mkdir(parents=True)
@@ -332,7 +332,7 @@ def test_what_a_killed_run_was_unpacking_is_thrown_away(prepare, tmp_path):
     assert found == {"000001.xml", "000005.xml", "000007.xml"} and not (root / "archives").exists()
 
 
-def test_kept_archives_are_used_again(prepare, server, tmp_path, capsys):
+def test_kept_archives_are_reused(prepare, server, tmp_path, capsys):
     assert prepare("coco", "keep_archives=true") == 0
     root = tmp_path / "data" / "coco"
     assert {path.name for path in (root / "archives").iterdir()} == set(COCO)
@@ -362,7 +362,7 @@ def test_an_existing_copy_is_linked(prepare, server, tmp_path):
     assert prepare("coco") == 0 and not server.requests
 
 
-def test_existing_archives_are_used_where_they_are(prepare, server, archives, tmp_path):
+def test_existing_archives_are_used_in_place(prepare, server, archives, tmp_path):
     folder = tmp_path / "downloads"
     folder.mkdir()
     for name in COCO:
@@ -372,7 +372,7 @@ def test_existing_archives_are_used_where_they_are(prepare, server, archives, tm
     assert {path.name for path in folder.iterdir()} == set(COCO)
 
 
-def test_a_damaged_archive_of_the_user_is_named_and_stays(prepare, server, archives, tmp_path, capsys):
+def test_a_damaged_archive_of_the_user_is_named_and_kept(prepare, server, archives, tmp_path, capsys):
     folder = tmp_path / "downloads"
     folder.mkdir()
     (folder / "val2017.zip").write_bytes(archives["val2017.zip"][:-30])
@@ -382,7 +382,7 @@ def test_a_damaged_archive_of_the_user_is_named_and_stays(prepare, server, archi
 
 
 @pytest.mark.parametrize("keep", ["VOC2007/Annotations", "VOC2007/JPEGImages"])
-def test_a_copy_that_was_broken_off_does_not_pass(prepare, server, tmp_path, keep, capsys):
+def test_an_incomplete_copy_is_rejected(prepare, server, tmp_path, keep, capsys):
     (tmp_path / "data" / "VOCdevkit" / keep).mkdir(parents=True)
     (tmp_path / "data" / "VOCdevkit" / keep / "000001.any").touch()
     assert prepare("voc") == 2
@@ -392,7 +392,7 @@ def test_a_copy_that_was_broken_off_does_not_pass(prepare, server, tmp_path, kee
     assert "of 9,963 files" in capsys.readouterr().err
 
 
-def test_an_empty_folder_is_no_copy_and_a_dead_link_is_named(prepare, tmp_path, capsys):
+def test_an_empty_folder_is_not_a_copy_and_a_dead_link_is_named(prepare, tmp_path, capsys):
     root = tmp_path / "data" / "coco"
     (root / "train2017").mkdir(parents=True)
     (root / "val2017").symlink_to(tmp_path / "gone")
@@ -402,7 +402,7 @@ def test_an_empty_folder_is_no_copy_and_a_dead_link_is_named(prepare, tmp_path, 
     assert prepare("coco") == 0 and files(root) == COCO_LAYOUT
 
 
-def test_places_that_nothing_can_be_moved_to_are_named_before_anything_is_downloaded(
+def test_unusable_target_folders_are_named_before_the_download(
     prepare, server, tmp_path, monkeypatch, capsys
 ):
     root, other = tmp_path / "data" / "coco", tmp_path / "other disk"
@@ -432,7 +432,7 @@ def test_places_that_nothing_can_be_moved_to_are_named_before_anything_is_downlo
     assert files(other) == {"instances_train2017.json", "instances_val2017.json"}
 
 
-def test_a_full_disk_is_noticed_before_anything_is_downloaded(
+def test_a_full_disk_is_detected_before_the_download(
     prepare, server, archives, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, room_for_coco(archives) - 1))
@@ -451,7 +451,7 @@ EVIL = {
 
 
 @pytest.mark.parametrize("name", EVIL)
-def test_a_malicious_archive_leaves_nothing(prepare, server, tmp_path, name, capsys):
+def test_a_malicious_archive_writes_no_file(prepare, server, tmp_path, name, capsys):
     server.files["train2017.zip"] = pack_zip({"train2017/000000000001.jpg": jpeg(1), name: b"evil"})
     assert prepare("coco") == 2
     assert EVIL[name] in capsys.readouterr().err
@@ -461,13 +461,13 @@ def test_a_malicious_archive_leaves_nothing(prepare, server, tmp_path, name, cap
     assert not (root / "archives" / "train2017.zip").exists()
 
 
-def test_an_archive_of_something_else_is_refused(prepare, server, tmp_path, capsys):
+def test_an_archive_with_other_content_is_rejected(prepare, server, tmp_path, capsys):
     server.files["train2017.zip"] = pack_zip({"train2014/1.jpg": b""})
     assert prepare("coco") == 2
     assert "train2017.zip came without train2017" in capsys.readouterr().err
 
 
-def test_two_runs_for_one_folder_do_not_mix(prepare, tmp_path, capsys):
+def test_two_runs_for_one_folder_do_not_interfere(prepare, tmp_path, capsys):
     with DataFolder.locked(tmp_path / "data" / "coco"):
         assert prepare("coco") == 2
     assert "another process is preparing" in capsys.readouterr().err
@@ -486,7 +486,7 @@ def test_two_runs_for_one_folder_do_not_mix(prepare, tmp_path, capsys):
         (["dataset.root=/proc/here"], "cannot be used as a folder for data"),
     ],
 )
-def test_wrong_options_are_one_clear_error(arguments, message, tmp_path, monkeypatch, capsys):
+def test_wrong_options_give_one_clear_error(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["coco", *arguments]) == 2
     assert message in capsys.readouterr().err
@@ -500,7 +500,7 @@ def test_a_damaged_manifest_is_named(prepare, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["coco", "lvis", "voc"])
-def test_a_missing_data_set_names_its_command_first(name, tmp_path, capsys):
+def test_the_error_for_a_missing_data_set_names_its_command_first(name, tmp_path, capsys):
     assert main(["check", f"dataset={name}", f"dataset.root={tmp_path / 'none'}"]) == 2
     error = capsys.readouterr().err
     assert error.index(f": run `make data-{name}` (python -m scripts.prepare_data {name})") < error.index(
@@ -508,12 +508,12 @@ def test_a_missing_data_set_names_its_command_first(name, tmp_path, capsys):
     )
 
 
-def test_voc_addresses_are_those_of_torchvision():
+def test_voc_addresses_equal_those_of_torchvision():
     known = {DATASET_YEAR_DICT[year]["url"] for year in ("2007", "2007-test", "2012")}
     assert {archive.url for part in VOC for archive in part.archives} == known
 
 
-def test_plain_lines_say_how_far_it_is(monkeypatch, capsys):
+def test_plain_lines_show_the_progress(monkeypatch, capsys):
     monkeypatch.setattr(transfer_progress, "PLAIN_LINE_EVERY", 0.0)
     with transfer_progress.transfer_progress(Console(force_terminal=False)) as (progress, say):
         tick = progress("train2017.zip", 400_000_000, 100_000_000)
@@ -523,7 +523,7 @@ def test_plain_lines_say_how_far_it_is(monkeypatch, capsys):
     assert printed.startswith("train2017.zip: 300 of 400 MB (75%), ") and printed.endswith("min left\ndone\n")
 
 
-def test_a_terminal_gets_bars():
+def test_a_terminal_shows_bars():
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120)
     with transfer_progress.transfer_progress(console) as (progress, say):

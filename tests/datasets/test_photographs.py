@@ -1,4 +1,4 @@
-"""The photograph data sets as their configurations read them, against the counts that their authors' releases state."""
+"""The photograph data sets, read with their configs, compared with the counts that their authors state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scripts.entry import CONF
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """Parsed annotations, shared by the tests: decoding the masks takes seconds."""
+    """Parsed annotations, shared by the tests, because decoding the masks takes seconds."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -50,12 +50,12 @@ def test_the_partitions_differ(shared_data, cache):
 
 
 @pytest.mark.parametrize("draw", [0, 1])
-def test_the_long_tail_of_foda(shared_data, cache, draw):
+def test_foda_has_a_long_tail(shared_data, cache, draw):
     data = read_data(
         configuration(shared_data, cache, "dataset=foda", f"dataset.draw={draw}", "detector=fcos")
     )
     assert (len(data.train), len(data.val), len(data.val.labels)) == (2089, 1112, 1131)
-    # Training images of a class fall along a geometric curve from 300 to 3; some images show a second object.
+    # The training images of the classes decrease geometrically from 300 to 3; some images show a second object.
     curve = sorted(max(3, round(300 * 0.01 ** (r / 30))) for r in range(31))
     assert (np.sort(data.statistics.images) >= curve).all()
     assert [list(data.statistics.groups).count(g) for g in "fcr"] == [8, 14, 9]
@@ -86,7 +86,7 @@ def test_training_and_validation_samples(shared_data, cache, name, family):
         if source:
             known = ~np.isnan(sample.extreme_points).any(axis=(1, 2))
             assert len(sample.boxes) == 0 or known.any()
-            # Left and right points are on the sides of the box, within a pixel where a mask gives them.
+            # Left and right points are on the sides of the box, within a pixel if they come from a mask.
             off = np.abs(sample.extreme_points[known][:, 1, 0] - sample.boxes[known][:, 0])
             assert (off < 3).all()
         if name != "bccd":

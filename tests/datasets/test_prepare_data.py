@@ -1,4 +1,4 @@
-"""The data command: what it finds, and its exit codes."""
+"""The data command: its findings and its exit codes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_clean_set_passes(custom, capsys):
     printed = capsys.readouterr().out
     assert "2 images, 3 objects, 2 classes" in printed and "1 crowd regions" in printed
     assert "1 classes without an object: ant" in printed and "0 defects" in printed
-    # Frequency groups are those of the training images.
+    # Frequency groups follow from the training images.
     assert printed.count("2 classes (2 rare, 0 common, 0 frequent)") == 1
 
 
@@ -50,7 +50,7 @@ def test_defects_are_counted_by_kind_and_the_policy_decides_the_exit_code(custom
     assert main([*arguments, "dataset.policy=skip"]) == 0
 
 
-def test_two_classes_of_one_name_are_found_with_file_ids_and_remedy(custom, small_coco, capsys):
+def test_two_classes_with_one_name_are_reported_with_file_ids_and_remedy(custom, small_coco, capsys):
     root, arguments = custom
     first, second = small_coco["categories"][:2]
     second["name"] = first["name"]
@@ -76,7 +76,7 @@ def test_two_classes_of_one_name_are_found_with_file_ids_and_remedy(custom, smal
         ([], "python -m scripts.prepare_data check"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_message(arguments, message, capsys):
+def test_impossible_requests_give_one_message(arguments, message, capsys):
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
 
@@ -97,7 +97,7 @@ def test_every_published_data_set_has_a_command():
     ],
     ids=" ".join,
 )
-def test_help_and_mistakes_are_answered_before_torch_is_imported(arguments):
+def test_help_and_mistakes_do_not_import_torch(arguments):
     code = (
         f"import sys; from scripts.prepare_data import main; main({arguments}); print('torch' in sys.modules)"
     )
@@ -106,7 +106,7 @@ def test_help_and_mistakes_are_answered_before_torch_is_imported(arguments):
 
 
 @pytest.mark.parametrize("name", CONVERSIONS)
-def test_a_conversion_without_a_release_says_what_is_missing(name, tmp_path, capsys):
+def test_a_conversion_without_a_release_names_the_missing_files(name, tmp_path, capsys):
     assert main([name, f"existing={tmp_path}/none", f"dataset.root={tmp_path}/set"]) == 2
     assert f"{tmp_path}/none" in capsys.readouterr().err
 
@@ -126,7 +126,7 @@ def test_control_characters_in_paths_and_names_are_escaped(custom, small_coco, c
     assert "\x1b" not in printed.out + printed.err + printed_errors
 
 
-def test_shapes_are_made_where_asked(tmp_path, capsys):
+def test_shapes_are_generated_in_the_given_folder(tmp_path, capsys):
     arguments = [
         "shapes",
         f"dataset.root={tmp_path}",

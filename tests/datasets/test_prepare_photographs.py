@@ -1,4 +1,4 @@
-"""The conversion of the photograph data sets' releases, against JSON and JPEG files that were prepared independently."""
+"""The conversion of the releases of photograph data sets, compared with JSON and JPEG files that were prepared independently."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load(path):
 
 
 def annotations(contents, image_id):
-    """Annotation records of one image without ids, from the files that may hold it."""
+    """Annotation records of one image without ids, from the files that may contain it."""
     for content in contents:
         if any(image["id"] == image_id for image in content["images"]):
             return [
@@ -138,7 +138,7 @@ def test_the_command_converts_and_reads(shared_data, tmp_path, capsys):
     assert f"chula is complete in {root}" in printed and "2 images" in printed
 
 
-def test_instrument_splits_train_on_linked_images_by_the_data_sets_own_config(shared_data, tmp_path, capsys):
+def test_instrument_splits_use_linked_images_and_the_config_of_the_data_set(shared_data, tmp_path, capsys):
     output = tmp_path / "instrument"
     assert main(["instrument", f"existing={shared_data}", f"output={output}"]) == 0
     said = capsys.readouterr().out.splitlines()
@@ -155,7 +155,7 @@ def test_instrument_splits_train_on_linked_images_by_the_data_sets_own_config(sh
         first.setdefault(record["image_id"], record["category_id"])
     curve = [max(3, round(150 * (3 / 150) ** (rank / 30))) for rank in range(31)]
     assert sorted(Counter(first.values()).values(), reverse=True) == curve
-    # Each image's records are those of the prepared file, and validation is the later part of each class's images.
+    # The records of each image equal those of the prepared file, and the later images of each class are for validation.
     prepared = [load(shared_data / "foda" / f"train{draw}.json") for draw in (0, 1)]
     for content in (train, val):
         for image in content["images"][::50]:
@@ -169,7 +169,9 @@ def test_instrument_splits_train_on_linked_images_by_the_data_sets_own_config(sh
         )
 
 
-def test_an_instrument_without_prepared_sets_or_with_other_images_is_one_line(shared_data, tmp_path, capsys):
+def test_an_instrument_without_prepared_sets_or_with_other_images_gives_one_line(
+    shared_data, tmp_path, capsys
+):
     assert main(["instrument", f"existing={tmp_path}", f"output={tmp_path / 'out'}"]) == 2
     assert "foda/train0.json: set existing= to the folder" in capsys.readouterr().err
     (tmp_path / "out" / "foda" / "images").mkdir(parents=True)
@@ -177,7 +179,7 @@ def test_an_instrument_without_prepared_sets_or_with_other_images_is_one_line(sh
     assert "is not a link to" in capsys.readouterr().err
 
 
-def test_a_folder_without_the_release_is_refused(tmp_path):
+def test_a_folder_without_the_release_is_rejected(tmp_path):
     for prepare in (prepare_foda, prepare_chula):
         with pytest.raises(DataError, match="set existing= to the folder of the release"):
             prepare(tmp_path, tmp_path / "root")

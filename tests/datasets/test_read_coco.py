@@ -1,4 +1,4 @@
-"""The COCO reader against pycocotools, and every defect with its message."""
+"""The COCO reader compared with pycocotools, and the message of every defect."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_index_of_shapes_equals_pycocotools(shapes_folder):
     assert_equals_pycocotools(index, official(path))
 
 
-def test_coco_dict_gives_pycocotools_the_file_it_was_read_from(shared_data):
+def test_coco_dict_equals_the_file_for_pycocotools(shared_data):
     path = shared_data / "coco_sample" / "annotations" / "instances_val2017.json"
     truth = official(path)
     content = read_coco(path, shared_data / "coco_sample" / "val2017").coco_dict()
@@ -112,7 +112,7 @@ def test_classes_are_numbered_by_category_id_and_annotations_sorted_by_image(wri
 
 
 def change(path: str, value: object):
-    """A change of one field, e.g. ``annotations.0.bbox``; DELETE removes it."""
+    """Change one field such as ``annotations.0.bbox``; DELETE removes it."""
 
     def apply(content: dict) -> None:
         *parents, last = path.split(".")
@@ -224,9 +224,9 @@ DEFECTS = [
 
 
 @pytest.mark.parametrize(("field", "value", "kind", "message"), DEFECTS)
-def test_each_defect_has_one_clear_error_or_is_counted(write_coco, small_coco, field, value, kind, message):
+def test_each_defect_gives_one_clear_error_or_is_counted(write_coco, small_coco, field, value, kind, message):
     content = deepcopy(small_coco)
-    # The record that repeats an id must come second to be the one at fault.
+    # The record that repeats an id must be the second one.
     if kind == "duplicate_annotation_id":
         content["annotations"].reverse()
         field = "annotations.2.id"
@@ -244,7 +244,7 @@ def test_each_defect_has_one_clear_error_or_is_counted(write_coco, small_coco, f
     assert re.search(message, index.defects[kind].examples[0])
 
 
-def test_skipping_leaves_everything_else_as_it_was(write_coco, small_coco):
+def test_skipping_does_not_change_other_records(write_coco, small_coco):
     whole = read_coco(*write_coco(small_coco))
     content = deepcopy(small_coco)
     content["annotations"].append({"id": 14, "image_id": 3, "category_id": 90, "bbox": [1, 1, 0, 0]})
@@ -262,7 +262,7 @@ def test_skipping_leaves_everything_else_as_it_was(write_coco, small_coco):
         ("images.0.file_name", 5, "bad_field"),
     ],
 )
-def test_a_bad_category_or_image_is_one_finding_and_its_annotations_are_none(
+def test_a_bad_category_or_image_is_one_finding_without_its_annotations(
     write_coco, small_coco, field, value, kind
 ):
     content = deepcopy(small_coco)
@@ -274,14 +274,14 @@ def test_a_bad_category_or_image_is_one_finding_and_its_annotations_are_none(
     assert {name: defect.count for name, defect in index.defects.items()} == {kind: 1}
 
 
-def test_a_box_that_sticks_out_is_cut_when_skipping(write_coco, small_coco):
+def test_a_box_that_exceeds_the_image_is_clipped_when_skipping(write_coco, small_coco):
     content = deepcopy(small_coco)
     content["annotations"][0]["bbox"] = [15, 2, 9, 5]
     index = read_coco(*write_coco(content), policy="skip")
     assert index.boxes[2].tolist() == [15, 2, 20, 7]
 
 
-def test_rounding_of_annotation_tools_is_no_defect(write_coco, small_coco):
+def test_rounding_of_annotation_tools_is_not_a_defect(write_coco, small_coco):
     content = deepcopy(small_coco)
     content["annotations"][0]["bbox"] = [-0.5, 2, 21, 5]
     assert read_coco(*write_coco(content)).defects == {}
@@ -308,20 +308,20 @@ def test_a_broken_file_is_named(write_coco, small_coco, text, message):
         assert str(path) in str(caught.value)
 
 
-def test_a_missing_data_set_says_how_to_get_it(tmp_path):
+def test_a_missing_data_set_gives_an_error_with_its_command(tmp_path):
     with pytest.raises(DataError, match="there is no file .*none.json: run the download"):
         read_coco(tmp_path / "none.json", tmp_path, remedy="run the download")
 
 
 @pytest.mark.parametrize("policy", ["error", "skip"])
-def test_a_file_without_classes_is_refused(write_coco, small_coco, policy):
+def test_a_file_without_classes_is_rejected(write_coco, small_coco, policy):
     small_coco["categories"], small_coco["annotations"] = [], []
     path, root = write_coco(small_coco)
     with pytest.raises(DataError, match=f"{path} has no classes"):
         read_coco(path, root, policy=policy)
 
 
-def test_null_stands_for_an_absent_optional_field(write_coco, small_coco):
+def test_null_means_an_absent_optional_field(write_coco, small_coco):
     small_coco["annotations"][0] |= {"iscrowd": None, "area": None, "segmentation": None}
     index = read_coco(*write_coco(small_coco))
     position = index.annotation_ids.tolist().index(11)
@@ -335,7 +335,7 @@ def test_names_in_any_script_are_read(write_coco, small_coco):
     assert read_coco(*write_coco(small_coco)).category_names == names[::-1]
 
 
-def test_a_path_may_begin_at_the_home_folder_and_must_be_a_text(write_coco, small_coco, monkeypatch):
+def test_a_path_may_start_with_the_home_folder_and_must_be_text(write_coco, small_coco, monkeypatch):
     path, root = write_coco(small_coco)
     monkeypatch.setenv("HOME", str(path.parent))
     assert read_coco(f"~/{path.name}", f"~/{root.name}").sources == (str(path),)
@@ -345,14 +345,14 @@ def test_a_path_may_begin_at_the_home_folder_and_must_be_a_text(write_coco, smal
         read_coco(2024, root, remedy="fetch it")
 
 
-def test_an_unknown_policy_is_refused(write_coco, small_coco):
+def test_an_unknown_policy_is_rejected(write_coco, small_coco):
     with pytest.raises(DataError, match="'error' or 'skip', not 'ignore'"):
         read_coco(*write_coco(small_coco), policy="ignore")
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "b.png"])
 @pytest.mark.parametrize("part", [0.0, 0.5, 0.98])
-def test_images_that_were_cut_off_are_skipped_and_counted(write_coco, small_coco, name, part):
+def test_truncated_images_are_skipped_and_counted(write_coco, small_coco, name, part):
     path, root = write_coco(small_coco)
     data = (root / name).read_bytes()
     (root / name).write_bytes(data[: int(part * len(data))])
@@ -361,7 +361,7 @@ def test_images_that_were_cut_off_are_skipped_and_counted(write_coco, small_coco
     assert len(index) == 1 and name not in index.file_names
 
 
-def test_cache_gives_the_same_index_and_survives_a_move(write_coco, small_coco, tmp_path):
+def test_the_cache_gives_the_same_index_also_after_a_move(write_coco, small_coco, tmp_path):
     path, root = write_coco(small_coco)
     first = read_coco(path, root, cache=tmp_path / "cache")
     assert len(list((tmp_path / "cache").glob("index*"))) == 1
@@ -390,7 +390,7 @@ def test_cached_defects_name_the_copy_that_is_read(write_coco, small_coco, tmp_p
     assert len(list(cache.glob("index*"))) == 1
 
 
-def test_cache_follows_the_content_of_the_file(write_coco, small_coco, tmp_path):
+def test_the_cache_is_updated_when_the_file_changes(write_coco, small_coco, tmp_path):
     first = read_coco(*write_coco(small_coco), cache=tmp_path / "cache")
     content = deepcopy(small_coco)
     content["categories"][0]["name"] = "horse"
@@ -399,7 +399,7 @@ def test_cache_follows_the_content_of_the_file(write_coco, small_coco, tmp_path)
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_a_file_that_is_replaced_while_it_is_read_never_counts_as_the_one_before(
+def test_a_file_that_is_replaced_during_reading_is_not_cached_as_the_old_one(
     write_coco, small_coco, tmp_path, monkeypatch, cached
 ):
     path, root = write_coco(small_coco)
@@ -444,14 +444,14 @@ def test_a_damaged_cache_is_built_again_with_a_warning(write_coco, small_coco, t
     assert caplog.text == ""
 
 
-def test_a_cache_that_cannot_be_written_costs_only_time(write_coco, small_coco, tmp_path, caplog):
+def test_a_cache_that_cannot_be_written_does_not_change_the_result(write_coco, small_coco, tmp_path, caplog):
     blocked = tmp_path / "file"
     blocked.write_text("")
     index = read_coco(*write_coco(small_coco), cache=blocked / "cache")
     assert len(index) == 2 and "cannot be written" in caplog.text
 
 
-def test_selected_images_equal_reading_only_them(shared_data):
+def test_selected_images_equal_a_file_with_only_these_images(shared_data):
     folder = shared_data / "coco_sample"
     index = read_coco(folder / "annotations" / "instances_val2017.json", folder / "val2017")
     chosen = index.select([9, 2])

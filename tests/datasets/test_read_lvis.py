@@ -1,4 +1,4 @@
-"""The LVIS reader against the official lvis package."""
+"""The LVIS reader compared with the official package lvis."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_index_of_shapes_equals_lvis_package(shapes_folder):
 
 @pytest.fixture
 def sample(shared_data, tmp_path):
-    """The official sample of 100 images, with black images in their place."""
+    """The official sample of 100 images, with black images instead of the photographs."""
     path = shared_data / "evaluators" / "lvis" / "lvis_val_100.json"
     content = json.loads(path.read_text())
     (tmp_path / "val2017").mkdir()
@@ -63,7 +63,7 @@ def test_index_of_the_official_sample_equals_lvis_package(sample):
     assert index.image_path(0) == root / "val2017" / first["coco_url"].rpartition("/")[2]
 
 
-def test_verified_classes_are_the_present_and_the_negative_ones_without_the_incomplete(sample):
+def test_verified_classes_are_present_or_negative_and_exhaustive(sample):
     path, root, content = sample
     index = read_lvis(path, root)
     incomplete = 0
@@ -95,13 +95,13 @@ def test_damaged_federated_fields_are_named_or_counted(sample, tmp_path, damage,
         read_lvis(path, root)
 
 
-def test_a_coco_file_is_not_taken_for_lvis(shapes_folder):
+def test_a_coco_file_is_rejected(shapes_folder):
     with pytest.raises(DataError, match="category 1 has no 'frequency' r, c or f"):
         read_lvis(shapes_folder / "coco" / "val.json", shapes_folder / "JPEGImages")
 
 
 @pytest.mark.parametrize("url", [None, "", 7, "DELETE"])
-def test_file_names_are_used_where_there_is_no_url(sample, url):
+def test_file_names_are_used_without_a_url(sample, url):
     _, root, content = sample
     for image in content["images"]:
         image["file_name"] = "val2017/" + image.pop("coco_url").rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""The VOC reader against files written by hand and against the XML's own text."""
+"""The VOC reader compared with files written by hand and with the text of the XML files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ XML = """<annotation><filename>wrong.jpg</filename><size><width>50</width><heigh
 
 @pytest.fixture
 def voc(tmp_path: Path) -> Path:
-    """Two years, two images; the cat occurs only in the second year's list."""
+    """Two years and two images; the cat only occurs in the list of the second year."""
     for year, name in (("VOC2007", "000005"), ("VOC2012", "2008_000001")):
         folder = tmp_path / year
         for part in ("Annotations", "ImageSets/Main", "JPEGImages"):
@@ -36,7 +36,7 @@ def voc(tmp_path: Path) -> Path:
 BOTH = ["VOC2007/trainval", "VOC2012/trainval"]
 
 
-def test_two_years_equal_what_was_written_by_hand(voc):
+def test_two_years_equal_the_files_written_by_hand(voc):
     index = read_voc(voc, BOTH)
     assert list(index.category_names) == ["cat", "dog"]
     assert index.file_names == ["VOC2007/JPEGImages/000005.jpg", "VOC2012/JPEGImages/2008_000001.jpg"]
@@ -76,7 +76,7 @@ def test_blood_cells_stop_at_the_first_defect_by_default(shared_data):
         read_voc(shared_data / "bccd", ["train"])
 
 
-def test_shapes_in_whole_pixels_lie_within_half_a_pixel_of_the_exact_boxes(shapes_folder):
+def test_shapes_in_whole_pixels_are_within_half_a_pixel_of_the_exact_boxes(shapes_folder):
     voc, coco = (read_shapes(shapes_folder, split="val", annotation_format=form) for form in ("voc", "coco"))
     assert [Path(name).name for name in voc.file_names] == coco.file_names
     np.testing.assert_array_equal(voc.offsets, coco.offsets)
@@ -104,7 +104,7 @@ DEFECTS = [
 
 
 @pytest.mark.parametrize(("old", "new", "kind", "message"), DEFECTS)
-def test_each_defect_has_one_clear_error_or_is_counted(voc, old, new, kind, message):
+def test_each_defect_gives_one_clear_error_or_is_counted(voc, old, new, kind, message):
     path = voc / "VOC2012" / "Annotations" / "2008_000001.xml"
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(DataError, match=message) as caught:
@@ -196,7 +196,7 @@ def test_the_file_name_in_the_annotations_finds_and_distinguishes_images(tmp_pat
     assert read_voc(root, ["train"]).file_names == ["JPEGImages/photo.png"]
 
 
-def test_a_list_cannot_leave_the_folder(tmp_path):
+def test_a_list_cannot_name_files_outside_the_folder(tmp_path):
     root = own_voc(tmp_path / "set", ["photo"], lines="../../photo\n")
     with pytest.raises(DataError, match="is outside the image folder: '../../photo'"):
         read_voc(root, ["train"])
@@ -217,7 +217,7 @@ def test_a_list_cannot_leave_the_folder(tmp_path):
         ([], "dataset.classes is empty"),
     ],
 )
-def test_class_names_that_cannot_be_used_say_how_to_write_them(voc, classes, message):
+def test_errors_about_invalid_class_names_show_the_right_form(voc, classes, message):
     for policy in ("error", "skip"):
         with pytest.raises(DataError, match=message):
             read_voc(voc, BOTH, classes=classes, policy=policy)
@@ -230,13 +230,13 @@ def test_numbers_in_quotes_are_class_names(tmp_path):
     assert list(read_voc(root, ["train"]).category_names) == ["02", "1"]
 
 
-def test_a_split_that_is_read_as_a_number_says_how_to_write_it(voc):
+def test_the_error_about_a_numeric_split_shows_the_right_form(voc):
     with pytest.raises(DataError, match="the list of splits has 2024, which is read as a number"):
         read_voc(voc, [2024])
 
 
 @pytest.mark.parametrize("policy", ["error", "skip"])
-def test_if_no_class_is_known_those_that_were_found_are_named(voc, policy):
+def test_if_all_classes_are_unknown_the_found_ones_are_named(voc, policy):
     with pytest.raises(DataError, match=r"set 'dataset.classes=\[cat,dog\]', the classes that were found"):
         read_voc(voc, BOTH, classes=["aeroplane", "bicycle"], policy=policy)
 
@@ -247,7 +247,7 @@ def test_a_folder_without_objects_has_no_classes(tmp_path):
         read_voc(root, ["train"])
 
 
-def test_cache_follows_the_xml_files(voc, tmp_path):
+def test_the_cache_is_updated_when_xml_files_change(voc, tmp_path):
     first = read_voc(voc, BOTH, cache=tmp_path / "cache")
     assert read_voc(voc, BOTH, cache=tmp_path / "cache").coco_dict() == first.coco_dict()
     path = voc / "VOC2012" / "Annotations" / "2008_000001.xml"
@@ -255,6 +255,6 @@ def test_cache_follows_the_xml_files(voc, tmp_path):
     assert read_voc(voc, BOTH, cache=tmp_path / "cache").boxes[3].tolist() == [10, 20, 15, 30]
 
 
-def test_a_missing_list_says_how_to_get_the_data(voc):
+def test_a_missing_list_gives_an_error_with_the_command_for_the_data(voc):
     with pytest.raises(DataError, match=r"there is no file .*test\.txt: fetch it"):
         read_voc(voc, ["VOC2007/test"], remedy="fetch it")

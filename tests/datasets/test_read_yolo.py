@@ -1,4 +1,4 @@
-"""The YOLO reader against boxes computed by hand, and against a set that is written as YOLO files and read back."""
+"""The YOLO reader compared with manually computed boxes, and with a set that is written as YOLO files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def read(root: Path, **settings):
     return read_yolo(root, ["images"], **settings)
 
 
-def test_boxes_equal_those_computed_by_hand(yolo):
+def test_boxes_equal_a_manual_computation(yolo):
     index = read(yolo)
     assert index.file_names == ["images/a.png", "images/day 1/b.png"] and index.category_names == NAMES
     assert index.widths.tolist() == [50, 50] and index.heights.tolist() == [40, 40]
@@ -60,7 +60,7 @@ def test_a_polygon_gives_its_box_and_its_extreme_points(yolo):
         np.testing.assert_allclose(point, expected, atol=1e-4)
 
 
-def test_a_set_that_is_written_as_yolo_files_is_read_back(shapes_folder, tmp_path):
+def test_a_set_written_as_yolo_files_is_restored(shapes_folder, tmp_path):
     truth = read_shapes(shapes_folder, split="val", annotation_format="coco")
     (tmp_path / "images").symlink_to(truth.image_root)
     for i, name in enumerate(truth.file_names):
@@ -112,14 +112,14 @@ BAD_YAML = {
 
 
 @pytest.mark.parametrize(("text", "message"), BAD_YAML.values(), ids=BAD_YAML)
-def test_names_that_cannot_be_used_are_refused_in_one_line(yolo, text, message):
+def test_invalid_names_give_one_line(yolo, text, message):
     (yolo / "data.yaml").write_text(text)
     with pytest.raises(DataError, match=message) as caught:
         read(yolo, policy="skip")
     assert str(yolo / "data.yaml") in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_given_classes_take_the_place_of_the_file(yolo):
+def test_given_classes_replace_those_of_the_file(yolo):
     assert read(yolo, classes=["x", "y"]).category_names == ["x", "y"]
     (yolo / "data.yaml").unlink()
     with pytest.raises(
@@ -147,7 +147,7 @@ LINES = {
 
 
 @pytest.mark.parametrize(("line", "kind", "message"), LINES.values(), ids=LINES)
-def test_each_bad_line_has_one_clear_error_or_is_counted(yolo, line, kind, message):
+def test_each_bad_line_gives_one_clear_error_or_is_counted(yolo, line, kind, message):
     path = write_lines(yolo, "a", "0 0.5 0.5 0.2 0.1", "", line)
     with pytest.raises(DataError) as caught:
         read(yolo)
@@ -204,7 +204,7 @@ FILES = [
 @pytest.mark.parametrize(
     ("damage", "kind", "message", "left"), FILES, ids=[entry[0].__name__ for entry in FILES]
 )
-def test_each_bad_file_has_one_clear_error_or_is_counted(yolo, damage, kind, message, left):
+def test_each_bad_file_gives_one_clear_error_or_is_counted(yolo, damage, kind, message, left):
     damage(yolo)
     with pytest.raises(DataError, match=message):
         read(yolo)
@@ -219,20 +219,20 @@ def test_a_list_of_classes_and_spaces_at_the_ends_of_lines_are_allowed(yolo):
     assert read(yolo).labels.tolist() == [1]
 
 
-def test_if_no_class_is_known_the_numbers_that_were_found_are_named(yolo):
+def test_if_all_classes_are_unknown_the_found_numbers_are_named(yolo):
     write_lines(yolo, "a", "7 0.5 0.5 0.2 0.1", "9 0.5 0.5 0.2 0.1")
     with pytest.raises(DataError, match=r"they have the class numbers \[7, 9\], but only 0 to 2 have names"):
         read(yolo, policy="skip")
 
 
 @pytest.mark.parametrize("folder", ["images", "labels"])
-def test_a_missing_folder_says_how_to_get_the_data(yolo, folder):
+def test_a_missing_folder_gives_an_error_with_the_command_for_the_data(yolo, folder):
     (yolo / folder).rename(yolo / "elsewhere")
     with pytest.raises(DataError, match=rf"there is no folder .*{folder}: fetch it"):
         read(yolo, remedy="fetch it")
 
 
-def test_the_cache_follows_text_files_images_and_names(yolo):
+def test_the_cache_is_updated_when_text_files_images_or_names_change(yolo):
     def again():
         return read(yolo, cache=yolo / "cache")
 
@@ -251,7 +251,7 @@ LAYOUTS = {"images/train": "labels/train", "train/images": "train/labels", "imag
 
 
 @pytest.mark.parametrize(("split", "labels"), LAYOUTS.items())
-def test_the_last_folder_images_is_exchanged_for_labels(tmp_path, split, labels):
+def test_the_last_folder_images_is_replaced_by_labels(tmp_path, split, labels):
     write_image(tmp_path / split / "a.png")
     (tmp_path / labels).mkdir(parents=True)
     (tmp_path / labels / "a.txt").write_text("0 0.5 0.5 0.2 0.1")
@@ -269,6 +269,6 @@ def test_two_folders_are_one_split(tmp_path):
 
 
 @pytest.mark.parametrize("split", ["train", "/images", "images/../../images"])
-def test_a_split_that_names_no_image_folder_is_refused(yolo, split):
+def test_a_split_without_an_image_folder_is_rejected(yolo, split):
     with pytest.raises(DataError, match="not a folder below dataset.root with a part 'images'"):
         read_yolo(yolo, [split])

@@ -1,4 +1,4 @@
-"""Sealed JSON objects against every change of one byte of their text: none is read as other values."""
+"""Sealed JSON objects detect every change of one byte of their text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VALUE = {
 }
 
 
-def test_a_sealed_object_comes_back_whatever_the_order_and_layout():
+def test_a_sealed_object_is_restored_from_any_order_and_layout():
     sealed = seal(VALUE)
     assert list(sealed)[-1] == CHECKSUM and unseal(sealed) == VALUE
     text = json.dumps(dict(reversed(sealed.items())), indent=3, ensure_ascii=False)
@@ -29,7 +29,7 @@ def test_numbers_as_keys_are_sealed_as_json_reads_them():
     assert unseal(json.loads(json.dumps(seal({"counts": {10: 1, 9: 2}})))) == {"counts": {"10": 1, "9": 2}}
 
 
-def test_no_changed_byte_passes():
+def test_every_changed_byte_is_detected():
     whole = json.dumps(seal(VALUE)).encode()
     for i in range(len(whole)):
         for bit in (1, 2, 4, 16):
@@ -39,11 +39,11 @@ def test_no_changed_byte_passes():
                 found = unseal(json.loads(data))
             except (ValueError, TypeError):
                 continue
-            # A changed name of the checksum is an unknown field, which the reader of each file refuses.
+            # If the name of the checksum changes, it is an unknown field, which the readers reject.
             assert found == VALUE or set(found) - set(VALUE), data
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_number_that_is_not_finite_is_refused(value):
+def test_a_number_that_is_not_finite_is_rejected(value):
     with pytest.raises(ValueError):
         seal({"a": value})

@@ -1,4 +1,4 @@
-"""LongTail Shapes: counts, rules, tightness of boxes, and safety of its making."""
+"""LongTail Shapes: counts, rules, tightness of boxes, and safety of the generation."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ def folder_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def test_the_benchmark_has_the_tail_it_promises(shapes_folder):
+def test_the_benchmark_has_the_stated_tail(shapes_folder):
     train = ClassStatistics.from_index(read_shapes(shapes_folder, split="train", annotation_format="lvis"))
     val = ClassStatistics.from_index(read_shapes(shapes_folder, split="val", annotation_format="lvis"))
     assert len(train.names) == 30 and train.instances.sum() == 560 * 6
     assert train.instances.max() > 1000 and train.instances.min() == 2
     assert list(train.groups).count("r") >= 8 and set(train.groups) == {"r", "c", "f"}
     assert val.instances.min() >= 60 and list(val.groups) == list(train.groups)
-    # The law, up to the common scale and rounding, away from its floor of two.
+    # The stated law, up to the common scale and rounding, for counts above the minimum of two.
     ranked = np.sort(train.instances)[::-1].astype(float)
     law = (9.0 / (np.arange(1, 31) + 8)) ** 4.5
     np.testing.assert_allclose(ranked[:15] / ranked[0], law[:15], rtol=0.06)
 
 
-def test_the_three_formats_tell_the_same(shapes_folder):
+def test_the_three_formats_agree(shapes_folder):
     coco, lvis, voc = (
         read_shapes(shapes_folder, split="train", annotation_format=form) for form in ("coco", "lvis", "voc")
     )
@@ -78,7 +78,7 @@ def test_splits_share_no_image(shapes_folder):
     assert not set(train.image_ids.tolist()) & set(val.image_ids.tolist())
 
 
-def test_boxes_are_the_polygons_and_lie_in_the_image(shapes_folder):
+def test_boxes_bound_the_polygons_and_are_inside_the_image(shapes_folder):
     content = json.loads((shapes_folder / "coco" / "train.json").read_text())
     for annotation in content["annotations"]:
         (flat,) = annotation["segmentation"]
@@ -94,8 +94,8 @@ def test_boxes_are_the_polygons_and_lie_in_the_image(shapes_folder):
             assert mask.sum() / 100 == pytest.approx(annotation["area"], rel=0.05)
 
 
-def test_boxes_are_tight_around_what_can_be_seen():
-    """Each object is found again by what changes when it alone is left out of the scene."""
+def test_boxes_are_tight_around_the_visible_parts():
+    """The visible part of an object is the difference between the scene with and without it."""
     style = SceneStyle(96, 7.0, 15.0, 0.3)
     looks = [("circle", "white"), ("star", "white"), ("crescent", "white")]
     checked = 0
@@ -110,7 +110,7 @@ def test_boxes_are_tight_around_what_can_be_seen():
             box = [*item.polygon.min(axis=0), *item.polygon.max(axis=0)]
             np.testing.assert_allclose(visible, box, atol=1.6)
             assert len(rows) >= 0.6 * polygon_area(item.polygon)
-            # White objects are bright where the polygon says they are.
+            # White objects are bright inside their polygons.
             assert np.median(image[rows, columns]) > 180
             checked += 1
     assert checked == 48
@@ -130,7 +130,7 @@ def test_the_same_seed_gives_the_same_files_and_another_seed_another_ranking(tmp
     assert (instances[0] != instances[1]).any()
 
 
-def test_a_finished_set_is_not_made_again(tmp_path):
+def test_a_finished_set_is_not_generated_again(tmp_path):
     folder = generate_shapes(tmp_path, **SMALL)
     (folder / "JPEGImages" / "000001.png").unlink()
     assert generate_shapes(tmp_path, **SMALL) == folder
@@ -142,7 +142,7 @@ def _generate(root: str, barrier, queue) -> None:
     queue.put(str(generate_shapes(root, **SMALL)))
 
 
-def test_two_processes_at_once_get_one_whole_set(tmp_path):
+def test_two_concurrent_processes_generate_one_complete_set(tmp_path):
     context = multiprocessing.get_context("fork")
     barrier, queue = context.Barrier(2), context.Queue()
     workers = [
@@ -160,7 +160,7 @@ def test_two_processes_at_once_get_one_whole_set(tmp_path):
     assert folder_hash(tmp_path / "x" / alone.name) == folder_hash(alone)
 
 
-def test_an_interrupted_making_leaves_nothing(tmp_path, monkeypatch):
+def test_an_interrupted_generation_leaves_no_files(tmp_path, monkeypatch):
     calls = []
 
     def full_disk(path, *_):
@@ -175,7 +175,7 @@ def test_an_interrupted_making_leaves_nothing(tmp_path, monkeypatch):
     assert list((tmp_path / "x").iterdir()) == []
 
 
-def test_pretraining_classes_are_others_and_balanced(tmp_path):
+def test_pretraining_classes_are_different_and_balanced(tmp_path):
     assert not set(BENCHMARK_OUTLINES) & {*PRETRAINING_OUTLINES, *MORE_PRETRAINING_OUTLINES}
     assert not set(BENCHMARK_FILLS) & {*PRETRAINING_FILLS, *MORE_PRETRAINING_FILLS}
     folder = generate_pretraining_shapes(tmp_path, num_train=40, num_val=32, more_classes=True)
@@ -184,8 +184,8 @@ def test_pretraining_classes_are_others_and_balanced(tmp_path):
     assert statistics.instances.min() == 2 and statistics.instances.max() == 3
 
 
-def test_no_two_outlines_are_alike():
-    """Centred, no outline overlaps another one by more than 88 % of their union at any rotation."""
+def test_all_outlines_are_different():
+    """Two centred outlines overlap by at most 88 % of their union at any rotation."""
     masks = {}
     for name, points in OUTLINES.items():
         for angle in np.arange(0, 360, 15):
@@ -207,7 +207,7 @@ def test_no_two_outlines_are_alike():
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 60), st.integers(0, 3000), st.floats(0, 6))
-def test_instances_by_rank_use_all_objects_and_never_rise(num_classes, more, exponent):
+def test_instances_by_rank_use_all_objects_and_do_not_increase(num_classes, more, exponent):
     total = 2 * num_classes + more
     counts = instances_by_rank(num_classes, total, exponent)
     assert counts.sum() == total and counts.min() >= 2
@@ -224,7 +224,7 @@ def test_instances_by_rank_use_all_objects_and_never_rise(num_classes, more, exp
         ({"image_size": 32, "num_train": 60, "num_val": 10}, "do not fit into 32 px"),
     ],
 )
-def test_impossible_settings_are_refused(tmp_path, settings, message):
+def test_impossible_settings_are_rejected(tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         generate_shapes(tmp_path / "x", **settings)
     assert not (tmp_path / "x").exists() or list((tmp_path / "x").iterdir()) == []

@@ -1,4 +1,4 @@
-"""Splits that cannot be trained on or evaluated, each made by hand from a good one."""
+"""Splits that cannot be used for training or evaluation, each derived from a good one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_split_without_images_is_named(good, name):
         require_usable_splits(*((empty, good) if name == "train" else (good, empty)))
 
 
-def test_what_was_left_out_is_said(write_coco, small_coco):
+def test_skipped_records_are_reported(write_coco, small_coco):
     path, root = write_coco(small_coco)
     for name in ("a.jpg", "b.png"):
         (root / name).write_bytes(b"<html>")
@@ -35,7 +35,7 @@ def test_what_was_left_out_is_said(write_coco, small_coco):
         require_usable_splits(index, index)
 
 
-def test_training_needs_an_object_and_evaluation_does_not(good):
+def test_only_training_needs_an_object(good):
     without = good.select([0, 1])
     without.crowd[:] = True
     require_usable_splits(good, without)

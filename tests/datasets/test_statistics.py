@@ -1,4 +1,4 @@
-"""Class statistics against counting by hand, and against LVIS's own numbers."""
+"""Class statistics compared with manual counts and with LVIS's numbers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_counts_equal_a_loop_over_the_file(shared_data):
         assert group == ("r" if len(set(found)) <= 10 else "c" if len(set(found)) <= 100 else "f")
 
 
-def test_lvis_brings_its_own_groups(shared_data, tmp_path):
+def test_lvis_uses_the_groups_of_its_files(shared_data, tmp_path):
     path = shared_data / "evaluators" / "lvis" / "lvis_val_100.json"
     content = json.loads(path.read_text())
     (tmp_path / "val2017").mkdir()
@@ -48,11 +48,11 @@ def test_lvis_brings_its_own_groups(shared_data, tmp_path):
     statistics = ClassStatistics.from_index(read_lvis(path, tmp_path))
     own = {category["name"]: category["frequency"] for category in content["categories"]}
     assert dict(zip(statistics.names, statistics.groups, strict=True)) == own
-    # By the rule, all classes of so small a sample would be rare or common.
+    # By the rule, all classes of this small sample would be rare or common.
     assert statistics.images.max() < 100 and "f" in statistics.groups
 
 
-def test_what_is_never_learnt_does_not_count(write_coco, small_coco):
+def test_ignored_objects_are_not_counted(write_coco, small_coco):
     index = read_coco(*write_coco(small_coco))
     assert ClassStatistics.from_index(index).instances.tolist() == [0, 2]
     index.difficult[2] = True
@@ -61,7 +61,7 @@ def test_what_is_never_learnt_does_not_count(write_coco, small_coco):
     np.testing.assert_array_equal(statistics.groups, ["r", "r"])
 
 
-def test_splits_with_other_categories_are_refused(write_coco, small_coco):
+def test_splits_with_other_categories_are_rejected(write_coco, small_coco):
     train = read_coco(*write_coco(small_coco))
     small_coco["categories"][0]["name"] = "horse"
     val = read_coco(*write_coco(small_coco))

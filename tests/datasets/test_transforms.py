@@ -1,4 +1,4 @@
-"""Transforms against torchvision.transforms.v2 on tv_tensors, and extreme points against drawn masks."""
+"""Transforms compared with torchvision.transforms.v2 on tv_tensors, and extreme points compared with drawn masks."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_mirroring_both_ways_and_transposing_equal_torchvision():
     np.testing.assert_allclose(found.boxes, boxes.numpy()[:, [1, 0, 3, 2]], atol=1e-5)
 
 
-def test_each_random_choice_is_taken_about_half_the_time():
+def test_each_random_choice_has_a_probability_of_one_half():
     sample = replace(a_sample(), extreme_points=None)
     transform = FixedTransform(flip=0.5, flip_both=True, transpose=0.5)
     kinds = [tuple(transform(sample, RNG(seed)).matrix[:, :2].ravel()) for seed in range(400)]
@@ -137,11 +137,11 @@ def test_pixels_of_a_crop_equal_torchvision_at_whole_offsets():
     found = warp(image, matrix, 60, 60)
     window = torch.from_numpy(image).permute(2, 0, 1)[:, 20:50, 10:40]
     theirs = pixels(F.resize(window, [60, 60], antialias=False))
-    # At the window's border torchvision repeats its edge, a warp sees the image beyond it.
+    # At the window's border, torchvision repeats the edge, and a warp reads the image beyond it.
     assert np.abs(found.astype(int) - theirs)[2:-2, 2:-2].max() <= 2
 
 
-def test_a_crop_that_zooms_out_is_padded_with_the_mean_colour_even_when_recoloured():
+def test_a_crop_that_zooms_out_is_padded_with_the_mean_colour_despite_jitter():
     sample = a_sample()
     found = CropTransform(64, scales=(2.0,), flip=0.0, color=ColorJitter(0.9, 0.9, 0.9))(sample, RNG(1))
     inside = transform_boxes(np.array([[0.0, 0, 80, 60]]), found.matrix)[0]
@@ -164,7 +164,7 @@ def test_crop_centres_keep_their_distance_from_the_border():
     assert (high - low > (30, 15)).all()
 
 
-def test_strong_shrinking_sees_every_pixel():
+def test_strong_shrinking_averages_every_pixel():
     # A fine checkerboard is grey on average; sampling single pixels of it would give black or white.
     board = np.kron(np.indices((64, 64)).sum(axis=0) % 2, np.ones((1, 1))).astype(np.uint8)[..., None] * 255
     small = warp(np.repeat(board, 3, axis=2), np.array([[0.125, 0, 0], [0, 0.125, 0]]), 8, 8)
@@ -181,7 +181,7 @@ TRANSFORMS = [
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=lambda t: type(t).__name__)
-def test_the_matrix_of_a_sample_is_what_its_boxes_and_pixels_went_through(transform):
+def test_the_matrix_of_a_sample_describes_its_boxes_and_pixels(transform):
     sample = a_sample()
     # A spot of pure red in the middle of the second box.
     sample.image[:] = 60
@@ -215,7 +215,7 @@ def test_the_matrix_of_a_sample_is_what_its_boxes_and_pixels_went_through(transf
         (FixedTransform(0.0, False, 1.0), [1, 0, 3, 2]),
     ],
 )
-def test_extreme_points_change_sides_with_the_image(transform, sides):
+def test_extreme_points_are_mirrored_with_the_image(transform, sides):
     sample = a_sample()
     found = transform(sample, RNG(0))
     expected = transform_points(sample.extreme_points[:, sides], found.matrix)
@@ -252,7 +252,7 @@ def test_extreme_points_of_cut_objects_equal_those_of_their_drawn_outlines(shape
     assert cut > 20
 
 
-def test_cut_objects_without_outline_lose_points_that_are_no_longer_in_the_image():
+def test_cut_objects_without_outline_lose_points_outside_the_image():
     sample = a_sample()
     found = CropTransform(40, scales=(0.5,), border=20, flip=0.0)(sample, RNG(4))
     kept = [i for i, label in enumerate(sample.labels) if label in found.labels]
@@ -274,7 +274,7 @@ def test_colour_changes_equal_torchvision(name, factor):
     assert np.abs(found - theirs).max() <= 2
 
 
-def test_colour_changes_in_a_row_equal_torchvision_in_a_row():
+def test_a_sequence_of_colour_changes_equals_torchvision():
     image = smooth_image(40, 50) // 2 + 40
     changes = [("contrast", 0.8), ("saturation", 1.3), ("brightness", 0.9)]
     found = cv2.transform(image, color_matrix(changes, image.reshape(-1, 3).mean(axis=0))).astype(int)
@@ -312,6 +312,6 @@ def test_polygons_and_points_of_the_whole_set_survive_any_mirror(shapes_folder):
         again = extreme_points_of_polygons(
             found.polygons.points, found.polygons.part_offsets, found.polygons.object_part_offsets
         )
-        # The fixed coordinates are the box's sides; the free ones depend on where the walk starts on a flat edge only.
+        # The fixed coordinates are the box's sides. The free ones only depend on the start of the walk on a flat edge.
         np.testing.assert_allclose(again[:, [0, 2], 1], found.extreme_points[:, [0, 2], 1], atol=1e-4)
         np.testing.assert_allclose(again[:, [1, 3], 0], found.extreme_points[:, [1, 3], 0], atol=1e-4)

@@ -1,4 +1,4 @@
-"""The benchmark's own measuring against known work: counted bytes, counted calls, a table and JSON that say the same."""
+"""The measurements of the benchmark compared with known work: bytes, calls, and a table that equals its JSON file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from detectors.extreme_grouping import group_extremes
 from scripts.benchmark import main
 
 
-def test_sides_take_turns_and_the_first_round_does_not_count():
+def test_both_sides_alternate_and_the_first_round_is_not_counted():
     calls = []
     seconds = take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
     assert calls == ["a", "b"] * 4 and set(seconds) == {"a", "b"}
@@ -40,7 +40,7 @@ def test_saved_bytes_count_each_memory_once():
     assert bytes_saved(lambda: x + 1) == 0
 
 
-def test_peak_is_what_was_alive_at_once():
+def test_peak_is_the_largest_allocated_memory():
     def work():
         first = torch.empty(1 << 20)
         second = torch.empty(1 << 20)
@@ -78,11 +78,11 @@ def test_figures_are_readable(value, unit, words):
     assert quantity(value, unit) == words
 
 
-def test_growth_is_the_power_of_the_size():
+def test_growth_is_the_exponent_of_the_size():
     assert growth(2.0, 32.0, 16) == pytest.approx(1.0) and growth(1.0, 256.0, 16) == pytest.approx(2.0)
 
 
-def test_time_of_the_table_is_that_of_its_records(tmp_path, repository):
+def test_the_time_of_a_table_comes_from_its_records(tmp_path, repository):
     record = json.loads(next((repository / "results" / "shapes" / "records").glob("*.json")).read_text())
     for number, seconds in enumerate((60.0, 120.0)):
         (tmp_path / f"{number}.json").write_text(
@@ -108,7 +108,7 @@ test:
 
 
 @pytest.mark.parametrize("code", [0, 1])
-def test_a_clean_clone_is_watched_by_what_it_prints(tmp_path, capfd, code):
+def test_a_clean_clone_is_timed_by_its_output(tmp_path, capfd, code):
     (tmp_path / "Makefile").write_text(MAKEFILE.format(code=code))
     for command in (
         ["init", "-q"],
@@ -142,7 +142,7 @@ def test_page_of_the_figures_has_every_row_and_counts_verdicts(tmp_path):
     assert "1 met, 1 missed, 1 not measured here" in page and "## loss" in page and "## eval" not in page
 
 
-def test_a_process_returns_its_result_and_its_own_growth():
+def test_a_process_returns_its_result_and_its_memory_growth():
     def work(size, _):
         return len(os.urandom(size))  # content that the system cannot share, compress or leave out
 
@@ -156,7 +156,7 @@ def test_a_process_returns_its_result_and_its_own_growth():
 
 
 def peak_is_counted() -> bool:
-    """Whether a fork of this process that holds 64 MiB for a moment sees them in its peak afterwards."""
+    """Whether the peak memory of a forked process includes 64 MiB that it allocates temporarily."""
     with multiprocessing.get_context("fork").Pool(1) as pool:
         return pool.apply(peak_grows)
 
@@ -170,11 +170,11 @@ def peak_grows() -> bool:
         return False
     reset.write_text("5")
     before = peak()
-    held = mmap.mmap(-1, 64 << 20)  # pages of its own, whatever the heap has free
+    held = mmap.mmap(-1, 64 << 20)  # new pages, independent of free heap memory
     return held.write(os.urandom(64 << 20)) == 64 << 20 and peak() - before > 60 << 10
 
 
-def test_enumeration_knows_a_box_that_is_missing():
+def test_enumeration_detects_a_missing_box():
     scores, labels, cells, center = scene(6, 1)
     best, quadruples = enumerate_quadruples(scores[0], labels[0], cells[0], center[0])
     assert len(best) >= 6 and (best.diff() <= 0).all()
@@ -184,7 +184,7 @@ def test_enumeration_knows_a_box_that_is_missing():
 
 
 def test_quick_run_prints_and_writes_every_row(tmp_path, capfd, monkeypatch):
-    # Processes have their own test; four of them would each import everything.
+    # Processes have a separate test, because each of them imports all modules.
     monkeypatch.setattr(evaluation, "in_a_process", measured_here)
     main(["loss", "gpu", "eval", "input", "decode", "project", "quick=true", f"results={tmp_path}"])
     files = {
@@ -207,7 +207,7 @@ def test_quick_run_prints_and_writes_every_row(tmp_path, capfd, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["retinanet", "fcos"])
-def test_both_sides_of_a_training_step_move_their_weights(name):
+def test_both_sides_of_a_training_step_update_their_weights(name):
     cpu = torch.device("cpu")
     detector = training_step.our_detector(name, 3, cpu)
     training_step.gradient_work(detector, 1, 64, cpu, None, 3)()
@@ -217,13 +217,13 @@ def test_both_sides_of_a_training_step_move_their_weights(name):
     training_step.their_step(name, 1, 64, cpu, None)()
 
 
-def test_a_typing_error_is_answered_in_one_line():
+def test_a_typo_gives_one_line():
     for wrong, message in (("losses", "does not know 'losses'"), ("fast=true", "no option 'fast'")):
         with pytest.raises(ValueError, match=message):
             main([wrong])
 
 
-def test_variants_of_a_step_take_turns_and_every_part_has_its_time(tmp_path, monkeypatch):
+def test_variants_of_a_step_alternate_and_every_part_is_timed(tmp_path, monkeypatch):
     turns = []
     build = step_parts.one_step
 
@@ -241,7 +241,7 @@ def test_variants_of_a_step_take_turns_and_every_part_has_its_time(tmp_path, mon
         assert tuple(parts) == PARTS and all(value > 0 for value in parts.values())
 
 
-def test_the_page_says_what_the_figures_say():
+def test_the_page_agrees_with_the_figures():
     parts = dict(zip(PARTS, (10.0, 1.0, 40.0, 9.0, 35.0, 1.0, 4.0), strict=True))
     slower = {name: 2 * value for name, value in parts.items()}
     figures = {

@@ -1,4 +1,4 @@
-"""Panels against the names that a run really logs; the view as wandb-workspaces itself builds and checks it."""
+"""Panels compared with the names that a run logs; the view as wandb-workspaces builds and checks it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_view_passes_the_package_that_saves_it():
 @pytest.mark.filterwarnings("ignore")  # of the package about itself
 def test_the_report_has_every_panel_of_the_view_and_the_tables(monkeypatch):
     interface = pytest.importorskip("wandb_workspaces.reports.v2.interface")
-    # It asks the server for the number of the project.
+    # The package asks the server for the number of the project.
     monkeypatch.setattr(interface, "_get_api", lambda: None)
     monkeypatch.setattr(interface, "execute_graphql", lambda *_: {"project": {"internalId": "7"}})
     text = (
@@ -97,7 +97,7 @@ def test_the_report_has_every_panel_of_the_view_and_the_tables(monkeypatch):
 
 
 def test_the_tables_of_results_become_tables_of_an_offline_run(tmp_path, monkeypatch, capsys):
-    """Read back from W&B's own files, against the CSV files."""
+    """The tables in W&B's files equal the CSV files."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.chdir(tmp_path)
     main(["project=afl", "tables=[shapes]", f"results={CONF.parent}/results"])
@@ -118,7 +118,7 @@ def test_the_tables_of_results_become_tables_of_an_offline_run(tmp_path, monkeyp
                 )
 
 
-def test_what_is_missing_is_one_line(monkeypatch, capsys):
+def test_missing_requirements_give_one_line(monkeypatch, capsys):
     for arguments, message in (
         ([], "entity=ME"),
         (["entity=me", "project=afl", "dashbord=arms"], "Did you mean dashboard?"),
@@ -157,8 +157,8 @@ main(["entity=me", "project=afl", "report=true", "tables=[shapes]", f"results={s
 """
 
 
-def test_the_command_saves_what_a_server_would_show_first(tmp_path):
-    """The view and the draft that reach a server over HTTP: the panels of the argument come first, and in their order."""
+def test_the_command_saves_the_view_and_the_draft_with_the_overview_first(tmp_path):
+    """In the view and the draft that a server receives, the panels of the overview come first, in their order."""
     pytest.importorskip("wandb_workspaces")
     root = str(CONF.parent)
     with WandbServer() as server:

@@ -1,4 +1,4 @@
-"""The demo's page in a real browser and its answers by HTTP, against the detector itself."""
+"""The demo's page in a real browser and its HTTP responses, compared with the detector."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def post(address: str, data: bytes, **headers: str) -> tuple[int, dict]:
         return error.code, json.load(error)
 
 
-def test_an_upload_is_answered_with_what_the_detector_finds_and_its_maps(address, predictor):
+def test_an_upload_returns_the_detections_and_the_score_maps(address, predictor):
     code, content = post(address, IMAGE.read_bytes())
     expected = predictor(IMAGE, score=0.05)
     assert code == 200 and content["scores"] == pytest.approx(expected.scores.tolist())
@@ -81,7 +81,7 @@ def test_an_upload_is_answered_with_what_the_detector_finds_and_its_maps(address
     assert maps["class, stride 4"].shape == (24, 24)
 
 
-def test_what_is_no_image_and_who_is_another_page_is_refused_in_one_line(address):
+def test_invalid_images_and_requests_of_other_pages_give_one_line(address):
     code, content = post(address, b"no image at all")
     assert code == 400 and content["error"].startswith("the image") and "/" not in content["error"]
     assert post(address, b"")[0] == 413
@@ -114,7 +114,7 @@ def test_a_visitor_sees_boxes_moves_the_score_and_opens_a_heat_map(address, pred
     assert seen["width"] >= cv2.imread(str(IMAGE)).shape[1] and seen["overflow"] <= 0
 
 
-def test_detectors_of_one_data_set_are_shown_at_most_six():
+def test_at_most_six_detectors_of_one_data_set_are_shown():
     names = ["a-foda-afl", *(f"{kind}-shapes-{loss}" for kind in "abcdef" for loss in ("fl", "afl"))]
     assert demo.usual(names) == [f"{kind}-shapes-afl" for kind in "abcdef"]
     assert demo.usual([]) == []

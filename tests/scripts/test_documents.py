@@ -1,4 +1,4 @@
-"""Commands, names, links and code in the documents against the project: they compose, exist, lead somewhere and run."""
+"""Commands in the documents compose, names and link targets exist, and code runs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ DOCUMENTS = (
     *sorted(f"docs/{path.name}" for path in (CONF.parent / "docs").glob("*.md")),
 )
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
-# Files that a reader is told to make.
+# Files that the documents ask the reader to create.
 OWN = re.compile(r"mine|birds|local")
 TRAIN = re.compile(r"(?:python|torchrun --nproc-per-node \d+) -m scripts\.train +(.+)")
 
 
 def commands(pattern: re.Pattern | str) -> list[str]:
-    """What follows ``pattern`` in all examples, on lines of their own or inside sentences, without comments."""
+    """The text after ``pattern`` in all examples, on separate lines or inside sentences, without comments."""
     found = []
     for text in TEXTS.values():
         joined = re.sub(r"\\\n *", "", text)
@@ -38,7 +38,7 @@ def commands(pattern: re.Pattern | str) -> list[str]:
 
 
 def cells(words: list[str]) -> list[list[str]]:
-    """What a sweep starts: each of the first and last values of every list."""
+    """The runs of a sweep with the first and the last value of every list."""
     choices = []
     for word in words:
         name, _, value = word.partition("=")
@@ -47,7 +47,7 @@ def cells(words: list[str]) -> list[list[str]]:
     return [list(one) for one in product(*choices)]
 
 
-# tests/scripts/test_extending.py runs those with a loss that the reader makes.
+# tests/scripts/test_extending.py runs the commands with a loss that the reader writes.
 @pytest.mark.parametrize("arguments", [one for one in commands(TRAIN) if "loss=mine" not in one])
 def test_training_commands_compose(arguments):
     words = [word for word in shlex.split(arguments) if word != "-m"]
@@ -103,7 +103,7 @@ def test_targets_modules_and_files_exist(name):
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_links_and_pictures_lead_somewhere(name):
+def test_targets_of_links_and_pictures_exist(name):
     for target in re.findall(r"\]\(([^)\s]+)\)", TEXTS[name]):
         if not target.startswith("http"):
             file, _, anchor = target.partition("#")
@@ -113,12 +113,12 @@ def test_links_and_pictures_lead_somewhere(name):
 
 
 def anchors(text: str) -> set[str]:
-    """Of a document's headings, as GitHub makes them."""
+    """The anchors of a document's headings, as GitHub creates them."""
     headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.M)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_page_on_training_names_every_member_of_every_group_that_it_lists():
+def test_the_page_on_training_names_every_member_of_the_listed_groups():
     rows = re.findall(r"^\| (`\w+`.*?) \| (.+) \|$", TEXTS["docs/train.md"], re.M)
     named: dict[str, set[str]] = {}
     for groups, members in rows:
@@ -133,7 +133,7 @@ def test_the_page_on_training_names_every_member_of_every_group_that_it_lists():
         assert files <= members, (group, files - members)
 
 
-def test_the_ten_lines_for_torchvision_run_as_they_stand():
+def test_the_ten_lines_for_torchvision_run_unchanged():
     (code,) = [c for c in re.findall(r"```python\n(.*?)```", TEXTS["README.md"], re.S) if "AdaptiveHead" in c]
     names: dict = {}
     # No weights are downloaded here.
@@ -147,7 +147,7 @@ def test_the_ten_lines_for_torchvision_run_as_they_stand():
     found = model([torch.rand(3, 64, 64)], [target])["classification"]
     found.backward()
     loss = model.head.classification_head.loss
-    # One training image was seen: the gate's running mean has moved, and is saved with the model.
+    # After one training image the gate's running mean has changed, and it is saved with the model.
     assert found.item() > 0 and "head.classification_head.loss.class_weights" in model.state_dict()
     assert loss.class_weights[0] < loss.class_weights[1]
     assert model.head.classification_head.cls_logits.weight.grad.abs().sum() > 0

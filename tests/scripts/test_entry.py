@@ -1,4 +1,4 @@
-"""Typos on the command line get the nearest name."""
+"""Errors about typos on the command line suggest the nearest name."""
 
 import os
 import re
@@ -30,14 +30,14 @@ def test_one_wrong_member_of_a_sweep_is_found():
     assert "loss=afl?" in unknown_choice(["-m", "detector=centernet", "loss=fl,aflx"])
 
 
-def test_what_exists_passes():
+def test_existing_members_are_accepted():
     assert (
         unknown_choice(["detector=glob(*)", "loss=afl", "seed=0", "dataset.root=/x", "experiment=null"])
         is None
     )
 
 
-def test_launchers_of_plugins_and_of_the_project_pass():
+def test_launchers_of_plugins_and_of_the_project_are_accepted():
     assert unknown_choice(["-m", "hydra/launcher=joblib"]) is None
     assert unknown_choice(["-m", "hydra/launcher=slurm"]) is None
 
@@ -57,13 +57,13 @@ def test_launchers_of_plugins_and_of_the_project_pass():
         (["detector=fcos", "detector.fcos=1"], "There is no detector.fcos"),
     ],
 )
-def test_a_mistake_is_one_line(arguments, words):
+def test_a_mistake_gives_one_line(arguments, words):
     with pytest.raises(ConfigError) as error:
         checked(arguments, "config")
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-def test_hydras_own_forms_pass():
+def test_hydras_forms_are_accepted():
     for arguments in (
         ["--cfg", "job", "--resolve"],
         ["-m", "seed=0,1", "loss=fl,afl", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
@@ -73,7 +73,7 @@ def test_hydras_own_forms_pass():
         assert misplaced(arguments) is None and checked(arguments, "config") == arguments
 
 
-def test_no_member_is_the_default_of_a_group_or_is_refused():
+def test_null_is_only_accepted_for_groups_with_a_null_default():
     assert checked(["experiment=null", "seed=1"], "config") == ["seed=1"]
     with pytest.raises(
         ConfigError, match="There is no logger 'null'. There are: csv, none, tensorboard, wandb"
@@ -87,12 +87,12 @@ def test_the_help_lists_every_group_and_member():
         assert f"    {group}=" in text and all(member in text for member in members(group))
 
 
-def test_options_and_overrides_of_one_command_are_told_apart():
+def test_options_and_overrides_of_one_command_are_separated():
     options, overrides = own_options(["run=2024", "dataset.root=x", "+seed=1"], {"run": None, "file": None})
     assert options == {"run": "2024", "file": None} and overrides == ["dataset.root=x", "+seed=1"]
 
 
-def test_control_characters_are_not_sent_to_a_terminal():
+def test_control_characters_are_escaped_on_a_terminal():
     assert printable("bolt [m6] \x1b[31m猫\n") == "bolt [m6] \\x1b[31m猫\\n"
 
 
@@ -141,7 +141,7 @@ HOME = os.path.expanduser("~")
         ("image=7", 7),
     ],
 )
-def test_a_value_is_read_as_the_kind_of_its_default(argument, value):
+def test_a_value_has_the_kind_of_its_default(argument, value):
     assert options_of([argument], DEFAULTS) == NOT_GIVEN | {argument.partition("=")[0]: value}
 
 
@@ -164,12 +164,12 @@ def test_a_value_is_read_as_the_kind_of_its_default(argument, value):
         ("image=1.5", "it is a whole number"),
     ],
 )
-def test_a_wrong_option_is_answered_in_one_line(argument, words):
+def test_a_wrong_option_gives_one_line(argument, words):
     with pytest.raises(ValueError, match=re.escape(words)) as error:
         options_of([argument], DEFAULTS)
     assert "\n" not in str(error.value)
 
 
-def test_help_is_the_text_at_the_top_of_the_command(capsys):
+def test_help_is_the_module_docstring_of_the_command(capsys):
     assert asks_for_help(["run=x", "--help"], "\nWhat it does.\n") and not asks_for_help(["run=x"], "")
     assert capsys.readouterr().out == "What it does.\n"

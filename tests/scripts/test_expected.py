@@ -1,4 +1,4 @@
-"""Expected figures against hand-made records, and the lines of conf/table against their tables."""
+"""Expected figures compared with made-up records, and the lines in conf/table compared with their tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILES = sorted(path.stem for path in (CONF / "table").glob("*.yaml") if "expecte
 
 @pytest.fixture(scope="module")
 def table():
-    """Three seeds of two detectors from the committed records, another detector without any."""
+    """Three seeds of two detectors from the committed records, and a detector without records."""
     folder = CONF.parent / "results" / "shapes" / "records"
     records = [
         read_record(path)
@@ -36,7 +36,7 @@ def line(**changes):
     return {"row": "fcos", "loss": "fl", "metric": "AP", "from": 50, "source": "someone"} | changes
 
 
-def test_the_reached_figure_and_its_interval_decide(table):
+def test_the_verdict_depends_on_the_figure_and_its_interval(table):
     records, built = table
     values = [100 * one.metrics["AP"] for one in records if (one.detector, one.loss) == ("fcos", "fl")]
     mean = sum(values) / 3
@@ -62,7 +62,7 @@ def test_a_difference_is_paired(table):
     assert found.mean == pytest.approx(difference) and "afl over fl" in str(found)
 
 
-def test_a_line_of_another_cell_is_left_out_and_a_wrong_one_refused(table):
+def test_a_line_about_another_row_is_skipped_and_a_wrong_one_is_rejected(table):
     others = [line(row="yolo"), line(metric="AP9"), line(loss="x"), line(dataset="coco"), line()]
     assert [one.what for one in compared(table[1], others)] == ["fcos fl, AP"]
     for changes, words in (({"over": "cbl"}, "baseline"), ({"too": 3}, "'too' is missing or unknown")):
@@ -73,7 +73,7 @@ def test_a_line_of_another_cell_is_left_out_and_a_wrong_one_refused(table):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_lines_of_a_table_name_its_own_rows_losses_and_metrics(name):
+def test_the_lines_of_a_table_name_its_rows_losses_and_metrics(name):
     spec = OmegaConf.load(CONF / "table" / f"{name}.yaml")
     for one in spec.expected:
         assert (
@@ -81,7 +81,7 @@ def test_the_lines_of_a_table_name_its_own_rows_losses_and_metrics(name):
         )
 
 
-def test_the_command_prints_them_and_leaves_the_committed_files_alone(capsys):
+def test_the_command_prints_them_and_does_not_change_committed_files(capsys):
     assert {"coco", "lvis", "voc", "shapes"} <= set(FILES)
     kept = kept_table({"table": "shapes", "results": str(Path(CONF.parent) / "results")})
     (found,) = compared(kept.table(), kept.spec.expected)

@@ -1,4 +1,4 @@
-"""A remedy that a reader adds by the lines of docs/losses.md: in the help, in a table, and in the tables and figures of the page, with no other change."""
+"""A remedy added with the lines of docs/losses.md is in the help, in a table, and in the tables and figures of the page, without other changes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Path:
-    """A copy of the sources with the two files that the section tells the reader to write, and nothing else changed."""
+    """A copy of the sources with the two files that the section asks the reader to write."""
     folder = tmp_path_factory.mktemp("clone")
     for part in PARTS:
         shutil.copytree(ROOT / part, folder / part)

@@ -1,4 +1,4 @@
-"""Every command answers ``--help`` and a mistake before it loads torch, matplotlib or pandas: modules of a fresh process."""
+"""Every command responds to ``--help`` and to a mistake before it loads torch, matplotlib or pandas."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def run(name: str, argument: str) -> str:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_says_what_the_command_does_and_loads_nothing_heavy(name):
+def test_help_describes_the_command_and_loads_no_heavy_module(name):
     printed = run(name, "--help")
     assert f"python -m scripts.{name}" in printed
     assert "loaded []" in printed
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_mistake_is_answered_before_anything_heavy_is_loaded(name):
+def test_a_mistake_is_reported_before_heavy_modules_are_loaded(name):
     printed = run(name, "no_such_option=1")
     assert "ended with" in printed and "ended with None" not in printed
     assert "loaded []" in printed

@@ -1,4 +1,4 @@
-"""The paper's tables without their data: every row and column composes to what its files say, and headers agree with the counts."""
+"""The paper's tables without their data: every row and column composes as its files say, and headers agree with the counts."""
 
 from __future__ import annotations
 
@@ -53,19 +53,19 @@ def images(config: DictConfig, dataset: str) -> int:
 def test_a_table_names_the_commits_of_its_committed_records(path):
     kept = (CONF.parent / "results" / path.stem / "records").glob("*.json")
     seen = [json.loads(record.read_text())["git"]["sha"] for record in kept]
-    commits = {sha[:7] for sha in seen if sha}  # a machine without git leaves none
+    commits = {sha[:7] for sha in seen if sha}  # a machine without git records no commit
     named = list(OmegaConf.load(path).get("trained_at", []))
     assert sorted(commits) == named if commits or not seen else len(named) == 1
 
 
-def test_there_is_one_experiment_for_each_detector_and_data_set():
+def test_every_detector_and_data_set_has_one_experiment():
     detectors = {path.stem for path in (CONF / "detector").glob("*.yaml")}
     assert set(EXPERIMENTS) == {f"{dataset}/{detector}" for dataset in SIZES for detector in detectors}
     assert set(PAPER) <= set(TABLES)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_is_its_detector_on_its_data_with_resnet_50_at_the_hours_it_says(name):
+def test_an_experiment_has_its_detector_its_data_resnet_50_and_the_stated_hours(name):
     dataset, _, detector = name.partition("/")
     config = experiment(name)
     assert (config.cell.dataset, config.cell.detector) == (dataset, detector)
@@ -99,7 +99,7 @@ def test_every_row_of_a_table_composes(name):
         assert OmegaConf.to_container(cell, resolve=True)["seed"] == 0
 
 
-def test_every_column_composes_and_touches_nothing_but_its_loss_so_that_it_combines_with_every_row():
+def test_every_column_only_changes_the_loss():
     def rest(loss: str) -> dict:
         config = OmegaConf.to_container(compose_cell(detector="fcos", loss=loss, overrides=["dataset=coco"]))
         del config["loss"], config["cell"]["loss"]
@@ -112,7 +112,7 @@ def test_every_column_composes_and_touches_nothing_but_its_loss_so_that_it_combi
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_a_table_opens_with_how_to_get_it_and_its_hours_are_the_sum_of_its_rows(name):
+def test_the_header_of_a_table_has_its_commands_and_the_sum_of_the_hours(name):
     header = (CONF / "table" / f"{name}.yaml").read_text().partition("name:")[0]
     target = name.replace("_", "-")
     for word in (f"plan-table-{target}", f"reproduce-table-{target}", "Protocol", "Expected", "GPU hours"):
@@ -130,7 +130,7 @@ def test_a_table_opens_with_how_to_get_it_and_its_hours_are_the_sum_of_its_rows(
 
 
 @pytest.mark.parametrize("name", ["coco", "lvis", "voc"])
-def test_missing_data_stop_a_table_before_anything_is_trained(name, tmp_path, monkeypatch):
+def test_missing_data_stops_a_table_before_training(name, tmp_path, monkeypatch):
     monkeypatch.setattr(sweeping, "sweep", lambda *_: pytest.fail("trained"))
     config = tables(
         name, "action=run", "table.detectors=[fcos]", "table.losses=[fl]", f"paths.data={tmp_path}/data"
@@ -140,7 +140,7 @@ def test_missing_data_stop_a_table_before_anything_is_trained(name, tmp_path, mo
     assert f"make data-{name}" in stop.value.code and "\n" not in stop.value.code
 
 
-def test_a_sweep_of_presets_is_the_same_cells_as_the_table(monkeypatch, tmp_path):
+def test_a_sweep_of_presets_has_the_runs_of_the_table(monkeypatch, tmp_path):
     commands = []
     monkeypatch.setattr(sweeping.subprocess, "Popen", lambda command, **_: commands.append(command))
     config = tables("voc", "jobs=3", f"paths.output={tmp_path}")
@@ -149,19 +149,19 @@ def test_a_sweep_of_presets_is_the_same_cells_as_the_table(monkeypatch, tmp_path
     assert "hydra.launcher.n_jobs=3" in command and "seed=0,1" in command
     assert "experiment=" + ",".join(f"voc/{detector}" for detector in config.table.detectors) in command
     assert not [word for word in command if word.startswith("detector=")]
-    # What the sweep composes for one of them is what the table looks for.
+    # The sweep composes the config that the table expects.
     (cell,) = compose_cells(tables("voc", "table.detectors=[extremenet]", "table.losses=[fl]")).values()
     alone = experiment("voc/extremenet")
     assert OmegaConf.to_container(alone, resolve=True) == OmegaConf.to_container(cell, resolve=True)
     assert preset(config, "fcos") == ["experiment=voc/fcos"]
 
 
-def test_presets_in_folders_are_known_by_name():
+def test_presets_in_folders_are_found_by_name():
     assert unknown_choice(["experiment=coco/fcos"]) is None
     assert "experiment=coco/fcos?" in unknown_choice(["experiment=coco/fcoss"])
 
 
-def test_make_knows_the_targets_that_the_tables_name():
+def test_make_has_the_targets_that_the_tables_name():
     text = (Path(CONF).parent / "Makefile").read_text()
     for target in ("reproduce-table-%", "plan-table-%", "table-%"):
         assert f"\n{target}:" in text

@@ -1,4 +1,4 @@
-"""Plans against arithmetic by hand: runs, hours from records, from a measurement and from a published speed, disk, what is done."""
+"""Plans compared with manual computations: runs, finished runs, disk, and hours from records, measurements and published speeds."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def tables(tmp_path, *overrides: str, small: bool = True):
 
 @pytest.fixture
 def done(tmp_path):
-    """One finished run of the two cells, at 50 images and one evaluation of 3 seconds, as its record says."""
+    """One finished run of two, whose record has 50 images per second and an evaluation of 3 seconds."""
     paths = [f"paths.output={tmp_path}/outputs", f"paths.cache={tmp_path}/cache"]
     config = compose_cell(detector="centernet", loss="fl", overrides=["dataset=shapes_lvis", *paths, *SMALL])
     record = dataclasses.replace(run_cell(config), images_per_second=50.0, eval_seconds=3.0, steps=50)
@@ -48,10 +48,10 @@ def done(tmp_path):
     return record
 
 
-def test_runs_of_the_same_network_on_this_device_say_how_long_the_others_take(done, tmp_path, monkeypatch):
+def test_runs_of_the_same_network_on_this_device_give_the_hours(done, tmp_path, monkeypatch):
     monkeypatch.setattr(speeds, "measure_throughput", lambda *_, **__: pytest.fail("measured"))
     (row,) = plan(tables(tmp_path), [0, 1, 2]).rows
-    # 2 steps of 4 images at 50 a second, and the evaluation
+    # 2 steps of 4 images at 50 images per second, and the evaluation
     hours = (8 / 50 + 3) / 3600
     assert (row.runs, row.done, row.device) == (6, 1, environment()["device"])
     assert row.hours_each == pytest.approx(hours) and row.hours_left == pytest.approx(5 * hours)
@@ -60,14 +60,14 @@ def test_runs_of_the_same_network_on_this_device_say_how_long_the_others_take(do
     assert row.bytes_each == pytest.approx(2 * checkpoint + 10 * 100 * planning.DETECTION_BYTES, rel=0.15)
 
 
-def test_a_run_of_a_few_steps_says_nothing_of_speed(done, tmp_path):
+def test_the_speed_of_a_short_run_is_not_used(done, tmp_path):
     path = tmp_path / "outputs" / done.key / "record.json"
     write_record(path, dataclasses.replace(done, steps=49))
     (row,) = plan(tables(tmp_path), [0]).rows
     assert (row.done, row.source[:8]) == (1, "measured") and "now" in row.source
 
 
-def test_runs_on_another_device_count_only_where_nothing_can_be_measured(done, tmp_path, monkeypatch):
+def test_runs_on_another_device_are_only_used_without_a_measurement(done, tmp_path, monkeypatch):
     path = tmp_path / "outputs" / done.key / "record.json"
     write_record(path, dataclasses.replace(done, environment={**done.environment, "device": "Some GPU"}))
     (row,) = plan(tables(tmp_path, "measure=false"), [0]).rows
@@ -77,7 +77,7 @@ def test_runs_on_another_device_count_only_where_nothing_can_be_measured(done, t
     assert row.device == environment()["device"] and row.hours_left > 0
 
 
-def test_the_measured_cell_is_measured_once(tmp_path, monkeypatch):
+def test_every_network_is_measured_once(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(
         speeds,
@@ -125,7 +125,7 @@ def test_steps_measured_on_a_gpu_are_scaled_before_a_published_speed_is(tmp_path
     found = plan(config, [0])
     retinanet, fcos, centernet = found.rows
     images = 90_000 * 16 + 5_000 / 3
-    # The same layers at 800 x 1,088 pixels take as much longer as these are more pixels than 512 x 512.
+    # The time of the same layers is proportional to the number of pixels: 800 x 1,088 compared with 512 x 512.
     hours = images * seconds / 16 * (800 * 1088) / 512**2 / 3600
     assert retinanet.hours_each == pytest.approx(hours, rel=1e-3)
     assert (retinanet.source, fcos.source) == (speeds.SCALED[0],) * 2 and centernet.source == speeds.SCALED[1]
@@ -157,14 +157,14 @@ def test_pretraining_is_part_of_the_plan(tmp_path, monkeypatch):
     assert (cell.name, features.name) == ("centernet", "features for tiny")
 
 
-def test_a_plan_is_readable(done, tmp_path):
+def test_a_plan_prints_its_rows_and_notes(done, tmp_path):
     console = Console(width=200, record=True, file=open("/dev/null", "w"))
     console.print(plan(tables(tmp_path), [0, 1]).to_rich())
     text = console.export_text()
     assert "4 runs, 1 done, 3 to train" in text and "centernet" in text and "Free in" in text
 
 
-def test_an_unknown_way_to_measure_is_refused(tmp_path):
+def test_an_unknown_value_of_measure_is_rejected(tmp_path):
     with pytest.raises(ConfigError, match="auto, true, false"):
         plan(tables(tmp_path, "measure=maybe"), [0])
 
@@ -180,14 +180,14 @@ def test_finished_runs_of_a_row_are_counted_together():
     assert planning._told([own[1]]) == own[1].source
 
 
-def test_a_table_of_older_configs_is_not_planned():
+def test_a_table_of_older_configs_cannot_be_planned():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("tables", overrides=["table=search", "action=plan"])
     with pytest.raises(ConfigError, match="commit 27bad7e, .* no longer exist: `make table-search`"):
         plan(config, [0])
 
 
-def test_a_row_of_another_data_set_than_its_experiment_is_not_planned():
+def test_a_row_whose_experiment_has_another_data_set_cannot_be_planned():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("tables", overrides=["table=coco", "action=plan", "table.datasets=[voc]"])
     with pytest.raises(
@@ -196,7 +196,7 @@ def test_a_row_of_another_data_set_than_its_experiment_is_not_planned():
         plan(config, [0])
 
 
-def test_cells_that_work_alike_are_known_whatever_their_loss():
+def test_the_speed_of_a_run_does_not_depend_on_its_loss():
     def work(*overrides: str, loss: str = "fl"):
         return speeds._work(
             compose_cell(detector="fcos", loss=loss, overrides=["dataset=shapes", *overrides])

@@ -1,4 +1,4 @@
-"""Sweep files through W&B's own code: the commands that its agent makes compose to the settings that were drawn."""
+"""Sweep files read by W&B's code: the commands of its agent compose to the drawn settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read(path) -> dict:
 
 
 def draws(parameters: dict) -> list[dict]:
-    """Settings that the server would hand out: all corners of ranges, or some of a grid."""
+    """Settings that the server may choose: all corners of ranges, or some points of a grid."""
     choices = {}
     for name, given in parameters.items():
         choices[name] = given.get("values") or (
@@ -36,7 +36,7 @@ def draws(parameters: dict) -> list[dict]:
 
 
 def command(sweep: dict, setting: dict) -> list[str]:
-    """What W&B's agent would run."""
+    """The command that W&B's agent would run."""
     arguments = create_sweep_command_args(
         {"args": {name: {"value": value} for name, value in setting.items()}}
     )
@@ -50,7 +50,7 @@ def command(sweep: dict, setting: dict) -> list[str]:
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_the_commands_of_the_agent_compose_to_what_was_drawn(path):
+def test_the_commands_of_the_agent_compose_to_the_drawn_settings(path):
     sweep = read(path)
     assert sweep["metric"]["name"] in FIGURES and sweep["metric"]["goal"] == "maximize"
     for setting in draws(sweep["parameters"]):
@@ -70,7 +70,7 @@ def test_the_commands_of_the_agent_compose_to_what_was_drawn(path):
                 assert OmegaConf.select(config, name) == pytest.approx(value), name
 
 
-def test_there_is_a_grid_over_detectors_and_losses_and_a_search_of_afl():
+def test_the_sweeps_are_a_grid_of_detectors_and_losses_and_a_search_of_afl():
     grid, search = read(CONF / "sweeps" / "detector_loss.yaml"), read(CONF / "sweeps" / "afl_search.yaml")
     detectors = {path.stem for path in (CONF / "detector").glob("*.yaml")}
     assert grid["method"] == "grid" and set(grid["parameters"]["detector"]["values"]) == detectors

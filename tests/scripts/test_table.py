@@ -1,4 +1,4 @@
-"""The table command: its cells have the keys that training gives them, and building twice gives the same bytes."""
+"""The table command: its runs have the keys of the training command, and building twice gives the same bytes."""
 
 import dataclasses
 
@@ -41,7 +41,7 @@ def published(config: DictConfig) -> DictConfig:
 
 @pytest.fixture
 def finished(tmp_path) -> DictConfig:
-    """A table of four cells with their records kept."""
+    """A table of four runs with committed records."""
     config = tables(tmp_path)
     for loss in config.table.losses:
         for detector in config.table.detectors:
@@ -54,14 +54,14 @@ def finished(tmp_path) -> DictConfig:
     return config
 
 
-def test_cells_have_the_keys_that_training_gives_them(finished):
+def test_runs_have_the_keys_of_the_training_command(finished):
     cells = cells_of(finished, [0])
     assert len(cells) == 4
     assert all(cell.record() is not None and cell.record().status == "finished" for cell in cells)
     assert len({cell.folder for cell in cells_of(finished, [0, 1])}) == 8
 
 
-def test_every_seed_can_have_data_of_its_own(tmp_path):
+def test_every_seed_can_have_different_data(tmp_path):
     config = tables(tmp_path, "table=data_seeds", "table.losses=[fl]", "table.detectors=[fcos]")
     paths = [f"paths.output={config.paths.output}", f"paths.cache={config.paths.cache}"]
     options = ["dataset=shapes_lvis", *paths, *SMALL]
@@ -78,7 +78,7 @@ def test_every_seed_can_have_data_of_its_own(tmp_path):
     assert [record.config["dataset"]["seed"] for record in records] == [1, 2]
 
 
-def test_a_kept_record_names_no_folder_of_the_machine_that_made_it(finished, tmp_path):
+def test_a_committed_record_names_no_folder_of_its_machine(finished, tmp_path):
     record = cells_of(finished, [0])[0].record()
     assert str(tmp_path) in str(record.config)
     kept = portable(record)
@@ -99,7 +99,7 @@ def test_building_twice_gives_the_same_bytes_and_names_the_reconstruction(finish
     assert "centernet" in capsys.readouterr().out
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_table_that_was(finished, tmp_path, monkeypatch):
+def test_a_full_disk_gives_one_line_and_keeps_the_old_table(finished, tmp_path, monkeypatch):
     folder = tmp_path / "results" / "shapes"
     main(published(finished))
     first = {path.name: path.read_bytes() for path in folder.glob("*.*")}
@@ -116,18 +116,18 @@ def test_a_full_disk_is_one_line_and_leaves_the_table_that_was(finished, tmp_pat
     assert first == {path.name: path.read_bytes() for path in folder.glob("*.*")}
 
 
-def test_a_damaged_record_is_one_that_is_missing(finished):
+def test_a_damaged_record_counts_as_missing(finished):
     cells = cells_of(finished, [0])
     (cells[0].folder / "record.json").write_text('{"schema": 1, "key"')
     assert cells[0].record() is None and not cells[0].is_finished and cells[1].is_finished
 
 
-def test_a_table_without_records_says_how_to_make_them(tmp_path):
+def test_a_table_without_records_names_the_command_that_trains_them(tmp_path):
     with pytest.raises(SystemExit, match="action=run"):
         main(tables(tmp_path))
 
 
-def test_pretrained_features_are_told_apart_by_what_decides_them():
+def test_pretrained_features_are_identified_by_the_settings_that_affect_them():
     def features(*overrides: str) -> str:
         return identity(
             compose_cell(detector="centernet", loss="afl", overrides=["dataset=shapes", *overrides])
@@ -144,7 +144,7 @@ def folder_of(path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-def test_a_run_leaves_the_committed_table_alone_and_is_shown_beside_it(finished, tmp_path, capsys):
+def test_a_run_does_not_change_the_committed_table_and_is_compared_with_it(finished, tmp_path, capsys):
     main(published(finished))
     committed = folder_of(tmp_path / "results")
     fewer = OmegaConf.merge(finished, {"action": "run", "table": {"detectors": ["retinanet"]}})
@@ -164,7 +164,7 @@ def test_a_run_leaves_the_committed_table_alone_and_is_shown_beside_it(finished,
     assert pin in " ".join(shown.split())
 
 
-def test_a_published_table_keeps_every_cell_of_the_committed_one(finished, tmp_path):
+def test_a_published_table_keeps_every_run_of_the_committed_one(finished, tmp_path):
     main(published(finished))
     committed = folder_of(tmp_path / "results")
     for change in ({"table": {"losses": ["fl"]}}, {"seeds": [1]}):
@@ -193,7 +193,7 @@ def test_any_folder_can_hold_the_runs_of_a_table(tmp_path, monkeypatch, folder):
     assert not parsed.is_sweep_override() and parsed.value() == f"{tmp_path}/{folder}"
 
 
-def test_a_line_says_what_came_of_a_cell_and_how_long_the_rest_takes(finished, monkeypatch):
+def test_a_line_shows_the_result_of_a_run_and_the_remaining_time(finished, monkeypatch):
     record = cells_of(finished, [0])[0].record()
     record = dataclasses.replace(
         record, metrics={"AP": 0.5812, "AP_r": None}, train_seconds=50.0, eval_seconds=12.0
@@ -203,7 +203,7 @@ def test_a_line_says_what_came_of_a_cell_and_how_long_the_rest_takes(finished, m
     assert sweeping.result(failed, ["AP"]) == "failed: no room"
 
 
-def test_the_rest_of_a_sweep_takes_as_long_as_its_finished_cells_of_the_same_detector():
+def test_the_remaining_time_follows_from_finished_runs_of_the_same_detector():
     def after(detector: str, seconds: float, dataset: str = "shapes_lvis", status: str = FINISHED) -> str:
         clock.ended(
             Record("", status, dataset, detector, "fl", 0, {}, train_seconds=seconds - 10, eval_seconds=10.0)
