@@ -1,5 +1,5 @@
-"""Examples run as a reader runs them: their losses fall on fixed images, the new loss and detector fit the contracts, the notebook's
-outputs are those of its code."""
+"""The examples run: their losses decrease on fixed images, the new loss and detector follow the contracts, and the notebook's
+outputs come from its code."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_retinanet_of_torchvision_trains_with_adaptive_focal_loss(two_scenes, ca
     assert kappas[0] == 1.0 and kappas[-1] < 1.0
 
 
-def test_the_new_loss_weighs_positives_and_leaves_negatives_alone():
+def test_the_new_loss_only_weights_positives():
     losses = new_loss.main(steps=8)
     assert losses[-1] < 0.8 * losses[0]
     images, targets, classes = scenes(4)
@@ -64,8 +64,8 @@ def test_the_new_loss_weighs_positives_and_leaves_negatives_alone():
     torch.testing.assert_close(ratio[~positive], torch.ones_like(ratio[~positive]), rtol=1e-4, atol=0)
 
 
-def test_the_new_detector_decodes_what_it_would_learn():
-    """Outputs written from the ground truth by hand are decoded to the ground truth."""
+def test_the_new_detector_decodes_its_targets():
+    """Outputs that are derived from the ground truth are decoded to the ground truth."""
     images, targets, classes = scenes(4)
     detector = new_detector.CentreCell(
         backbone=new_detector.TinyBackbone(), classes=classes, loss=ClassificationLoss
@@ -93,10 +93,10 @@ def test_the_new_detector_decodes_what_it_would_learn():
         wanted = torch.tensor(sorted(box for box, _ in cells.values()))
         torch.testing.assert_close(torch.tensor(sorted(one.boxes.tolist())), wanted, atol=1e-3, rtol=0)
     loss = detector.losses({**outputs, "logits": logits, "distances": distances}, targets)
-    assert loss["box"].item() < 0.2  # two objects that share a cell cannot both be right
+    assert loss["box"].item() < 0.2  # of two objects that share a cell, only one can be right
 
 
-def test_the_new_detector_learns_with_every_shape_of_loss():
+def test_the_new_detector_learns_with_every_kind_of_loss():
     images, targets, classes = scenes(4)
     from afl.losses import OnlineHardExampleMining
 
@@ -111,7 +111,7 @@ def test_the_new_detector_learns_with_every_shape_of_loss():
         assert losses[-1] < 0.8 * losses[0]
 
 
-def test_the_notebook_runs_and_keeps_the_outputs_of_its_code():
+def test_the_notebook_runs_and_contains_the_outputs_of_its_code():
     path = ROOT / "examples" / "afl_in_your_loop.ipynb"
     kept = nbformat.read(path, as_version=4)
     run = nbformat.read(path, as_version=4)

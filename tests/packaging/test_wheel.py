@@ -1,4 +1,4 @@
-"""The wheel in an environment of its own: what is in it, and that the README's example runs with it. The environment borrows torch
+"""The wheel in a separate environment: its content, and the README's example with it. The environment uses torch
 from the one that runs the tests, so that nothing is downloaded."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def checked(command: list[str | Path], folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """Built from a copy of the sources: a build leaves folders behind."""
+    """A wheel that is built from a copy of the sources, because a build creates folders."""
     source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -43,7 +43,7 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def python(wheel, tmp_path_factory) -> Path:
-    """The interpreter of an environment with the wheel and, by path, the packages of this one."""
+    """The interpreter of an environment with the wheel and, by path, the packages of this environment."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, symlinks=True)
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
@@ -53,7 +53,7 @@ def python(wheel, tmp_path_factory) -> Path:
     return folder / "bin" / "python"
 
 
-def test_the_wheel_holds_the_losses_alone_and_asks_for_torch_alone(wheel):
+def test_the_wheel_only_contains_the_losses_and_only_requires_torch(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         (metadata,) = (name for name in names if name.endswith("/METADATA"))
@@ -66,7 +66,7 @@ def test_the_wheel_holds_the_losses_alone_and_asks_for_torch_alone(wheel):
     ] == ["torch"]
 
 
-def test_the_losses_import_nothing_but_torch():
+def test_the_losses_only_import_torch():
     for path in (ROOT / "afl" / "losses").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -82,9 +82,11 @@ def test_the_example_of_the_readme_runs_with_the_wheel(python, tmp_path):
     texts = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     blocks = [b for text in texts for b in re.findall(r"```python\n(.*?)```", text.read_text(), re.DOTALL)]
     example = next(block for block in blocks if "from afl.losses import" in block)
-    example = example.replace('weights_backbone="DEFAULT"', "weights_backbone=None")  # which downloads
+    example = example.replace('weights_backbone="DEFAULT"', "weights_backbone=None")  # the default downloads
     where = checked([python, "-c", "import afl.losses; print(afl.losses.__file__)"], tmp_path)
     assert Path(where.strip()).is_relative_to(python.parents[1])
-    counts = "import torch\n\ninstances_per_class = torch.arange(1, 21)\n"  # which the example's text asks its reader for
+    counts = (
+        "import torch\n\ninstances_per_class = torch.arange(1, 21)\n"  # the example asks its reader for this
+    )
     (tmp_path / "example.py").write_text(counts + example)
     checked([python, "example.py"], tmp_path)

@@ -1,4 +1,4 @@
-"""A page in a real browser without a window."""
+"""Opens a page in a real browser without a window."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OPTIONS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --enable-logging=stderr"
 ).split()
-# Looks at the page as a visitor would, and leaves what it saw in the document.
+# Inspects the visible page, and writes the result into the document.
 PROBE = """<script>
 // Appended while the page is still loading, so that its end is waited for; everything else happens at that moment.
 const copies = [...document.querySelectorAll("image, img")].map((node) => {
@@ -56,9 +56,9 @@ ERRORS = "<script>window.errors = []; window.addEventListener('error', (e) => wi
 
 
 def visit(page: Path, folder: Path, *, width: int = 1280, dark: bool = False) -> dict:
-    """Open ``page`` and tell what a visitor sees; ``console`` holds what the browser's console said.
+    """Open ``page`` and describe its visible content; ``console`` contains the output of the browser's console.
 
-    Skips the test where there is no Chromium.
+    Skips the test if Chromium is not installed.
     """
     browser = next((path for name in NAMES if (path := shutil.which(name))), None)
     if browser is None:

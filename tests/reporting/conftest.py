@@ -36,7 +36,7 @@ def record():
 
 @pytest.fixture
 def small_records():
-    """Two detectors, three losses, two seeds: one gain, one failure, holes, two states of the code."""
+    """Two detectors, three losses and two seeds, with one gain, one failed run, missing runs, and two states of the code."""
     values = {
         ("fcos", "fl"): [(0.300, 0.200), (0.320, 0.220)],
         ("fcos", "afl"): [(0.315, 0.240), (0.335, 0.261)],

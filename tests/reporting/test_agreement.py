@@ -1,4 +1,4 @@
-"""A table beside the committed one: verdicts against a two-sample interval worked out by hand."""
+"""A table compared with the committed one: the verdicts equal those of a manually computed two-sample interval."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_same_runs_are_equal_and_single_seeds_leave_the_noise_unknown():
     assert one.verdict == "noise unknown"
 
 
-def test_another_protocol_is_named():
+def test_a_different_protocol_is_named():
     own = table([record("fl", 0, 0.3, schedule="2epochs")], seeds=[0])
     assert other_protocol(own, table(KEPT, seeds=[0, 1, 2])) == ["schedule: 2epochs, committed 24epochs"]
     assert other_protocol(table(KEPT[:1], seeds=[0]), table(KEPT, seeds=[0, 1, 2])) == []

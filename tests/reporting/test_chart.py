@@ -1,4 +1,4 @@
-"""Charts of a page: marks at the right places with the right tooltips, page colours, unique ids, and room for names."""
+"""Charts of a page have marks at the right places with the right tooltips, page colours, unique ids, and space for names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def tree(chart: Chart) -> ElementTree.Element:
 
 
 def marks(root: ElementTree.Element) -> dict[str, tuple[float, float]]:
-    """Place of each marker by its tooltip, in pixels of the chart."""
+    """The position of each marker by its tooltip, in pixels of the chart."""
     return {
         use.find("title").text: (float(use.get("x")), float(use.get("y")))
         for use in root.iter("use")
@@ -28,13 +28,13 @@ def marks(root: ElementTree.Element) -> dict[str, tuple[float, float]]:
     }
 
 
-def test_marks_are_where_their_values_are_and_say_them():
+def test_marks_have_the_position_and_tooltip_of_their_values():
     chart = Chart("t", left=50)
     chart.points([1, 10, 100], [0.0, None, 4.0], "s1", ["low", "gap", "high"], "dot", "-")
     chart.span("x", 1, 100, log=True)
     chart.span("y", 0, 4)
     found = marks(tree(chart))
-    # The frame: from 50 to 330 - 12 pixels across, from 230 - 36 up to 26 pixels.
+    # The frame extends from 50 to 330 - 12 pixels horizontally and from 230 - 36 up to 26 pixels vertically.
     assert found.keys() == {"low", "high"}
     assert found["low"] == pytest.approx((50, 194)) and found["high"] == pytest.approx((318, 26))
 
@@ -46,7 +46,7 @@ def test_a_line_breaks_at_gaps():
     assert line.find("title").text == "a" and line.find("path").get("d").count("M") == 2
 
 
-def test_colours_are_the_variables_of_the_page():
+def test_colours_are_variables_of_the_page():
     chart = Chart("t", "x", "y")
     for color in PALETTE:
         chart.points([0, 1], [0, 1], color, color, line="-")
@@ -55,7 +55,7 @@ def test_colours_are_the_variables_of_the_page():
     assert {"ink", "soft", "s0", "s4", "r", "grid"} <= set(re.findall(r"var\(--(\w+)\)", text))
 
 
-def test_words_are_text_and_neither_markup_nor_formulas():
+def test_names_are_drawn_as_text_and_not_as_markup_or_formulas():
     chart = dot_rows("Costs <b> $x^2$", ["tin <can> $y$"], -1, 1, "points of $AP$")
     chart.points([0.5], [0], "s1", ["<i>note</i> & more"], "dot")
     text = chart.svg()
@@ -65,7 +65,7 @@ def test_words_are_text_and_neither_markup_nor_formulas():
     assert list(marks(ElementTree.fromstring(text))) == ["<i>note</i> & more"]
 
 
-def test_two_charts_of_a_page_share_no_id_and_one_chart_has_one_text():
+def test_charts_of_a_page_have_unique_ids_and_a_chart_is_reproducible():
     first, second = Chart("first"), Chart("second")
     for chart in (first, second):
         chart.points([0, 1], [0, 1], "s1", ["a", "b"], "dot", "-")
@@ -74,7 +74,7 @@ def test_two_charts_of_a_page_share_no_id_and_one_chart_has_one_text():
     assert first.svg() == first.svg()
 
 
-def test_bars_add_up_and_say_their_shares():
+def test_bars_are_stacked_and_show_their_shares():
     chart = stacked_bars("Shares", [("fl", [("r", 1.0, "rare", 0.25), ("f", 0.45, "frequent", 0.75)])])
     widths = {}
     for node in tree(chart).iter("g"):
@@ -91,7 +91,7 @@ def test_names_of_classes_are_written_on_their_bars():
     assert named == ["cat", "a&lt;b"] and "<title>a&lt;b: 9</title>" in drawn
 
 
-def test_long_names_of_rows_have_room(tmp_path):
+def test_long_names_of_rows_have_space(tmp_path):
     name = "ablation/afl_balanced_instances_tau025"
     dots = dot_rows("Differences", [name], -2, 2, "points of AP")
     dots.points([1.0], [0], "s1", ["note"], "dot")

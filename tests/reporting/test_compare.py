@@ -1,4 +1,4 @@
-"""Two runs compared, against differences taken by hand; and the command on run directories."""
+"""The comparison of two runs compared with manually computed differences; and the command on run directories."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scripts.report import main
 
 @pytest.fixture
 def pair(record):
-    """FL and AFL of one cell: four classes, one of them undefined in the second run."""
+    """FL and AFL with the same detector and seed: four classes, one of them undefined in the second run."""
     first = record(
         "fcos", "fl", metrics={"AP": 0.3, "AP_r": 0.1, "AP_m": None},
         per_class={"a": 0.5, "b": 0.2, "c": 0.3, "d": 0.4}, groups={"a": "f", "b": "r", "c": "c", "d": "c"},
@@ -28,7 +28,7 @@ def pair(record):
     return first, second
 
 
-def test_what_changed_and_where_ap_moved(pair):
+def test_changed_settings_and_changes_of_ap_are_reported(pair):
     found = comparison(*pair)
     assert found.changed == [("loss.chain.gate.kappa", None, 1.0)]
     assert found.metrics == [("AP", 0.3, 0.35), ("AP_r", 0.1, 0.2)]
@@ -37,12 +37,12 @@ def test_what_changed_and_where_ap_moved(pair):
     assert found.warnings == []
 
 
-def test_other_data_and_other_code_are_said(pair, record):
+def test_other_data_and_other_code_are_reported(pair, record):
     other = record("fcos", "afl", source="bbbbbb", data_hash="2")
     assert len(comparison(pair[0], other).warnings) == 2
 
 
-def test_nested_dictionaries_become_one():
+def test_nested_dictionaries_are_flattened():
     assert flat({"a": {"b": {"c": [1, {"d": 2}]}, "e": {}}, "f": None}) == {"a.b.c": [1, {"d": 2}], "f": None}
 
 
@@ -55,7 +55,7 @@ def test_the_command_prints_a_table_and_draws_a_picture(pair, tmp_path, capsys):
     assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".pdf", ".png"]
 
 
-def test_wrong_runs_are_refused_in_one_line(pair, record, tmp_path):
+def test_wrong_runs_give_one_line(pair, record, tmp_path):
     write_record(tmp_path / "one" / "record.json", pair[0])
     write_record(tmp_path / "bad" / "record.json", record(status="failed", error="nan"))
     with pytest.raises(ValueError, match="which two runs"):
@@ -66,7 +66,7 @@ def test_wrong_runs_are_refused_in_one_line(pair, record, tmp_path):
         main(["compare", f"{tmp_path}/one", f"{tmp_path}/bad"])
 
 
-def test_names_that_look_like_markup_are_printed_as_they_are(pair, tmp_path, capsys):
+def test_names_that_look_like_markup_are_printed_unchanged(pair, tmp_path, capsys):
     for name, run in zip(("one", "two"), pair, strict=True):
         odd = {"[red]": 0.1 if name == "one" else 0.3, "[/bold]": 0.2}
         write_record(

@@ -1,4 +1,4 @@
-"""Tables inside documents: what stands between two marks against the table's own file, and the project's documents as they stand."""
+"""Tables inside documents equal the files of the tables, also in the documents of the project."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def results(tmp_path):
     return tmp_path
 
 
-def test_marks_get_the_blocks_they_ask_for_and_the_rest_stays(results):
+def test_marks_are_filled_with_their_blocks_and_other_text_is_kept(results):
     text = "before\n<!-- table mine AP_r -->\nold\n<!-- end -->\nbetween <!-- end -->\n<!-- caption mine -->\n<!-- end -->\nafter"
     new = refreshed(text, results)
     assert new == (
@@ -55,7 +55,7 @@ def test_average_rows_of_several_metrics_make_one_table(results):
     )
 
 
-def test_what_is_not_there_is_an_error(results):
+def test_missing_tables_give_an_error(results):
     with pytest.raises(ValueError, match="no table of AP_c"):
         refreshed("<!-- table mine AP_c -->\n<!-- end -->", results)
     with pytest.raises(FileNotFoundError, match="other"):
@@ -63,18 +63,18 @@ def test_what_is_not_there_is_an_error(results):
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_the_documents_show_the_tables_as_they_are(name):
+def test_the_documents_show_the_current_tables(name):
     text = (ROOT / name).read_text(encoding="utf-8")
     assert MARKED.search(text) and text.count("<!-- end -->") == len(MARKED.findall(text))
     assert refreshed(text, ROOT / "results") == text, "run python -m scripts.report documents"
 
 
-def test_command_says_what_it_did(capsys):
+def test_the_command_reports_its_changes(capsys):
     main(["documents"])
     assert capsys.readouterr().out.splitlines() == [f"up to date: {name}" for name in DOCUMENTS]
 
 
-def test_an_answer_about_afl_ends_with_the_note_and_a_document_that_includes_it_does_not_repeat_it(tmp_path):
+def test_an_answer_about_afl_ends_with_the_note_that_documents_do_not_repeat(tmp_path):
     note = "AFL here is a reconstruction: the paper's formula is not public."
     write_answer(tmp_path / "gate.md", "| loss |\n| --- |\n| afl |")
     write_answer(tmp_path / "noise.md", "| loss |\n| --- |\n| fl |")

@@ -1,4 +1,4 @@
-"""Figures: their curves against numerical derivatives and closed forms, their files, and the command that writes them."""
+"""Figures: curves compared with numerical derivatives and closed forms, files, and the command that writes them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def chain(gamma: float = 2.0, **links):
     return partial(ClassificationLoss, gamma=gamma, chain=links)
 
 
-def test_curves_of_map_losses_equal_numerical_derivatives_and_coinciding_ones_are_one():
+def test_curves_of_map_losses_equal_numerical_derivatives_and_equal_curves_are_merged():
     losses = {
         "fl": chain(),
         "bce": chain(gamma=0.0),
@@ -96,7 +96,7 @@ def test_curves_of_map_losses_equal_numerical_derivatives_and_coinciding_ones_ar
             np.testing.assert_allclose(drawn, u / (1 + kappa * u), rtol=1e-4, atol=1e-7)
 
 
-def test_every_curve_has_a_panel_with_the_first_one_as_its_reference_and_all_names_are_written():
+def test_every_curve_has_a_panel_with_a_reference_and_all_names_are_written():
     curves = [Curve(("fl", "efl"), P, 1 - P), Curve(("bce",), P**2, 1 - P**2)]
     figure = draw_all(curves)
     for axis, curve, title in zip(figure.axes, curves, ("fl *", "bce"), strict=False):
@@ -109,7 +109,7 @@ def test_every_curve_has_a_panel_with_the_first_one_as_its_reference_and_all_nam
 
 
 class Largest(MapLoss):
-    """A loss of the largest logit alone: no curve, because the others of the map decide."""
+    """A loss of the largest logit, which has no curve because it depends on the other logits of the map."""
 
     def compute(self, logits, target, normalizer, localization):
         return logits.max() / normalizer
@@ -156,8 +156,8 @@ def test_weight_lines_equal_cuis_effective_number():
     np.testing.assert_allclose(w[1:] / w[3], (1 - 0.99**1000) / (1 - 0.99 ** n[1:]), rtol=1e-5)
 
 
-def test_weights_are_drawn_as_the_arms_weigh_the_benchmarks_classes():
-    """Over 30 classes, 560 images of six objects; the numbers of the lines are those of the files of the arms."""
+def test_drawn_weights_equal_those_of_the_losses_on_the_benchmark():
+    """For 30 classes in 560 images with six objects each; the settings are those of the files of the losses."""
     counts = report.benchmark_counts()
     assert len(counts) == 30 and sum(counts) == 560 * 6 and counts[0] > 1000 and counts[-1] == 2
     info = replace(
@@ -174,7 +174,7 @@ def test_weights_are_drawn_as_the_arms_weigh_the_benchmarks_classes():
             np.testing.assert_allclose(line.get_ydata()[::-1], weight.numpy(), rtol=1e-6)
 
 
-def test_lines_of_a_loss_in_a_map_are_means_over_its_elements():
+def test_lines_of_a_map_loss_are_means_over_elements():
     """OHEM keeps the 128 locations of the largest cross-entropy, found by sorting."""
     p, q = (torch.sigmoid(z).numpy() for z in (computed.MAP_POSITIVES, computed.MAP_NEGATIVES))
     loss = np.concatenate([-np.log(p), -np.log1p(-q)])
@@ -226,12 +226,10 @@ def test_gradient_mass_is_the_sum_over_maps_and_the_mean_over_seeds(record):
     assert draw_gradient_mass(records[-2:]) == {}
 
 
-def test_command_writes_every_figure_as_png_and_pdf_one_or_two_columns_wide_without_a_date(
-    tmp_path, record, capsys
-):
+def test_the_command_writes_every_figure_as_png_and_pdf_without_a_date(tmp_path, record, capsys):
     kept = record("fcos", "afl", gradient_dynamics=dynamics(1.0))
     write_record(tmp_path / "shapes" / "records" / "fcos.json", kept)
-    # The same cell in another table, on other terms, is another run.
+    # The same detector and loss in another table is a different run.
     write_record(tmp_path / "ablation" / "records" / "fcos.json", replace(kept, steps=7))
     main(["figures", f"results={tmp_path}"])
     said = capsys.readouterr().out
@@ -250,9 +248,7 @@ def test_command_writes_every_figure_as_png_and_pdf_one_or_two_columns_wide_with
             assert content[:5] == b"%PDF-" and b"CreationDate" not in content
 
 
-def test_command_says_what_cannot_be_drawn_and_which_figures_show_a_reconstruction(
-    tmp_path, monkeypatch, capsys
-):
+def test_the_command_names_missing_figures_and_those_of_a_reconstruction(tmp_path, monkeypatch, capsys):
     drawn = {}
     monkeypatch.setattr(
         report, "save", lambda figure, folder, name: drawn.setdefault(name, figure) and [folder / name]
@@ -266,13 +262,13 @@ def test_command_says_what_cannot_be_drawn_and_which_figures_show_a_reconstructi
         assert "reconstruction" in figure.get_suptitle(), name
 
 
-def test_gradient_mass_says_reconstruction_where_it_shows_afl(record):
+def test_the_figure_of_gradient_mass_names_the_reconstruction(record):
     for loss in ("afl", "fl"):
         (figure,) = draw_gradient_mass([record("fcos", loss, gradient_dynamics=dynamics(1.0))]).values()
         assert ("reconstruction" in figure.get_suptitle()) == (loss == "afl")
 
 
-def test_a_figure_has_the_same_bytes_again_whatever_the_users_own_style(tmp_path):
+def test_a_figure_is_reproducible_with_any_matplotlib_style(tmp_path):
     counts = [1000, 40, 2]
     plain = [path.read_bytes() for path in save(draw_class_weights(counts, "x"), tmp_path, "plain")]
     with matplotlib.rc_context({"font.size": 20, "savefig.dpi": 50, "axes.facecolor": "black"}):
@@ -289,12 +285,12 @@ def test_a_figure_has_the_same_bytes_again_whatever_the_users_own_style(tmp_path
         (["figures", "records=x", "runs=y"], "not from both"),
     ],
 )
-def test_wrong_arguments_get_one_line(arguments, message):
+def test_wrong_arguments_give_one_line(arguments, message):
     with pytest.raises((SystemExit, ValueError), match=message):
         main(arguments)
 
 
-def test_absent_folders_are_named(tmp_path):
+def test_missing_folders_are_named(tmp_path):
     for argument in ("records", "runs"):
         with pytest.raises(FileNotFoundError, match="nowhere"):
             main(["figures", f"{argument}={tmp_path}/nowhere", f"results={tmp_path}"])

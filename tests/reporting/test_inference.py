@@ -1,4 +1,4 @@
-"""Intervals and p values against enumeration, closed forms of small layouts, the printed example of Holm's rule and simulation."""
+"""Intervals and p values compared with enumeration, closed forms, the published example of Holm's rule, and simulation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = {1: 12.7062, 2: 4.302653, 4: 2.776445, 5: 2.570582}  # printed 0.975 quantil
 
 
 def enumerated(values) -> float:
-    """The share of all assignments of signs, one by one, in hundred-thousandths."""
+    """The share of all assignments of signs, enumerated one by one, in integers of 1e-5."""
     whole = [round(value * 1e5) for value in values]
     signs = list(itertools.product((1, -1), repeat=len(whole)))
     far = sum(abs(sum(s * v for s, v in zip(own, whole, strict=True))) >= abs(sum(whole)) for own in signs)
@@ -30,7 +30,7 @@ def test_sign_flips_equal_their_enumeration(values):
     assert sign_flip(values) == pytest.approx(enumerated(values), abs=1e-12)
 
 
-def test_sign_flips_of_equal_signs_are_the_two_extreme_assignments_and_zeros_say_nothing():
+def test_equal_signs_are_the_two_extreme_assignments_and_zeros_are_ignored():
     assert sign_flip([0.01, 0.02, 0.03]) == pytest.approx(2 / 2**3)
     assert sign_flip(np.linspace(0.01, 0.02, 54)) == pytest.approx(2 / 2**54)  # too many to enumerate
     assert sign_flip([0.0, 0.0, 0.01]) == pytest.approx(1.0) == sign_flip([0.0])
@@ -59,18 +59,18 @@ def test_random_detectors_without_noise_are_the_t_interval_of_the_means_by_detec
 
 
 def test_random_detectors_of_a_two_by_two_layout_equal_the_sums_by_hand():
-    # Means 2, 6 of rows, 3, 5 of columns: MS_A 16, MS_B 4, no rest; (16 + 4)^2 / (16^2 + 4^2) = 1.47, one degree of freedom.
+    # Row means 2, 6, column means 3, 5: MS_A 16, MS_B 4, no residual; (16 + 4)^2 / (16^2 + 4^2) = 1.47, one degree of freedom.
     found = difference(np.array([[1.0, 3.0], [5.0, 7.0]]) / 100).random_detectors
     assert found.freedom == 1 and found.half == pytest.approx(T[1] * math.sqrt(20 / 4) / 100, rel=1e-5)
 
 
-def test_one_unit_has_no_interval_and_one_detector_no_random_detectors():
+def test_intervals_need_two_units_and_random_detectors_need_two_detectors():
     one = difference(np.array([[0.1], [0.2]]))
     assert (one.unpooled, one.pooled, one.random_detectors) == (None, None, None)
     assert difference(np.array([[0.1, 0.2]])).random_detectors is None
 
 
-def test_holm_multiplies_by_what_is_left_and_never_falls():
+def test_holm_multiplies_by_the_remaining_number_and_does_not_decrease():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
 
@@ -84,7 +84,7 @@ def test_holm_multiplies_by_what_is_left_and_never_falls():
         (0.02, 0.02, 0.02, "random_detectors"),
     ],
 )
-def test_intervals_cover_the_truth_where_their_assumptions_hold(detectors, units, noise, name):
+def test_intervals_cover_the_truth_if_their_assumptions_hold(detectors, units, noise, name):
     random, covered, trials = np.random.default_rng(0), 0, 800
     for _ in range(trials):
         d = 0.01 + random.normal(0, noise, (6, 3))
@@ -95,7 +95,7 @@ def test_intervals_cover_the_truth_where_their_assumptions_hold(detectors, units
     assert 0.93 <= covered / trials <= 0.99
 
 
-def test_pooled_is_too_narrow_where_a_unit_moves_all_detectors_alike():
+def test_pooled_intervals_are_too_narrow_for_effects_shared_by_detectors():
     random, covered = np.random.default_rng(0), 0
     for _ in range(400):
         d = random.normal(0, 0.005, (6, 3)) + random.normal(0, 0.02, (1, 3))

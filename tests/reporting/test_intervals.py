@@ -1,4 +1,4 @@
-"""Intervals against printed t quantiles and closed forms."""
+"""Intervals compared with printed t quantiles and closed forms."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_one_value_has_no_interval_and_none_has_no_mean():
     assert estimate([]) is None
 
 
-def test_paired_difference_uses_the_seeds_that_both_have():
+def test_the_paired_difference_uses_common_seeds():
     difference = paired_difference({0: 0.5, 1: 0.7, 2: 9.0}, {0: 0.4, 1: 0.5, 3: 9.0})
     assert (difference.n, difference.mean) == (2, pytest.approx(0.15))
     assert difference.half == pytest.approx(12.7062 * 0.05, abs=1e-6)

@@ -1,4 +1,4 @@
-"""The figure of the push against ratios and gains computed by hand."""
+"""The figure of the push compared with manually computed ratios and gains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that answer questions against the files that are committed, the AP of kept tables, and runs evaluated again."""
+"""The commands that answer questions compared with committed files, with AP of committed tables, and with repeated evaluations."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def results(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "options", "path"), COMMITTED)
-def test_the_committed_answer_is_what_the_committed_records_give(results, capsys, name, options, path):
+def test_committed_answers_follow_from_the_committed_records(results, capsys, name, options, path):
     main([name, *options, f"results={results}"])
     text = (ROOT / "results" / path).read_text(encoding="utf-8")
     assert (results / path).read_text(encoding="utf-8") == text and text in capsys.readouterr().out
 
 
-def test_the_chosen_arm_of_the_search_is_what_the_loss_afl_is():
+def test_the_choice_of_the_search_equals_the_loss_afl():
     text = (ROOT / "results" / "search" / "choice.md").read_text(encoding="utf-8")
     (chosen,) = {
         line.split("|")[2].strip() for line in text.splitlines() if "all that moved" in line and "yes" in line
@@ -64,7 +64,7 @@ def test_the_chosen_arm_of_the_search_is_what_the_loss_afl_is():
     assert runs and all(record.config["loss"] == today for record in runs)
 
 
-def test_the_mean_over_the_classes_of_a_kept_table_is_its_ap():
+def test_the_mean_over_the_classes_of_a_committed_table_is_its_ap():
     table = kept_table({"table": "trashcan", "results": ROOT / "results"}).table()
     found = questions.classes(frame(table.cells), table.spec.detectors, ["fl", "afl"])
     for loss in ("fl", "afl"):
@@ -78,7 +78,7 @@ def test_a_contrast_with_one_loss_is_written_by_detector(results, capsys):
     assert text in capsys.readouterr().out and "| retinanet | +1.3 ± 1.9 |" in text
 
 
-def test_contrasts_of_the_main_table_equal_what_was_computed_by_hand(results):
+def test_contrasts_of_the_main_table_equal_a_manual_computation(results):
     main(["contrast", f"results={results}"])
     lines = (results / "shapes" / "afl-contrasts.md").read_text(encoding="utf-8").splitlines()
     # The unpooled column is the average row of the committed table; three units cannot give a p value below 2 / 2^3.
@@ -87,7 +87,7 @@ def test_contrasts_of_the_main_table_equal_what_was_computed_by_hand(results):
     assert all("| 0.25 (" in line for line in lines if line.startswith("| afl - "))
 
 
-def test_what_cannot_be_answered_is_one_line(results, tmp_path):
+def test_impossible_questions_give_one_line(results, tmp_path):
     few = tmp_path / "few"
     for table, pattern in (("trashcan", "*-fl-s0.json"), ("search", "*-fl-s0.json")):
         (few / table / "records").mkdir(parents=True)
@@ -106,7 +106,7 @@ def test_what_cannot_be_answered_is_one_line(results, tmp_path):
             main(arguments)
 
 
-def test_fit_measures_what_evaluate_measures_and_keeps_it(tmp_path, capsys):
+def test_fit_gives_the_figures_of_evaluate_and_saves_them(tmp_path, capsys):
     options = [
         "dataset=shapes_lvis", "dataset.folder.num_train=24", "dataset.folder.num_val=10", "initial_weights=null",
         "logger=none", "trainer.progress=none", "trainer.batch_size=4", "trainer.max_duration=8steps",
@@ -123,20 +123,20 @@ def test_fit_measures_what_evaluate_measures_and_keeps_it(tmp_path, capsys):
     again = json.loads((tmp_path / "outputs" / record.key / "evaluation.json").read_text())
     assert kept == {name: again[name] for name in kept} and kept["AP"] != record.metrics["AP"]
     capsys.readouterr()
-    main([*arguments, f"runs={tmp_path}/nowhere"])  # what was measured once needs no weights
+    main([*arguments, f"runs={tmp_path}/nowhere"])  # a saved measurement needs no weights
     text = (tmp_path / "results/shapes/fit.md").read_text()
     assert text in capsys.readouterr().out
     assert f"| fcos | {100 * kept['AP']:.1f} | {100 * record.metrics['AP']:.1f} |" in text
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_every_command_has_its_own_help_with_its_options(name, capsys):
+def test_every_command_has_help_with_its_options(name, capsys):
     main([name, "--help"])
     said, found = capsys.readouterr().out, command(name)
     assert f"python -m scripts.report {name}" in said and said.strip() == found.document.strip()
 
 
-def test_help_and_wrong_options_load_nothing_heavy():
+def test_help_and_wrong_options_load_no_heavy_module():
     program = (
         "import sys; from scripts.report import main\n"
         "main(['noise', '--help'])\n"

@@ -1,4 +1,4 @@
-"""Questions to records against means, ratios and standard deviations taken by hand, and against noise that was put in."""
+"""Questions about records compared with manually computed means, ratios and deviations, and with simulated noise."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_one_group_is_numpys_standard_deviation_and_groups_pool_their_squares():
     assert math.isnan(questions.pooled_deviation(pd.DataFrame({"a": [1.0]}))[0])
 
 
-def test_what_all_losses_share_by_seed_is_no_noise_of_a_difference(record):
+def test_noise_shared_by_all_losses_of_a_seed_cancels_in_differences(record):
     records = [
         record("fcos", loss, seed, metrics={"AP": base + move})
         for loss, base in (("fl", 0.4), ("afl", 0.5))
@@ -61,7 +61,7 @@ def test_what_all_losses_share_by_seed_is_no_noise_of_a_difference(record):
     assert own.spread == pytest.approx(np.std([0.0, 0.1, -0.2], ddof=1)) and own.freedom == 4
 
 
-def test_noise_that_was_put_in_comes_out(record):
+def test_simulated_noise_is_recovered(record):
     random, seeds = np.random.default_rng(0), list(range(400))
     records = [
         record(detector, loss, seed, metrics={"AP": 0.4 + random.normal(0, 0.02)})
@@ -97,7 +97,7 @@ def table(record):
     return build_table(records, spec(["fcos", "centernet"], ["fl", "cbfl", "afl"], [0, 1, 2]))
 
 
-def test_differences_are_those_taken_by_hand(table):
+def test_differences_equal_a_manual_computation(table):
     found = questions.contrast(table, "afl", "cbfl")
     fcos = found["shapes", "fcos"]["AP"]
     assert (fcos.mean, fcos.half) == (pytest.approx(0.03), pytest.approx(0.0, abs=1e-9))
@@ -114,7 +114,7 @@ def test_differences_are_those_taken_by_hand(table):
         questions.contrast(table, "ohem", "fl")
 
 
-def test_contrasts_use_units_that_all_detectors_have_and_join_data_sets(record):
+def test_contrasts_use_common_units_of_all_detectors_and_join_data_sets(record):
     values = {  # by data set, detector, loss: AP of each seed
         ("one", "fcos"): {"fl": [0.1, 0.2], "afl": [0.2, 0.4]},
         ("one", "centernet"): {"fl": [0.1, 0.2], "afl": [0.4]},
@@ -132,11 +132,11 @@ def test_contrasts_use_units_that_all_detectors_have_and_join_data_sets(record):
     # Units: (one, 0) with 0.1 and 0.3, (two, 0) with 0.3 and 0.5; seed 1 of the first set lacks a run.
     assert (found.detectors, found.units, found.mean) == (2, 2, pytest.approx(0.3))
     assert found.unpooled.half == pytest.approx(T1 * 0.2 / 2) and found.unpooled.freedom == 1
-    # Both detectors move by 0.2 between the units: squares within detectors 2 x 0.02, freedom 2.
+    # Both detectors change by 0.2 between the units: the sum of squares within detectors is 2 x 0.02, with 2 degrees of freedom.
     assert found.pooled.half == pytest.approx(4.302653 * math.sqrt(0.02 / 4)) and found.pooled.freedom == 2
 
 
-def test_the_family_of_a_loss_names_the_best_other_one(record):
+def test_the_family_of_a_loss_includes_the_best_other_loss(record):
     aps = {
         "fl": 0.3,
         "cbfl": 0.31,
@@ -182,7 +182,7 @@ def by_class(record):
     )  # fmt: skip
 
 
-def test_classes_are_means_over_detectors_at_the_seeds_that_every_loss_and_detector_has(by_class):
+def test_classes_are_means_over_detectors_at_common_seeds(by_class):
     found = questions.classes(by_class, ["fcos", "centernet"], ["fl", "afl"])
     assert sorted(found.index) == sorted(GROUPS.items())
     rov, cup = found.loc[("rov", "f")], found.loc[("cup", "r")]
@@ -190,11 +190,11 @@ def test_classes_are_means_over_detectors_at_the_seeds_that_every_loss_and_detec
         [0.1, 0.2]
     )
     assert questions.moved_by(rov, "afl", "fl").mean == pytest.approx(-0.2)
-    # One detector has no AP of the class at seed 1: that seed says nothing of it.
+    # One detector has no AP of the class at seed 1, so this seed is not used.
     assert cup["fl"].dropna().to_dict() == {0: 0.0} and cup["afl"].tolist() == pytest.approx([0.1, 0.05])
 
 
-def test_the_classes_that_move_farthest_come_first_and_the_others_as_their_mean(by_class):
+def test_the_classes_with_the_largest_changes_are_first_and_the_others_are_averaged(by_class):
     found = questions.classes(by_class, ["fcos", "centernet"], ["fl", "afl"])
     rows = questions.most_moved(found, "fl", shown=2)
     assert [name for name, _ in rows.index] == ["rov", "cup", "mean of the other 2"]
@@ -222,7 +222,7 @@ def test_a_class_whose_frequency_changes_with_the_data_has_no_group(record):
 
 
 def pushed(rare, common, frequent):
-    """Two maps, of which the second adds a tenth; two parts of the training."""
+    """Two maps, the second with a tenth of the gradient, and two parts of the training."""
     curves = {"gradient_norm": [9.0, 9.0]}
     for group, values in zip("rcf", (rare, common, frequent), strict=True):
         curves[f"gradient/one/positive/{group}/sum"] = values
@@ -231,7 +231,7 @@ def pushed(rare, common, frequent):
     return {"steps": [50, 840], "curves": curves}
 
 
-def test_push_ratios_are_those_taken_by_hand(record):
+def test_push_ratios_equal_a_manual_computation(record):
     own = frame(
         [
             record("fcos", "fl", 0, gradient_dynamics=pushed([1, 2], [10, 4], [40, 0])),
@@ -257,7 +257,7 @@ def test_push_ratios_are_those_taken_by_hand(record):
 
 
 def opening(*kappas):
-    """One map for each list of kappas, at steps 50, 100, ..., and a curve that is no kappa."""
+    """One map for each list of kappas, at steps 50, 100, ..., and another curve."""
     curves = {f"gradient/map{i}/adaptive_gradient/kappa": values for i, values in enumerate(kappas)}
     steps = [50 * (i + 1) for i in range(len(kappas[0]))]
     return {"steps": steps, "curves": curves | {"gradient/map0/adaptive_gradient/ghat": [9.0] * len(steps)}}
@@ -306,7 +306,7 @@ def search(record):
     return frame([*runs, record("fcos", "noisy", 2, "failed")])
 
 
-def test_a_level_moves_only_if_it_is_ahead_by_more_than_its_standard_error(search):
+def test_a_level_is_only_chosen_if_it_is_ahead_by_more_than_its_standard_error(search):
     levels = questions.choice(search, "fl", "start", {"a": ["up"], "b": ["noisy"], "c": ["noisy", "up"]})
     by_name = levels.set_index(["factor", "arm"])
     up, noisy = by_name.loc[("a", "up")], by_name.loc[("b", "noisy")]
@@ -318,14 +318,14 @@ def test_a_level_moves_only_if_it_is_ahead_by_more_than_its_standard_error(searc
     assert "| a | up | +5.0 | +2.5 ± 1.5 | yes |" in text and "| b | start | +2.5 | (start) | yes |" in text
 
 
-def test_one_pair_decides_nothing_and_none_is_an_error(search):
+def test_one_pair_is_not_decisive_and_no_pair_is_an_error(search):
     up = questions.choice(search[search.unit == 0], "fl", "start", {"a": ["up"]}).iloc[1]
     assert up.ahead > 0 and math.isinf(up.error) and not up.chosen
     with pytest.raises(ValueError, match="other has no run"):
         questions.choice(search, "fl", "start", {"a": ["other"]})
 
 
-def test_fit_is_a_mean_over_the_seeds_that_every_loss_has_and_the_average_over_detectors(record):
+def test_fit_is_a_mean_over_common_seeds_and_the_average_over_detectors(record):
     values = {
         ("fcos", "fl", 0): (0.5, 0.3), ("fcos", "fl", 1): (0.7, 0.4), ("fcos", "fl", 2): (0.9, 0.9),
         ("fcos", "afl", 0): (0.6, 0.3), ("fcos", "afl", 1): (0.8, 0.5),
@@ -355,16 +355,16 @@ def rows_of(figures: dict[str, tuple[float, float, float]]) -> pd.DataFrame:
     )
 
 
-def test_a_form_that_costs_the_head_on_one_set_is_not_chosen_however_much_it_gains():
+def test_a_form_that_lowers_frequent_classes_on_one_set_is_not_chosen():
     shapes = rows_of({"fl": (0.5, 0.4, 0.6), "greedy": (0.6, 0.6, 0.6), "gentle": (0.52, 0.44, 0.6)})
     photos = rows_of({"fl": (0.3, 0.1, 0.5), "greedy": (0.3, 0.1, 0.48), "gentle": (0.31, 0.12, 0.5)})
     answer = questions.forms({"shapes": shapes, "photos": photos}, "fl", ["greedy", "gentle"], -0.005)
-    # By hand: (0.10 + 0.20) / 2 and 0; (0.02 + 0.04) / 2 and (0.01 + 0.02) / 2.
+    # Manual computation: (0.10 + 0.20) / 2 and 0; (0.02 + 0.04) / 2 and (0.01 + 0.02) / 2.
     assert answer.loc["greedy", ("score", "shapes")] == pytest.approx(0.15)
     assert answer.loc["gentle", ("mean", "score")] == pytest.approx((0.03 + 0.015) / 2)
     assert list(answer.index) == ["greedy", "gentle"]
     assert list(answer["mean", "chosen"]) == [False, True]
-    # A control cannot be chosen; where every form costs the head, the one that costs least is.
+    # A control cannot be chosen. If every form lowers frequent classes, the one with the smallest loss is chosen.
     assert questions.forms({"a": shapes, "b": photos}, "fl", ["greedy"], -0.005)["mean", "chosen"]["greedy"]
 
 
@@ -375,7 +375,7 @@ def test_a_form_without_runs_on_one_set_has_no_mean_and_is_not_chosen():
     assert np.isnan(answer.loc["one", ("mean", "score")]) and answer.loc["both", ("mean", "chosen")]
 
 
-def test_a_setting_is_the_difference_from_the_usual_value_and_a_detector_without_it_counts_with_its_defaults(
+def test_detectors_without_a_setting_are_used_with_their_defaults(
     record,
 ):
     def run(detector, seed, ap, rare, **changed):
@@ -397,7 +397,7 @@ def test_a_setting_is_the_difference_from_the_usual_value_and_a_detector_without
     ]  # fmt: skip
     answer = questions.tuning(records)
     assert list(answer.index) == ["detector.alpha=0.5", "defaults", "loss.gamma=1.0"]
-    # By hand: FCOS (0.7, 0.4) with alpha, CenterNet at its defaults (0.4, 0.2); defaults (0.55, 0.35) and (0.4, 0.2).
+    # Manual computation: FCOS (0.7, 0.4) with alpha, CenterNet with defaults (0.4, 0.2); defaults (0.55, 0.35) and (0.4, 0.2).
     assert answer.loc["detector.alpha=0.5", ("mean", "score")] == pytest.approx((0.7 + 0.4 + 0.4 + 0.2) / 4)
     assert answer.loc["defaults", ("mean", "score")] == pytest.approx((0.55 + 0.35 + 0.4 + 0.2) / 4)
     assert answer.loc["loss.gamma=1.0", ("centernet", "AP_r")] == pytest.approx(0.1)

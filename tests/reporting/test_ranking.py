@@ -1,4 +1,4 @@
-"""The ranking of a table against differences, exact p values and ratios taken by hand, and a table that is only partly filled."""
+"""The ranking of a table compared with manually computed differences, exact p values and ratios, also for an incomplete table."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def sign_flips(values) -> float:
     return sum(one >= total - 1e-9 for one in sums) / len(sums)
 
 
-def test_losses_come_by_gain_with_corrected_p_values_and_costs(record):
+def test_losses_are_sorted_by_gain_with_corrected_p_values_and_costs(record):
     found = questions.ranking(build_table(records(record), SPEC))
     assert [one.loss for one in found] == ["rfs", "fl", "eql"]  # acsl has no run
     first, base, last = found
@@ -55,13 +55,13 @@ def test_losses_come_by_gain_with_corrected_p_values_and_costs(record):
     assert "| 2 | fl | — |" in text and "| 1.25 | 1.10 |" in text
 
 
-def test_a_table_without_a_comparison_is_refused(record):
+def test_a_table_without_a_comparison_is_rejected(record):
     with pytest.raises(ValueError, match="has no loss with a run on every detector"):
         questions.ranking(build_table(records(record)[:1], SPEC))
 
 
-def test_a_partly_filled_table_is_ranked_and_drawn_over_its_most_complete_detectors(record, tmp_path, capsys):
-    """One seed of two detectors of six, and one run of a third."""
+def test_an_incomplete_table_is_ranked_over_its_most_complete_detectors(record, tmp_path, capsys):
+    """The table has one seed of two of six detectors, and one run of a third."""
     made = records(record, dataset="shapes_lvis", seeds=(0,))
     made.append(record("centernet", "fl", 0, dataset="shapes_lvis", metrics=made[0].metrics))
     for one in made:

@@ -1,4 +1,4 @@
-"""The report's page in a real browser, and its figures against means and intervals taken by hand."""
+"""The report's page in a real browser, and its figures compared with manually computed means and intervals."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def html(material) -> str:
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
-def test_a_browser_shows_everything_in_both_themes_without_a_word_in_its_console(html, tmp_path, width, dark):
+def test_a_browser_shows_everything_in_both_themes_without_console_messages(html, tmp_path, width, dark):
     page = tmp_path / "report.html"
     page.write_text(html, encoding="utf-8")
     seen = visit(page, tmp_path, width=width, dark=dark)
@@ -97,7 +97,7 @@ def test_a_browser_shows_everything_in_both_themes_without_a_word_in_its_console
     assert len(seen["selects"]) >= 4 and all(options > 1 and shown == 1 for options, shown in seen["selects"])
     assert (
         seen["width"] <= width + 110 and seen["overflow"] <= 0
-    )  # nothing but tables and the navigation scrolls sideways
+    )  # only tables and the navigation scroll horizontally
 
 
 def test_figures_are_the_means_intervals_and_paired_differences_of_the_seeds(html):
@@ -113,12 +113,12 @@ def test_figures_are_the_means_intervals_and_paired_differences_of_the_seeds(htm
         shown, own = (float(text.replace("−", "-")) for text in difference.split(" ± "))
         assert shown == pytest.approx(100 * statistics.mean(by_seed), abs=0.051)
         assert own == pytest.approx(100 * T_ONE * statistics.stdev(by_seed) / 2**0.5, abs=0.051)
-    # 10.0 and 10.1 points: clear of zero; -10 and +1: not. On AP and on AP_r and AP_c, for both detectors: 6 of 12.
+    # 10.0 and 10.1 points exclude zero; -10 and +1 do not. On AP, AP_r and AP_c for both detectors: 6 of 12.
     assert "That holds for 6 of 12 differences" in html
     assert row.count('class="sure') == 1
 
 
-def test_names_are_escaped_and_the_page_refers_to_nothing_outside(html):
+def test_names_are_escaped_and_the_page_has_no_external_references(html):
     assert "tin &lt;can&gt;" in html and "net &amp; rope" in html and "Toy &lt;1&gt;" in html
     assert "<can>" not in html and "<thing>" not in html
     assert not re.search(r'(?:href|src)="(?!#|data:)', html) and "http" not in html.replace("http-equiv", "")
@@ -129,16 +129,16 @@ def test_the_same_records_give_the_same_bytes(html, material):
 
 
 def test_only_the_better_of_two_detections_of_an_object_is_right():
-    # The second one overlaps less but scores more, and comes first; the third has the wrong class.
+    # The second one overlaps less but has a higher score and is matched first; the third has the wrong class.
     assert correct(picture("1")).tolist() == [False, True, False]
 
 
-def test_detectors_stand_in_the_order_of_the_benchmarks_table(repository):
+def test_detectors_are_in_the_order_of_the_benchmarks_table(repository):
     table = yaml.safe_load((repository / "conf" / "table" / "shapes.yaml").read_text())["detectors"]
     assert in_order(["zebra", *sorted(table), "alpaca"]) == [*table, "alpaca", "zebra"]
 
 
-def test_nothing_finished_is_said(record):
+def test_a_report_without_finished_runs_says_so(record):
     failed = build_table(
         [record(status="failed", error="x")], TableSpec("t", ["fcos"], ["fl"], ["shapes"], [0])
     )
@@ -146,7 +146,7 @@ def test_nothing_finished_is_said(record):
         report(Material(tables=[failed]))
 
 
-def test_the_visit_notices_errors_broken_pictures_and_requests(tmp_path):
+def test_the_browser_check_detects_errors_broken_pictures_and_requests(tmp_path):
     page = tmp_path / "bad.html"
     page.write_text(
         "<!doctype html><html><head></head><body><section><button id='theme'>x</button>"
@@ -161,7 +161,7 @@ def test_the_visit_notices_errors_broken_pictures_and_requests(tmp_path):
     assert any("oh" in line for line in seen["console"])
 
 
-def test_many_classes_become_means_of_equally_many_classes(material):
+def test_many_classes_are_averaged_in_bins_of_equal_size(material):
     (table,) = material.tables
     names = {f"class {k}": k + 1 for k in range(200)}
     values = {"fl": 0.2, "afl": 0.4, "ohem": 0.1}
@@ -176,7 +176,7 @@ def test_many_classes_become_means_of_equally_many_classes(material):
     assert "class 7," not in html
 
 
-def test_an_arm_has_one_colour_in_every_table():
+def test_a_loss_has_one_colour_in_every_table():
     def spec(*losses: str) -> TableSpec:
         return TableSpec("t", ["fcos"], losses, ["shapes"], [0])
 

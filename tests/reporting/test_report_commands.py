@@ -1,4 +1,4 @@
-"""The commands that write pages: a data set's page against counts by hand, the report of real runs in a browser."""
+"""The commands that write pages: the page of a data set compared with manual counts, and the report of real runs in a browser."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.reporting.browser import visit
 SHAPES = ["dataset=shapes_coco", "dataset.folder.num_train=24", "dataset.folder.num_val=10"]
 
 
-def test_a_data_sets_page_counts_what_its_annotations_hold(shared_data, tmp_path, capsys):
+def test_the_page_of_a_data_set_has_the_counts_of_its_annotations(shared_data, tmp_path, capsys):
     path = tmp_path / "bccd.html"
     main(["dataset", "dataset=bccd", f"dataset.root={shared_data}/bccd", f"output={path}", "images=3",
           f"paths.cache={tmp_path}/cache"])  # fmt: skip
@@ -46,7 +46,7 @@ def test_a_data_sets_page_counts_what_its_annotations_hold(shared_data, tmp_path
     assert seen["pictures"] == [480, 480, 480] and seen["charts"] == 4 and seen["overflow"] <= 0
 
 
-def test_wrong_data_sets_are_refused_in_one_line(tmp_path):
+def test_wrong_data_sets_give_one_line(tmp_path):
     for arguments, words in (
         (["dataset=bcd"], "dataset=bccd"),
         (["dataset=shapes", "images=few"], "images is 'few'; it is a whole number"),
@@ -83,7 +83,7 @@ def test_the_report_of_run_directories_shows_curves_gradients_and_pictures(runs,
     assert seen["pictures"] == [96, 96] and seen["uses"] == 0 and seen["overflow"] <= 0
 
 
-def test_own_runs_stand_beside_the_tables_of_results_and_are_what_is_drawn(runs, tmp_path, capsys):
+def test_local_runs_are_shown_with_the_tables_of_results_and_are_drawn(runs, tmp_path, capsys):
     # A table whose runs are on another machine, as in a fresh checkout.
     results = tmp_path / "results" / "elsewhere" / "records"
     for folder in sorted(runs.iterdir()):
@@ -95,7 +95,7 @@ def test_own_runs_stand_beside_the_tables_of_results_and_are_what_is_drawn(runs,
     assert re.findall(r'<section id="([\w-]+)"', html)[:2] == ["results-runs", "results-elsewhere"]
     assert '<section id="pictures">' in html and '<section id="curves">' in html
     assert "have no directory" not in capsys.readouterr().out
-    # What a table of results has is not shown twice.
+    # Runs of a table of results are not shown twice.
     for folder in sorted(runs.iterdir()):
         record = read_record(folder / "record.json")
         write_record(results / f"{record.loss}.json", record)
@@ -103,7 +103,7 @@ def test_own_runs_stand_beside_the_tables_of_results_and_are_what_is_drawn(runs,
     assert "results-runs" not in path.read_text()
 
 
-def test_a_report_of_nothing_says_what_to_do(tmp_path):
+def test_an_empty_report_names_the_next_command(tmp_path):
     with pytest.raises(ValueError, match="train something first"):
         main(["html", f"results={tmp_path}", f"runs={tmp_path}/none"])
     with pytest.raises(ValueError, match="Did you mean results"):
@@ -122,7 +122,7 @@ def test_the_gallery_has_a_row_for_each_image_and_a_column_for_each_detector(run
         main([*options, "images=0"])
 
 
-def test_what_is_drawn_in_a_gallery_is_where_the_boxes_are(runs):
+def test_boxes_of_a_gallery_are_drawn_in_their_places(runs):
     folder = next(runs.glob("*-fl-*"))
     record = finished_record(folder)
     data = data_of(record)
@@ -131,13 +131,13 @@ def test_what_is_drawn_in_a_gallery_is_where_the_boxes_are(runs):
     truth = {tuple(patch.get_xy()) for patch in figure.axes[0].patches}
     assert truth == {tuple(box[:2].tolist()) for box in found.pictures[0].boxes}
     right = correct(found.pictures[0])[found.pictures[0].found_scores >= 0.3]
-    # A coloured line on a white one, for what is wrong a thin one alone.
+    # A coloured line on a white one; wrong detections have a thin line.
     assert len(figure.axes[1].patches) == 2 * right.sum() + (~right).sum()
     with pytest.raises(ValueError, match="the same images"):
         draw_gallery([found, replace(found, pictures=found.pictures[:1])])
 
 
-def test_of_two_runs_of_a_cell_the_later_one_is_shown_and_the_other_named(runs, tmp_path, capsys):
+def test_of_two_runs_with_equal_names_the_later_one_is_shown_and_the_other_is_named(runs, tmp_path, capsys):
     shutil.copytree(runs, tmp_path / "runs")
     (folder,) = (tmp_path / "runs").glob("*-afl-*")
     record = read_record(folder / "record.json")

@@ -1,4 +1,4 @@
-"""The screen of a loss against what its weights say."""
+"""The screen of a loss compared with its weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def with_loss(loaded, name: str):
     return build_detector(config, loaded.data.classes)
 
 
-def test_class_weights_push_each_group_between_their_least_and_their_largest_weight(folder):
+def test_the_ratio_of_a_group_is_between_its_smallest_and_largest_weight(folder):
     loaded = load_run(folder)
     found = positive_gradients(loaded, {name: with_loss(loaded, name) for name in ("fl", "cbfl")}, batches=3)
     weights = class_balanced_weights(torch.as_tensor(loaded.data.statistics.instances), cap=5.0)
@@ -48,7 +48,7 @@ def test_class_weights_push_each_group_between_their_least_and_their_largest_wei
     assert found["cbfl"] != found["fl"]
 
 
-def test_the_command_prints_a_ratio_of_one_for_the_run_s_own_loss(folder, capsys):
+def test_the_command_prints_a_ratio_of_one_for_the_loss_of_the_run(folder, capsys):
     main(["screen", f"run={folder}", "losses=[fl,afl]", "batches=2"])
     printed = capsys.readouterr().out
     (row,) = [line for line in printed.splitlines() if line.startswith("| fl ")]

@@ -1,4 +1,4 @@
-"""Tables from a stand-in of ``wandb.Api`` against tables from the same records on disk, byte for byte."""
+"""Tables from a replacement of ``wandb.Api`` equal tables from the same records on disk, byte for byte."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scripts import table as table_script
 
 
 class StandIn:
-    """``wandb.Api`` as far as this project asks it: all runs of a project, with name, id, config and summary."""
+    """The part of ``wandb.Api`` that this project uses: all runs of a project, with name, id, config and summary."""
 
     def __init__(self, runs=(), error=None):
         self.asked, self._runs, self._error = [], list(runs), error
@@ -31,7 +31,7 @@ class StandIn:
 
 
 def server_run(record, number=0):
-    """What the server has of a run: the summary went through JSON, and has W&B's own fields."""
+    """A run on the server, whose summary was converted to JSON and has W&B's fields."""
     summary = {
         **record.metrics,
         **summary_of_record(record),
@@ -70,7 +70,7 @@ def voc_records(record):
 
 
 def build(config, capsys) -> dict[str, bytes]:
-    with pytest.raises(SystemExit):  # of the failed cell
+    with pytest.raises(SystemExit):  # because of the failed run
         table_script.main(config)
     capsys.readouterr()
     return {path.name: path.read_bytes() for path in (CONF / config.results / "voc").glob("*.*")}
@@ -89,13 +89,13 @@ def test_disk_and_server_give_the_same_bytes(voc_records, tmp_path, monkeypatch,
     assert b"loss is nan" in disk["table.md"] and b"Not run" not in disk["table.md"]
 
 
-def test_a_record_comes_back_but_for_what_no_table_shows(voc_records):
+def test_a_record_is_restored_except_for_fields_that_no_table_shows(voc_records):
     one = replace(voc_records[0], per_class={"a": 0.1}, groups={"a": "r"}, gradient_dynamics={"x": 1})
     back = record_of_summary(summary_of_record(one)[RECORD], one.config, "here")
     assert back == replace(one, per_class={}, groups={}, gradient_dynamics={})
 
 
-def test_runs_without_a_whole_record_are_left_out_and_said(voc_records, caplog):
+def test_runs_without_a_complete_record_are_left_out_and_reported(voc_records, caplog):
     caplog.set_level(logging.WARNING)
     good, torn, foreign = (server_run(one) for one in voc_records[:3])
     torn.summary[RECORD] = torn.summary[RECORD][:40]
@@ -110,7 +110,7 @@ def test_runs_without_a_whole_record_are_left_out_and_said(voc_records, caplog):
     )
 
 
-def test_a_server_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
+def test_a_server_that_does_not_respond_gives_one_line(tmp_path, monkeypatch):
     api = StandIn(error=OSError("no route\nto host"))
     with pytest.raises(ServerError, match="me/afl cannot be read .*no route to host"):
         server_records(api, entity="me", project="afl")
@@ -133,7 +133,7 @@ def test_runs_of_another_configuration_are_left_out(voc_records, tmp_path, monke
     assert "configuration differs" in capsys.readouterr().out
 
 
-def test_the_real_package_has_what_is_asked_of_it():
+def test_the_real_package_has_the_used_attributes():
     wandb = pytest.importorskip("wandb")
     from wandb.apis.public import Run
 

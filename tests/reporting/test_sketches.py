@@ -1,4 +1,4 @@
-"""The drawn sketches against the classes that they speak of: whole XML, and every detector and verb by its name."""
+"""The sketches are complete XML, and name every detector and every method of the contract."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def test_the_architecture_names_every_detector(repository):
 
 
 @pytest.mark.parametrize("verb", ["losses", "decode"])
-def test_one_step_names_the_verbs_of_the_contract(repository, verb):
+def test_one_step_names_the_methods_of_the_contract(repository, verb):
     assert hasattr(Detector, verb)
     assert f"detector.{verb}(" in words(repository / "results" / "figures" / "one_step.svg")

@@ -1,4 +1,4 @@
-"""Tables against golden files, hand-computed folds, and invariance to the order of records."""
+"""Tables compared with golden files and manual computations, and their invariance to the order of records."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_record_without_a_metric_that_the_others_have_is_named(small_records):
 
 @pytest.mark.parametrize("form", ["csv", "folded.csv", "md", "tex"])
 def test_small_table_equals_the_golden_file(small_records, form):
-    # the golden numbers were checked by hand: 31.0 ± 12.7 is (0.30 + 0.32) / 2 ± 12.706 * 0.01
+    # the golden numbers were checked manually: 31.0 ± 12.7 is (0.30 + 0.32) / 2 ± 12.706 * 0.01
     table = build_table(small_records, SPEC)
     text = {
         "csv": table.to_csv,
@@ -99,7 +99,7 @@ def test_long_csv_equals_the_records(small_records):
             assert row[metric] == ("" if value is None else f"{value:.6f}")
 
 
-def test_the_average_takes_only_seeds_that_every_detector_has(small_records):
+def test_the_average_only_uses_common_seeds_of_all_detectors(small_records):
     block = build_table(small_records, SPEC).blocks[0]
     average = block.rows["average"]
     assert average["fl"].value.mean == pytest.approx((0.30 + 0.32 + 0.40 + 0.42) / 4)
@@ -131,12 +131,12 @@ def test_the_difference_of_averages_is_the_average_difference(record):
         ({"fl": [0.30, 0.31, 0.32], "afl": [0.29, 0.34, 0.36]}, None),  # better on average only
         ({"fl": [0.30, 0.31, 0.32], "afl": [0.20, 0.21, 0.221]}, "fl"),  # the baseline, clearly
         ({"fl": [0.30, 0.31, 0.32], "afl": [0.20, 0.21, 0.221], "cbl": [0.31, 0.30, 0.31]}, None),
-        ({"fl": [0.30], "afl": [0.50]}, None),  # one seed says nothing
+        ({"fl": [0.30], "afl": [0.50]}, None),  # one seed is not conclusive
         ({"fl": [0.30, 0.31, 0.32], "afl": []}, None),  # nothing to compare with
         ({"fl": [], "afl": [0.30, 0.31, 0.32]}, None),
     ],
 )
-def test_bold_only_where_the_interval_says_so(record, values, best):
+def test_only_differences_whose_interval_excludes_zero_are_bold(record, values, best):
     table = one_row(record, values)
     entries = table.blocks[0].rows["fcos"]
     assert [loss for loss, entry in entries.items() if entry.best] == ([best] if best else [])
@@ -144,7 +144,7 @@ def test_bold_only_where_the_interval_says_so(record, values, best):
     assert table.to_latex().count(r"\textbf") == bool(best)
 
 
-def test_holes_are_words_not_numbers(record):
+def test_missing_values_are_words_instead_of_numbers(record):
     records = [
         record(loss="fl", metrics={"AP": 0.3, "AP_r": None}),
         record(loss="cbl", status="failed", error="out of\n  memory"),
@@ -158,7 +158,7 @@ def test_holes_are_words_not_numbers(record):
     assert "Not run yet (1 of 3): shapes/fcos/afl/s0" in table.notes
 
 
-def test_an_empty_table_is_all_holes():
+def test_an_empty_table_has_no_values():
     table = build_table([], SPEC)
     assert "no finished cell yet" in table.caption
     assert "Not run yet (12 of 12)" in table.notes[0] and "and 6 more" in table.notes[0]
@@ -211,7 +211,7 @@ def test_another_commit_with_the_same_source_is_the_same_state(record):
     assert build_table([first, second], spec).notes == []
 
 
-def test_two_configurations_of_a_cell_are_refused_and_keys_choose(record):
+def test_two_configurations_of_one_entry_are_rejected_unless_keys_choose(record):
     long, short = record(metrics={"AP": 0.3}), record(metrics={"AP": 0.1}, key="shapes-fcos-fl-s0-short")
     spec = replace(SPEC, detectors=("fcos",), losses=("fl",), metrics=("AP",), seeds=(0,))
     with pytest.raises(ValueError, match="shapes/fcos/fl/s0 has several finished runs .*-short"):
@@ -221,7 +221,7 @@ def test_two_configurations_of_a_cell_are_refused_and_keys_choose(record):
     assert build_table([long, long], spec).blocks == table.blocks
 
 
-def test_a_finished_run_counts_before_a_failed_one(record):
+def test_a_finished_run_is_used_instead_of_a_failed_one(record):
     failed = record(status="failed", key="another", error="x")
     spec = replace(SPEC, detectors=("fcos",), losses=("fl",), metrics=("AP",), seeds=(0,))
     for records in ([failed, record()], [record(), failed]):
@@ -236,7 +236,7 @@ def test_a_finished_run_counts_before_a_failed_one(record):
         ({"detectors": ("fcos", "fcos")}, "one of its detectors twice"),
     ],
 )
-def test_specs_that_make_no_table_are_refused(changes, message):
+def test_invalid_specifications_are_rejected(changes, message):
     with pytest.raises(ValueError, match=message):
         replace(SPEC, **changes)
 
@@ -246,8 +246,8 @@ def test_an_unknown_metric_is_named_with_the_known_ones(small_records):
         build_table(small_records, replace(SPEC, metrics=("APr",)))
 
 
-def test_ap_without_the_cap_stands_beside_ap_where_records_have_it_and_nowhere_else(record):
-    """Columns of the CSV: those of the spec, and AP_fixed after AP as soon as one record has it."""
+def test_ap_fixed_follows_ap_if_a_record_has_it(record):
+    """The CSV has the columns of the specification, and AP_fixed after AP if one record has it."""
     plain, fixed = {"AP": 0.3, "AP_r": 0.1}, {"AP": 0.4, "AP_fixed": 0.45, "AP_r": 0.2}
     spec = replace(SPEC, metrics=("AP", "AP_r"))
     without = build_table([record("fcos", "fl", metrics=plain)], spec)
@@ -268,7 +268,7 @@ def test_latex_text_has_no_bare_special_characters(text):
 
 
 @given(st.text(alphabet="ab|\\*_`<>[]é ", max_size=30))
-def test_markdown_text_never_opens_a_cell_or_markup(text):
+def test_markdown_text_contains_no_separators_or_markup(text):
     rest = re.sub(r"\\[\\|*`<>\[\]_]", "", _escaped(text))
     assert not set(rest) & set("\\|*`<>[]")
     assert not re.search(r"(?<!\w)_|_(?!\w)", re.sub(r"\\.", "a", _escaped(text)))
@@ -304,7 +304,7 @@ def test_records_are_found_in_run_folders_and_damaged_ones_are_named(tmp_path, r
         load_records(tmp_path / "nowhere")
 
 
-def test_more_losses_than_a_page_has_room_for_run_down_it(record):
+def test_many_losses_are_rows_instead_of_columns(record):
     losses = {f"loss{i}": [0.30 + i / 100, 0.32 + i / 100] for i in range(11)}
     few = {name: losses[name] for name in list(losses)[:10]}
     wide, long = one_row(record, few, baseline="loss0"), one_row(record, losses, baseline="loss0")

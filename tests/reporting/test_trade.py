@@ -1,4 +1,4 @@
-"""The figure of the tail's gain against the head's loss, from differences computed by hand."""
+"""The figure of gain on rare classes against loss on frequent classes, compared with manually computed differences."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def test_points_are_mean_differences_over_detectors_and_seeds(record):
     assert (tail, head) == ("AP_r", "AP_f") and list(found) == ["rfs"]  # eql has no run
     of_tail, of_head = found["rfs"]
     assert of_tail.mean == pytest.approx(0.05) and of_head.mean == pytest.approx(-0.02)
-    # Differences by seed: 0.06 and 0.04; t(0.975, 1) = 12.706, divided by the root of 2.
+    # Differences by seed: 0.06 and 0.04; t(0.975, 1) = 12.706, divided by the square root of 2.
     assert of_tail.half == pytest.approx(12.7062 * 0.0141421 / 2**0.5, rel=1e-4)
 
 
-def test_every_loss_is_a_labelled_point_and_a_table_without_one_is_refused(record):
+def test_every_loss_is_a_labelled_point_and_a_table_without_points_is_rejected(record):
     (axis,) = draw_trade(build_table(records(record), SPEC)).axes
     (label,) = axis.texts
     assert label.get_text() == "rfs" and label.xy == pytest.approx((-2.0, 5.0))
@@ -46,7 +46,7 @@ def test_every_loss_is_a_labelled_point_and_a_table_without_one_is_refused(recor
         draw_trade(build_table(records(record)[:4], SPEC))
 
 
-def test_names_of_losses_that_are_close_do_not_cover_each_other(record):
+def test_names_of_close_points_do_not_overlap(record):
     losses = [f"loss{k}" for k in range(8)]
     made = [
         record("fcos", loss, metrics={"AP": 0.3, "AP_r": 0.2 + k / 1e4, "AP_f": 0.5 - k / 1e4})
@@ -62,7 +62,7 @@ def test_names_of_losses_that_are_close_do_not_cover_each_other(record):
         assert not box.count_overlaps(boxes[:i])
 
 
-def test_a_figure_of_one_seed_says_that_it_has_no_intervals(record):
+def test_a_figure_of_one_seed_states_that_it_has_no_intervals(record):
     one = replace(SPEC, seeds=[0])
     assert "no intervals" in draw_trade(build_table(records(record), one)).get_suptitle()
     assert "no intervals" not in draw_trade(build_table(records(record), SPEC)).get_suptitle()

@@ -1,4 +1,4 @@
-"""Tables over draws, splits and folds of data sets, on made-up records: units, intervals and holes by hand."""
+"""Tables over draws, splits and folds of data sets with made-up records: units, intervals and missing runs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_an_interval_is_over_the_units_and_differences_are_within_a_unit():
     assert "bccd/fcos/afl/s1" in " ".join(table.notes) or "and" in " ".join(table.notes)
 
 
-def test_a_record_without_the_variant_is_refused():
+def test_a_record_without_the_variant_is_rejected():
     with pytest.raises(ValueError, match="ccp-fcos-fl-s0 has no dataset.split"):
         build_table([record("ccp", "fl", 0, 0.1)], SPEC)
 
@@ -86,7 +86,7 @@ def test_a_two_fold_data_set_is_trained_once_for_each_split_and_fold():
     assert sweeping.variants(TABLE, "foda") == ["dataset.draw=0,1"]
 
 
-def test_the_folds_of_a_cell_become_one_record_once_both_are_finished(tmp_path, monkeypatch):
+def test_two_finished_folds_become_one_record(tmp_path, monkeypatch):
     def cell(unit: str, fold: str | None, **status) -> Cell:
         folder = tmp_path / f"ccp-fcos-fl-s0-{unit}-{fold}"
         if status:

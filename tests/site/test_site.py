@@ -1,4 +1,4 @@
-"""The pages of the site before mkdocs sees them: links against the files of the site, figures against the tables' CSV files."""
+"""The pages of the site before mkdocs reads them: link targets exist, and figures equal those of the CSV files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def site(tmp_path_factory):
     return folder, stage(ROOT, folder)
 
 
-def test_every_link_of_every_page_leads_to_a_file_of_the_site(site):
+def test_the_target_of_every_link_is_a_file_of_the_site(site):
     folder, pages = site
     checked = 0
     for page in pages:
@@ -37,7 +37,7 @@ def test_every_link_of_every_page_leads_to_a_file_of_the_site(site):
     assert checked > 50 and (folder / "zoo" / "fcos-shapes-afl.safetensors").is_file()
 
 
-def test_links_are_told_from_code_and_lose_only_their_target(tmp_path):
+def test_links_in_code_are_kept_and_others_only_lose_their_target(tmp_path):
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.md").write_text(
         "[page](b.md#x) [`code`](gone.md) [out](https://example.org) ![](../secret.png)\n`[not](a.md)`\n```\n[nor](that.md)\n```\n"
@@ -51,7 +51,7 @@ def test_links_are_told_from_code_and_lose_only_their_target(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["shapes", "sampling"])
-def test_the_rows_of_losses_are_the_means_of_the_cells(name):
+def test_the_rows_of_losses_are_means_over_detectors(name):
     cells: dict[tuple[str, str], list[float]] = {}
     with open(ROOT / "results" / name / "cells.csv", newline="") as file:
         for row in csv.DictReader(file):
@@ -80,7 +80,7 @@ def test_the_page_of_losses_has_equation_picture_and_figures(tmp_path):
         assert f"(pictures/{name}.svg)" in text
 
 
-def test_the_navigation_names_pages_that_are_made_and_every_module_exists(site):
+def test_the_navigation_names_generated_pages_and_every_module_exists(site):
     folder, pages = site
     config = yaml.safe_load((ROOT / "docs" / "mkdocs.yml").read_text())
     entries = [entry for section in config["nav"] for part in section.values() for entry in part]
@@ -96,7 +96,7 @@ def test_the_navigation_names_pages_that_are_made_and_every_module_exists(site):
             assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
 
 
-def test_a_missing_package_and_a_mistake_are_one_line(monkeypatch):
+def test_a_missing_package_and_a_mistake_give_one_line(monkeypatch):
     with pytest.raises(ValueError, match="Did you mean output"):
         main(["outptu=x"])
     monkeypatch.setattr("scripts.site.importlib.util.find_spec", lambda _: None)

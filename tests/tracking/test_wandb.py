@@ -1,4 +1,4 @@
-"""W&B may fail everywhere, the real package offline included, and a run never notices."""
+"""A failure of W&B in any call, including the real package offline, does not affect a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from afl.tracking.wandb_values import CHARTS
 
 
 class StandIn:
-    """``wandb`` and its run, noting what is called and failing where it is told to."""
+    """Replaces ``wandb`` and its run, records the calls, and fails on request."""
 
     def __init__(self, failing=()):
         self.failing = failing
@@ -106,7 +106,7 @@ CALLS = (
 
 
 @pytest.mark.parametrize("failing", [(name,) for name in CALLS] + [(*CALLS, "teardown")])
-def test_a_failure_anywhere_is_one_line_and_training_goes_on(tmp_path, stand_in, caplog, failing):
+def test_a_failure_in_any_call_gives_one_line_and_training_continues(tmp_path, stand_in, caplog, failing):
     fake = stand_in(failing)
     caplog.set_level(logging.WARNING)
     use(start(tmp_path))
@@ -117,7 +117,7 @@ def test_a_failure_anywhere_is_one_line_and_training_goes_on(tmp_path, stand_in,
 
 
 @pytest.mark.parametrize("hanging", ["log", "update", "finish"])
-def test_a_call_that_never_comes_back_is_one_line_and_training_goes_on(
+def test_a_call_that_does_not_return_gives_one_line_and_training_continues(
     tmp_path, stand_in, caplog, monkeypatch, hanging
 ):
     fake = stand_in()
@@ -132,20 +132,20 @@ def test_a_call_that_never_comes_back_is_one_line_and_training_goes_on(
     never.set()
 
 
-def test_wandb_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch, caplog):
+def test_a_failed_import_of_wandb_gives_one_line(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "wandb", None)
     use(start(tmp_path))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-def test_a_directory_that_cannot_be_made_is_one_line(tmp_path, stand_in, caplog):
+def test_a_directory_that_cannot_be_created_gives_one_line(tmp_path, stand_in, caplog):
     stand_in()
     (tmp_path / "file").write_text("")
     use(start(tmp_path, directory=tmp_path / "file" / "run"))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-def test_values_pictures_and_tables_arrive(tmp_path, stand_in):
+def test_values_pictures_and_tables_are_logged(tmp_path, stand_in):
     fake = stand_in()
     use(start(tmp_path, class_names=["cat", "dog"]))
     (values,), _ = fake.named("log")[0]
@@ -177,7 +177,7 @@ def test_values_pictures_and_tables_arrive(tmp_path, stand_in):
     assert fake.named("finish") == [((), {"exit_code": 0})]
 
 
-def test_summaries_keep_the_best_value_beside_the_last(tmp_path, stand_in):
+def test_summaries_keep_the_best_and_the_last_value(tmp_path, stand_in):
     fake = stand_in()
     start(tmp_path)
     defined = {positional[0]: named for positional, named in fake.named("define_metric")}
@@ -185,7 +185,7 @@ def test_summaries_keep_the_best_value_beside_the_last(tmp_path, stand_in):
     assert set(defined) == {*BEST["max"], *BEST["min"]}
 
 
-def test_histograms_leave_out_what_is_not_finite(tmp_path, stand_in):
+def test_histograms_leave_out_values_that_are_not_finite(tmp_path, stand_in):
     fake = stand_in()
     tracker = start(tmp_path)
     tracker.log(1, {"a": np.array([1.0, np.nan, np.inf]), "b": np.array([np.nan, np.nan]), "c": np.empty(0)})
@@ -202,7 +202,7 @@ def test_all_attempts_of_a_run_have_its_id(tmp_path, stand_in, mode):
     assert (last["id"], last["resume"], last["group"]) == ("0a1b2c3d", "allow", "cell")
 
 
-def test_auto_is_online_only_for_who_is_logged_in(tmp_path, stand_in, monkeypatch):
+def test_auto_is_only_online_with_a_login(tmp_path, stand_in, monkeypatch):
     fake = stand_in()
 
     def mode():
@@ -227,13 +227,13 @@ def test_auto_is_online_only_for_who_is_logged_in(tmp_path, stand_in, monkeypatc
     assert mode() == "online"
 
 
-def test_an_unknown_mode_is_refused(tmp_path):
+def test_an_unknown_mode_is_rejected(tmp_path):
     with pytest.raises(ValueError, match="auto, online, offline"):
         start(tmp_path, mode="of")
 
 
 @pytest.mark.parametrize("kind", [NullTracker, WandbTracker])
-def test_every_tracker_has_the_same_calls(kind):
+def test_every_tracker_has_the_same_methods(kind):
     for name, method in vars(Tracker).items():
         if not name.startswith("_"):
             assert inspect.signature(getattr(kind, name)) == inspect.signature(method), name
@@ -279,11 +279,11 @@ print("alive")
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds W&B's process through /proc")
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
-def test_the_real_package_offline_is_quiet_and_may_die_or_hang(tmp_path, how):
+def test_the_real_package_offline_prints_nothing_and_may_die_or_hang(tmp_path, how):
     pytest.importorskip("wandb")
     command = [sys.executable, "-c", PROGRAM, str(tmp_path), how]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
-    # one line, about the death
+    # one line about the death
     assert done.stderr.startswith("W&B could not log") and done.stderr.count("\n") == 1, done.stderr
     assert len(list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))) == 2

@@ -1,4 +1,4 @@
-"""What `wandb sync` really sends of offline runs, against a server that keeps it as W&B's does: lines at their offsets."""
+"""Uploads of offline runs by `wandb sync` to a server that stores lines at their offsets, like W&B's server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STEPS = ((10, 20), (30, 40))
 
 
 def sync(server: WandbServer, folder: Path) -> None:
-    """Upload all offline runs in ``folder`` as a user does."""
+    """Upload all offline runs in ``folder`` with the command of a user."""
     environment = {
         **os.environ,
         "WANDB_BASE_URL": server.url,
@@ -40,7 +40,7 @@ def sync(server: WandbServer, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def synced(tmp_path_factory):
-    """The server after the upload of two offline attempts of one run; the second one continues after the first."""
+    """The server after the upload of two offline attempts of one run; the second attempt continues the first."""
     folder = tmp_path_factory.mktemp("sync")
     for steps in STEPS:
         tracker = WandbTracker(
@@ -58,16 +58,16 @@ def synced(tmp_path_factory):
         yield server
 
 
-def test_the_attempts_of_a_run_are_one_run_with_all_steps_in_order(synced):
+def test_the_attempts_of_a_run_become_one_run_with_all_steps_in_order(synced):
     assert list(synced.runs) == ["0a1b2c3d"]
     history = synced.history("0a1b2c3d")
     assert [line["_step"] for line in history] == [10, 20, 30, 40]
     assert [line["0_overview/AP_r"] for line in history] == pytest.approx([0.1, 0.2, 0.3, 0.4])
-    # Each attempt asks where its lines belong: W&B would write those of a second run over the first ones.
+    # Each attempt asks for the offset of its lines; otherwise the lines of the second attempt would overwrite the first.
     assert sum(name == "UpsertBucket" and "jobType" in sent for name, sent in synced.operations) >= 2
 
 
-def test_name_group_tags_config_summary_and_table_arrive(synced):
+def test_name_group_tags_config_summary_and_table_are_uploaded(synced):
     run = synced.runs["0a1b2c3d"]
     assert (run["displayName"], run["groupName"], run["jobType"]) == (
         "shapes-fcos-afl-s0",
@@ -81,5 +81,5 @@ def test_name_group_tags_config_summary_and_table_arrive(synced):
     assert sorted(table["data"] for table in tables.values()) == [[["ring", 0.2]], [["ring", 0.4]]]
 
 
-def test_the_server_answered_everything_but_telemetry(synced):
+def test_the_server_answers_all_requests_except_telemetry(synced):
     assert set(synced.unknown) <= {"/sdk/otel/v1/metrics"}

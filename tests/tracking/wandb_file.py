@@ -1,4 +1,4 @@
-"""What an offline W&B run wrote, read back: the log format of LevelDB, records as W&B's own protocol buffers."""
+"""Reads the file of an offline W&B run: the log format of LevelDB, with W&B's protocol buffers as records."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from wandb.proto import wandb_internal_pb2
 
 BLOCK, HEADER = 32_768, struct.Struct("<IHB")  # checksum, length, type
-FIRST_BYTES = 7  # of the file: W&B's mark and version
+FIRST_BYTES = 7  # at the start of the file: W&B's mark and version
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
@@ -33,7 +33,7 @@ def records(path: Path) -> Iterator[wandb_internal_pb2.Record]:
 
 
 def history(path: Path) -> list[dict]:
-    """What was logged, step by step."""
+    """The logged values by step."""
     return [_items(record.history.item) for record in records(path) if record.HasField("history")]
 
 
@@ -47,7 +47,7 @@ def summary(path: Path) -> dict:
 
 
 def config(path: Path) -> dict:
-    """The config that the run began with."""
+    """The config of the run at its start."""
     (run,) = [record.run for record in records(path) if record.HasField("run")]
     return _items(run.config.update)
 

@@ -1,4 +1,4 @@
-"""A server that answers W&B's client as far as an upload of a run needs, and keeps what it was sent."""
+"""A server that answers the requests of W&B's client during an upload, and stores the uploaded data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HISTORY = "wandb-history.jsonl"
 
 
 class WandbServer:
-    """Serves on a free port of this machine between ``with`` and its end.
+    """Serves on a free port of this machine inside its ``with`` block.
 
     Attributes:
         operations: name and variables of each GraphQL request, in order.
@@ -20,7 +20,7 @@ class WandbServer:
         runs: the last variables of ``UpsertBucket`` by run.
         uploaded: bytes of each uploaded file by its name.
         views: variables of each saved view and report.
-        unknown: requests that got no answer.
+        unknown: requests without an answer.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class WandbServer:
                 """Requests are not printed."""
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.handle_error = lambda *_: None  # a client that leaves early is no fault
+        self._http.handle_error = lambda *_: None  # a client may disconnect early
         self.url = f"http://127.0.0.1:{self._http.server_port}"
 
     def __enter__(self) -> WandbServer:
@@ -138,7 +138,7 @@ class WandbServer:
         return {"serverInfo": {"features": []}}
 
     def _CreateArtifact(self, **sent: Any) -> dict[str, Any]:
-        # A committed artifact needs no upload: the client then sends the table as a file of the run alone.
+        # A committed artifact needs no upload, so the client only sends the table as a file of the run.
         artifact = {"id": "artifact", "state": "COMMITTED", "artifactSequence": {"latestArtifact": None}}
         return {"createArtifact": {"artifact": artifact}}
 

@@ -1,4 +1,4 @@
-"""Every file of the zoo against pycocotools on the kept images, the committed records and the bytes themselves."""
+"""Every file of the zoo compared with pycocotools on the kept images, with the committed records, and with its checksum."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NAMES = names()
 ROOT = CONF.parent
 
 
-def test_the_zoo_is_small_and_made_by_the_specification():
+def test_the_zoo_is_small_and_follows_its_specification():
     files = [path for path in ZOO.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 40e6
     spec = yaml.safe_load((CONF / "zoo.yaml").read_text())
@@ -56,13 +56,13 @@ def test_a_file_reproduces_its_ap_on_the_kept_images(name):
     evaluation.evaluate()
     evaluation.accumulate()
     precision = evaluation.eval["precision"][:, :, :, 0, 2]
-    # Other processors round bfloat16 products in another order.
+    # Other processors sum bfloat16 products in another order.
     assert precision[precision > -1].mean() == pytest.approx(entry.kept["AP"], abs=0.02)
     assert len(truth.dataset["images"]) == entry.kept["images"] and entry.kept["AP"] > 0.3
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_entry_agrees_with_its_run_and_with_the_committed_records_of_the_same_cell(name):
+def test_an_entry_agrees_with_its_run_and_with_committed_records(name):
     entry, weights = read_entry(zoo_file(name))
     cell = entry.about["config"]["cell"]
     for metric in ("AP", "AP_r", "AP_c", "AP_f"):
@@ -73,7 +73,7 @@ def test_an_entry_agrees_with_its_run_and_with_the_committed_records_of_the_same
     for record in [read_record(path) for path in records]:
         same = record.protocol == entry.run["protocol"] and record.data_hash == entry.run["data_hash"]
         if same and record.seed == entry.about["config"]["seed"]:
-            # Other states of the code give other last bits, so the figures differ as those of two seeds do.
+            # Other states of the code change the last bits, so the figures differ like those of two seeds.
             assert entry.metrics["AP"] == pytest.approx(record.metrics["AP"], abs=0.08)
             assert entry.run["parameters"] == record.parameters
     assert ("reconstruction" in entry.note) == ("afl" in cell["loss"])
@@ -82,7 +82,7 @@ def test_an_entry_agrees_with_its_run_and_with_the_committed_records_of_the_same
     assert entry.run["parameters"] <= learnt
 
 
-def test_the_page_says_what_the_files_say():
+def test_the_page_agrees_with_the_files():
     entries = [read_entry(zoo_file(name))[0] for name in NAMES]
     sizes = {name: zoo_file(name).stat().st_size for name in NAMES}
     text = (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8")
@@ -93,7 +93,7 @@ def test_the_page_says_what_the_files_say():
             assert f"{100 * entry.metrics[metric]:.1f}" in rows[entry.name]
 
 
-def test_a_file_is_read_by_the_library_alone_and_refused_when_it_is_changed(tmp_path):
+def test_a_file_is_read_by_safetensors_and_rejected_if_it_is_changed(tmp_path):
     path = zoo_file(NAMES[0])
     entry, weights = read_entry(path)
     raw = load_file(path)
@@ -126,7 +126,7 @@ def test_a_config_of_a_file_cannot_call_anything_else(tmp_path):
         load_predictor(tmp_path / "foreign.safetensors")
 
 
-def test_names_that_are_nearly_right_are_answered_with_the_right_one():
+def test_errors_about_wrong_names_suggest_the_right_one():
     with pytest.raises(CheckpointError, match=f"Did you mean {NAMES[0]}"):
         load_predictor(f"zoo:{NAMES[0]}s")
     for arguments, words in ((["mak"], "Did you mean make"), (["make", "names=[fcos-shape-fl]"], "Did you mean fcos-shapes-fl"),
@@ -160,7 +160,7 @@ def test_torch_hub_loads_a_checkout(tmp_path):
     assert done.stdout.split() == ["30", NAMES[0]], done.stderr
 
 
-def test_make_skips_what_exists_and_goes_on_after_a_failure(tmp_path, monkeypatch, capsys):
+def test_make_skips_existing_files_and_continues_after_a_failure(tmp_path, monkeypatch, capsys):
     spec = {
         "entries": {
             name: {"detector": "fcos", "loss": name, "dataset": "shapes"}
@@ -193,7 +193,7 @@ def test_make_skips_what_exists_and_goes_on_after_a_failure(tmp_path, monkeypatc
     assert command.main(["make", f"zoo={tmp_path}", "logger=none", "names=[fl,afl]"]) == 0 and len(made) == 1
 
 
-def test_an_entry_from_a_run_finds_what_the_run_found(tmp_path, monkeypatch):
+def test_an_entry_from_a_run_gives_the_detections_of_the_run(tmp_path, monkeypatch):
     from afl.training import run_cell
     from afl.training.compose import compose_cell
 
@@ -214,7 +214,7 @@ def test_an_entry_from_a_run_finds_what_the_run_found(tmp_path, monkeypatch):
     assert entry.run["key"] == record.key and entry.step == 3
     start, *arguments = entry.command.removeprefix("python -m ").split()
     again = compose_cell(detector="retinanet", loss="afl", overrides=shlex.split(" ".join(arguments))[2:])
-    # The data's own settings belong to its fingerprint, not to the command.
+    # Settings of the data are part of its fingerprint, not of the command.
     assert start == "scripts.train" and not differing(
         record.config, OmegaConf.to_container(again, resolve=True)
     )
