@@ -1,4 +1,4 @@
-"""Random maps, targets and weights that the tests of the losses share."""
+"""Random maps, targets and weights, shared by the tests of the losses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def make_info(
     name: str = "map",
     dense_positives: bool = True,
 ) -> MapInfo:
-    """A map's facts, as a detector would give them."""
+    """The description of a map, as a detector creates it."""
     tensor = torch.tensor(counts, dtype=torch.float32)
     return MapInfo(
         name=name,
@@ -30,7 +30,7 @@ def make_info(
 
 
 def plain_target(locations: int, classes: int, positive: list[int], **fields) -> ClassificationTarget:
-    """One image, the given flat indices positive."""
+    """One image whose given flat indices are positive."""
     return ClassificationTarget(
         num_classes=classes,
         image=torch.zeros(locations, dtype=torch.int64),

@@ -1,6 +1,6 @@
-"""A second, obvious implementation of every loss: dense, in double precision, with loops and autograd, from the papers.
+"""A second, simple implementation of every loss from the papers: dense, in double precision, with loops and autograd.
 
-It shares only the meaning of a sparse target with the losses. An oracle is called once per step and keeps its state,
+It only shares the meaning of sparse targets with the losses. An oracle is called once per step and keeps its state,
 so its second step depends on the first, as in training.
 """
 
@@ -22,7 +22,7 @@ from tests.losses.test_pisa import official_weights
 from tests.losses.test_seesaw import published_factors
 
 Step = Callable[[Tensor, ClassificationTarget, float, float], tuple[Tensor, Tensor]]
-"""Logits (R, C) that want a gradient, target, normaliser, value of the box terms; to the loss and its gradient."""
+"""Maps logits (R, C) that require a gradient, target, normaliser and value of the box terms to the loss and its gradient."""
 
 
 def dense(logits: Tensor, target: ClassificationTarget) -> tuple[Tensor, Tensor]:
@@ -52,7 +52,7 @@ def class_weights(counts: Tensor, beta: float, normalize: str, cap: float) -> Te
 
 @dataclass
 class Maturity:
-    """Running mean of g over positives, (C,) or a scalar, and how far it is from ``threshold``."""
+    """Running mean of g over positives, (C,) or a scalar, and its distance from ``threshold``."""
 
     prior: float
     threshold: float
@@ -74,7 +74,7 @@ class Maturity:
 
 
 class Family:
-    """w^y A alpha_t g^gamma BCE: cross-entropy, focal loss and all that class weights, gate and balance make of them.
+    """w^y A alpha_t g^gamma BCE: cross-entropy and focal loss with class weights, gate and balance.
 
     Args:
         info: the map.
@@ -227,7 +227,7 @@ class Harmonised:
 
 
 class PrimeSamples:
-    """Focal loss whose positives weigh by PISA's ranks."""
+    """Focal loss whose positives are weighted by PISA's ranks."""
 
     def __init__(self, info: MapInfo) -> None:
         self.alpha = info.alpha
@@ -243,7 +243,7 @@ class PrimeSamples:
 
 
 class ByGradients:
-    """EQLv2 and EFL: a class's weight follows the sums of its gradients so far, computed by autograd."""
+    """EQLv2 and EFL: the weight of a class depends on the sums of its previous gradients, computed by autograd."""
 
     def __init__(self, info: MapInfo, *, focal: bool) -> None:
         self.focal, self.alpha = focal, info.alpha if focal else -1.0
@@ -272,7 +272,7 @@ def hits_of(target: ClassificationTarget) -> list[tuple[int, int]]:
 
 
 class AtObjects:
-    """Focal loss whose negatives of other classes at an object weigh ``factor(probabilities, class, counts)``."""
+    """Focal loss whose negatives of other classes at an object have the weight ``factor(probabilities, class, counts)``."""
 
     def __init__(self, info: MapInfo, *, factor: Callable[[Tensor, int, Tensor], Tensor]) -> None:
         self.alpha, self.counts, self.factor = info.alpha, info.images_per_class, factor
@@ -305,7 +305,7 @@ def of_shifted(p: Tensor, s: Tensor) -> Tensor:
 
 
 class Seesaw(AtObjects):
-    """The other classes at an object have the weight S / (1 - p + S p), S from the samples so far."""
+    """The other classes at an object have the weight S / (1 - p + S p), where S depends on the previous samples."""
 
     def __init__(self, info: MapInfo) -> None:
         self.samples = [0.0] * info.num_classes
@@ -323,7 +323,7 @@ class Seesaw(AtObjects):
 
 
 class Equilibrium(AtObjects):
-    """LOCE: the same with S the ratio of the classes' mean scores."""
+    """LOCE: the same weight, where S is the ratio of the classes' mean scores."""
 
     def __init__(self, info: MapInfo) -> None:
         self.score = [info.prior] * info.num_classes
@@ -347,7 +347,7 @@ def margin_factor(own: float, other: float) -> float:
 
 
 class Grouped:
-    """BAGS: focal loss; at an object the classes of other groups weigh min(1, 8 own / others), counted image by image."""
+    """BAGS: focal loss; at an object, the classes of other groups have the weight min(1, 8 own / others), counted image by image."""
 
     def __init__(self, info: MapInfo) -> None:
         self.alpha = info.alpha
@@ -372,7 +372,7 @@ class Grouped:
 
 
 class Shifted:
-    """Focal loss of z + delta_c, delta written down for each form."""
+    """Focal loss of z + delta_c, with an explicit delta for each form."""
 
     def __init__(self, info: MapInfo, *, form: str) -> None:
         n = [max(1.0, count) for count in info.instances_per_class.tolist()]
@@ -425,7 +425,7 @@ class Asymmetric:
 
 
 class ByFrequency:
-    """Focal loss with positives weighing (n of the most frequent class / n_c)^power, at most 5."""
+    """Focal loss whose positives have the weight (n of the most frequent class / n_c)^power, at most 5."""
 
     def __init__(self, info: MapInfo, *, power: float) -> None:
         n = [max(1.0, count) for count in info.instances_per_class.tolist()]
@@ -463,7 +463,7 @@ class Varifocal:
 
 
 class Federated:
-    """A step on the negatives of the classes in S_b alone; test_federated.py tests the draw of S_b."""
+    """A step that only uses the negatives of the classes in S_b; test_federated.py tests the draw of S_b."""
 
     def __init__(self, info: MapInfo, *, inner: Callable[[MapInfo], Step]) -> None:
         self.sampling, self.inner = FederatedSampling(info), inner(info)
@@ -476,7 +476,7 @@ class Federated:
 
 
 class Guided:
-    """Sampling-Free: cross-entropy, scaled to be worth the box terms."""
+    """Sampling-Free: cross-entropy, scaled to the value of the box terms."""
 
     def __init__(self, info: MapInfo) -> None:
         pass

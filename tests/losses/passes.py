@@ -7,7 +7,7 @@ from collections import Counter
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# They name a few elements and leave the rest of a map alone.
+# These operations only access a few elements of a map.
 AT_ELEMENTS = ("index", "index_add_", "index_put_", "_index_put_impl_", "index_select", "gather", "scatter_")
 NO_PASS = ("empty", "empty_like", "new_empty", "empty_strided", *AT_ELEMENTS)
 

@@ -1,4 +1,4 @@
-"""What the tests of the sampling methods share: dense losses by the reference, and moved locations."""
+"""Shared parts of the tests of sampling methods: dense losses by the reference, and permuted locations."""
 
 from __future__ import annotations
 

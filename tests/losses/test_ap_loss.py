@@ -1,4 +1,4 @@
-"""AP loss against its definition in loops over pairs, interpolation included."""
+"""AP loss compared with its definition in loops over pairs, including interpolation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ N = torch.tensor(6.0)
 
 
 def by_pairs(logits, target, delta=1.0, normalizer=6.0):
-    """Loss and gradient, pair by pair: each positive with its mass against each rival with its own."""
+    """Loss and gradient, pair by pair: each positive and each rival with their masses."""
     z = logits.detach().double().flatten().tolist()
     classes = target.num_classes
     value = [1.0] * len(target.positive) if target.value is None else target.value.tolist()
@@ -117,7 +117,7 @@ def test_low_precision_logits_equal_loops_over_pairs_in_double(dtype, spread):
     assert_equals_pairs(logits, target, rtol=rounding, atol=1e-9)
 
 
-def test_a_perfect_ranking_costs_nothing_and_a_reversed_one_almost_everything():
+def test_a_perfect_ranking_has_loss_zero_and_a_reversed_one_almost_one():
     logits = torch.cat([torch.full((4, 1), 3.0), torch.full((96, 1), -3.0)]).requires_grad_()
     target = plain_target(100, 1, [0, 1, 2, 3])
     loss = APLoss(make_info([1.0]))
@@ -129,7 +129,7 @@ def test_a_perfect_ranking_costs_nothing_and_a_reversed_one_almost_everything():
     assert gradient.abs().sum().item() == pytest.approx(2 * 96 / 98.5)
 
 
-def test_both_sides_push_with_the_same_total_of_at_most_one():
+def test_positives_and_negatives_have_equal_total_gradients_of_at_most_one():
     target = random_target(4, locations=500, positives=30, scaled=100)
     logits = random_logits(4, target)
     positives = target.num_positives().float()
@@ -163,7 +163,7 @@ def test_order_of_locations_does_not_matter():
 @pytest.mark.parametrize("locations", [0, 3])
 @pytest.mark.parametrize("positive", [[], [-1, -1]])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_without_positives_there_is_nothing_to_rank(locations, positive, dtype):
+def test_without_positives_the_loss_is_zero(locations, positive, dtype):
     logits = torch.zeros(locations, 5, dtype=dtype, requires_grad=True)
     target = plain_target(locations, 5, positive)
     value, gradient = loss_and_gradient(APLoss(make_info([1.0] * 5))(logits, target, N), logits)

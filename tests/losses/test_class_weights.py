@@ -1,4 +1,4 @@
-"""Class weights against Cui et al.'s closed form and figures for LVIS's counts, and bad input."""
+"""Class weights compared with Cui et al.'s closed form and with figures for LVIS's counts, and bad input."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_weights_normalised_over_classes_equal_cui_closed_form_and_sum_to_c(beta
 
 
 @pytest.mark.parametrize(("beta", "ratio"), [(0.9, 10), (0.99, 100), (0.999, 1000), (0.9999, 9936)])
-def test_ratio_between_one_and_fifty_thousand_instances_is_the_published_one(beta, ratio):
+def test_the_ratio_of_one_and_fifty_thousand_instances_equals_the_published_one(beta, ratio):
     weights = class_balanced_weights(torch.tensor([1.0, 50552.0]), beta)
     assert (weights[0] / weights[1]).item() == pytest.approx(ratio, rel=1e-3)
 
@@ -33,7 +33,7 @@ def test_beta_near_one_tends_to_inverse_frequency():
     torch.testing.assert_close(weights, COUNTS[0] / COUNTS, rtol=1e-5, atol=0)
 
 
-def test_head_normalisation_gives_the_most_frequent_class_one_wherever_it_stands():
+def test_head_normalisation_gives_the_most_frequent_class_a_weight_of_one():
     shuffled = COUNTS[[3, 5, 0, 1, 4, 2]]
     weights = class_balanced_weights(shuffled, 0.999)
     assert weights[2] == 1 and (weights >= 1).all()
@@ -60,7 +60,7 @@ def test_weights_are_finite_ordered_capped_and_keep_their_mean(counts, beta, nor
         assert (weights * counts).sum().item() == pytest.approx(counts.sum().item(), rel=1e-5)
 
 
-def test_class_without_instances_weighs_like_one_with_a_single_instance():
+def test_a_class_without_instances_has_the_weight_of_a_single_instance():
     weights = class_balanced_weights(torch.tensor([100.0, 1.0, 0.0]), 0.999)
     assert weights[2] == weights[1]
 
@@ -86,7 +86,7 @@ def chain_weights(link, target):
     return link(torch.zeros(target.num_locations, target.num_classes), target, ElementWeights(0.25, 2.0))
 
 
-def test_link_weighs_positives_by_class_and_soft_ones_in_proportion():
+def test_the_link_weights_positives_by_class_and_soft_ones_in_proportion():
     link = ClassWeights(make_info(COUNTS.tolist()), cap=5.0)
     positive, value = [0, 8, 17, 11], torch.tensor([1.0, 1.0, 0.25, 0.0])
     w = class_balanced_weights(COUNTS, 0.999, "head", 5.0)[[0, 2, 5, 5]]

@@ -1,6 +1,6 @@
-"""The conditions that any Adaptive Focal Loss has to meet, whatever its formula.
+"""The conditions that every Adaptive Focal Loss must satisfy, independent of its formula.
 
-The gate A = 1 / (1 + kappa u / tau) bounds single gradients, the balance a those of all negatives together.
+The gate A = 1 / (1 + kappa u / tau) bounds single gradients, and the balance bounds the sum over all negatives.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ONE = torch.tensor(1.0)
 
 
 def build(*, alpha=-1.0, gamma=2.0, weights=None, gradient=None, balance=None, counts=None):
-    """A loss with the links whose options are given."""
+    """A loss with the links for which options are given."""
     chain = {}
     if weights is not None:
         chain["weights"] = lambda info: ClassWeights(info, **weights)
@@ -74,7 +74,7 @@ def test_condition_2_gamma_zero_without_alpha_is_class_balanced_cross_entropy():
     )
 
 
-def test_condition_3_gate_lies_in_zero_to_one_is_continuous_and_one_when_open():
+def test_condition_3_gate_is_in_zero_to_one_continuous_and_one_when_open():
     z = torch.linspace(-40, 40, 80001, dtype=torch.float64)
     u = 10.0 * focal_gradient(z, 2.0)
     closed = gate(u, 1.0)
@@ -95,7 +95,7 @@ def test_condition_3_schedule_opens_the_gate_and_keeps_it_open():
     assert seen == pytest.approx([4, 4 * 0.5625, 4 * 0.25, 4 * 0.0625, 0, 0])
 
 
-def test_condition_3_balance_is_one_where_positives_outweigh_negatives():
+def test_condition_3_balance_is_one_if_positives_outweigh_negatives():
     target = plain_target(4, 5, [0, 6, 12])
     logits = torch.full((4, 5), -4.6)
     link = GradientBalance(make_info(COUNTS))
@@ -118,7 +118,7 @@ def test_condition_3_gate_and_balance_are_constants_for_autograd():
 
 
 @pytest.mark.parametrize("weight", [1.0, 575.0, 1e4])
-def test_condition_4_fresh_gradients_stay_below_tau_over_kappa(weight):
+def test_condition_4_initial_gradients_stay_below_tau_over_kappa(weight):
     z = torch.linspace(-40, 40, 4001, dtype=torch.float64).view(-1, 1).requires_grad_()
     link = AdaptiveGradient(make_info([1.0]), kappa=2.0, tau=0.6)
     for positive in ([], list(range(len(z)))):
@@ -130,20 +130,20 @@ def test_condition_4_fresh_gradients_stay_below_tau_over_kappa(weight):
         assert gradient.abs().max() > 0.3 * weight / (weight + 2)
 
 
-def test_condition_4_fresh_negatives_weigh_no_more_than_positives_together():
+def test_condition_4_initial_negatives_do_not_outweigh_positives():
     target = random_target(4, locations=4000, positives=5, scaled=0)
     logits = torch.full((8000, 5), -2.19, dtype=torch.float64).requires_grad_()
     loss = build(weights={"cap": 5.0}, balance={"minimum": 1e-4})
     free = ElementWeights(-1.0, 2.0, positive=loss.chain["weights"].weight[target.positive_class])
     positive, negative = gradient_mass(logits.detach(), target, free)
-    assert negative.sum() > 5 * positive.sum()  # there is something to balance
+    assert negative.sum() > 5 * positive.sum()  # the balance has an effect
     _, gradient = loss_and_gradient(loss(logits, target, ONE), logits)
     down = gradient.clamp(min=0).sum()
     assert down <= (positive.sum() + 1e-4 * negative.sum()) * (1 + 1e-6)
     assert down.item() == pytest.approx(positive.sum().item(), rel=1e-5)
 
 
-def test_fading_balance_is_the_balance_of_a_fresh_model_and_nothing_for_a_mature_one():
+def test_fading_balance_acts_on_an_untrained_model_and_not_on_a_mature_one():
     target = random_target(13, locations=4000, positives=5, scaled=0)
     fresh = torch.full((8000, 5), -2.19, dtype=torch.float64).requires_grad_()
     faded, kept, free = (build(balance=b) for b in ({"threshold": 0.5, "momentum": 0.0}, {}, None))
@@ -178,12 +178,12 @@ def test_condition_5_gradient_keeps_the_sign_of_p_minus_y():
     assert (gradient * (torch.sigmoid(logits) - one_hot(target)) > 0).all()
 
 
-def test_condition_5_gated_gradient_rises_with_the_ungated_one():
+def test_condition_5_gated_gradient_increases_with_the_ungated_one():
     u = torch.logspace(-12, 5, 2000, dtype=torch.float64)
     assert ((gate(u, 1.0) * u).diff() > 0).all()
 
 
-def test_condition_5_fresh_positives_keep_a_third_of_their_gradient():
+def test_condition_5_initial_positives_keep_a_third_of_their_gradient():
     prior = 0.01
     z = torch.full((1, 1), prior, dtype=torch.float64).logit().requires_grad_()
     target = plain_target(1, 1, [0])
@@ -213,7 +213,7 @@ def test_condition_6_mature_model_gets_class_balanced_focal_loss():
 
 @pytest.mark.parametrize("per_class", [False, True])
 @pytest.mark.parametrize("soft", [False, True])
-def test_gate_on_positives_alone_leaves_every_negative_as_it_was(soft, per_class):
+def test_a_gate_on_positives_does_not_change_negatives(soft, per_class):
     target = random_target(12, soft=soft)
     logits = random_logits(12, target)
     options = {"kappa": 3.0, "per_class": per_class}
@@ -237,7 +237,7 @@ def test_condition_7_instance_normalised_weights_keep_the_mass_of_positives_unde
     assert cap is None or weights.max() <= cap
 
 
-def test_condition_8_batch_without_positives_is_finite_and_holds_all_state():
+def test_condition_8_batch_without_positives_is_finite_and_changes_no_state():
     full, empty = random_target(8), random_target(8, positives=0)
     logits = random_logits(8, full)
     loss = build(weights={}, gradient={}, balance={})
@@ -256,14 +256,14 @@ def test_condition_8_batch_without_positives_is_finite_and_holds_all_state():
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
-def test_condition_8_first_batch_without_positives_leaves_negatives_alone():
+def test_condition_8_first_batch_without_positives_does_not_change_negatives():
     target = random_target(9, positives=0)
     logits = random_logits(9, target)
     balanced, free = build(balance={}), build()
     torch.testing.assert_close(balanced(logits, target, ONE), free(logits, target, ONE))
 
 
-def test_condition_9_loss_is_divided_by_the_given_normaliser_and_nothing_else():
+def test_condition_9_loss_is_only_divided_by_the_given_normaliser():
     target = random_target(10)
     logits = random_logits(10, target)
     for options in ({}, {"weights": {}}, {"weights": {}, "gradient": {}}, {"balance": {}, "gradient": {}}):

@@ -1,4 +1,4 @@
-"""The contract of the losses of maps: defaults, and one check of shapes."""
+"""The contract of map losses: defaults, and the check of shapes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ CLASSES = [value for value in vars(losses).values() if isinstance(value, type) a
 
 
 class Sum(MapLoss):
-    """The least that a loss has to say."""
+    """The smallest implementation of a loss."""
 
     def compute(self, logits, target, normalizer, localization):
         return logits.sum() / normalizer
 
 
-def test_a_loss_that_only_computes_has_all_that_is_asked_of_it():
+def test_a_loss_with_only_compute_has_all_defaults():
     loss = Sum(make_info(COUNTS, prior=0.02))
     assert loss(torch.ones(4, 3), plain_target(4, 3, []), torch.tensor(6.0)) == 2.0
     loss.update()
@@ -32,7 +32,7 @@ def test_a_loss_that_only_computes_has_all_that_is_asked_of_it():
 @pytest.mark.parametrize(
     ("shape", "locations", "classes"), [((4, 3), 5, 3), ((4, 3), 4, 2), ((4, 2), 4, 2), ((12,), 4, 3)]
 )
-def test_every_loss_refuses_shapes_that_do_not_fit(kind, shape, locations, classes):
+def test_every_loss_rejects_wrong_shapes(kind, shape, locations, classes):
     loss = kind(make_info(COUNTS, name="heat"))
     with pytest.raises(ValueError, match=r"Map 'heat': .* a loss built for 3 classes do not fit"):
         loss(torch.zeros(shape), plain_target(locations, classes, [0]), torch.tensor(1.0))

@@ -1,4 +1,4 @@
-"""DR loss against its formula, image by image, differentiated by autograd in double precision."""
+"""DR loss compared with its formula, image by image, differentiated by autograd in double precision."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def by_image(logits, target, positive_lambda=1.0, negative_lambda=LAMBDA, sharpn
         high, low = ((owner == image) & (mass > 0) for mass in (high_mass, low_mass))
         if not high.any() and not low.any():
             continue
-        # A mass in front of the exponential is its logarithm inside the softmax.
+        # A factor of the exponential is its logarithm inside the softmax.
         q_low = torch.softmax(p[low] / negative_lambda + low_mass[low].log(), 0)
         q_high = torch.softmax(-p[high] / positive_lambda + high_mass[high].log(), 0)
         p_low = (q_low * p[low]).sum() if low.any() else 0.0
@@ -84,7 +84,7 @@ def test_loss_and_gradient_equal_autograd_of_the_formula(
     )
 
 
-def test_options_reach_the_formula():
+def test_options_are_used_in_the_formula():
     options = {"positive_lambda": 0.4, "negative_lambda": 0.2, "sharpness": 3.0, "tau": 2.0, "margin": 0.3}
     target = random_target(1, scaled=20)
     logits = random_logits(1, target)
@@ -121,8 +121,8 @@ def test_low_precision_logits_up_to_80_equal_double_precision(dtype):
     torch.testing.assert_close(gradient.double(), slope, rtol=rounding, atol=1e-9)
 
 
-def test_closed_form_of_a_head_that_gives_all_the_same():
-    """P_- = P_+, so only the margin is left; an image without objects is ranked against 1."""
+def test_a_constant_head_has_the_loss_of_a_closed_form():
+    """P_- = P_+, so only the margin remains; an image without objects is ranked against 1."""
     logits = torch.zeros(60, 5, requires_grad=True)
     target = random_target(5, scaled=0, positives=0)
     target = replace(target, positive=torch.tensor([0, 7, -1]))
@@ -136,7 +136,7 @@ def test_closed_form_of_a_head_that_gives_all_the_same():
     assert gradient[30:].sum().item() == pytest.approx(4 * 0.5 / 4 / 2)
 
 
-def test_normaliser_is_the_number_of_images_whatever_is_given():
+def test_the_normaliser_is_always_the_number_of_images():
     target = random_target(6)
     logits = random_logits(6, target)
     loss = DRLoss(make_info([1.0] * 5))
@@ -171,17 +171,17 @@ def test_order_of_locations_does_not_matter():
 
 
 @pytest.mark.parametrize("locations", [0, 3])
-def test_map_without_positives_or_locations_is_finite(locations):
+def test_a_map_without_positives_or_locations_is_finite(locations):
     logits = torch.zeros(locations, 5, requires_grad=True)
     value, gradient = loss_and_gradient(
         DRLoss(make_info([1.0] * 5))(logits, plain_target(locations, 5, []), N), logits
     )
-    # Negatives alone at 0.5 are ranked against 1; an image without any element has no loss.
+    # Negatives at 0.5 without positives are ranked against 1; an image without elements has no loss.
     assert value.item() == pytest.approx(4 / 6 * math.log(2) if locations else 0.0)
     assert gradient.shape == logits.shape and (gradient > 0).all()
 
 
-def test_it_wants_a_prior_of_one_half_whatever_the_data():
+def test_its_prior_is_always_one_half():
     loss = DRLoss(make_info([1.0]))
     assert loss.wants_prior and loss.prior_from_data(3, 1e6) == 0.5
 

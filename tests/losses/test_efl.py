@@ -1,4 +1,4 @@
-"""EFL against its formula by autograd, step after step, and against focal loss where the two are one."""
+"""EFL compared with its formula by autograd, step by step, and with focal loss in the cases in which both are equal."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_steps_equal_the_published_formula(kind, alpha):
         up, down = up + (size * y).sum(0), down + (size * (1 - y)).sum(0)
         ratio = (up / down).clamp(0, 1)
         exponents.append(gamma)
-    assert (exponents[0] == 2.0).all() and 2.5 < exponents[-1].max() < 9.9  # the test has seen them move
+    assert (exponents[0] == 2.0).all() and 2.5 < exponents[-1].max() < 9.9  # they change during the test
 
 
 def test_before_the_first_step_it_is_focal_loss():
@@ -52,7 +52,7 @@ def test_before_the_first_step_it_is_focal_loss():
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=0)
 
 
-def test_class_with_more_push_up_than_down_stays_at_the_base():
+def test_a_class_with_larger_positive_gradients_keeps_the_base_exponent():
     link = EqualizedFocus(make_info([1.0, 1.0, 1.0]))
     link.ratio.running[:] = torch.tensor([[5.0, 1.0, 0.0], [1.0, 4.0, 1.0]])
     given = link(torch.zeros(1, 3), plain_target(1, 3, [1]), ElementWeights(alpha=0.25, gamma=2.0))
@@ -61,7 +61,7 @@ def test_class_with_more_push_up_than_down_stays_at_the_base():
     assert given.positive.tolist() == pytest.approx([4.0])
 
 
-def test_loss_without_a_base_exponent_and_negative_scale_are_refused():
+def test_a_missing_base_exponent_and_a_negative_scale_are_rejected():
     with pytest.raises(ValueError, match="positive gamma"):
         build(gamma=0.0)(torch.zeros(1, 5), plain_target(1, 5, []), torch.tensor(1.0))
     with pytest.raises(ValueError, match="scale"):

@@ -1,4 +1,4 @@
-"""EQLv2 against the published formulas with gradients by autograd, step after step."""
+"""EQLv2 compared with the published formulas, with gradients by autograd, step by step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def build(counts=COUNTS, **options):
 
 @pytest.mark.parametrize("kind", [{"scaled": 0}, {"scaled": 40, "ignored": True, "verified": True}])
 def test_steps_equal_published_formulas(kind):
-    """pos_w y + neg_w (1 - y) on cross-entropy, f of the ratio of sums of |gradient| of that very loss."""
+    """pos_w y + neg_w (1 - y) on cross-entropy, where f depends on the ratio of sums of |gradient| of this loss."""
     loss, normalizer = build(mu=0.1), torch.tensor(7.0, dtype=torch.float64)
     up, down = torch.zeros(5).double(), torch.zeros(5).double()
     ratio = torch.full((5,), 100.0).double()
@@ -43,12 +43,12 @@ def test_steps_equal_published_formulas(kind):
         ratio = up / down
         seen.append(negative)
     torch.testing.assert_close(loss.chain["eqlv2"].ratio.value, ratio)
-    assert (seen[0] > 0.999).all() and (seen[-1] < 0.9).any()  # the test has seen weights move
+    assert (seen[0] > 0.999).all() and (seen[-1] < 0.9).any()  # weights change during the test
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.5, 0.8, 1.0, 3.0])
 def test_weights_at_a_known_ratio(ratio):
-    """f(0.8) = 1/2, so a positive weighs 3; the paper's curve elsewhere."""
+    """f(0.8) = 1/2, so a positive has the weight 3; other values follow the paper's curve."""
     link = EqualizationV2(make_info([1.0, 1.0]))
     link.ratio.running[:] = torch.tensor([[ratio, 1.0], [1.0, 0.0]])
     given = link(torch.zeros(2, 2), plain_target(2, 2, [0, 3]), ElementWeights(alpha=-1.0, gamma=0.0))
@@ -57,7 +57,7 @@ def test_weights_at_a_known_ratio(ratio):
     assert given.positive.tolist() == pytest.approx([1 + 4 * (1 - f), 1.0])
 
 
-def test_soft_positive_weighs_as_the_published_mixture_of_both_weights():
+def test_the_weight_of_a_soft_positive_is_the_published_mixture():
     link = EqualizationV2(make_info([1.0]))
     link.ratio.running[:] = torch.tensor([[0.8], [1.0]])
     target = plain_target(3, 1, [0, 1, 2], value=torch.tensor([0.0, 0.25, 1.0]))
@@ -65,10 +65,10 @@ def test_soft_positive_weighs_as_the_published_mixture_of_both_weights():
     assert given.positive.tolist() == pytest.approx([0.5, 0.25 * 3 + 0.75 * 0.5, 3.0])
 
 
-def test_pushes_of_a_class_without_enough_positives_balance_in_the_long_run():
-    """1 positive against 400 negatives whose logits never move: weights settle where sums balance near mu."""
+def test_gradients_of_a_class_with_few_positives_become_balanced():
+    """With 1 positive and 400 negatives at constant logits, the weights converge to a balance of the sums near mu."""
     loss = build([1.0])
-    # In float64, which no fused kernel takes: a thousand steps in their interpreter would last minutes.
+    # The fused kernels do not support float64; a thousand steps in their interpreter would take minutes.
     z = torch.cat([torch.zeros(1, 1), torch.full((400, 1), -2.0)]).double()
     target = plain_target(401, 1, [0])
     for _ in range(1000):
@@ -78,7 +78,7 @@ def test_pushes_of_a_class_without_enough_positives_balance_in_the_long_run():
 
 
 def weight_of_negatives_in_the_end(prior: float) -> float:
-    """Of a class with 2 instances in 24 epochs, on 16 maps of 24 x 24 whose negatives are learnt at once."""
+    """The weight for a class with 2 instances in 24 epochs, on 16 maps of 24 x 24 whose negatives are learned immediately."""
     loss, target = build([1.0]), plain_target(16 * 24 * 24 + 1, 1, [0])
     shares = torch.full((16 * 24 * 24 + 1, 1), prior, dtype=torch.float64)
     for _ in range(1 + 2 * 24):
@@ -88,7 +88,7 @@ def weight_of_negatives_in_the_end(prior: float) -> float:
     return loss.chain["eqlv2"].statistics()["negative_weight_min"].item()
 
 
-def test_from_the_published_prior_a_rare_class_finds_its_balance_and_from_that_of_a_heat_map_it_never_does():
+def test_a_rare_class_becomes_balanced_from_the_published_prior_but_not_from_that_of_a_heat_map():
     loss = build()
     assert loss.wants_prior and loss.prior_from_data(3.0, 900.0) == 0.001
     assert weight_of_negatives_in_the_end(0.001) > 0.2

@@ -1,4 +1,4 @@
-"""Every file of conf/loss against a second, obvious implementation; on empty input, resumed, and in two processes."""
+"""Every file of conf/loss compared with a second, simple implementation; with empty input, resumed, and in two processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COUNTS = [1400.0, 567.0, 87.0, 12.0, 0.0]
 HEAD, INSTANCES = (0.999, "head", 5.0), (0.999, "instances", 5.0)
 GATE, BALANCE = (1.0, 0.5, False), (0.99, False, None)
 AFL = {"weights": INSTANCES, "gate": GATE}
-# The stated computation of each arm, with its numbers, by the name of its file.
+# The stated computation of each loss, with its settings, by the name of its file.
 ARMS: dict[str, Callable[[MapInfo], Step]] = {
     "bce": partial(Family, gamma=0.0, alpha=-1.0),
     "fl": Family,
@@ -88,7 +88,7 @@ ARMS: dict[str, Callable[[MapInfo], Step]] = {
     "asymmetric": oracles.Asymmetric,
     "sqrt_weights": partial(oracles.ByFrequency, power=0.5),
     "inverse_weights": partial(oracles.ByFrequency, power=1.0),
-    # They train as focal loss does; tests/training/test_posthoc.py tests what they change.
+    # They train like focal loss; tests/training/test_posthoc.py tests their changes.
     "posthoc_adjustment": Family,
     "norcal": Family,
     "tau_norm": Family,
@@ -108,13 +108,13 @@ ARMS: dict[str, Callable[[MapInfo], Step]] = {
     "ap_loss": oracles.AveragePrecision,
     "dr_loss": oracles.Ranking,
 }
-# Maps of a test are too small for the numbers of samples that a real one gets.
+# The maps of a test are too small for the usual numbers of samples.
 SMALLER = {
     "ohem": "loss.chain.ohem.size=10",
     "ssd": "loss.chain.ssd.minimum=4",
     "libra": "loss.chain.libra.minimum=6",
 }
-# They rank boxes or elements within one process's part of the batch.
+# They rank boxes or elements of the part of the batch in one process.
 RANKED_APART = ("pisa", "ap_loss")
 BOX = 0.8
 
@@ -123,7 +123,7 @@ CONFIGS: dict[str, DictConfig] = {}
 
 
 def configured(arm: str) -> DictConfig:
-    """Composed once; processes get them from the first one."""
+    """The configs, composed once; other processes receive them from the first one."""
     if arm not in CONFIGS:
         CONFIGS[arm] = composed(arm)
     return CONFIGS[arm]
@@ -163,7 +163,7 @@ def make_target(seed: int, *, dense_positives: bool, positives: int = 12, **opti
 
 
 def distinct_logits(seed: int, target: ClassificationTarget) -> Tensor:
-    """(R, C) up to +-80, half of them below 4 in size; numbers of bfloat16, none twice, so that no choice is a tie."""
+    """Logits (R, C) up to +-80, half of them below 4 in size; distinct numbers of bfloat16, so that there are no ties."""
     sizes = torch.arange(1 << 15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16).float()
     random = torch.Generator().manual_seed(seed)
     small, large = (sizes[(sizes > low) & (sizes <= high)] for low, high in ((0.02, 4.0), (4.0, 80.0)))
@@ -185,7 +185,7 @@ def normalizer_of(target: ClassificationTarget) -> Tensor:
     return target.is_positive.sum().clamp(min=1).double()
 
 
-def test_every_arm_has_a_computation_of_its_own():
+def test_every_loss_has_a_second_computation():
     files = {
         path.relative_to(CONF / "loss").with_suffix("").as_posix() for path in (CONF / "loss").rglob("*.yaml")
     }
@@ -216,7 +216,7 @@ def test_three_steps_equal_the_second_computation_up_to_80(arm, dense_positives)
 
 @pytest.mark.parametrize("dense_positives", [True, False], ids=["anchors", "heat_map"])
 @pytest.mark.parametrize("arm", ARMS)
-def test_no_object_no_list_and_no_location_are_finite_from_the_first_step(arm, dense_positives):
+def test_empty_inputs_are_finite_from_the_first_step(arm, dense_positives):
     for options in ({"padding": 4}, {"padding": 0, "scaled": 0}, {"padding": 0, "scaled": 0, "locations": 0}):
         loss, _ = build(arm, dense_positives=dense_positives)
         target = make_target(3, dense_positives=dense_positives, positives=0, **options)
@@ -233,7 +233,7 @@ def test_no_object_no_list_and_no_location_are_finite_from_the_first_step(arm, d
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_a_loss_that_is_saved_and_loaded_goes_on_as_if_it_had_not_been(arm, tmp_path):
+def test_a_saved_and_loaded_loss_continues_exactly(arm, tmp_path):
     (kept, _), (loaded, _) = build(arm), build(arm)
 
     def train(loss, seed):
@@ -313,8 +313,8 @@ def work(rank: int, folder: str, configs: dict[str, DictConfig]) -> None:
     dist.destroy_process_group()
 
 
-def test_two_processes_equal_one_for_every_arm(tmp_path: Path):
-    """Values, gradients and state; and the two that rank equal, on each process, that process alone."""
+def test_two_processes_equal_one_for_every_loss(tmp_path: Path):
+    """Values, gradients and state are equal; each process of the two ranking losses equals a single process with its images."""
     mp.spawn(work, args=(str(tmp_path), {arm: configured(arm) for arm in ARMS}), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for (arm, dense_positives), first in ranks[0].items():

@@ -1,4 +1,4 @@
-"""Federated loss against sampling and dense masking in loops."""
+"""Federated loss compared with sampling and dense masking in loops."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_loss_is_focal_loss_without_the_negatives_of_classes_outside_the_sample(
 
 
 def test_others_are_drawn_by_the_square_root_of_their_frequency():
-    """One of five classes beside the image's own: chances 20 : 10 : 5 : 2 : 1."""
+    """One of five classes is drawn in addition to the image's classes, with odds of 20 : 10 : 5 : 2 : 1."""
     link = build(size=2).chain["federated"]
     target = plain_target(3, 6, [0])
     seen = torch.zeros(6)
@@ -64,12 +64,12 @@ def test_others_are_drawn_by_the_square_root_of_their_frequency():
     torch.testing.assert_close(seen[1:] / 4000, chance / chance.sum(), rtol=0, atol=0.03)
 
 
-def test_size_follows_the_number_of_classes_up_to_the_published_fifty():
+def test_the_sample_size_depends_on_the_number_of_classes_up_to_fifty():
     sizes = {classes: FederatedSampling(make_info([9.0] * classes)).size for classes in (1, 30, 54, 1203)}
     assert sizes == {1: 1, 30: 10, 54: 18, 1203: 50}
 
 
-def test_a_map_of_one_class_and_an_image_without_objects_keep_what_they_need():
+def test_a_map_of_one_class_and_an_image_without_objects_keep_their_negatives():
     target = plain_target(4, 1, [])
     logits = torch.zeros(4, 1, requires_grad=True)
     found = loss_and_gradient(build([5.0])(logits, target, torch.tensor(1.0)), logits)

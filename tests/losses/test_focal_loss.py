@@ -1,4 +1,4 @@
-"""Focal loss against torchvision, CornerNet's heat-map loss and closed-form values of fresh heads."""
+"""Focal loss compared with torchvision, CornerNet's heat-map loss, and closed-form values of untrained heads."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_map_loss_equals_cornernet_inside_its_clamp_range():
         (0.01, -1.0, 1.0050e-6, 4.514),
     ],
 )
-def test_fresh_head_has_closed_form_value(prior, alpha, negative, positive):
+def test_an_untrained_head_has_the_loss_of_a_closed_form(prior, alpha, negative, positive):
     locations, classes = 128 * 128, 80
     logits = torch.full((locations, classes), math.log(prior / (1 - prior)))
     loss = ClassificationLoss(make_info([1.0] * classes, prior=prior, alpha=alpha))
@@ -119,6 +119,6 @@ def test_wrong_shape_of_logits_is_named():
 
 
 @pytest.mark.parametrize("options", [{"gamma": -1.0}, {"alpha": 1.5}])
-def test_options_out_of_range_are_refused(options):
+def test_options_out_of_range_are_rejected(options):
     with pytest.raises(ValueError, match="|".join(options)):
         ClassificationLoss(make_info([1, 1]), **options)

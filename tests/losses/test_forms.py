@@ -1,4 +1,4 @@
-"""The other forms of Adaptive Focal Loss: their equations in plain numbers, and their limits."""
+"""The other forms of Adaptive Focal Loss: their equations with numbers, and their limits."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def size(z: float) -> float:
 
 
 def factor(loss, z: float, label: int = 4) -> float:
-    """How much the loss multiplies the gradient of a single positive."""
+    """The factor of the loss on the gradient of a single positive."""
     logits = torch.full((1, 5), -30.0, dtype=torch.float64)
     logits[0, label] = z
     logits.requires_grad_()
@@ -62,7 +62,7 @@ def equal(one, other, *, rtol=1e-9, seeds=(0, 1)):
 
 @pytest.mark.parametrize("z", [-12.0, -3.0, -0.5, 0.7, 2.0, 5.0])
 @pytest.mark.parametrize("kappa", [0.3, 1.0, 8.0])
-def test_anchored_weight_is_the_formula_and_lies_between_focal_and_class_balanced(z, kappa):
+def test_anchored_weight_follows_the_formula_between_focal_and_class_balanced(z, kappa):
     loss = build(weights=WEIGHTS, anchor=partial(AnchoredGradient, kappa=kappa))
     g, found = size(z), factor(loss, z)
     assert found == pytest.approx(5 * (1 + kappa * g) / (1 + kappa * 5 * g), rel=1e-5)
@@ -80,7 +80,7 @@ def test_anchored_limits_are_class_balanced_and_plain_focal_loss():
     equal(build(weights=WEIGHTS, anchor=partial(AnchoredGradient, kappa=0.0)), weighted)
     equal(build(anchor=AnchoredGradient), build())
     equal(build(weights=WEIGHTS, anchor=partial(AnchoredGradient, kappa=1e12)), build(), rtol=1e-4)
-    # Easy positives have nearly no gradient, so they keep the class weight.
+    # Easy positives have almost no gradient, so they keep the class weight.
     anchored = build(weights=WEIGHTS, anchor=AnchoredGradient)
     assert factor(anchored, 6.0) == pytest.approx(5.0, rel=1e-3)
     assert factor(anchored, -20.0) == pytest.approx(5 * 2 / 6, rel=1e-4)
@@ -113,14 +113,14 @@ def test_power_follows_the_most_mature_quarter_of_the_classes_with_instances():
     assert link.quarter == 2
     link.maturity.ghat.copy_(torch.tensor([0.9, 0.6, 0.9, 0.7, 0.9, 0.9]))
     assert link.power.item() == pytest.approx(1 - (0.25 + 0.5) / 2)
-    # The other classes do not matter until they are among the most mature.
+    # The other classes have no effect until they are among the most mature.
     link.maturity.ghat[0] = 0.8
     assert link.power.item() == pytest.approx(1 - (0.25 + 0.5) / 2)
     link.maturity.ghat[2] = 0.2
     assert link.power.item() == pytest.approx(1 - (0.0 + 0.25) / 2)
 
 
-def test_power_never_leaves_the_unit_interval_and_one_class_is_left_alone():
+def test_power_stays_in_the_unit_interval_and_one_class_is_not_changed():
     link = TemperedClassWeights(make_info([9.0, 1.0]))
     for ghat in (0.0, 0.5, 0.99, 1.0):
         link.maturity.ghat.fill_(ghat)
@@ -133,7 +133,7 @@ def test_power_never_leaves_the_unit_interval_and_one_class_is_left_alone():
     assert lonely(logits, target, N) == plain(logits, target, N)
 
 
-def test_weights_of_this_step_come_from_the_steps_before_it():
+def test_weights_of_a_step_depend_on_previous_steps():
     loss = build(weights=partial(TemperedClassWeights, momentum=0.0))
     target = plain_target(1, 5, [0, 1])
     logits = torch.full((1, 5), 3.0, dtype=torch.float64, requires_grad=True)
@@ -148,7 +148,7 @@ def test_weights_of_this_step_come_from_the_steps_before_it():
 
 @pytest.mark.parametrize("z", [-12.0, -3.0, -0.5, 0.7, 2.0])
 @pytest.mark.parametrize("ghat", [0.99, 0.8, 0.6])
-def test_cap_is_the_formula(z, ghat):
+def test_the_cap_follows_the_formula(z, ghat):
     loss = build(weights=WEIGHTS, cap=partial(RelativeCap, rho=0.8)).eval()
     loss.chain["cap"].maturity.ghat.fill_(ghat)
     loss.chain["cap"].size.fill_(0.7)
@@ -156,7 +156,7 @@ def test_cap_is_the_formula(z, ghat):
     assert factor(loss, z) == pytest.approx(min(5.0, limit / size(z)), rel=1e-5)
 
 
-def test_a_fresh_head_lets_no_positive_push_more_than_an_average_one_of_focal_loss():
+def test_an_untrained_head_limits_positives_to_the_average_gradient_of_focal_loss():
     loss = build(weights=partial(ClassWeights, normalize="head", cap=None), cap=RelativeCap).eval()
     average = size(math.log(0.01 / 0.99))
     for z in torch.linspace(-20, 8, 57).tolist():
@@ -165,7 +165,7 @@ def test_a_fresh_head_lets_no_positive_push_more_than_an_average_one_of_focal_lo
     assert loss.statistics()["cap/mean_size"].item() == pytest.approx(average, rel=1e-5)
 
 
-def test_cap_goes_as_positives_are_learnt_and_never_raises_a_weight():
+def test_the_cap_rises_as_positives_are_learned_and_does_not_raise_weights():
     loss = build(weights=WEIGHTS, cap=RelativeCap).eval()
     loss.chain["cap"].maturity.ghat.fill_(0.5)
     equal(loss, build(weights=WEIGHTS))
@@ -195,7 +195,7 @@ def test_mean_size_is_that_of_the_unweighted_gradient_over_all_micro_batches():
 
 
 @pytest.mark.parametrize("form", [AnchoredGradient, RelativeCap, TemperedClassWeights])
-def test_maps_without_positives_are_focal_loss(form):
+def test_maps_without_positives_have_focal_loss(form):
     target = random_target(0, positives=0)
     logits = random_logits(0, target)
     with_form, plain = build(form=form), build()
@@ -208,6 +208,6 @@ def test_maps_without_positives_are_focal_loss(form):
     ("form", "options"),
     [(AnchoredGradient, {"kappa": -1.0}), (RelativeCap, {"rho": 0.0}), (RelativeCap, {"momentum": 1.0})],
 )
-def test_bad_options_are_named(form, options):
+def test_invalid_options_are_named(form, options):
     with pytest.raises(ValueError, match=next(iter(options))):
         form(make_info(COUNTS), **options)

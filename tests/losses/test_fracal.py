@@ -1,4 +1,4 @@
-"""Fractal calibration's logits against the product of two sigmoids in double precision, up to +-80 and in every type."""
+"""Logits of fractal calibration compared with the product of two sigmoids in double precision, up to +-80 and in every type."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_logits_are_those_of_the_product_up_to_80(dtype, tolerance):
         )
 
 
-def test_one_class_is_not_changed_and_a_negative_power_is_refused():
+def test_one_class_is_not_changed_and_a_negative_power_is_rejected():
     assert FractalCalibration(make_info([5.0])).rescoring is None
     with pytest.raises(ValueError, match="power is -1"):
         FractalCalibration(INFO, power=-1.0)

@@ -1,4 +1,4 @@
-"""The public functions on dense targets against their reference by autograd, and against the maps' path."""
+"""The public functions on dense targets compared with their reference by autograd, and with the path of maps."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_bad_arguments_are_named(arguments, word):
         adaptive_focal_loss(**(good | arguments))
 
 
-def test_module_lets_kappa_fall_as_positives_are_learnt():
+def test_kappa_of_the_module_decreases_as_positives_are_learned():
     loss = AdaptiveFocalLoss(COUNTS, momentum=0.5, prior=0.1, cap=5.0, reduction="sum")
     weights = class_balanced_weights(COUNTS, normalize="instances", cap=5.0)
     targets = torch.zeros(3, 5)
@@ -202,7 +202,7 @@ def test_module_lets_kappa_fall_as_positives_are_learnt():
     assert loss.kappa == 0
 
 
-def test_module_moves_nothing_in_evaluation_or_without_positives():
+def test_the_module_has_constant_state_in_evaluation_or_without_positives():
     loss = AdaptiveFocalLoss(COUNTS, momentum=0.5)
     before = copy.deepcopy(loss.state_dict())
     loss(torch.zeros(3, 5), torch.zeros(3, 5))

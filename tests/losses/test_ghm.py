@@ -1,4 +1,4 @@
-"""GHM-C against the official algorithm, element by element, and against its closed form."""
+"""GHM-C compared with the official algorithm, element by element, and with its closed form."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Official:
         {"scaled": 0, "soft": True},
     ],
 )
-def test_steps_equal_the_official_loop_once_divided_by_the_normalizer(bins, kind):
+def test_steps_equal_the_official_loop_divided_by_the_normalizer(bins, kind):
     loss, official = build(bins=bins, momentum=0.75), Official(bins, 0.75)
     for seed in range(4):
         target = random_target(seed, **kind)
@@ -72,7 +72,7 @@ def test_steps_equal_the_official_loop_once_divided_by_the_normalizer(bins, kind
 
 
 def test_first_step_is_the_mean_over_used_bins_of_mean_cross_entropies():
-    """1,000 negatives at p = 0.01 and one at 0.55 against two positives: each bin has the same say."""
+    """1,000 negatives at p = 0.01, one at 0.55, and two positives: each bin has the same weight."""
     z = torch.tensor([0.01] * 1000 + [0.55] + [0.2, 0.22]).double().logit().unsqueeze(1)
     loss = build(1)(z, plain_target(1003, 1, [1001, 1002]), torch.tensor(2.0))
     easy, hard = -math.log(0.99), -math.log(0.45)
@@ -80,8 +80,8 @@ def test_first_step_is_the_mean_over_used_bins_of_mean_cross_entropies():
     assert loss.item() == pytest.approx((easy + hard + positives) / 3)
 
 
-def test_crowd_of_hard_negatives_is_as_weak_as_the_crowd_of_easy_ones():
-    """Both crowds lose their majority: the single element between them gets as much gradient as either."""
+def test_many_hard_negatives_have_the_weight_of_many_easy_ones():
+    """The single element between two large groups has as much gradient as each of them."""
     z = torch.tensor([0.001] * 500 + [0.5] + [0.999] * 500).double().logit().unsqueeze(1).requires_grad_()
     _, gradient = loss_and_gradient(build(1)(z, plain_target(1001, 1, []), torch.tensor(1.0)), z)
     weight = gradient / torch.sigmoid(z.detach())
@@ -99,7 +99,7 @@ def test_negative_under_a_gaussian_counts_as_its_scale():
     )
 
 
-def test_parts_of_one_step_move_the_histogram_by_their_mean():
+def test_parts_of_one_step_update_the_histogram_by_their_mean():
     loss = build(1, bins=2, momentum=0.5)
     link = loss.chain["ghm"]
     one, two = torch.tensor([[-1.0], [-1.0], [1.0]]), torch.tensor([[-1.0], [1.0], [1.0]])
@@ -111,7 +111,7 @@ def test_parts_of_one_step_move_the_histogram_by_their_mean():
 
 
 @pytest.mark.parametrize("on_host", [True, False])
-def test_block_size_and_device_path_change_nothing(monkeypatch, on_host):
+def test_block_size_and_device_path_do_not_change_the_result(monkeypatch, on_host):
     target = random_target(3, ignored=True, verified=True, scaled=40)
     logits = random_logits(3, target)
     expected = loss_and_gradient(build()(logits, target, torch.tensor(3.0)), logits)

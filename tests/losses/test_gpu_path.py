@@ -1,4 +1,4 @@
-"""Every file of conf/loss as a GPU computes it: against its second computation, and by counting passes over the whole map."""
+"""Every file of conf/loss on the path of a GPU: compared with its second computation, and counts of passes over the whole map."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ KERNELS = [
     for name in ("dense", "histogram", "kernel", "launch", "ranking", "rows")
 ]
 PUBLISHED = [arm for arm in ARMS if not arm.startswith("ablation/")]
-# Losses with a pass over the logits before the fused one, or another in its place.
+# Losses with a pass over the logits before or instead of the fused one.
 WITH_PASSES = ("ap_loss", "dr_loss", "ghm", "ohem", "ssd", "libra", "efl", "afl_balanced", "sampling_free")
-# Losses that draw elements or keep the hardest.
+# Losses that draw elements or keep the hardest ones.
 DRAWN = ("libra", "federated", "federated_rfs", "federated_rfs_efl", "ohem", "ssd")
 HEADS = pytest.mark.parametrize("dense_positives", [True, False], ids=["anchors", "heat_map"])
 
 
 class Skipped:
-    """A kernel that is launched and does nothing."""
+    """A kernel that does nothing."""
 
     def __getitem__(self, grid):
         return lambda *args, **kwargs: None
@@ -42,7 +42,7 @@ class Skipped:
 
 @pytest.fixture
 def kernels_skipped(monkeypatch):
-    """The path of a GPU without its kernels: nothing is read on the host, and outputs of kernels are arbitrary."""
+    """The path of a GPU without its kernels: the host reads no value, and outputs of kernels are arbitrary."""
     kernel = type(import_module("afl.losses.triton_launch")._scale)
     for module in KERNELS:
         for name, value in list(vars(module).items()):
@@ -51,7 +51,7 @@ def kernels_skipped(monkeypatch):
         for name, stand_in in (("interpreted", lambda: False), ("stored_type", lambda dtype: dtype)):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, stand_in)
-    # Blocks of torch's passes, if there are any, hold the whole map.
+    # A block of torch's passes, if there is one, contains the whole map.
     for module in (fused, at_objects, negatives):
         monkeypatch.setattr(module, "block_rows", lambda columns, device, elements: 1 << 20)
     monkeypatch.setattr(negatives.Eraser, "on_host", False)
@@ -69,7 +69,7 @@ def kernels_skipped(monkeypatch):
 def test_no_torch_operation_passes_over_the_whole_map(kernels_skipped, arm, dense_positives):
     """The kernels write the gradient, the one tensor of the map's size."""
     loss, _ = build(arm, dense_positives=dense_positives)
-    # Large against B times the samples that mining keeps in an image, and against P x C.
+    # Much larger than B times the samples that mining keeps in an image, and than P x C.
     target = make_target(0, dense_positives=dense_positives, images=2, locations=4000)
     logits = torch.zeros(8000, 5, dtype=torch.bfloat16, requires_grad=True)
     with Passes(logits.numel()) as passes:
@@ -79,7 +79,7 @@ def test_no_torch_operation_passes_over_the_whole_map(kernels_skipped, arm, dens
     assert passes.allocated == 1
 
 
-def test_passes_are_counted_and_what_touches_a_few_elements_is_not():
+def test_operations_on_a_few_elements_are_not_counted_as_passes():
     x = torch.zeros(100)
     with Passes(100) as passes:
         x.view(10, 10)[torch.tensor([1])] += 1
@@ -139,7 +139,7 @@ def test_several_programs_equal_double_precision_on_larger_maps(monkeypatch, arm
 
 @pytest.mark.parametrize("switch", ["on", "off"])
 @pytest.mark.parametrize("arm", PUBLISHED)
-def test_a_logit_that_is_not_a_number_shows_in_the_loss(monkeypatch, arm, switch):
+def test_a_nan_logit_gives_a_nan_loss(monkeypatch, arm, switch):
     monkeypatch.setenv("AFL_TRITON", switch)
     monkeypatch.setattr("afl.losses.triton_launch._BLOCK_INTERPRETED", 512)
     loss, _ = build(arm)
@@ -154,7 +154,7 @@ def test_a_logit_that_is_not_a_number_shows_in_the_loss(monkeypatch, arm, switch
 
 
 def test_weights_at_locations_multiply_those_of_other_locations():
-    """Two tables, as competing classes and mining have them: every element gets the product of both."""
+    """With two tables, as for competing classes and mining, every element has the product of both weights."""
     random = torch.Generator().manual_seed(0)
     slots, tables = [], []
     for rows in ([0, 3, 4, 7], [1, 3, 7, 5, 2]):

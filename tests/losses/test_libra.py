@@ -1,4 +1,4 @@
-"""IoU-balanced sampling against the official procedure played many times and closed-form probabilities."""
+"""IoU-balanced sampling compared with many repetitions of the official procedure and with closed-form probabilities."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def assert_shares(actual, expected, steps=400):
 
 
 @pytest.mark.parametrize("available", [[50, 20, 9], [200, 3, 0], [2, 40, 5], [4, 3, 2], [0, 0, 60]])
-def test_probabilities_equal_the_official_procedure_played_many_times(available):
+def test_probabilities_equal_many_repetitions_of_the_official_procedure(available):
     """Each bin contributes up to a third of 18; the rest is drawn from all remaining candidates."""
     dice, trials, counts = random.Random(0), 3000, [0, 0, 0]
     candidates = [(k, i) for k, number in enumerate(available) for i in range(number)]
@@ -87,7 +87,7 @@ def test_anchors_are_drawn_with_probabilities_of_their_iou_bins():
         for r, p in probability_by_loop(bins, wanted, 3).items():
             expected[r] = p
     share = drawn_share(link(minimum=4), torch.zeros(80, 5), target)
-    assert (share[[0, 5]] == 1).all()  # positive locations stay
+    assert (share[[0, 5]] == 1).all()  # positive locations are kept
     expected[[0, 5]] = 1
     kept = ~target.ignored
     assert_shares(share[kept], expected[kept])
@@ -135,7 +135,7 @@ def test_heat_maps_are_drawn_from_bins_of_the_tallest_gaussian_and_the_floor():
     assert_shares(share[kept], expected[kept])
 
 
-def test_wrong_classes_on_an_object_of_a_heat_map_are_learnt_though_they_have_no_gaussian():
+def test_wrong_classes_at_an_object_of_a_heat_map_are_negatives_without_a_gaussian():
     """All of them at the peak; around it, those of the bin of the object's Gaussian and not those of the floor."""
     rows = 10_000
     target = plain_target(
@@ -181,7 +181,7 @@ def test_loss_is_cross_entropy_of_positives_and_drawn_negatives(scaled):
 
 @pytest.mark.parametrize("dense_positives", [True, False])
 def test_each_half_of_a_batch_draws_what_the_whole_batch_draws(dense_positives):
-    """So two processes sample the same as one, without communication."""
+    """Two processes therefore sample like one, without communication."""
     target = random_target(4, positives=0, scaled=0)
     whole = link(dense_positives=dense_positives)(torch.zeros(60, 5), target, FREE)
     half = replace(target, image=target.image[:30], num_images=1)
@@ -190,7 +190,7 @@ def test_each_half_of_a_batch_draws_what_the_whole_batch_draws(dense_positives):
     assert torch.equal(whole.negative_location[30:], part.negative_location)
 
 
-def test_sampling_resumes_where_it_was_and_leaves_the_global_generator_alone():
+def test_sampling_resumes_exactly_and_does_not_change_the_global_generator():
     target = random_target(5, positives=0, scaled=0)
     first, second = link(), link()
     state = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""Adaptive Focal Loss in torchvision's RetinaNet, against the stated formula in NumPy and against torchvision's own loss."""
+"""Adaptive Focal Loss in torchvision's RetinaNet, compared with the stated formula in NumPy and with torchvision's loss."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def model_with(loss: torch.nn.Module) -> retinanet.RetinaNet:
 
 @pytest.fixture(scope="module")
 def scenes():
-    """Bright squares of the frequent class, dark ones of the rare class, on noise."""
+    """Bright squares of the frequent class and dark squares of the rare class on noise."""
     generator = torch.Generator().manual_seed(1)
     images, targets = [], []
     for i in range(4):
@@ -82,7 +82,7 @@ def scenes():
 
 
 def stated(logits: np.ndarray, wanted: np.ndarray, weights: np.ndarray, kappa: float) -> float:
-    """Sum of A w alpha_t g^2 BCE, A = 1 / (1 + kappa u), from the definitions, one element after the other."""
+    """The sum of A w alpha_t g^2 BCE with A = 1 / (1 + kappa u), from the definitions, one element at a time."""
     total = 0.0
     for row, goal in zip(logits.astype(float), wanted, strict=True):
         for z, y, w in zip(row, goal, weights, strict=True):
@@ -104,14 +104,14 @@ def test_the_first_step_equals_the_stated_formula_on_the_anchors_that_torchvisio
     monkeypatch.setattr(loss, "forward", lambda z, y, real=loss.forward: seen.append((z, y)) or real(z, y))
     found = model(images, targets)["classification"]
     effective = (1 - 0.999 ** COUNTS.double().numpy()) / (1 - 0.999)
-    # The factor that gives weights of at most 5 a mean of 1 over instances, by halving.
+    # The factor that gives weights of at most 5 a mean of 1 over instances, by bisection.
     low, high, counts = 0.0, 1e6, COUNTS.double().numpy()
     for _ in range(100):
         factor = (low + high) / 2
         weights = np.minimum(factor / effective, 5.0)
         low, high = (factor, high) if (counts * weights).sum() < counts.sum() else (low, factor)
     assert weights[1] == 5.0 and weights.min() < 1 and len(seen) == 4
-    # kappa of a fresh head is 1; each image's loss moves the running mean g of the positives, with momentum 0.99.
+    # kappa of an untrained head is 1; the loss of each image updates the running mean g of the positives, with momentum 0.99.
     ghat, expected = 0.99, 0.0
     for z, y in seen:
         kappa = np.clip((ghat - 0.5) / 0.49, 0, 1)
@@ -121,7 +121,7 @@ def test_the_first_step_equals_the_stated_formula_on_the_anchors_that_torchvisio
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_head_around_it_is_torchvisions_own(scenes):
+def test_the_head_with_focal_loss_equals_torchvisions(scenes):
     images, targets = scenes
 
     class Focal(torch.nn.Module):

@@ -1,4 +1,4 @@
-"""Every file of conf/loss composes and builds the arm that it names."""
+"""Every file of conf/loss composes and builds its loss."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COUNTS = [1400.0, 567.0, 87.0, 12.0, 0.0]
 
 def build(*overrides: str):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        # Only the group under test: the project's own defaults need a detector and a data set.
+        # Only the tested group is composed, because the project's defaults need a detector and a data set.
         config = compose(overrides=list(overrides))
     return instantiate(config.loss)(make_info(COUNTS))
 
@@ -45,13 +45,13 @@ def test_config_builds_its_chain_and_trains_on_anchor_and_heat_map_targets(arm):
         assert value > 0 and gradient.isfinite().all()
 
 
-def test_every_config_is_tested_and_starts_with_a_line_that_says_what_it_is():
+def test_every_config_is_tested_and_starts_with_a_description():
     files = {path.stem: path.read_text() for path in (CONF / "loss").glob("*.yaml")}
     assert set(ARMS) <= set(files)
     assert all(text.startswith("# ") and text.splitlines()[0].endswith(".") for text in files.values())
 
 
-def test_chain_is_extended_shortened_and_changed_from_the_command_line():
+def test_the_command_line_extends_shortens_and_changes_the_chain():
     loss = build(
         "+loss=afl",
         "+loss.chain.balance={_target_:afl.losses.GradientBalance,_partial_:true}",

@@ -1,4 +1,4 @@
-"""The warmed-up loss is the loss times a number that rises linearly."""
+"""The warmed-up loss is the loss times a factor that rises linearly."""
 
 import pytest
 import torch
@@ -28,6 +28,6 @@ def test_the_ramp_survives_a_checkpoint():
     assert other.factor.item() == pytest.approx(0.1 + 0.9 * 0.4)
 
 
-def test_impossible_ramps_are_refused():
+def test_invalid_ramps_are_rejected():
     with pytest.raises(ValueError, match="positive"):
         LossWarmUp(make_info([9.0] * 3), steps=0)

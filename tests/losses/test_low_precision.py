@@ -28,7 +28,7 @@ PUBLIC = {
 }
 MAPS = {"fl": ClassificationLoss, "ap": APLoss, "dr": DRLoss}
 HALF = [torch.bfloat16, torch.float16]
-# Half a unit in the last place, once when the gradient is kept in bfloat16 and once for the product.
+# Half a unit in the last place, once for the stored bfloat16 gradient and once for the product.
 ROUNDING = {torch.bfloat16: 2 * 2**-8, torch.float16: 2**-11}
 # float16 has gaps of 2^-24 below 2^-14.
 GAP = {torch.bfloat16: 0.0, torch.float16: 2**-25}
@@ -65,14 +65,14 @@ def test_the_upstream_factor_is_applied_in_single_precision(name, reduction, fac
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("name", MAPS)
-def test_the_losses_of_maps_do_the_same(name, soft, dtype):
+def test_the_losses_of_maps_apply_the_factor_in_single_precision(name, soft, dtype):
     target = random_target(0, soft=soft)
     z = random_logits(0, target).detach().to(dtype)
     loss = MAPS[name](make_info([9.0] * 5))
     low, exact = z.clone().requires_grad_(), z.double().requires_grad_()
     for logits in (low, exact):
         (loss(logits, target, torch.tensor(7.0)) * 777.7).backward()
-    # Soft positives are added twice, as positives and as rivals.
+    # Soft positives are summed twice, as positives and as rivals.
     twice = 2 if soft else 1
     torch.testing.assert_close(
         low.grad.double(),
@@ -85,7 +85,7 @@ def test_the_losses_of_maps_do_the_same(name, soft, dtype):
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("name", PUBLIC)
 def test_a_gradient_scaler_gives_the_gradients_of_single_precision(name, reduction):
-    """Its factor of 65,536 is not a number of float16, and without it most gradients of a mean are not either."""
+    """The factor of 65,536 is not a float16 number, and without it most gradients of a mean underflow."""
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
     z, y = dense_case(torch.float16)
     z = z * (1.0 if reduction == "mean" else 1e-3)
@@ -128,7 +128,7 @@ def test_empty_inputs_with_class_weights(shape):
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["public", "map"])
-def test_a_second_derivative_is_refused_with_its_reason(own):
+def test_a_second_derivative_gives_an_error_with_the_reason(own):
     target = random_target(0)
     logits = random_logits(0, target)
     if own:

@@ -1,4 +1,4 @@
-"""Online hard example mining against a loop over images that sorts dense losses."""
+"""Online hard example mining compared with a loop over images that sorts dense losses."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_heat_maps_equal_a_loop_that_sorts_scaled_elements_and_keeps_peaks(seed)
 
 
 @pytest.mark.parametrize("by_location", [True, False])
-def test_behind_other_links_the_weighted_focal_loss_decides(by_location):
+def test_after_other_links_the_weighted_focal_loss_is_used(by_location):
     target = random_target(5, positives=12)
     logits = random_logits(5, target)
     loss = build(dense_positives=by_location, gamma=2.0, alpha=0.25, class_weights=True, size=6)
@@ -86,7 +86,7 @@ def test_behind_other_links_the_weighted_focal_loss_decides(by_location):
 
 def test_easy_positives_are_dropped_on_anchors_and_never_on_heat_maps():
     z = torch.full((20, 5), 3.0)
-    z[0, 1] = 8.0  # right, and so the easiest location
+    z[0, 1] = 8.0  # correct, and therefore the easiest location
     z[0, [0, 2, 3, 4]] = -8.0
     z.requires_grad_()
     target = plain_target(20, 5, [1])
@@ -157,19 +157,19 @@ def test_class_map_of_objectbox_keeps_the_hardest_claims():
     assert (gradient[[0, 2]] == 0).all() and (gradient[1] != 0).all()
 
 
-def test_path_without_host_synchronisation_gives_the_same(monkeypatch):
+def test_the_path_without_host_synchronisation_gives_the_same_result(monkeypatch):
     target = random_target(9, ignored=True, scaled=30)
     logits = random_logits(9, target)
     loss = build(dense_positives=False)
     expected = loss_and_gradient(loss(logits, target, N), logits)
     monkeypatch.setattr(sampling, "on_host", lambda tensor: False)
-    # Fewer locations than places in the padded list.
+    # There are fewer locations than entries in the padded list.
     few = replace(target, ignored=torch.arange(60) > 4, positive=torch.full((2,), -1))
     assert loss_and_gradient(loss(logits, target, N), logits)[0] == expected[0]
     exact = mined_by_loop(logits, few, 10, by_location=False)
     torch.testing.assert_close(loss(logits, few, N), exact)
 
 
-def test_no_sample_at_all_is_refused():
+def test_zero_samples_are_rejected():
     with pytest.raises(ValueError, match="size"):
         OnlineHardExampleMining(make_info([1.0]), size=0)

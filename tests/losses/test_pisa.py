@@ -1,4 +1,4 @@
-"""PISA against the published two-step ranking in loops, and against the definition of a rank."""
+"""PISA compared with the published two-step ranking in loops, and with the definition of a rank."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def with_boxes(target, seed=0, objects=6):
 
 
 def official_ranks(overlap, owner, label):
-    """Add to each IoU how many places it may fall behind; sort the sums within the class."""
+    """Add the largest allowed rank difference to each IoU, and sort the sums within the class."""
     score = overlap.double().clone()
     most = len(score)
     for thing in owner.unique():
@@ -58,7 +58,7 @@ def official_weights(target, loss, k, bias):
     return weight * loss.sum() / (weight * loss).sum()
 
 
-def test_order_is_best_of_every_object_first():
+def test_the_best_box_of_every_object_comes_first():
     """Objects A (0.9, 0.8, 0.3) and B (0.5, 0.4) of one class: A1 B1 A2 B2 A3."""
     quality = torch.tensor([0.8, 0.5, 0.9, 0.3, 0.4])
     owner, label = torch.tensor([7, 2, 7, 7, 2]), torch.zeros(5, dtype=torch.int64)
@@ -96,7 +96,7 @@ def test_gradient_of_positives_equals_published_weights_times_focal_gradient(opt
     torch.testing.assert_close(value, whole, rtol=1e-6, atol=0)  # the positives' loss keeps its sum
 
 
-def test_links_before_it_are_in_the_sum_that_is_kept():
+def test_previous_links_are_included_in_the_preserved_sum():
     target = with_boxes(random_target(2, positives=25))
     logits = random_logits(2, target)
     kept = build(before=ClassWeights)(logits, target, torch.tensor(1.0))
@@ -104,7 +104,7 @@ def test_links_before_it_are_in_the_sum_that_is_kept():
     assert kept.item() == pytest.approx(alone(logits, target, torch.tensor(1.0)).item(), rel=1e-6)
 
 
-def test_on_heat_maps_every_peak_is_an_object_and_the_class_rank_remains():
+def test_on_heat_maps_every_peak_is_an_object_and_only_the_class_rank_is_used():
     """Peaks of one class at p = 1/2, so with equal losses: u = 1, 2/3, 1/3, squared and scaled to mean 1."""
     info = replace(make_info(COUNTS), dense_positives=False)
     target = plain_target(4, 5, [0, 5, 10], overlap=torch.tensor([0.2, 0.9, 0.5]))
@@ -112,7 +112,7 @@ def test_on_heat_maps_every_peak_is_an_object_and_the_class_rank_remains():
     assert weights.positive.tolist() == pytest.approx([3 * 1 / 14, 3 * 9 / 14, 3 * 4 / 14])
 
 
-def test_map_without_boxes_is_refused_by_name_and_reason():
+def test_a_map_without_boxes_is_rejected_with_its_name_and_the_reason():
     info = make_info([1.0] * 5, name="top_left", dense_positives=False)
     target = plain_target(4, 5, [])
     with pytest.raises(UndefinedPair, match="'top_left' predicts no box"):
@@ -121,7 +121,7 @@ def test_map_without_boxes_is_refused_by_name_and_reason():
         build()(torch.zeros(4, 5), replace(target, overlap=torch.zeros(0)), torch.tensor(1.0))
 
 
-def test_it_asks_for_overlaps_and_names_options_out_of_range():
+def test_it_requests_overlaps_and_names_options_out_of_range():
     assert build().uses_overlap and not ClassificationLoss(make_info(COUNTS)).uses_overlap
     for options in ({"k": -1.0}, {"bias": 1.5}):
         with pytest.raises(ValueError, match=next(iter(options))):

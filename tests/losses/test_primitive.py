@@ -1,4 +1,4 @@
-"""The fused sum against the dense reference by autograd and against finite differences, and the memory it keeps."""
+"""The fused sum compared with the dense reference by autograd and with finite differences, and its memory."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_fused_equals_dense_reference_for_every_size_of_block(monkeypatch, block
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_an_open_gate_is_no_gate_bit_for_bit_and_costs_nothing(monkeypatch, dtype):
+def test_an_open_gate_is_bit_identical_to_no_gate_and_has_no_cost(monkeypatch, dtype):
     monkeypatch.setenv("AFL_TRITON", "off")
     monkeypatch.setattr(negatives, "BLOCK", 64)
     target = random_target(5, ignored=True, scaled=20)
@@ -106,7 +106,7 @@ def test_an_open_gate_is_no_gate_bit_for_bit_and_costs_nothing(monkeypatch, dtyp
 
 @pytest.mark.parametrize("block", [7, 1 << 20])
 def test_path_without_host_synchronisation_equals_dense_reference(monkeypatch, block):
-    """Off the CPU the exceptions of a block are not counted on the host; the same code runs here."""
+    """On an accelerator the host does not count the exceptions of a block; this test runs the same code."""
     monkeypatch.setattr(negatives, "BLOCK", block)
     monkeypatch.setattr(negatives.Eraser, "on_host", False)
     target = random_target(4, ignored=True, verified=True, scaled=40, positives=20, shifted=True)
@@ -159,7 +159,7 @@ def test_low_precision_equals_double_precision_reference_up_to_80(dtype):
 
 @pytest.mark.parametrize(("low", "high"), [(-80, -10), (-10, 0), (-3, 1), (-3, 1.5), (0, 80)])
 def test_negative_log_of_a_block_equals_double_precision(low, high):
-    """Below and above the largest logit for which the shorter formula is taken."""
+    """Logits below and above the largest one for the shorter formula."""
     x = torch.linspace(low, high, 20_001)
     found = negative_log_block(x, torch.sigmoid(x), torch.empty_like(x))
     expected = torch.nn.functional.softplus(x.double(), threshold=100)
@@ -175,9 +175,9 @@ def test_extreme_logits_stay_finite_and_misses_keep_their_gradient(gamma, value,
     weights = ElementWeights(alpha=-1.0, gamma=gamma)
     loss, gradient = loss_and_gradient(weighted_loss(logits, target, weights, torch.tensor(1.0)), logits)
     assert loss.isfinite() and gradient.isfinite().all()
-    if z >= 80:  # a negative that is certainly wrong is pushed down with full force
+    if z >= 80:  # a negative that is certainly wrong has the full gradient
         assert gradient[1].item() == pytest.approx(1.0)
-    if z <= -80 and value in (None, 1.0):  # and a positive up: CornerNet's clamp gives 0 here
+    if z <= -80 and value in (None, 1.0):  # and so has a positive, for which CornerNet's clamp gives 0
         assert gradient[0].item() == pytest.approx(-1.0)
 
 
@@ -216,7 +216,7 @@ def test_map_permuted_from_channels_first_equals_its_contiguous_copy(dtype):
     torch.testing.assert_close((loss, gradient.flatten(1).t()), (expected, slope))
 
 
-def test_padding_changes_nothing():
+def test_padding_does_not_change_the_loss():
     bare, padded = (random_target(10, padding=0, soft=True), random_target(10, padding=0, soft=True))
     tail = torch.full((4,), -1)
     padded = replace(
@@ -233,7 +233,7 @@ def test_padding_changes_nothing():
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=0)
 
 
-def test_ignored_locations_and_unverified_classes_get_exactly_no_gradient():
+def test_ignored_locations_and_unverified_classes_have_a_gradient_of_exactly_zero():
     target = random_target(11, ignored=True, verified=True, positives=0)
     weights = random_weights(11, target)
     logits = random_logits(11, target)
@@ -264,7 +264,7 @@ def test_saved_for_backward_is_one_tensor_of_the_logits_size():
         assert [(t.shape, t.dtype) for t in saved] == [(logits.shape, dtype)]
 
 
-def test_no_gradient_is_kept_where_none_is_asked_for():
+def test_no_gradient_is_kept_if_none_is_required():
     target = random_target(13)
     weights = random_weights(13, target, gate="scalar")
     logits = random_logits(13, target)
@@ -278,7 +278,7 @@ def test_no_gradient_is_kept_where_none_is_asked_for():
     assert frozen == silent == expected
 
 
-def test_backward_scales_by_what_comes_from_above_every_time():
+def test_every_backward_pass_is_scaled_by_the_upstream_gradient():
     target = random_target(14)
     weights = random_weights(14, target)
     logits = random_logits(14, target)

@@ -1,4 +1,4 @@
-"""Quality focal loss against its formula by autograd and by finite differences."""
+"""Quality focal loss compared with its formula by autograd and by finite differences."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_gradient_passes_gradcheck():
     assert torch.autograd.gradcheck(lambda z: loss(z, target, torch.tensor(2.0)), random_logits(2, target))
 
 
-def test_soft_target_of_the_head_goes_before_the_overlap():
+def test_the_soft_target_of_the_head_replaces_the_overlap():
     loss = QualityFocalLoss(make_info([1.0]))
     z = torch.tensor([[0.3]]).logit()
     target = plain_target(1, 1, [0], value=torch.tensor([0.3]), overlap=torch.tensor([0.9]))
@@ -54,7 +54,7 @@ def test_soft_target_of_the_head_goes_before_the_overlap():
     assert loss(z, replace(target, value=None), torch.tensor(1.0)).item() > 0.1
 
 
-def test_with_a_chain_it_is_the_same_chain_on_the_soft_target():
+def test_a_chain_acts_on_the_soft_target():
     chain = {"weights": ClassWeights, "gate": AdaptiveGradient}
     target = with_overlap(random_target(3))
     logits = random_logits(3, target)
@@ -64,7 +64,7 @@ def test_with_a_chain_it_is_the_same_chain_on_the_soft_target():
     assert actual == expected
 
 
-def test_map_without_boxes_is_refused_by_name_and_reason():
+def test_a_map_without_boxes_is_rejected_with_its_name_and_the_reason():
     loss = QualityFocalLoss(make_info([1.0] * 5, name="bottom"))
     assert loss.uses_overlap
     with pytest.raises(UndefinedPair, match="qfl needs .* 'bottom' predicts no box"):

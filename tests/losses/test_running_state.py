@@ -1,4 +1,4 @@
-"""The running state of the links: its updates, saving, and the equality of two processes and one."""
+"""The running state of the links: updates, saving, and equality of two processes with one."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_ghat_of_soft_positives_is_mean_distance_to_their_value():
     assert loss.chain["gate"].maturity.ghat.item() == pytest.approx((0.5 + 0.3) / 2)
 
 
-def test_ghat_per_class_moves_only_the_classes_seen_and_gates_each_by_its_own():
+def test_ghat_per_class_only_updates_present_classes_and_gates_each_class_separately():
     link = AdaptiveGradient(make_info([5.0, 5.0, 5.0]), momentum=0.5, per_class=True)
     loss = ClassificationLoss(make_info([5.0, 5.0, 5.0]), chain={"gate": lambda info: link})
     z = torch.tensor([[0.9, 0.2, 0.3], [0.7, 0.4, 0.5]]).logit()
@@ -90,7 +90,7 @@ def test_balance_follows_decayed_sums_that_include_the_current_batch():
     assert link.running.squeeze(1).tolist() == pytest.approx([0.5, 2.2])
 
 
-def test_evaluation_mode_moves_nothing():
+def test_evaluation_mode_does_not_change_the_state():
     loss, target = build().eval(), random_target(1)
     before = copy.deepcopy(loss.state_dict())
     loss(random_logits(1, target), target, torch.tensor(1.0))
@@ -105,7 +105,7 @@ def test_state_survives_saving_and_loading(per_class, tmp_path):
     for _ in range(3):
         first(logits, target, torch.tensor(1.0))
         first.update()
-    first(logits, target, torch.tensor(1.0))  # half a step: pending sums are saved too
+    first(logits, target, torch.tensor(1.0))  # half a step, so that pending sums are also saved
     torch.save(first.state_dict(), tmp_path / "loss.pt")
     second = build(per_class)
     assert second(logits, target, torch.tensor(1.0)) != first(logits, target, torch.tensor(1.0))
@@ -116,7 +116,7 @@ def test_state_survives_saving_and_loading(per_class, tmp_path):
     assert torch.equal(first(logits, target, torch.tensor(1.0)), second(logits, target, torch.tensor(1.0)))
 
 
-def test_prior_above_the_threshold_is_refused_with_what_to_do():
+def test_a_prior_above_the_threshold_gives_an_error_with_a_remedy():
     with pytest.raises(ValueError, match="lower the prior or the threshold"):
         AdaptiveGradient(make_info([1.0], prior=0.6))
 
@@ -137,7 +137,7 @@ def test_options_out_of_range_are_named(link, options):
         link(make_info([1.0]), **options)
 
 
-def test_statistics_of_a_loss_that_saw_no_positive_are_still_given():
+def test_statistics_of_a_loss_without_positives_are_available():
     loss = build()
     target = random_target(4, positives=0)
     loss(random_logits(4, target), target, torch.tensor(1.0))
@@ -167,7 +167,7 @@ def halves(target: ClassificationTarget, logits: torch.Tensor):
 
 
 def batches():
-    """Three steps; in the second all positives are in the first image, the third has none."""
+    """Three steps: in the second, all positives are in the first image, and the third has none."""
     for seed, positives in enumerate([8, 8, 0]):
         target = random_target(20 + seed, positives=positives)
         if seed == 1:

@@ -18,13 +18,13 @@ METHODS = ["bce", "ohem", "ssd", "libra", "sampling_free", "ap_loss", "dr_loss"]
 
 def build(info, *overrides: str):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        # Only the group under test: the project's own defaults need a detector and a data set.
+        # Only the tested group is composed, because the project's defaults need a detector and a data set.
         config = compose(overrides=list(overrides))
     return instantiate(config.loss)(info)
 
 
 def claims(rows: int):
-    """ObjectBox's class map: every location is a positive, the last one padding."""
+    """ObjectBox's class map: every location is a positive, and the last one is padding."""
     last = torch.arange(rows) == rows - 1
     positive = torch.where(last, -1, torch.arange(rows) * 5 + torch.arange(rows) % 5)
     return plain_target(rows, 5, positive.tolist(), ignored=last)
@@ -63,7 +63,7 @@ def test_two_steps_on_every_kind_of_map_are_finite(method, kind):
 
 
 @pytest.mark.parametrize("link", ["OnlineHardExampleMining", "HardNegativeMining", "IouBalancedSampling"])
-def test_hard_sampling_goes_behind_any_chain_from_the_command_line(link):
+def test_hard_sampling_can_follow_any_chain_on_the_command_line(link):
     info = make_info([9.0] * 5)
     loss = build(info, "+loss=afl", f"+loss.chain.mining={{_target_:afl.losses.{link},_partial_:true}}")
     assert list(loss.chain) == ["class_weights", "adaptive_gradient", "mining"]

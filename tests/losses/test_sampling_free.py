@@ -1,4 +1,4 @@
-"""Sampling-Free against torch's cross-entropy, its closed-form gradient and a search for the best prior."""
+"""Sampling-Free compared with torch's cross-entropy, its closed-form gradient, and a search for the best prior."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_without_localization_it_is_cross_entropy(scaled):
 
 
 @pytest.mark.parametrize("soft", [False, True])
-def test_value_is_the_box_loss_and_gradient_that_of_cross_entropy_times_their_ratio(soft):
+def test_the_value_is_the_box_loss_and_the_gradient_is_scaled_cross_entropy(soft):
     target = random_target(2, ignored=True, soft=soft)
     logits = random_logits(2, target)
     y, weight = dense(target, logits)
@@ -58,7 +58,7 @@ def test_value_is_the_box_loss_and_gradient_that_of_cross_entropy_times_their_ra
     value, gradient = loss_and_gradient(SamplingFree(make_info(COUNTS))(logits, target, N, box), logits)
     assert value.item() == pytest.approx(0.37)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, y, weight, reduction="sum") / 7
-    # w (p - y) / N: the ratio w is a constant, or else the gradient would be 0.
+    # w (p - y) / N, where the ratio w is a constant; otherwise the gradient would be 0.
     expected = (0.37 / cross_entropy) * weight * (torch.sigmoid(logits) - y) / 7
     torch.testing.assert_close(gradient, expected.detach(), rtol=1e-6, atol=1e-12)
 
@@ -75,7 +75,7 @@ def test_the_normaliser_cancels():
     torch.testing.assert_close(*results)
 
 
-def test_nothing_is_learnt_from_a_batch_without_objects():
+def test_a_batch_without_objects_has_no_gradient():
     target = random_target(4, positives=0)
     logits = random_logits(4, target)
     value, gradient = loss_and_gradient(
@@ -109,7 +109,7 @@ def test_counted_elements_equal_those_of_the_dense_target():
     assert elements.item() == pytest.approx(weight.sum().item(), rel=1e-6)
 
 
-def test_counter_stands_in_for_the_loss_and_gives_means_over_images():
+def test_the_counter_replaces_the_loss_and_returns_means_over_images():
     counter, seen = ElementCounter(make_info(COUNTS)), []
     for seed, positives in enumerate((3, 8)):
         target = random_target(seed, positives=positives, scaled=0)
@@ -120,7 +120,7 @@ def test_counter_stands_in_for_the_loss_and_gives_means_over_images():
 
 
 def test_prior_of_retinanet_on_coco_is_a_share_of_anchors_over_classes():
-    """100 positive anchors of 100,000 over 80 classes; a detection is kept from 1 / 1000 on."""
+    """100 of 100,000 anchors are positive, with 80 classes; the score threshold is 1 / 1000."""
     loss = SamplingFree(make_info([1.0] * 80))
     assert loss.prior_from_data(100, 100_000 * 80) == pytest.approx(1.25e-5)
     assert loss.score_threshold == pytest.approx(1e-3)
@@ -132,7 +132,7 @@ def test_prior_of_maps_without_positives_or_negatives_is_finite(positives, eleme
 
 
 @pytest.mark.parametrize("numbers", [(3, 2), (-1, 5), (0, 0)])
-def test_impossible_counts_are_refused(numbers):
+def test_impossible_counts_are_rejected(numbers):
     with pytest.raises(ValueError, match="give no prior"):
         SamplingFree(make_info([1.0])).prior_from_data(*numbers)
 
@@ -144,7 +144,7 @@ def test_prior_survives_saving():
     assert second.score_threshold == first.score_threshold == pytest.approx(5 * 3 / 40_000)
 
 
-def test_chain_works_under_the_scaling():
+def test_a_chain_works_with_the_scaling():
     target = random_target(7)
     logits = random_logits(7, target)
     loss = SamplingFree(make_info(COUNTS), chain={"weights": ClassWeights})
@@ -160,7 +160,7 @@ def test_chain_works_under_the_scaling():
 @pytest.mark.parametrize("right", [False, True])
 def test_extreme_logits_are_finite(dtype, right):
     target = random_target(8, ignored=True)
-    if right:  # so right that cross-entropy is 0 to single precision
+    if right:  # so correct that cross-entropy is 0 in single precision
         y, _ = dense(target, torch.zeros(60, 5))
         logits = (160 * y - 80).to(dtype).requires_grad_()
     else:
@@ -173,7 +173,7 @@ def test_extreme_logits_are_finite(dtype, right):
 
 
 @pytest.mark.parametrize("locations", [0, 3])
-def test_map_without_positives_or_locations_is_finite(locations):
+def test_a_map_without_positives_or_locations_is_finite(locations):
     logits = torch.zeros(locations, 5, requires_grad=True)
     loss = SamplingFree(make_info(COUNTS))
     value, gradient = loss_and_gradient(
@@ -183,7 +183,7 @@ def test_map_without_positives_or_locations_is_finite(locations):
 
 
 def step(rank):
-    """Loss and gradient of one batch, or of one image of it, as detectors call the loss; and the counts."""
+    """Loss, gradient and counts of one batch, or of one of its images, computed as by a detector."""
     target = random_target(9, scaled=0, positives=8, padding=0)
     logits, shares = random_logits(9, target).detach(), torch.tensor([0.4, 1.2])
     normalizer, box = torch.tensor(8.0), shares.sum()

@@ -1,4 +1,4 @@
-"""Seesaw loss against cross-entropy on logits shifted by ln S, in loops, and against the definition of S."""
+"""Seesaw loss compared with cross-entropy on logits shifted by ln S, in loops, and with the definition of S."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_gradient_equals_cross_entropy_on_shifted_logits_by_autograd(options, bl
     counts = [0.0] * 5
     for seed in range(3):
         target = random_target(seed, scaled=0, positives=12)
-        # One class to a location, as on anchor heads; the first class gets most.
+        # One class per location, as on anchor heads; the first class is the most frequent.
         location = target.positive_location
         label = torch.where(torch.arange(len(location)) % 3 > 0, 0, target.positive_class)
         _, inverse = location.unique(return_inverse=True)
@@ -63,13 +63,13 @@ def test_gradient_equals_cross_entropy_on_shifted_logits_by_autograd(options, bl
 
 
 def element_weights(link, z, target):
-    """(R, C), 1 where the link leaves a location alone."""
+    """(R, C) weights, 1 where the link does not change a location."""
     found = link(z, target, ElementWeights(alpha=-1.0, gamma=0.0))
     return torch.where((found.slot >= 0).unsqueeze(1), found.negative_slot[found.slot.clamp(min=0)], 1.0)
 
 
-def test_rare_class_is_spared_by_the_ratio_of_counts_and_a_frequent_one_is_not():
-    """100 samples of class 0 and 4 of class 1, all probabilities small and alike: (4 / 100)^0.8 and 1."""
+def test_only_negatives_of_rare_classes_are_reduced_by_the_ratio_of_counts():
+    """100 samples of class 0 and 4 of class 1, with small and equal probabilities: (4 / 100)^0.8 and 1."""
     link = Seesaw(make_info([1.0, 1.0]))
     link.count[:] = torch.tensor([100.0, 4.0])
     z = torch.full((3, 2), -12.0)
@@ -78,7 +78,7 @@ def test_rare_class_is_spared_by_the_ratio_of_counts_and_a_frequent_one_is_not()
     torch.testing.assert_close(weight, torch.tensor(expected), rtol=1e-4, atol=0)
 
 
-def test_class_mistaken_for_the_right_one_is_pushed_harder_but_never_beyond_full_force():
+def test_a_confused_class_has_a_larger_gradient_up_to_the_full_one():
     link = Seesaw(make_info([1.0, 1.0, 1.0]))
     p = torch.tensor([[0.02, 0.04, 0.9]])
     weight = element_weights(link, p.logit(), plain_target(1, 3, [0]))
@@ -88,7 +88,7 @@ def test_class_mistaken_for_the_right_one_is_pushed_harder_but_never_beyond_full
     assert (weight * p).max() < 1
 
 
-def test_objects_that_share_a_pixel_leave_the_larger_weight():
+def test_objects_that_share_a_location_use_the_larger_weight():
     link = Seesaw(make_info([1.0] * 3))
     link.count[:] = torch.tensor([100.0, 1.0, 1.0])
     z = torch.full((1, 3), -12.0)
@@ -108,7 +108,7 @@ def test_confident_mistakes_keep_their_digits_in_single_precision():
         assert weight[0, 1].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_map_with_one_class_has_plain_weights_like_the_published_objectness_branch():
+def test_a_map_with_one_class_has_weights_of_one_like_the_published_objectness_branch():
     info = make_info([1.0], name="objectness")
     z, target = torch.tensor([[0.4], [-1.0]]), plain_target(2, 1, [0])
     plain = ClassificationLoss(info)(z, target, torch.tensor(1.0))

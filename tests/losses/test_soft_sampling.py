@@ -1,4 +1,4 @@
-"""Properties of every method of soft sampling: its file of conf/loss, extreme and empty input, its state."""
+"""Properties of every method of soft sampling: its file of conf/loss, extreme and empty input, and its state."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_config_builds_the_method_with_its_published_defaults(method):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("scaled", [0, 60])
 def test_low_precision_equals_double_up_to_80_over_two_steps(method, dtype, scaled):
-    """Logits are the same numbers in both types, off the edges of GHM's bins."""
+    """Logits are the same numbers in both types, and not at the edges of GHM's bins."""
     target = boxed(random_target(4, locations=40, positives=30, scaled=scaled, verified=True))
     random = torch.Generator().manual_seed(4)
     shape = target.num_locations, target.num_classes
@@ -112,8 +112,8 @@ def test_low_precision_equals_double_up_to_80_over_two_steps(method, dtype, scal
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_two_sided_certainty_stays_finite(method):
-    """All positives certainly missed, all negatives certainly hit; then the other way round."""
+def test_certain_mistakes_in_both_directions_are_finite(method):
+    """All positives have probability 0 and all negatives have probability 1; then the opposite."""
     target = boxed(random_target(5, positives=20))
     for sign in (1.0, -1.0):
         loss = build(method)
@@ -138,7 +138,7 @@ def test_two_sided_certainty_stays_finite(method):
         {"locations": 0, "positives": 0, "padding": 0, "scaled": 0},
     ],
 )
-def test_batches_without_objects_or_locations_are_learnt_from_without_harm(method, kind):
+def test_batches_without_objects_or_locations_are_finite(method, kind):
     loss, target = build(method), boxed(random_target(6, **kind))
     logits = torch.zeros(target.num_locations, target.num_classes, requires_grad=True)
     for _ in range(2):
@@ -149,8 +149,8 @@ def test_batches_without_objects_or_locations_are_learnt_from_without_harm(metho
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_ignored_locations_get_nothing_and_leave_the_others_alone(method):
-    """A map with ignored locations is the map without them."""
+def test_ignored_locations_have_no_gradient_and_do_not_affect_others(method):
+    """A map with ignored locations equals the map without these locations."""
     target = boxed(random_target(7, ignored=True, positives=20, scaled=0))
     logits = random_logits(7, target)
     value, gradient = loss_and_gradient(build(method)(logits, target, ONE), logits)
@@ -170,7 +170,7 @@ def test_ignored_locations_get_nothing_and_leave_the_others_alone(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_padding_changes_nothing(method):
+def test_padding_does_not_change_the_loss(method):
     bare = boxed(random_target(8, positives=20, padding=0))
     extra = torch.full((5,), -1)
     padded = replace(
@@ -192,7 +192,7 @@ def test_padding_changes_nothing(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_evaluation_mode_moves_nothing(method):
+def test_evaluation_mode_does_not_change_the_state(method):
     loss, target = build(method).eval(), boxed(random_target(9))
     before = copy.deepcopy(loss.state_dict())
     assert loss(random_logits(9, target), target, ONE).isfinite()
@@ -207,7 +207,7 @@ def test_state_survives_saving_and_loading(method, tmp_path):
     for _ in range(3):
         first(logits, target, ONE)
         first.update()
-    first(2 * logits, target, ONE)  # half a step: pending sums are saved too
+    first(2 * logits, target, ONE)  # half a step, so that pending sums are also saved
     torch.save(first.state_dict(), tmp_path / "loss.pt")
     assert second.eval()(3 * logits, target, ONE) != first.eval()(3 * logits, target, ONE)
     second.load_state_dict(torch.load(tmp_path / "loss.pt", weights_only=True))

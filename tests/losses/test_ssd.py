@@ -1,4 +1,4 @@
-"""Hard negative mining against a loop over images that sorts dense losses."""
+"""Hard negative mining compared with a loop over images that sorts dense losses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def mined_by_loop(logits, target, *, by_location, ratio=3.0, minimum=4):
         positives = sum(int(listed[r].sum()) for r in rows)
         quota = max(int(ratio * positives), minimum)
         if by_location:
-            # A location is as hard as its most probable verified class.
+            # The hardness of a location is the probability of its most probable verified class.
             def hardness(r, image=image):
                 z = logits[r].detach()
                 return (z if target.verified is None else z[target.verified[image]]).max().item()
@@ -71,7 +71,7 @@ def test_heat_maps_equal_a_loop_that_sorts_scaled_elements(seed):
 
 @pytest.mark.parametrize("dense_positives", [True, False])
 def test_three_negatives_for_each_positive_of_an_image_and_the_minimum_without_any(dense_positives):
-    # Four positives in the first image, none in the second.
+    # Four positives in the first image, and none in the second.
     target = replace(random_target(1, scaled=0, positives=0), positive=torch.tensor([0, 6, 12, 18, -1]))
     logits = random_logits(1, target)
     _, gradient = loss_and_gradient(
@@ -121,11 +121,11 @@ def test_order_of_locations_does_not_matter(dense_positives):
     torch.testing.assert_close((again, slope), (value, gradient[order]))
 
 
-def test_path_without_host_synchronisation_gives_the_same(monkeypatch):
+def test_the_path_without_host_synchronisation_gives_the_same_result(monkeypatch):
     target = random_target(9, scaled=30)
     logits = random_logits(9, target)
     with torch.no_grad():
-        logits[0] += 20.0  # the places of the padded list that stay empty point to the first location
+        logits[0] += 20.0  # empty entries of the padded list point to the first location
     loss = build(dense_positives=False)
     expected = loss_and_gradient(loss(logits, target, N), logits)
     monkeypatch.setattr(sampling, "on_host", lambda tensor: False)
@@ -143,7 +143,7 @@ def test_maps_without_positives_or_locations_are_finite(dense_positives, locatio
     assert gradient.shape == z.shape
 
 
-def test_class_map_of_objectbox_loses_nothing():
+def test_the_class_map_of_objectbox_keeps_all_claims():
     """Every location is a positive of one class; padding locations are ignored."""
     target = plain_target(4, 5, [2, 5, 11, -1], ignored=torch.tensor([False, False, False, True]))
     logits = random_logits(3, target)
@@ -156,6 +156,6 @@ def test_class_map_of_objectbox_loses_nothing():
 
 
 @pytest.mark.parametrize("options", [{"ratio": -1.0}, {"minimum": -1}])
-def test_negative_numbers_of_negatives_are_refused(options):
+def test_negative_numbers_of_negatives_are_rejected(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         HardNegativeMining(make_info([1.0]), **options)

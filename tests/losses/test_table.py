@@ -1,4 +1,4 @@
-"""Plain negatives looked up in a table: against the double-precision reference, and element by element against the formula."""
+"""Plain negatives from a lookup table, compared with the double-precision reference, and element by element with the formula."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_lookup_equals_the_double_precision_reference(gate, gamma, dtype):
 
 
 @pytest.mark.parametrize("dtype", HALF)
-def test_every_value_up_to_80_is_right(dtype):
+def test_every_value_up_to_80_equals_the_formula(dtype):
     target, z = case(1, dtype)
     bits = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(dtype)
     values = bits[(bits.abs() <= 80).nonzero().squeeze(1)]
@@ -58,7 +58,7 @@ def test_every_value_up_to_80_is_right(dtype):
 
 @pytest.mark.parametrize("block", [200, 1000, 1 << 15])
 @pytest.mark.parametrize("on_host", [True, False])
-def test_any_size_of_block_gives_the_same(monkeypatch, block, on_host):
+def test_any_size_of_block_gives_the_same_result(monkeypatch, block, on_host):
     target, z = case(2, torch.bfloat16, ignored=True, verified=True)
     weights = random_weights(2, target, gate="scalar")
     expected = loss_and_gradient(weighted_loss(z, target, weights, N), z)
@@ -79,7 +79,7 @@ def test_strided_logits_and_a_loss_without_gradient():
     assert weighted_loss(z.detach(), target, weights, N) == ours[0]
 
 
-def test_a_nan_is_passed_on():
+def test_a_nan_logit_gives_a_nan_loss():
     target, z = case(4, torch.bfloat16)
     free = torch.ones(z.numel(), dtype=torch.bool)
     free[target.positive[target.is_positive]] = False

@@ -1,4 +1,4 @@
-"""The fused GPU kernels (on a CPU in Triton's interpreter) against the dense reference in double precision."""
+"""The fused GPU kernels (on a CPU in Triton's interpreter) compared with the dense reference in double precision."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.losses.cases import (
 kernels = pytest.importorskip("afl.losses.triton_kernel")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NORMALIZER = torch.tensor(7.0, dtype=torch.float64, device=DEVICE)
-# A GPU's exp is right to about 1e-7 of its argument.
+# The relative error of exp on a GPU is about 1e-7 times its argument.
 LOSS_DIGITS, DIGITS = (1e-6, 5e-6) if DEVICE == "cpu" else (1e-5, 5e-5)
 ROUNDING = {torch.float32: DIGITS, torch.bfloat16: 2**-8, torch.float16: 2**-10}
 SMALLEST = {torch.float32: 1e-30, torch.bfloat16: 1e-30, torch.float16: 1e-7}
@@ -38,7 +38,7 @@ def _kernels_forced_on(monkeypatch):
 
 
 def on_device(thing):
-    """A target or weights with all their tensors on the device of the test."""
+    """Move all tensors of a target or of weights to the device of the test."""
     moved = {name: value.to(DEVICE) for name, value in vars(thing).items() if isinstance(value, torch.Tensor)}
     return replace(thing, **moved)
 
@@ -102,7 +102,7 @@ def test_kernels_equal_dense_reference_on_random_targets(
         slots=slots,
         positive_gamma=positive_gamma,
     )
-    # A soft target may meet its probability, where the gradient is a difference of nearly equal numbers.
+    # If a soft target is close to its probability, the gradient is a difference of almost equal numbers.
     assert_equals_reference(random_logits(seed, target).float(), target, weights, smallest=2e-6)
 
 
@@ -116,7 +116,7 @@ def test_kernels_equal_double_precision_reference_up_to_80(dtype, gamma):
 
 
 @pytest.mark.parametrize("locations", [0, 1, 3, 31, 33, 4095, 4097])
-def test_every_element_is_counted_once_whatever_the_size(locations):
+def test_every_element_is_counted_once_for_any_size(locations):
     """All logits 0 and gamma 0: the loss is the number of elements times ln 2."""
     target = plain_target(locations, 3, [0] if locations else [])
     logits = torch.zeros(locations, 3, device=DEVICE, requires_grad=True)
@@ -135,14 +135,14 @@ def test_several_blocks_equal_one(monkeypatch):
     assert_equals_reference(random_logits(3, target).float(), target, weights)
 
 
-def test_weights_may_be_switches_as_hard_sampling_has_them():
+def test_weights_may_be_zero_or_one_as_in_hard_sampling():
     target = random_target(5, scaled=0)
     weights = random_weights(5, target, negatives=True)
     weights = replace(weights, negative_element=weights.negative_element > 1.5)
     assert_equals_reference(random_logits(5, target).float(), target, weights)
 
 
-def test_logits_need_not_be_contiguous_and_no_gradient_need_be_asked():
+def test_logits_may_be_strided_and_need_no_gradient():
     target = random_target(6)
     weights = random_weights(6, target)
     logits = random_logits(6, target).detach().float().t().contiguous().t()
@@ -154,7 +154,7 @@ def test_logits_need_not_be_contiguous_and_no_gradient_need_be_asked():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("weights_above", [(1.0, 1.0), (2.5, 2.5), (1.0, 0.5), (3.0, 1.0)])
-def test_two_backward_passes_through_one_graph_have_each_their_own_weight(weights_above, dtype):
+def test_two_backward_passes_through_one_graph_may_have_different_weights(weights_above, dtype):
     target = on_device(random_target(8))
     weights = on_device(random_weights(8, target, gate="scalar"))
     logits = random_logits(8, target).detach().to(dtype).to(DEVICE).requires_grad_()
@@ -162,13 +162,13 @@ def test_two_backward_passes_through_one_graph_have_each_their_own_weight(weight
     loss = weighted_loss(logits, target, weights, NORMALIZER)
     for above in weights_above:
         (gradient,) = torch.autograd.grad(above * loss, logits, retain_graph=True)
-        # Scaled twice, and rounded each time.
+        # Scaled twice and rounded each time.
         torch.testing.assert_close(
             gradient.clone(), above * once, rtol=max(1e-5, 2 * ROUNDING[dtype]), atol=1e-6
         )
 
 
-def test_nothing_of_the_logits_size_is_kept_but_the_gradient():
+def test_the_gradient_is_the_only_saved_tensor_of_the_logits_size():
     target = on_device(random_target(9, classes=37))
     logits = random_logits(9, target).detach().float().to(DEVICE).requires_grad_()
     kept = []
@@ -219,7 +219,7 @@ def test_dense_targets_equal_the_reference(reduction, alpha, gamma, strength):
     torch.testing.assert_close(actual[1].double(), expected[1], rtol=5e-5, atol=1e-6)
 
 
-def test_a_loss_of_its_own_shape_runs_through_the_kernels_too(monkeypatch):
+def test_a_loss_outside_the_family_also_uses_the_kernels(monkeypatch):
     target = on_device(replace(random_target(12, scaled=0), overlap=torch.rand(9)))
     logits = random_logits(12, target).detach().float().to(DEVICE).requires_grad_()
     loss = VarifocalLoss(make_info([5.0] * 5))
@@ -229,7 +229,7 @@ def test_a_loss_of_its_own_shape_runs_through_the_kernels_too(monkeypatch):
     torch.testing.assert_close(actual, expected, rtol=DIGITS, atol=1e-7)
 
 
-def test_the_switch_is_obeyed_and_float64_stays_with_torch(monkeypatch):
+def test_the_switch_selects_the_kernels_and_float64_uses_torch(monkeypatch):
     low, double = torch.zeros(1, device=DEVICE), torch.zeros(1, device=DEVICE, dtype=torch.float64)
     assert uses_triton(low) and not uses_triton(double) and not uses_triton(low.to("meta"))
     monkeypatch.setenv("AFL_TRITON", "off")
@@ -242,7 +242,7 @@ def test_the_switch_is_obeyed_and_float64_stays_with_torch(monkeypatch):
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="a GPU needs no interpreter")
-def test_kernels_on_a_cpu_ask_for_the_interpreter():
+def test_kernels_on_a_cpu_require_the_interpreter():
     code = "import torch; from afl.losses.fused import uses_triton; uses_triton(torch.zeros(1))"
     done = run_without_interpreter(code, AFL_TRITON="on")
     assert done.returncode and "needs TRITON_INTERPRET=1" in done.stderr
@@ -297,7 +297,7 @@ def test_kernels_compile_for_a_gpu_without_one(tmp_path):
     assert done.stdout.count("built") == 14, done.stderr[-2000:]
 
 
-def test_padding_alone_is_no_positive():
+def test_padding_without_positives_has_no_effect():
     target = ClassificationTarget(2, torch.zeros(4, dtype=torch.int64), 1, torch.full((5,), PADDING))
     weights = random_weights(0, target)
     assert_equals_reference(torch.randn(4, 2), target, weights)
@@ -306,7 +306,7 @@ def test_padding_alone_is_no_positive():
 @pytest.mark.parametrize("block", [64, 1024])
 @pytest.mark.parametrize("classes", [1, 5, 32, 33, 100])
 def test_whole_blocks_the_last_one_and_ignored_locations_of_any_width(monkeypatch, classes, block):
-    """Blocks that are full are read without a mask; an ignored location's bits begin and end anywhere in a word."""
+    """Full blocks are read without a mask; the bits of an ignored location can begin and end anywhere in a word."""
     monkeypatch.setattr("afl.losses.triton_launch._BLOCK_INTERPRETED", block)
     target = random_target(
         classes, locations=21, classes=classes, positives=min(6, 10 * classes), ignored=True, verified=True
@@ -319,7 +319,7 @@ def test_whole_blocks_the_last_one_and_ignored_locations_of_any_width(monkeypatc
     )
 
 
-def test_logarithm_and_sigmoid_of_an_element_are_right_everywhere():
+def test_logarithm_and_sigmoid_of_an_element_are_accurate_everywhere():
     z = torch.linspace(-80, 80, 4000).view(-1, 4)
     target = plain_target(1000, 4, [])
     weights = ElementWeights(alpha=-1.0, gamma=0.0)

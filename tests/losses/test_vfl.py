@@ -1,4 +1,4 @@
-"""Varifocal loss against the published formula by autograd and by finite differences."""
+"""Varifocal loss compared with the published formula by autograd and by finite differences."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COUNTS = [50.0, 9.0, 4.0, 2.0, 1.0]
 
 
 def with_overlap(target, seed=0):
-    """A third of the boxes miss their objects."""
+    """A third of the boxes do not overlap their objects."""
     random = torch.Generator().manual_seed(seed)
     return replace(target, overlap=(1.5 * torch.rand(len(target.positive), generator=random) - 0.5).clamp(0))
 
@@ -32,7 +32,7 @@ def published(logits, q, alpha, gamma):
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.75, 2.0), (1.0, 1.5), (0.3, 0.0)])
 @pytest.mark.parametrize("kind", [{"scaled": 0}, {"scaled": 0, "ignored": True, "verified": True}])
 def test_loss_and_gradient_equal_the_published_formula(alpha, gamma, kind):
-    """All elements that take part as in the official code, whose positives with q = 0 are negatives."""
+    """All elements that contribute, as in the official code, whose positives with q = 0 are negatives."""
     target = with_overlap(random_target(1, positives=20, **kind))
     logits = random_logits(1, target)
     loss = VarifocalLoss(make_info(COUNTS), alpha=alpha, gamma=gamma)
@@ -40,7 +40,7 @@ def test_loss_and_gradient_equal_the_published_formula(alpha, gamma, kind):
     plain = ElementWeights(alpha=-1.0, gamma=0.0)
     listed = replace(target, value=target.overlap.double())
     q, mass = dense_target(listed, plain, logits)
-    if target.verified is not None:  # a negative of an unverified class, whatever the box tried
+    if target.verified is not None:  # a negative of an unverified class, for any box
         missed = target.positive[target.is_positive & (target.overlap == 0)]
         location, label = missed // 5, missed % 5
         mass[location, label] = target.verified[target.image[location], label].double()
@@ -64,7 +64,7 @@ def test_gradient_passes_gradcheck():
     assert torch.autograd.gradcheck(lambda z: loss(z, target, torch.tensor(2.0)), random_logits(2, target))
 
 
-def test_heat_map_scales_its_negatives_and_leaves_out_peaks_whose_box_misses():
+def test_heat_maps_scale_negatives_and_leave_out_peaks_without_overlap():
     info = replace(make_info([1.0]), dense_positives=False)
     z = torch.tensor([[0.3], [0.3], [0.3], [0.3]]).double().logit().requires_grad_()
     target = plain_target(
@@ -80,14 +80,14 @@ def test_heat_map_scales_its_negatives_and_leaves_out_peaks_whose_box_misses():
     assert gradient[3] > 0 and gradient[2].item() == pytest.approx(0.5 * gradient[3].item())
 
 
-def test_soft_target_of_the_head_goes_before_the_overlap():
+def test_the_soft_target_of_the_head_replaces_the_overlap():
     z = torch.tensor([[0.5]]).logit().requires_grad_()
     target = plain_target(1, 1, [0], value=torch.tensor([0.5]), overlap=torch.tensor([0.9]))
     _, gradient = loss_and_gradient(VarifocalLoss(make_info([1.0]))(z, target, torch.tensor(1.0)), z)
     assert gradient.item() == pytest.approx(0.0, abs=1e-7)
 
 
-def test_what_does_not_fit_is_refused_with_the_reason():
+def test_unsupported_combinations_are_rejected_with_the_reason():
     loss = VarifocalLoss(make_info([1.0] * 5, name="left"))
     assert loss.uses_overlap
     with pytest.raises(UndefinedPair, match="vfl needs .* 'left' predicts no box"):
