@@ -62,7 +62,14 @@ def test_names_of_close_points_do_not_overlap(record):
         assert not box.count_overlaps(boxes[:i])
 
 
-def test_a_figure_of_one_seed_states_that_it_has_no_intervals(record):
-    one = replace(SPEC, seeds=[0])
+def test_a_figure_of_one_seed_states_that_it_has_no_intervals_and_its_title_fits(record):
+    one = replace(SPEC, seeds=[0], label="Remedies for long tails", losses=["fl", "rfs", "eql", "afl"])
+    afl = record("fcos", "afl", 0, metrics={"AP": 0.3, "AP_r": 0.2, "AP_f": 0.5})
+    made = [*records(record), afl, replace(afl, detector="retinanet", key="another")]
+    figure = draw_trade(build_table(made, one))
+    (title,) = [text for text in figure.texts if text.get_text()]
+    assert "mean over 2 detectors, one seed: no intervals (AFL: a reconstruction)" in title.get_text()
+    box = title.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
     assert "no intervals" in draw_trade(build_table(records(record), one)).get_suptitle()
     assert "no intervals" not in draw_trade(build_table(records(record), SPEC)).get_suptitle()

@@ -73,7 +73,9 @@ def draw_trade(table: Table) -> Figure:
             values = [0.0, *(100 * pair[which].mean for pair in points.values())]
             room = 0.12 * (max(values) - min(values)) or 1.0
             getattr(axis, f"set_{side}lim")(min(values) - room, max(values) + room)
-        title = f"Gain of the tail and loss of the head: {table.spec.label or table.spec.name}"
+        number = len(table.spec.detectors)
+        title = f"Gain of the tail and loss of the head: {table.spec.label or table.spec.name}\n"
+        title += f"mean over {number} detectors" if number > 1 else str(table.spec.detectors[0])
         if all(own.half is None for pair in points.values() for own in pair):
             title += ", one seed: no intervals"
         figure.suptitle(with_reconstruction(title, points))
