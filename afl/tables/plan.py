@@ -5,7 +5,6 @@ The hours of each row come from the best available source (:mod:`afl.tables.spee
 
 from __future__ import annotations
 
-import re
 import shutil
 import statistics
 from collections.abc import Sequence
@@ -20,17 +19,18 @@ from rich.text import Text
 from afl.reporting import load_records
 from afl.tables.cells import DataSets, Name, compose_cells, compose_rows, runs_of, settings_of
 from afl.tables.pinned import pinned, require_trainable
-from afl.tables.speed import Speed, Speeds, gpu_steps
-from afl.tracking import FINISHED
+from afl.tables.speed import Speeds, gpu_steps, sources
 from afl.training import ConfigError
+from afl.training.cost import network_cost
 from afl.training.duration import Duration
 from afl.training.initial_weights import SHAPES, pretraining_config
 from datasets import DataError
-from datasets.releases import PUBLISHED, SIZES
+from datasets.releases import PUBLISHED, SIZES, Size
 
 CHECKPOINTS = 2  # kept by a run: last and previous
 DETECTION_BYTES = 110  # size of one detection in detections.json
 FEATURES = "features for tiny"  # name of the row of pre-training
+FEATURE_CLASSES = 96  # of its generated data set
 MEASURE = ("auto", "true", "false")
 
 
@@ -123,12 +123,10 @@ def plan(config: DictConfig, seeds: Sequence[int]) -> Plan:
         composed = {(loss, *row): cell for loss in config.table.losses for row, cell in first.items()}
         notes += [f"Data: {error}", *_disk_of_data(composed)]
     kept = Path(config.results) / config.table.name / "records"
-    known = load_records(
-        [path for path in (Path(config.paths.output), Path(config.results)) if path.exists()]
-    )
-    known += load_records(sorted(Path(config.results).glob("*/records/*.json")))
+    known = [path for path in (Path(config.paths.output), Path(config.results)) if path.exists()]
+    known += sorted(Path(config.results).glob("*/records/*.json"))
     speeds = Speeds(
-        [record for record in known if record.status == FINISHED],
+        load_records(known),
         str(config.measure).lower(),
         gpu_steps(Path(config.results) / "benchmark" / "gpu.json"),
     )
@@ -163,24 +161,23 @@ def _row(
     speeds: Speeds,
 ) -> Row:
     _, dataset, detector = names[0]
-    counts = _counts(composed[names[0]], datasets)
+    cell = composed[names[0]]
+    counts = _counts(cell, datasets)
     repeats = len(settings_of(config.table, dataset))
-    hours_each, hours_left, done, sources = [], 0.0, 0, []
-    for name in names:
-        cell = composed[name]
-        speed = speeds.of(cell, counts.classes)
-        sources.append(speed)
-        steps = Duration.parse(cell.trainer.max_duration).in_steps(
-            images_per_epoch=counts.train_images, batch_size=cell.trainer.batch_size
-        )
-        views = len(cell.trainer.test_time.scales) * (2 if cell.trainer.test_time.flip else 1)
+    cost = network_cost(cell, counts.classes)
+    known = speeds.of(cell, [loss for loss, _, _ in names], counts.classes, cost.forward_macs)
+    hours_each, hours_left, done = [], 0.0, 0
+    for name, speed in zip(names, known, strict=True):
+        own = composed[name]
+        views = len(own.trainer.test_time.scales) * (2 if own.trainer.test_time.flip else 1)
         evaluation = speed.eval_seconds or views * counts.val_images / (3 * speed.images_per_second)
-        hours = (steps * cell.trainer.batch_size / speed.images_per_second + evaluation) / 3600
-        finished = sum(_finished(config, cell, seed, datasets) for seed in seeds)
+        hours = (_images(own, counts.train_images) / speed.images_per_second + evaluation) / 3600
+        # Without the data the run keys are unknown.
+        runs = [] if datasets is None else [r for seed in seeds for r in runs_of(config, own, seed, datasets)]
+        finished = sum(run.is_finished for run in runs)
         hours_each.append(hours)
         hours_left += hours * (len(seeds) * repeats - finished)
         done += finished
-    cell = composed[names[0]]
     detections = counts.val_images * cell.dataset.max_detections * DETECTION_BYTES
     return Row(
         name=detector if len(config.table.datasets) == 1 else f"{dataset} {detector}",
@@ -188,63 +185,40 @@ def _row(
         done=done,
         hours_each=statistics.fmean(hours_each),
         hours_left=hours_left,
-        bytes_each=CHECKPOINTS * speeds.cost(cell, counts.classes).checkpoint_bytes + detections,
-        device=sources[0].device,
-        source=_told(sources),
+        bytes_each=CHECKPOINTS * cost.checkpoint_bytes + detections,
+        device=known[0].device,
+        source=sources(known),
     )
 
 
-def _told(speeds: Sequence[Speed]) -> str:
-    """The sources of the speeds in a row; finished runs are counted together."""
-    sources = list(dict.fromkeys(speed.source for speed in speeds))
-    runs = [
-        int(found[1])
-        for speed in speeds
-        if (found := re.fullmatch(r"measured: (\d+) finished runs?", speed.source))
-    ]
-    if len(runs) < 2 or len(runs) < len(speeds):
-        return "; ".join(sources)
-    return f"measured: {sum(runs)} finished runs"
+def _images(cell: DictConfig, images_per_epoch: int) -> int:
+    """Number of images that a run trains on, counting repetitions."""
+    batch_size = cell.trainer.batch_size
+    duration = Duration.parse(cell.trainer.max_duration)
+    return batch_size * duration.in_steps(images_per_epoch=images_per_epoch, batch_size=batch_size)
 
 
-@dataclass(frozen=True)
-class _Counts:
-    train_images: int
-    val_images: int
-    classes: int
-
-
-def _counts(cell: DictConfig, datasets: DataSets | None) -> _Counts:
+def _counts(cell: DictConfig, datasets: DataSets | None) -> Size:
     """Number of images and classes: of the data if it is available, otherwise as published."""
-    if datasets is not None:
-        data = datasets.of(cell)
-        return _Counts(len(data.train), len(data.val), len(data.classes))
-    published = SIZES[cell.dataset.name]
-    return _Counts(published.train_images, published.val_images, published.classes)
-
-
-def _finished(config: DictConfig, cell: DictConfig, seed: int, datasets: DataSets | None) -> int:
-    """Number of finished runs; 0 without the data, because the run keys are unknown."""
-    return 0 if datasets is None else sum(run.is_finished for run in runs_of(config, cell, seed, datasets))
+    if datasets is None:
+        return SIZES[cell.dataset.name]
+    data = datasets.of(cell)
+    return Size(len(data.train), len(data.val), len(data.classes))
 
 
 def _pretraining(config: DictConfig, cells: Sequence[DictConfig], speeds: Speeds) -> Row:
     """The runs that pre-train the features of ``tiny``, one for each detector."""
-    hours, done, left, size, speed = [], 0, 0.0, 0.0, None
+    hours, left, done, size = [], 0.0, 0, 0.0
     for cell in cells:
-        pretraining = pretraining_config(cell)
-        folder = pretraining.dataset.folder
-        classes = 96
-        speed = speeds.of(pretraining, classes)
-        steps = Duration.parse(pretraining.trainer.max_duration).in_steps(
-            images_per_epoch=folder.num_train, batch_size=pretraining.trainer.batch_size
-        )
-        hours.append(steps * pretraining.trainer.batch_size / speed.images_per_second / 3600)
-        name = f"{pretraining.dataset.name}-{cell.cell.detector}-*/record.json"
-        there = any(Path(config.paths.output).glob(name))
-        done += there
-        left += 0.0 if there else hours[-1]
-        size = max(size, CHECKPOINTS * speeds.cost(pretraining, classes).checkpoint_bytes)
+        own = pretraining_config(cell)
+        cost = network_cost(own, FEATURE_CLASSES)
+        (speed,) = speeds.of(own, [own.cell.loss], FEATURE_CLASSES, cost.forward_macs)
+        hours.append(_images(own, own.dataset.folder.num_train) / speed.images_per_second / 3600)
+        name = f"{own.dataset.name}-{cell.cell.detector}-*/record.json"
+        finished = any(Path(config.paths.output).glob(name))
+        done += finished
+        left += 0.0 if finished else hours[-1]
+        size = max(size, CHECKPOINTS * cost.checkpoint_bytes)
     return Row(FEATURES, len(cells), done, statistics.fmean(hours), left, size, speed.device, speed.source)
 
 

@@ -19,19 +19,21 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from afl.tracking import Record, environment
-from afl.training.compose import compose_cell
-from afl.training.cost import NetworkCost, measure_throughput, network_cost, training_size
-from datasets.releases import SIZES
+from afl.tracking import FINISHED, Record, environment
+from afl.training.cost import measure_throughput
 
 # RetinaNet R50-FPN on COCO: 0.205 s for a step of 16 images on 8 V100 (detectron2's model zoo).
 PUBLISHED_SPEED, PUBLISHED_DEVICE = 16 / 0.205 / 8, "V100"
 PUBLISHED_PIXELS = 800 * 1088  # of its images, as training_size gives them
+# Multiply-adds of the forward pass of ``experiment=coco/DETECTOR`` for an image of this size, by ``network_cost``.
+MACS = {"retinanet": 202_780_325_888, "fcos": 173_832_994_304}
 REFERENCE = "retinanet"  # the detector whose speed stands for those that were not measured
 LEAST_STEPS = 50  # shorter runs are too slow at first to give a speed
-SMALL_WORK = 1e12  # largest measurement on a CPU in multiply-adds: some seconds
+SMALL_MACS = 1e12 / (
+    3 * 16 * 8
+)  # of a network that a CPU measures in seconds: 8 steps of 16 images, forward and backward
 # As afl.benchmarks.gpu names its rows.
-STEP = re.compile(r"step, (\w+), bf16 \w+ against \w+, (\d+) x (\d+) px, (\d+) classes, ResNet-50")
+STEP = re.compile(r"step, (\w+), bf16 \w+ against \w+, (\d+) x (\d+) px, 80 classes, ResNet-50")
 PUBLISHED = "published, scaled"
 SCALED = ("measured steps, scaled", f"estimated from {REFERENCE}'s steps")
 log = logging.getLogger(__name__)
@@ -59,21 +61,19 @@ class GpuStep:
 
     images_per_second: float
     size: int
-    classes: int
     device: str
 
 
 def gpu_steps(path: Path) -> dict[str, GpuStep]:
-    """The fastest measured step of each detector in ``results/benchmark/gpu.json``; empty without that file."""
+    """The fastest measured step of each detector of ``MACS`` in ``results/benchmark/gpu.json``; empty without that file."""
     if not path.is_file():
         return {}
     content = json.loads(path.read_text(encoding="utf-8"))
     found: dict[str, GpuStep] = {}
     for row in content["rows"]:
         match = STEP.fullmatch(row["what"])
-        if match and row["ours"]:
-            batch, size, classes = map(int, match.groups()[1:])
-            step = GpuStep(batch / row["ours"], size, classes, content["machine"]["gpu"])
+        if match and match[1] in MACS and row["ours"]:
+            step = GpuStep(int(match[2]) / row["ours"], int(match[3]), content["machine"]["gpu"])
             best = found.get(match[1], step)
             found[match[1]] = max(step, best, key=lambda one: one.images_per_second)
     return found
@@ -83,7 +83,7 @@ class Speeds:
     """Estimates the speed of runs.
 
     Args:
-        records: finished runs.
+        records: of any runs.
         measure: ``auto``, ``true`` or ``false``.
         steps: measured on a GPU, by detector.
     """
@@ -91,56 +91,38 @@ class Speeds:
     def __init__(self, records: Sequence[Record], measure: str, steps: Mapping[str, GpuStep]) -> None:
         self._records: dict[tuple, list[Record]] = {}
         for record in records:
-            if record.images_per_second and (record.steps or 0) >= LEAST_STEPS:
+            if record.status == FINISHED and record.images_per_second and (record.steps or 0) >= LEAST_STEPS:
                 self._records.setdefault(_work(record.config), []).append(record)
         self._measure, self._steps = measure, steps
-        self._measured: dict[str, Speed] = {}
-        self._costs: dict[str, NetworkCost] = {}
-        self._per_pixel: dict[str, float] = {}
 
     @cached_property
     def here(self) -> str:
         """Name of the device that runs would use."""
         return environment("cuda" if torch.cuda.is_available() else "cpu")["device"]
 
-    def cost(self, cell: DictConfig, num_classes: int) -> NetworkCost:
-        """The cost of a run's network, cached for all losses of a row."""
-        name = f"{_work(cell)} {num_classes}"
-        if name not in self._costs:
-            self._costs[name] = network_cost(cell, num_classes)
-        return self._costs[name]
+    def of(self, cell: DictConfig, losses: Sequence[str], num_classes: int, macs: int) -> list[Speed]:
+        """The speed of a network with each of its losses, from the best available source.
 
-    def of(self, cell: DictConfig, num_classes: int) -> Speed:
-        """The speed of one run, from the best available source."""
-        work = _work(cell)
-        alike = self._records.get(work, [])
+        Args:
+            cell: one of its runs.
+            macs: multiply-adds of its forward pass for one image.
+        """
+        alike = self._records.get(_work(cell), [])
         at_home = [record for record in alike if record.environment.get("device") == self.here]
-        if at_home:
-            return _from_records(at_home, cell.cell.loss)
-        name, macs = str(work), self.cost(cell, num_classes).forward_macs
-        if self._may_measure(macs):
-            return self._measure_once(name, cell, num_classes, macs)
+        quick = torch.cuda.is_available() or macs < SMALL_MACS
+        if not at_home and (self._measure == "true" or (self._measure == "auto" and quick)):
+            return [_measured(cell, num_classes, quick)] * len(losses)
         if alike:
-            return _from_records(alike, cell.cell.loss)
-        return self._scaled(cell.cell.detector, macs)
-
-    def _macs(self, detector: str, classes: int) -> float:
-        """Multiply-adds of a detector with ResNet-50 for one pixel of its images on MS COCO."""
-        if detector not in self._per_pixel:
-            cell = compose_cell(detector=detector, loss="fl", overrides=[f"experiment=coco/{detector}"])
-            height, width = training_size(cell)
-            self._per_pixel[detector] = self.cost(cell, classes).forward_macs / (height * width)
-        return self._per_pixel[detector]
+            return [_from_records(at_home or alike, loss) for loss in losses]
+        return [self._scaled(cell.cell.detector, macs)] * len(losses)
 
     def _scaled(self, detector: str, macs: int) -> Speed:
         """From a measured step of the detector, from one of RetinaNet, or from RetinaNet's published speed."""
         measured = detector if detector in self._steps else REFERENCE
         if step := self._steps.get(measured):
-            there = self._macs(measured, step.classes) * step.size**2
-            what = SCALED[measured != detector]
-            return Speed(step.images_per_second * there / macs, step.device, what)
-        there = self._macs(REFERENCE, SIZES["coco"].classes) * PUBLISHED_PIXELS
-        return Speed(PUBLISHED_SPEED * there / macs, PUBLISHED_DEVICE, PUBLISHED)
+            there = MACS[measured] * step.size**2 / PUBLISHED_PIXELS
+            return Speed(step.images_per_second * there / macs, step.device, SCALED[measured != detector])
+        return Speed(PUBLISHED_SPEED * MACS[REFERENCE] / macs, PUBLISHED_DEVICE, PUBLISHED)
 
     def notes(self, sources: Sequence[str]) -> list[str]:
         """What a plan says about speeds that were scaled."""
@@ -159,31 +141,25 @@ class Speeds:
         )
         return [f"measured steps: {said}, without reading images (results/benchmark), {instead}"]
 
-    def _may_measure(self, macs: int) -> bool:
-        small = torch.cuda.is_available() or macs * 3 * 16 * 8 < SMALL_WORK
-        return self._measure == "true" or (self._measure == "auto" and small)
 
-    def _measure_once(self, name: str, cell: DictConfig, num_classes: int, macs: int) -> Speed:
-        if name not in self._measured:
-            log.info("measuring %s on random data", cell.cell.detector)
-            quick = torch.cuda.is_available() or macs * 3 * 16 * 8 < SMALL_WORK
-            batch_size, steps = (cell.trainer.batch_size, 4) if quick else (1, 1)
-            while True:
-                try:
-                    found = measure_throughput(cell, num_classes, batch_size=batch_size, steps=steps)
-                    break
-                except torch.cuda.OutOfMemoryError:
-                    if batch_size == 1:
-                        raise
-                    batch_size //= 2
-            height, width = found.size
-            self._measured[name] = Speed(
-                images_per_second=found.images_per_second,
-                device=found.device,
-                source=f"measured now with {cell.cell.loss}: {found.steps} steps of {found.batch_size} random images, "
-                f"{width} x {height}",
-            )
-        return self._measured[name]
+def _measured(cell: DictConfig, num_classes: int, quick: bool) -> Speed:
+    log.info("measuring %s on random data", cell.cell.detector)
+    batch_size, steps = (cell.trainer.batch_size, 4) if quick else (1, 1)
+    while True:
+        try:
+            found = measure_throughput(cell, num_classes, batch_size=batch_size, steps=steps)
+            break
+        except torch.cuda.OutOfMemoryError:
+            if batch_size == 1:
+                raise
+            batch_size //= 2
+    height, width = found.size
+    return Speed(
+        images_per_second=found.images_per_second,
+        device=found.device,
+        source=f"measured now with {cell.cell.loss}: {found.steps} steps of {found.batch_size} random images, "
+        f"{width} x {height}",
+    )
 
 
 def _from_records(records: Sequence[Record], loss: str) -> Speed:
@@ -198,6 +174,18 @@ def _from_records(records: Sequence[Record], loss: str) -> Speed:
         source=f"measured: {count}" + ("" if own else " with other losses"),
         eval_seconds=statistics.median(record.eval_seconds for record in chosen),
     )
+
+
+def sources(speeds: Sequence[Speed]) -> str:
+    """The sources of the speeds in a row; finished runs are counted together."""
+    runs = [
+        int(found[1])
+        for speed in speeds
+        if (found := re.fullmatch(r"measured: (\d+) finished runs?", speed.source))
+    ]
+    if len(runs) < 2 or len(runs) < len(speeds):
+        return "; ".join(dict.fromkeys(speed.source for speed in speeds))
+    return f"measured: {sum(runs)} finished runs"
 
 
 def _work(config: DictConfig | dict) -> tuple:

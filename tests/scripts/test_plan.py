@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from afl.tables import plan as planning
 from afl.tables import speed as speeds
-from afl.tables.plan import plan
+from afl.tables.plan import DETECTION_BYTES, plan
 from afl.tracking import environment, write_record
 from afl.training import ConfigError, run_cell
 from afl.training.compose import CONF, compose_cell
-from afl.training.cost import Throughput, network_cost
+from afl.training.cost import Throughput, network_cost, training_size
 from scripts.table import main
 
 SMALL = [
@@ -57,7 +57,7 @@ def test_runs_of_the_same_network_on_this_device_give_the_hours(done, tmp_path, 
     assert row.hours_each == pytest.approx(hours) and row.hours_left == pytest.approx(5 * hours)
     assert row.source == "measured: 1 finished run; measured: 1 finished run with other losses"
     checkpoint = (tmp_path / "outputs" / done.key / "checkpoints" / "last.pt").stat().st_size
-    assert row.bytes_each == pytest.approx(2 * checkpoint + 10 * 100 * planning.DETECTION_BYTES, rel=0.15)
+    assert row.bytes_each == pytest.approx(2 * checkpoint + 10 * 100 * DETECTION_BYTES, rel=0.15)
 
 
 def test_the_speed_of_a_short_run_is_not_used(done, tmp_path):
@@ -174,10 +174,17 @@ def test_finished_runs_of_a_row_are_counted_together():
         return speeds.Speed(10.0, "X", source)
 
     own = [speed("measured: 5 finished runs"), speed("measured: 1 finished run")]
-    assert planning._told(own) == "measured: 6 finished runs"
+    assert speeds.sources(own) == "measured: 6 finished runs"
     other = speed("measured: 5 finished runs with other losses")
-    assert planning._told([*own, other]) == "; ".join(one.source for one in [*own, other])
-    assert planning._told([own[1]]) == own[1].source
+    assert speeds.sources([*own, other]) == "; ".join(one.source for one in [*own, other])
+    assert speeds.sources([own[1]]) == own[1].source
+
+
+@pytest.mark.parametrize("detector", speeds.MACS)
+def test_the_networks_that_speeds_are_scaled_from_have_the_stated_cost(detector):
+    cell = compose_cell(detector=detector, loss="fl", overrides=[f"experiment=coco/{detector}"])
+    assert network_cost(cell, 80).forward_macs == speeds.MACS[detector]
+    assert math.prod(training_size(cell)) == speeds.PUBLISHED_PIXELS
 
 
 def test_a_table_of_older_configs_cannot_be_planned():
