@@ -57,6 +57,8 @@ DEFAULTS = {
 DEMOS = ("fcos-foda-afl_anchored_head", "fcos-foda-fl", "fcos-shapes-afl")
 GENERATED = "note: {} was trained on LongTail Shapes and knows generated shapes of {} pixels only; its boxes in photographs mean nothing"
 
+NOTHING = "nothing was found: {} knows {} classes only ({}, ...); a lower score, such as score=0.1, shows weaker boxes"
+
 
 @dataclass
 class Pictures:
@@ -144,6 +146,8 @@ def main(arguments: list[str]) -> int:
         f"({predictor.checkpoint}, step {predictor.step}); written: {output}/detections.json"
         + (" and the pictures beside it" if options["pictures"] else "")
     )
+    if not document["annotations"]:
+        print(NOTHING.format(options["run"], len(predictor.names), ", ".join(map(str, predictor.names[:8]))))
     return 1 if pictures.broken else 0
 
 

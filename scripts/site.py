@@ -16,6 +16,7 @@ from __future__ import annotations
 import http.server
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -26,6 +27,7 @@ from scripts.entry import asks_for_help, options_of, run_command
 
 ROOT = CONF.parent
 PORT = 8000
+STYLE = "site.css"
 
 
 def main(arguments: list[str]) -> int:
@@ -73,6 +75,7 @@ def write_source(source: Path) -> None:
 
     stage(ROOT, source)
     docs = source / "docs"
+    shutil.copyfile(ROOT / "docs" / STYLE, docs / STYLE)
     page = losses_page(configured_losses(), CONF, ROOT / "results", docs / "loss_pictures")
     (docs / "every_loss.md").write_text(page, encoding="utf-8")
     (docs / "api").mkdir()

@@ -11,19 +11,19 @@ COLUMNS: dict[str, Callable[[Entry], str]] = {
     "model": lambda entry: f"`{entry.name}`",
     "data": lambda entry: entry.about["config"]["cell"]["dataset"],
     **{name: lambda entry, name=name: percent(entry.metrics.get(name)) for name in FIGURES},
-    "parameters": lambda entry: f"{entry.run['parameters'] / 1e6:.2f} M",
+    "parameters, M": lambda entry: f"{entry.run['parameters'] / 1e6:.2f}",
     "ms per image": lambda entry: f"{entry.speed['milliseconds']:.0f}",
-    "training memory": lambda entry: f"{entry.run['peak_memory_bytes'] / 2**30:.1f} GiB",
-    "training": lambda entry: f"{entry.run['train_seconds'] / 60:.1f} min",
+    "training memory, GiB": lambda entry: f"{entry.run['peak_memory_bytes'] / 2**30:.1f}",
+    "training, min": lambda entry: f"{entry.run['train_seconds'] / 60:.1f}",
 }
 HEAD = """# Trained detectors
 
 These detectors come with the repository, in `zoo/`. A name is enough to use one; nothing is downloaded.
 
 ```
-python -m scripts.predict demo                                         # a picture in a few seconds
+python -m scripts.zoo             # their names
+python -m scripts.predict demo    # a picture in a few seconds
 python -m scripts.predict run=zoo:{example} images=photos output=found
-python -m scripts.zoo                                                  # the names
 ```
 
 ```python
