@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import DTypeLike
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
@@ -68,7 +70,7 @@ class ResizedImage:
         if self.mirrored and shrinks:
             cv2.flip(out, 1, dst=out)
 
-    def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         pixels = np.empty(self.shape, dtype=np.uint8)
         self.write(pixels)
         return pixels if dtype is None else pixels.astype(dtype)
@@ -143,9 +145,12 @@ class Batch:
         """The batch in page-locked memory: copies from it to a GPU can overlap with computation."""
         return self._map(lambda tensor: tensor.pin_memory())
 
-    def _map(self, function) -> Batch:
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return Batch(**{name: None if value is None else function(value) for name, value in values.items()})
+        moved: dict[str, Any] = {
+            name: None if value is None else function(value) for name, value in values.items()
+        }
+        return Batch(**moved)
 
 
 def collate(samples: Sequence[Sample], divisors: tuple[int, int] = (32, 32)) -> Batch:
@@ -169,9 +174,7 @@ def collate(samples: Sequence[Sample], divisors: tuple[int, int] = (32, 32)) -> 
         boxes[i, :n], labels[i, :n], ignored[i, :n] = sample.boxes, sample.labels, sample.ignored
         if points is not None:
             points[i, :n] = sample.extreme_points
-    verified = None
-    if samples[0].verified is not None:
-        verified = torch.from_numpy(np.stack([sample.verified for sample in samples]))
+    verified = [sample.verified for sample in samples if sample.verified is not None]
     return Batch(
         images=images.permute(0, 3, 1, 2),
         boxes=torch.from_numpy(boxes),
@@ -182,7 +185,7 @@ def collate(samples: Sequence[Sample], divisors: tuple[int, int] = (32, 32)) -> 
         original_sizes=torch.tensor([sample.original_size for sample in samples], dtype=torch.int64),
         matrices=torch.from_numpy(np.stack([sample.matrix for sample in samples]).astype(np.float32)),
         extreme_points=None if points is None else torch.from_numpy(points),
-        verified=verified,
+        verified=torch.from_numpy(np.stack(verified)) if verified else None,
     )
 
 
@@ -205,7 +208,7 @@ def _pixels(count: int, height: int, width: int) -> Tensor:
         return torch.from_numpy(np.empty((count, height, width, 3), dtype=np.uint8))
     # A loader's worker allocates shared memory, so that the training process needs no copy.
     storage = torch.UntypedStorage._new_shared(count * height * width * 3)
-    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (count, height, width, 3))
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(count, height, width, 3)
 
 
 def _place(image: np.ndarray | ResizedImage, canvas: np.ndarray) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,7 +77,7 @@ def read_json_split(
     policy: Policy,
     cache: Path | str | None,
     remedy: str,
-    more: Callable[..., dict[str, object]] = lambda *_: {},
+    more: Callable[..., dict[str, Any]] = lambda *_: {},
 ) -> AnnotationIndex:
     """One split in MS COCO's format or an extension of it.
 

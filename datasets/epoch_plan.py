@@ -87,19 +87,21 @@ class EpochPlan:
             # Two epochs can share a batch; older ones are not needed again.
             self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1}
             order = rng.permutation(numbers)
-            self._orders[epoch] = (
-                order if self.groups is None else self._grouped(order, self._start(epoch), rng)
-            )
+            if self.groups is not None:
+                order = self._grouped(order, self.groups, self._start(epoch), rng)
+            self._orders[epoch] = order
         return self._orders[epoch]
 
-    def _grouped(self, order: np.ndarray, start: int, rng: np.random.Generator) -> np.ndarray:
+    def _grouped(
+        self, order: np.ndarray, groups: np.ndarray, start: int, rng: np.random.Generator
+    ) -> np.ndarray:
         """Reorder an epoch that begins at position ``start`` of the stream so that every full batch has one group."""
         # The first images complete the last batch of the previous epoch.
         begun = -start % self.batch_size
         rest = order[begun:]
         batches, left = [], []
-        for group in np.unique(self.groups[rest]):
-            own = rest[self.groups[rest] == group]
+        for group in np.unique(groups[rest]):
+            own = rest[groups[rest] == group]
             full = len(own) // self.batch_size * self.batch_size
             batches += list(own[:full].reshape(-1, self.batch_size))
             left.append(own[full:])

@@ -129,7 +129,7 @@ def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
 def arrays_as_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     """Content of an uncompressed ``.npz`` file."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # no array is called allow_pickle
     return buffer.getvalue()
 
 

@@ -78,7 +78,11 @@ def _problems(index: AnnotationIndex, cache: Path | str | None) -> list[tuple[in
         ]
         problems = _check(index, unknown, stamps)
         bad = {i for i, *_ in problems}
-        state = {name: _key(index, i, stamps[i]) for i, name in enumerate(index.file_names) if i not in bad}
+        state = {
+            index.file_names[i]: _key(index, i, stamp)
+            for i, stamp in enumerate(stamps)
+            if stamp is not None and i not in bad
+        }
         if state != good:
             try:
                 write_checked(path, json.dumps(state).encode())

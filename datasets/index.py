@@ -102,15 +102,26 @@ class AnnotationIndex:
         In LVIS's federated annotation, these are the classes with annotations in the image and those verified to be absent,
         without those that were not annotated completely.
         """
-        if self.negative_labels is None:
+        lists = self._class_lists()
+        if not lists:
             return None
+        (negative, starts), (not_exhaustive, other_starts) = lists.values()
         mask = np.zeros(self.num_classes, dtype=bool)
         mask[self.labels[self.annotations(i)]] = True
-        mask[self.negative_labels[self.negative_offsets[i] : self.negative_offsets[i + 1]]] = True
-        mask[
-            self.not_exhaustive_labels[self.not_exhaustive_offsets[i] : self.not_exhaustive_offsets[i + 1]]
-        ] = False
+        mask[negative[starts[i] : starts[i + 1]]] = True
+        mask[not_exhaustive[other_starts[i] : other_starts[i + 1]]] = False
         return mask
+
+    def _class_lists(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Labels and offsets of the negative and the not exhaustive classes, by name; empty if the data set has none."""
+        return {
+            name: (labels, offsets)
+            for name, labels, offsets in (
+                ("negative", self.negative_labels, self.negative_offsets),
+                ("not_exhaustive", self.not_exhaustive_labels, self.not_exhaustive_offsets),
+            )
+            if labels is not None and offsets is not None
+        }
 
     def select(self, numbers: Sequence[int] | np.ndarray) -> AnnotationIndex:
         """The index of the chosen images, in the given order; classes are unchanged."""
@@ -122,13 +133,9 @@ class AnnotationIndex:
             name: getattr(self, name)[annotations]
             for name in ("boxes", "labels", "crowd", "difficult", "areas", "annotation_ids", "extreme_points")
         }
-        for name in ("negative", "not_exhaustive"):
-            if getattr(self, f"{name}_labels") is not None:
-                kept, new_offsets = _gather(getattr(self, f"{name}_offsets"), numbers)
-                changes |= {
-                    f"{name}_labels": getattr(self, f"{name}_labels")[kept],
-                    f"{name}_offsets": new_offsets,
-                }
+        for name, (labels, label_offsets) in self._class_lists().items():
+            kept, new_offsets = _gather(label_offsets, numbers)
+            changes |= {f"{name}_labels": labels[kept], f"{name}_offsets": new_offsets}
         digest = hashlib.sha256(self.content_hash.encode() + self.image_ids[numbers].tobytes()).hexdigest()
         return replace(
             self,
@@ -160,14 +167,11 @@ class AnnotationIndex:
                 strict=True,
             )
         ]
-        if self.negative_labels is not None:
-            for key, labels, offsets in (
-                ("neg_category_ids", self.negative_labels, self.negative_offsets),
-                ("not_exhaustive_category_ids", self.not_exhaustive_labels, self.not_exhaustive_offsets),
-            ):
-                ids = self.category_ids[labels].tolist()
-                for i, image in enumerate(images):
-                    image[key] = ids[offsets[i] : offsets[i + 1]]
+        keys = {"negative": "neg_category_ids", "not_exhaustive": "not_exhaustive_category_ids"}
+        for name, (labels, offsets) in self._class_lists().items():
+            listed = self.category_ids[labels].tolist()
+            for i, image in enumerate(images):
+                image[keys[name]] = listed[offsets[i] : offsets[i + 1]]
         corners = self.boxes.astype(np.float64)
         xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
         image_ids = np.repeat(self.image_ids, np.diff(self.offsets)).tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +75,7 @@ class IndexBuilder:
         category_ids: Sequence[int],
         category_names: Sequence[str],
         log: DefectLog,
-        **lvis: object,
+        **lvis: Any,
     ) -> AnnotationIndex:
         """Build the index.  Annotations are sorted by image and keep their order within each image.
 

@@ -9,10 +9,11 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import cv2
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from datasets.batch import Batch, Sample, collate
 from datasets.dataset import DetectionDataset
@@ -75,12 +76,12 @@ class _Steps:
 
 def _loader(
     dataset: DetectionDataset,
-    batches: Iterable[Sequence[tuple[int, ...]]],
+    batches: Iterable[list[Any]],
     num_workers: int,
     pin_memory: bool,
     divisors: tuple[int, int],
 ) -> Iterable[Batch]:
-    loader: DataLoader[Batch] = DataLoader(
+    loader = DataLoader(
         _SampleOrMessage(dataset),
         batch_sampler=batches,
         num_workers=num_workers,
@@ -105,7 +106,7 @@ def _start_method() -> str | None:
     return "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
 
 
-class _SampleOrMessage:
+class _SampleOrMessage(Dataset[Sample | str]):
     """Samples, or the message of the error if a sample cannot be read.
 
     An exception in a worker would reach the main process as another one, which contains a stack trace as text.
@@ -117,7 +118,7 @@ class _SampleOrMessage:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, ...]) -> Sample | str:
+    def __getitem__(self, key: tuple[int, int] | tuple[int, int, int]) -> Sample | str:
         try:
             return self.dataset[key]
         except DataError as error:
@@ -126,7 +127,8 @@ class _SampleOrMessage:
 
 def _collate_or_message(samples: Sequence[Sample | str], divisors: tuple[int, int]) -> Batch | str:
     message = next((sample for sample in samples if isinstance(sample, str)), None)
-    return collate(samples, divisors) if message is None else message
+    good = [sample for sample in samples if isinstance(sample, Sample)]
+    return collate(good, divisors) if message is None else message
 
 
 class _RaiseMessages:

@@ -10,6 +10,7 @@ not annotated completely (``not_exhaustive_category_ids``).  Other data sets in 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def read_lvis(
 
 def _lvis_fields(
     content: dict, path: Path, builder: IndexBuilder, labels: dict[int, int], log: DefectLog
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """The fields of an index that exist only for LVIS."""
     negative = _classes_of_images(content, path, "neg_category_ids", builder, labels, log)
     not_exhaustive = _classes_of_images(content, path, "not_exhaustive_category_ids", builder, labels, log)
@@ -77,8 +78,9 @@ def _frequencies(content: dict, path: Path, labels: dict[int, int]) -> list[str]
     """The group r, c or f of each class, in class order."""
     found: dict[int, str] = {}
     for record in objects_of(content, "categories"):
-        if optional_id(record) in labels and record.get("frequency") in ("r", "c", "f"):
-            found.setdefault(optional_id(record), record["frequency"])
+        number = optional_id(record)
+        if number is not None and number in labels and record.get("frequency") in ("r", "c", "f"):
+            found.setdefault(number, record["frequency"])
     for category_id in labels:
         if category_id not in found:
             raise DataError(

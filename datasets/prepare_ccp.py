@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -58,7 +59,7 @@ def small_size(size: tuple[int, int]) -> tuple[int, int]:
     return round(size[0] * scale), round(size[1] * scale)
 
 
-def garments(pixels: np.ndarray, size: tuple[int, int]) -> list[tuple[int, dict[str, object]]]:
+def garments(pixels: np.ndarray, size: tuple[int, int]) -> list[tuple[int, dict[str, Any]]]:
     """The label and the COCO annotation record, without a category, of each object of a photograph.
 
     Args:

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -66,7 +67,7 @@ def read_points(path: Path) -> list[tuple[int, int, int]]:
         ) from error
 
 
-def cell_records(image: np.ndarray, points: Sequence[tuple[int, int, int]]) -> list[dict[str, object]]:
+def cell_records(image: np.ndarray, points: Sequence[tuple[int, int, int]]) -> list[dict[str, Any]]:
     """COCO annotation records at half size.
 
     Args:

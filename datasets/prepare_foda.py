@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datasets.errors import DataError
 from datasets.prepared import numbered_files, open_photograph, save_photograph, write_split
@@ -25,7 +26,7 @@ class FrameObjects:
     height: int
     objects: tuple[tuple[str, float, float, float, float], ...]
 
-    def records(self, classes: Sequence[str]) -> list[dict[str, object]]:
+    def records(self, classes: Sequence[str]) -> list[dict[str, Any]]:
         """COCO annotation records of the frame at ``SIDE`` x ``SIDE`` pixels."""
         along, down = SIDE / self.width, SIDE / self.height
         return [
@@ -81,18 +82,22 @@ def read_frame(path: Path) -> FrameObjects:
     """
     try:
         tree = ElementTree.parse(path)
-        width, height = (int(tree.findtext(f"size/{side}")) for side in ("width", "height"))
-        objects = [
-            (
-                entry.findtext("name"),
-                *(float(entry.findtext(f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax")),
-            )
-            for entry in tree.iter("object")
-        ]
-    except (OSError, ElementTree.ParseError, TypeError, ValueError) as error:
+        width, height = (int(_text(tree.getroot(), f"size/{side}")) for side in ("width", "height"))
+        objects = []
+        for entry in tree.iter("object"):
+            x1, y1, x2, y2 = (float(_text(entry, f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax"))
+            if x2 - x1 >= 2 and y2 - y1 >= 2:
+                objects.append((_text(entry, "name"), x1, y1, x2, y2))
+    except (OSError, ElementTree.ParseError, ValueError) as error:
         raise DataError(f"{path} cannot be read as an annotation: {error}; fetch the file again") from error
-    large = tuple(o for o in objects if o[3] - o[1] >= 2 and o[4] - o[2] >= 2)
-    return FrameObjects(width, height, large)
+    return FrameObjects(width, height, tuple(objects))
+
+
+def _text(element: ElementTree.Element, field: str) -> str:
+    text = element.findtext(field)
+    if text is None:
+        raise ValueError(f"it has no {field}")
+    return text
 
 
 def class_pools(class_of: Mapping[int, str]) -> tuple[dict[str, list[int]], dict[str, list[int]]]:

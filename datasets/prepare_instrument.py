@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datasets.errors import DataError
 from datasets.fields import load_json
@@ -27,8 +28,8 @@ MOST, FEWEST, VALIDATION = 150, 3, 20
 class _Prepared:
     """Prepared images and their annotation records, both in the order of the image ids, and the class names."""
 
-    images: dict[int, dict[str, object]]
-    objects: dict[int, list[dict[str, object]]]
+    images: dict[int, dict[str, Any]]
+    objects: dict[int, list[dict[str, Any]]]
     names: list[str]
 
     def write(self, path: Path, chosen: Iterable[int]) -> None:
@@ -87,8 +88,8 @@ def foda_draw(class_of: Mapping[int, int]) -> tuple[list[int], list[int]]:
 
 def _read(folder: Path, splits: Sequence[str]) -> _Prepared:
     """The union of prepared splits, which may share images."""
-    images: dict[int, dict[str, object]] = {}
-    objects: dict[int, list[dict[str, object]]] = {}
+    images: dict[int, dict[str, Any]] = {}
+    objects: dict[int, list[dict[str, Any]]] = {}
     for split in splits:
         path = require_file(
             folder / f"{split}.json", "set existing= to the folder of the prepared foda and ccp"

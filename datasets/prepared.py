@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
@@ -45,8 +46,8 @@ def save_photograph(image: Image.Image, size: tuple[int, int], path: Path, quali
 
 def write_split(
     path: Path,
-    images: Iterable[Mapping[str, object]],
-    objects: Mapping[int, Sequence[Mapping[str, object]]],
+    images: Iterable[Mapping[str, Any]],
+    objects: Mapping[int, Sequence[Mapping[str, Any]]],
     categories: Sequence[str],
 ) -> None:
     """Write one split as COCO JSON.

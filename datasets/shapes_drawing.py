@@ -265,8 +265,8 @@ def _background(size: int, rng: np.random.Generator) -> np.ndarray:
         start = rng.uniform(0, size, size=2)
         if rng.random() < 0.6:
             stop = start + rng.normal(0, 14, size=2)
-            ends = [tuple(int(c) for c in p) for p in (start, stop)]
-            cv2.line(image, *ends, colour, int(rng.integers(1, 3)), cv2.LINE_AA)
+            first, last = (end.astype(int).tolist() for end in (start, stop))
+            cv2.line(image, first, last, colour, int(rng.integers(1, 3)), cv2.LINE_AA)
         else:
             scrap = start + rng.uniform(-3.5, 3.5, size=(3, 2))
             cv2.fillPoly(image, [np.rint(scrap).astype(np.int32)], colour, lineType=cv2.LINE_AA)

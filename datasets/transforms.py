@@ -50,9 +50,9 @@ class ResizeTransform:
     def __call__(
         self, sample: Sample, rng: np.random.Generator, shared: np.random.Generator | None = None
     ) -> Sample:
-        short_side = self.short_sides[(shared or rng).integers(len(self.short_sides))]
+        short_side = self.short_sides[int((shared or rng).integers(len(self.short_sides)))]
         mirrored = rng.random() < self.flip
-        image = self.color(sample.image, rng) if self.color else sample.image
+        image = _recoloured(sample, self.color, rng)
         return _resized(replace(sample, image=image), short_side, self.max_long_side, mirrored, SMALLEST_SIDE)
 
 
@@ -82,15 +82,14 @@ class CropTransform:
         self, sample: Sample, rng: np.random.Generator, shared: np.random.Generator | None = None
     ) -> Sample:
         height, width = sample.image.shape[:2]
-        side = max(height, width) * self.scales[rng.integers(len(self.scales))]
+        side = max(height, width) * self.scales[int(rng.integers(len(self.scales)))]
         x, y = (rng.uniform(b, length - b) for length in (width, height) for b in [self._margin(length)])
         scale = self.size / side
         mirrored = rng.random() < self.flip
         along = -scale if mirrored else scale
         matrix = np.array([[along, 0, self.size / 2 - along * x], [0, scale, self.size / 2 - scale * y]])
         # The colours change before the crop, so that the padding keeps its colour.
-        image = self.color(sample.image, rng) if self.color else sample.image
-        image = warp(image, matrix, self.size, self.size)
+        image = warp(_recoloured(sample, self.color, rng), matrix, self.size, self.size)
         return _moved(sample, image, matrix, SMALLEST_SIDE)
 
     def _margin(self, length: int) -> float:
@@ -121,7 +120,7 @@ class FixedTransform:
         self, sample: Sample, rng: np.random.Generator, shared: np.random.Generator | None = None
     ) -> Sample:
         height, width = sample.image.shape[:2]
-        image = self.color(sample.image, rng) if self.color else sample.image
+        image = _recoloured(sample, self.color, rng)
         matrix = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
         if rng.random() < self.flip:
             image, matrix[0] = image[:, ::-1], (-1.0, 0.0, width)
@@ -155,6 +154,11 @@ class PadOnly:
         self, sample: Sample, rng: np.random.Generator, shared: np.random.Generator | None = None
     ) -> Sample:
         return sample
+
+
+def _recoloured(sample: Sample, color: ColorJitter | None, rng: np.random.Generator) -> np.ndarray:
+    pixels = np.asarray(sample.image)
+    return color(pixels, rng) if color else pixels
 
 
 def warp(image: np.ndarray, matrix: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -193,7 +197,7 @@ def _resized(
 ) -> Sample:
     height, width = sample.image.shape[:2]
     new_height, new_width = resized_size(height, width, short_side, max_long_side)
-    image = ResizedImage(sample.image, new_height, new_width, mirrored)
+    image = ResizedImage(np.asarray(sample.image), new_height, new_width, mirrored)
     matrix = np.array([[new_width / width, 0.0, 0.0], [0.0, new_height / height, 0.0]])
     if mirrored:
         matrix[0] = (-matrix[0, 0], 0.0, new_width)
@@ -235,7 +239,7 @@ def _moved(
 
 def _chosen(polygons: Polygons, kept: np.ndarray) -> Polygons:
     """The outlines of the objects for which ``kept`` (n,) is true."""
-    return _packed([polygons.parts(a) for a in np.flatnonzero(kept)])
+    return _packed([polygons.parts(a) for a in np.flatnonzero(kept).tolist()])
 
 
 def _packed(objects: list[list[np.ndarray]]) -> Polygons:
@@ -254,7 +258,7 @@ def _recut(
     unknown, unless all four are still inside: a point moved to the border might not be on the object.
     """
     points = points.copy()
-    for a in np.flatnonzero(cut):
+    for a in np.flatnonzero(cut).tolist():
         parts = [] if polygons is None else polygons.parts(a)
         if parts:
             inside = [part for part in (clip_polygon(part, width, height) for part in parts) if len(part)]

@@ -62,8 +62,9 @@ def read_yolo(
     """
     root = require_folder(root, remedy)
     places = {split: labels_of(split) for split in require_texts(splits, "the list of splits")}
-    for folder in (*places, *places.values()):
-        require_folder(root / folder, remedy)
+    for split, labels in places.items():
+        require_folder(root / split, remedy)
+        require_folder(root / labels, remedy)
     if classes is None:
         names = read_names(require_file(root / NAMES, "write it with a list 'names', or set dataset.classes"))
     else:
