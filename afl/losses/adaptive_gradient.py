@@ -65,7 +65,7 @@ class AdaptiveGradient(Weighting):
 
     @property
     def kappa(self) -> Tensor:
-        """Scalar, or (C,) where every class has its own."""
+        """Scalar, or (C,) with one per class."""
         return self.kappa_0 * self.maturity.immaturity
 
     def forward(

@@ -79,11 +79,11 @@ class ClassificationLoss(MapLoss):
 
     @property
     def wants_prior(self) -> bool:
-        """Whether a link asks for a prior of its own."""
+        """Whether a link requests a prior."""
         return self._head_prior() is not None
 
     def prior_from_data(self, positives_per_image: float, elements_per_image: float) -> float:
-        """The prior of the first link that asks for one; the data play no part."""
+        """The prior of the first link that requests one; it does not depend on the data."""
         prior = self._head_prior()
         return self.info.prior if prior is None else prior
 
@@ -93,13 +93,13 @@ class ClassificationLoss(MapLoss):
 
     @property
     def image_repeats(self) -> ImageRepeats | None:
-        """The wish of the first link that has one."""
+        """The request of the first link that has one."""
         wanted: list[ImageRepeats | None] = [link.image_repeats for link in self.chain.values()]
         return next((repeats for repeats in wanted if repeats is not None), None)
 
     @property
     def class_layers_only(self) -> bool:
-        """Whether any link asks for it."""
+        """Whether any link requests it."""
         return any(link.class_layers_only for link in self.chain.values())
 
     def calibrated(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ thresholds and decoding see it as usual. Default: lambda = 2 of the official cod
 Anchors, grids and heat maps alike: every class's logits change, on corners and extreme points in every map. A map of one class does
 not change.
 
-Differs from the official code: shares of instances in a_c, which that code offers beside its default, the share of images.
+Differs from the official code: a_c uses shares of instances. That code has this as an option; its default is shares of images.
 """
 
 from __future__ import annotations

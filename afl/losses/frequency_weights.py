@@ -4,8 +4,9 @@
 
 The power 1/2 is the square-root weighting of Mahajan et al., Exploring the Limits of Weakly Supervised Pretraining, ECCV 2018,
 section 2.2 (as weights instead of sampling); the power 1 is inverse frequency. The most frequent class has weight 1. Default: power 1/2,
-and a cap of 5 as in ``class_weights``. A class without instances counts as one with one. The weight multiplies positives, 1 + (w_c - 1) y
-for soft ones; anchors and grids: all positives of class c, heat maps: the peaks of its map. A map of one class has weight 1.
+and a cap of 5 as in ``class_weights``. A class without instances counts as if it had one. The weight multiplies positives; a soft
+positive y has 1 + (w_c - 1) y. Anchors and grids: all positives of class c. Heat maps: the peaks of its map. A map of one class has
+weight 1.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ As negatives are learnt, N falls and a rises. It reaches 1 only if N <= ratio P 
     1 - i (1 - a),    i = clip((ghat - threshold) / (ghat_0 - threshold), 0, 1), the model's immaturity
 
 and the loss ends without it. Not published; the defaults are ours. Anchors, grids and heat maps
-alike, a heat map's (1 - Y)^4 being in N.
+alike; N includes a heat map's (1 - Y)^4.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ floor, where one in fifty is drawn, and the loss would hardly separate classes (
 Differs from the official code: each negative is drawn independently with p_k, so N is met on average; the bins' upper end is
 a constant and not the largest overlap of the batch including positives; the floor takes part in all steps and not only from
 the second on; the divisor is the detector's normaliser. The draws depend only on the optimiser step and the position in the
-image: there is no generator, a run resumes exactly, and two processes draw the same as one.
+image. There is no generator, so a run resumes exactly, and two processes draw the same as one.
 """
 
 from __future__ import annotations

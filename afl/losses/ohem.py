@@ -2,17 +2,15 @@
 
     W = 1 for the B samples of an image with the largest loss, 0 for all others
 
-The paper ranks foreground and background regions together, without a ratio between them, by the current
-network's loss. Default: size = B = 128, the paper's mini-batch (its code takes 64 from each
-of two images). Pair it with cross-entropy: gamma 0, alpha off.
+The paper ranks foreground and background regions together by the current network's loss, without a ratio between them. Default:
+size = B = 128, the paper's mini-batch (its code takes 64 from each of two images). Pair it with cross-entropy: gamma 0, alpha off.
 
-Anchors and grids: a sample is a location, its loss the sum over classes of the losses of its elements; an
-easy positive is dropped like anything easy. Heat maps: a sample is an element, its loss includes the scale
-(1 - Y)^4 of negatives; B negatives are kept beside all peaks, which are too few to lose any.
+Anchors and grids: a sample is a location, and its loss is the sum over classes of the losses of its elements; an easy positive is
+dropped like any easy sample. Heat maps: a sample is an element, and its loss includes the scale (1 - Y)^4 of negatives; B negatives
+are kept in addition to all peaks, because there are too few peaks to lose any.
 
-Differs from the official code: no suppression of overlapping samples before the choice, because a
-classification loss sees no boxes; the box loss has no part in the ranking and is not mined; the sum is
-divided by the detector's own normaliser, as in every arm, and not by B.
+Differs from the official code: overlapping samples are not suppressed before the choice, because a classification loss sees no boxes;
+the box loss is neither ranked nor mined; the sum is divided by the detector's normaliser, as for every loss, and not by B.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class PrimeSampleAttention(Weighting):
             if self.dense_positives:
                 raise UndefinedPair(
                     f"pisa ranks the positives of one object, and the map {self.name!r} does not say which "
-                    "object its positives stand for."
+                    "object each positive belongs to."
                 )
             owner = torch.arange(len(overlap), device=overlap.device)
         hits = positives(positive_logits(logits, target), target, replace(weights, gate=None))

@@ -1,7 +1,9 @@
 """Control for class-weighted losses: one factor on all positives, the mean of the class weights.
 
+    s on positives,    s = sum over classes of n_c w_c / sum of n_c
+
 Class weights have two effects: they shift weight between classes, and from negatives to positives. This link has only the
-second effect, so a gain of class weights has to be compared with it. It is the control for weights that give the most
+second effect, so compare a gain of class weights with it. It is the control for weights that give the most
 frequent class 1 (``cbl``, ``cbfl``). Weights with a mean of 1 over instances, as in ``afl``, give s = 1: their control is
 focal loss itself.
 """

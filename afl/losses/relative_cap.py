@@ -7,7 +7,7 @@ A form of Adaptive Focal Loss; like the others it is a *reconstruction*, because
 
 Gbar is the running mean over positives of the unweighted G, ghat that of g; the mean of a class-weighted loss would
 itself follow the weights. A fresh head has i = 1: no positive pushes more than rho_0 times what an average positive
-pushes under focal loss, whatever its class weighs. As positives are learnt rho rises, and at i = 0 there is no cap:
+pushes under focal loss, whatever its class weighs. As positives are learnt, rho rises. At i = 0 there is no cap, which is
 class-balanced focal loss. Gradients below the cap are those of class-balanced focal loss, unlike under the gate of
 ``AdaptiveGradient``, which makes all of them smaller. Defaults: rho_0 = 1, a momentum of 0.99 and h = 1/2, all ours.
 
@@ -55,7 +55,7 @@ class RelativeCap(Weighting):
             raise ValueError(f"rho is {rho}, but must be positive.")
         self.rho_0, self.momentum = float(rho), momentum
         self.maturity = Maturity(prior=info.prior, threshold=threshold, momentum=momentum)
-        # G of a positive under a fresh head needs gamma, which the loss owns: 0 stands for it until then.
+        # G of a positive under a fresh head needs gamma, which the loss sets: the buffer holds 0 until then.
         self.fresh = math.log((1.0 - info.prior) / info.prior)
         self.register_buffer("size", torch.zeros(1))
         self.register_buffer("pending", torch.zeros(2, 1, dtype=torch.float64))

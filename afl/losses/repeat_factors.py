@@ -2,16 +2,16 @@
 
     r_i = max over the classes c of image i of max(1, sqrt(t / f_c))        Gupta et al., LVIS, CVPR 2019, section 5.2
 
-Image i comes r_i times per epoch on average. f_c is the share of training images that show class c; with
-``count_instances`` it is the geometric mean of that share and the share of instances (Yaman et al., Instance-Aware
-Repeat Factor Sampling, 2023). The link changes no weight: it only asks for this order of images, so it means the same on
-anchors, grids and heat maps. A run keeps its number of steps.
+An epoch contains image i r_i times on average. f_c is the share of training images that show class c. With ``count_instances``
+it is the geometric mean of that share and the share of instances (Yaman et al., Instance-Aware Repeat Factor Sampling, 2023).
+The link changes no weight and only requests this order of images, so it means the same on anchors, grids and heat maps. The number
+of steps of a run does not change.
 
-Default: t is 100 images over the number of training images. On LVIS, with 100,170 images, that is the published t of 0.001,
-and 100 images is where LVIS's frequent classes begin.
+Default: t is 100 images over the number of training images. On LVIS, with 100,170 images, this is the published t of 0.001, and
+LVIS's frequent classes begin at 100 images.
 
-Differs from the official code: the fraction of r_i is drawn again in every epoch, as in detectron2. ``dataset.repeat_threshold``
-asks for the same as a setting of the data set; a run that has both is refused.
+Differs from the official code: the fraction of r_i is drawn again in every epoch, as in detectron2. The setting
+``dataset.repeat_threshold`` requests the same; a run with both is refused.
 """
 
 from __future__ import annotations

@@ -1,29 +1,27 @@
 """Seesaw loss between the classes of one object.
 
-Wang et al., Seesaw Loss for Long-Tailed Instance Segmentation, CVPR 2021. For a sample of class i, class j
-competes in the paper's softmax with the factor
+Wang et al., Seesaw Loss for Long-Tailed Instance Segmentation, CVPR 2021. For a sample of class i, class j competes in the paper's
+softmax with the factor
 
     S_ij = M_ij C_ij
     M_ij = min(1, (N_j / N_i)^p)            mitigation: a rarer class is pushed down less; N samples so far
     C_ij = max(1, (sigma_j / sigma_i)^q)    compensation: unless it is mistaken for i; sigma_i at least eps
 
-that is, ln S_ij is added to the logit z_j. In a sigmoid head classes compete only in that a positive of
-class i is a negative of all others. The same shift there gives -ln(1 - sigmoid(z_j + ln S_ij)), whose
-gradient is that of cross-entropy times
+that is, ln S_ij is added to the logit z_j. In a sigmoid head classes compete in one way only: a positive of class i is a negative of
+all other classes. There the same shift gives -ln(1 - sigmoid(z_j + ln S_ij)), whose gradient is that of cross-entropy times
 
     W_ij = S_ij / (1 - p_j + S_ij p_j)
 
-which is S_ij where p_j is small and never makes a gradient larger than 1 (S_ij alone can be 10^4). W_ij is
-the weight here, on the negatives of class j at a positive of class i; all others keep weight 1. Defaults of the official
-code: p = 0.8, q = 2, eps = 0.01. On top of the head's own focal loss, because the paper leaves most of the background to a
-first stage, which a dense head does not have; ``gamma: 0`` and ``alpha: -1`` give cross-entropy.
+W_ij is S_ij where p_j is small, and it never makes a gradient larger than 1 (S_ij alone can be 10^4). It is the weight of the
+negatives of class j at a positive of class i; all other elements keep weight 1. Defaults of the official code: p = 0.8, q = 2, eps =
+0.01. The element loss is the head's focal loss, because the paper leaves most of the background to a first stage, which a dense head
+does not have. ``gamma: 0`` and ``alpha: -1`` give cross-entropy.
 
-Anchor heads: at positive locations. ObjectBox: its class map has no other locations; its objectness has one class, so no
-two classes compete there and it keeps plain weights, as the paper's objectness branch does. Heat maps: at peaks
-(``at_objects`` says what that means).
+Anchor heads: at positive locations. ObjectBox: its class map has no other locations. Its objectness has one class, so no two
+classes compete there and it keeps plain weights, like the paper's objectness branch. Heat maps: at peaks (see ``at_objects``).
 
-Differs from the official code: sigmoid instead of softmax, and p_j instead of sigma_j; N is summed
-over ranks, and does not count the current step.
+Differs from the official code: sigmoid instead of softmax, and p_j instead of sigma_j; N is summed over ranks, and does not count the
+current step.
 """
 
 from __future__ import annotations

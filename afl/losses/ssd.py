@@ -2,17 +2,16 @@
 
     W = 1 for positives and for the 3 N negatives of an image with the largest loss, 0 for all others
 
-N is the number of positives of that image. Defaults: ratio 3 (section 2.2); at least 64 negatives per image,
-half of OHEM's 128 samples, because a heat map has a handful of peaks among tens of thousands of elements, and three
-negatives per peak would leave most of the map untrained. Pair it with cross-entropy: gamma 0, alpha off.
+N is the number of positives of that image. Defaults: ratio 3 (section 2.2), and at least 64 negatives per image, half of OHEM's 128
+samples. A heat map has a handful of peaks among tens of thousands of elements, and three negatives per peak would leave most of the
+map untrained. Pair it with cross-entropy: gamma 0, alpha off.
 
-Anchors and grids: a sample is a location; all classes of a positive location are learnt, and a negative
-location is as hard as its worst class, whose loss -ln(1 - max p) replaces the softmax head's -ln p_background. Heat maps: a sample is an element, ranked by its loss with the scale (1 - Y)^4; peaks always
-stay. On a map without negative locations nothing is dropped.
+Anchors and grids: a sample is a location. All classes of a positive location are learnt. A negative location is as hard as its worst
+class, whose loss -ln(1 - max p) replaces the softmax head's -ln p_background. Heat maps: a sample is an element, ranked by its loss
+with the scale (1 - Y)^4; peaks always stay. On a map without negative locations nothing is dropped.
 
-Differs from the official code: there an image without objects has no negatives, here it has the minimum (a
-minimum of 0 brings the official rule back); the divisor is the detector's number of positives, which is SSD's
-as well.
+Differs from the official code: there an image without objects has no negatives, here it has the minimum (with a minimum of 0 it is the
+official rule); the divisor is the detector's number of positives, which is SSD's as well.
 """
 
 from __future__ import annotations
