@@ -66,4 +66,5 @@ class FractalCalibration(Weighting):
             )
         n = self.info.instances_per_class.double().clamp(min=1.0)
         spread = self.info.fractal_dimension().to(n) ** self.power
-        return -sum((len(n) * part / part.sum()).log10() for part in (n, spread))
+        a, b = ((len(n) * part / part.sum()).log10() for part in (n, spread))
+        return -(a + b)

@@ -24,7 +24,7 @@ batch has no quantiles.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -197,7 +197,7 @@ def element_figures(
     both = torch.stack([torch.ones_like(sizes), sizes])
     by_class.index_add_(1, positive % classes, torch.where(present, both, 0.0).double())
     # By sign: the elements for the quantiles, which of them count, their sizes and soft targets, and sums by class.
-    parts = {
+    parts: dict[str, tuple[Tensor, Tensor, Tensor, Tensor | float, Iterable[Tensor]]] = {
         "positive": (positive, present, sizes, 1.0 if value is None else value, by_class),
         "negative": (sampled, counted, size_at(sampled), 0.0, _negatives_by_class(gradient, scale, target)),
     }
