@@ -1,7 +1,7 @@
 """The training speed of a run, from the best available source.
 
-The sources, best first: finished runs of the same network at the same size on this device; a short measurement here, on random data;
-finished runs on another device; steps that this project has measured on a GPU, scaled by multiply-adds; RetinaNet's
+The sources, best first: finished runs of the same network at the same size on this device; a short measurement on this device with
+random data; finished runs on another device; steps that this project has measured on a GPU, scaled by multiply-adds; RetinaNet's
 published speed, scaled by multiply-adds.
 """
 
@@ -27,12 +27,12 @@ PUBLISHED_SPEED, PUBLISHED_DEVICE = 16 / 0.205 / 8, "V100"
 PUBLISHED_PIXELS = 800 * 1088  # of its images, as training_size gives them
 # Multiply-adds of the forward pass of ``experiment=coco/DETECTOR`` for an image of this size, by ``network_cost``.
 MACS = {"retinanet": 202_780_325_888, "fcos": 173_832_994_304}
-REFERENCE = "retinanet"  # the detector whose speed stands for those that were not measured
+REFERENCE = "retinanet"  # its speed is used for detectors that were not measured
 LEAST_STEPS = 50  # shorter runs are too slow at first to give a speed
 SMALL_MACS = 1e12 / (
     3 * 16 * 8
 )  # of a network that a CPU measures in seconds: 8 steps of 16 images, forward and backward
-# As afl.benchmarks.gpu names its rows.
+# The names of rows of afl.benchmarks.gpu.
 STEP = re.compile(r"step, (\w+), bf16 \w+ against \w+, (\d+) x (\d+) px, 80 classes, ResNet-50")
 PUBLISHED = "published, scaled"
 SCALED = ("measured steps, scaled", f"estimated from {REFERENCE}'s steps")
@@ -54,7 +54,7 @@ class GpuStep:
     """A measured training step with ResNet-50.
 
     Attributes:
-        images_per_second: of the step alone, without reading images.
+        images_per_second: of the step, without reading images.
         size: side of the square images in pixels.
         device: name of the GPU.
     """
@@ -189,7 +189,7 @@ def sources(speeds: Sequence[Speed]) -> str:
 
 
 def _work(config: DictConfig | dict) -> tuple:
-    """What the speed of a run depends on, apart from the loss: network, images, precision."""
+    """The settings that determine the speed of a run, apart from the loss: network, images, precision."""
     cell, dataset, trainer = config["cell"], config["dataset"], config["trainer"]
     return (
         cell["detector"], _text(config["backbone"]), _text(config["pyramid"]), dataset["name"],
@@ -198,5 +198,5 @@ def _work(config: DictConfig | dict) -> tuple:
 
 
 def _text(part: DictConfig | dict) -> str:
-    """A part of a config with its interpolations resolved; resolving the whole config takes a hundred times as long."""
+    """A part of a config with its interpolations resolved; resolving the whole config is a hundred times slower."""
     return str(OmegaConf.to_container(part, resolve=True) if isinstance(part, DictConfig) else part)

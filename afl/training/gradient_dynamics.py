@@ -1,10 +1,10 @@
 """Measures the gradient of a loss: |dL/dz| of positives and negatives by frequency group.
 
-On the steps that are logged, each loss module gets a view of its logits, and a hook on that view sees the gradient when the
-step's own backward pass arrives there. A second hook sees the factor with which the value enters the total (its weight in the
-sum, accumulation), and the figures are those without it. This works for every loss that follows the contract. The
-measurement does not affect training: it changes neither the gradients nor the run's random numbers. It costs no backward pass;
-on an accelerator it reads the gradient in blocks and does not wait before ``figures``.
+On the steps that are logged, each loss module receives a view of its logits, and a hook on this view reads the gradient during the
+step's backward pass. A second hook reads the factor of the value in the total (its weight in the sum, accumulation); the figures are
+divided by this factor. This works for every loss that follows the contract. The measurement does not affect training: it changes
+neither the gradients nor the run's random numbers. It needs no additional backward pass. On an accelerator it reads the gradient in
+blocks, and only ``figures`` waits for the device.
 
 Names of the figures, where MAP is a classification map of the detector, SIGN ``positive`` or ``negative`` and GROUP
 ``r``, ``c``, ``f``, or ``all`` on a map without classes:
@@ -40,14 +40,14 @@ QUANTILES = (0.1, 0.5, 0.9)
 ALL = "all"
 # Quantiles are computed from at most this many elements; larger maps are sampled.
 SAMPLE = 100_000
-# Elements of a gradient that are read at once on an accelerator; a CPU reads all of them.
+# Number of elements of a gradient in one block on an accelerator; a CPU reads all elements together.
 BLOCK = 1 << 22
 
 
 class GradientDynamics:
     """A context manager that measures the losses called inside it; ``figures`` returns the latest measurements.
 
-    A loss is measured when its gradient is computed, which may be after the context.
+    A loss is measured when its gradient is computed, which may be after the end of the context.
 
     Args:
         losses: by name of their map.
@@ -144,7 +144,7 @@ class GradientDynamics:
 
 
 class _Watched:
-    """One call of a loss: what its gradient is measured with.
+    """One call of a loss, with the data that is needed to measure its gradient.
 
     Args:
         loss: the module; target, normalizer: of the call; shape: of its logits.
@@ -158,8 +158,8 @@ class _Watched:
         self.seen: tuple[Tensor | None, ElementWeights] | None = loss.seen
 
     def set_factor(self, upstream: Tensor) -> None:
-        """Take note of d total / d value, which backward reaches before the logits."""
-        # A loss that the total leaves out has the gradient 0.
+        """Store d total / d value, which the backward pass computes before the gradient of the logits."""
+        # A loss that does not contribute to the total has the gradient 0.
         self.scale = torch.where(upstream != 0, self.normalizer / upstream, 0.0)
 
 
@@ -196,7 +196,7 @@ def element_figures(
     by_class = torch.zeros(2, classes, dtype=torch.float64, device=flat.device)
     both = torch.stack([torch.ones_like(sizes), sizes])
     by_class.index_add_(1, positive % classes, torch.where(present, both, 0.0).double())
-    # By sign: the elements for the quantiles, which of them count, their sizes and soft targets, and sums by class.
+    # By sign: the elements for the quantiles, a mask of the valid ones, their sizes and soft targets, and sums by class.
     parts: dict[str, tuple[Tensor, Tensor, Tensor, Tensor | float, Iterable[Tensor]]] = {
         "positive": (positive, present, sizes, 1.0 if value is None else value, by_class),
         "negative": (sampled, counted, size_at(sampled), 0.0, _negatives_by_class(gradient, scale, target)),
@@ -224,7 +224,7 @@ def element_figures(
 
 
 def _only(numbers: Tensor, wanted: Tensor) -> Tensor:
-    """The numbers (K,) that are wanted; off the CPU all of them, NaN in the place of the others, and without waiting."""
+    """The selected numbers of (K,); on an accelerator all of them, with NaN instead of the others, so that the host does not wait."""
     if not _reads_all(numbers):
         return torch.where(wanted, numbers, torch.nan)
     own = numbers[wanted]
@@ -232,14 +232,14 @@ def _only(numbers: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _reads_all(tensor: Tensor) -> bool:
-    """Whether values can be read without waiting, and memory is that of the host."""
+    """Whether the tensor is in the memory of the host, so that values can be read without waiting."""
     return tensor.device.type == "cpu"
 
 
 def _negatives_by_class(
     gradient: Tensor, scale: Tensor, target: ClassificationTarget
 ) -> tuple[Tensor, Tensor]:
-    """(C,) int64 number of the negatives and (C,) float64 sum of |gradient| times ``scale``, block by block."""
+    """The number (C,) int64 of the negatives and the sum (C,) float64 of |gradient| times ``scale``, computed block by block."""
     locations, classes = gradient.shape
     count = torch.zeros(classes, dtype=torch.int64, device=gradient.device)
     total = torch.zeros(classes, dtype=torch.float64, device=gradient.device)
@@ -262,7 +262,7 @@ def _negatives_by_class(
 
 
 def _negative_at(index: Tensor, target: ClassificationTarget) -> Tensor:
-    """(K,) bool, which elements are negatives that take part in the loss."""
+    """(K,) bool, elements that are negatives and contribute to the loss."""
     location = torch.div(index, target.num_classes, rounding_mode="floor")
     negative = ~torch.isin(index, target.positive)
     if target.ignored is not None:
@@ -273,7 +273,7 @@ def _negative_at(index: Tensor, target: ClassificationTarget) -> Tensor:
 
 
 def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Float64 copies on the CPU, all in one transfer from each device."""
+    """Copy tensors to the CPU as float64, in one transfer from each device."""
     found: dict[str, Tensor] = {}
     for device in {value.device for value in tensors.values()}:
         own = {name: value for name, value in tensors.items() if value.device == device}
