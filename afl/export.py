@@ -1,11 +1,11 @@
-"""A detector's raw network in ONNX, for runtimes without PyTorch.
+"""Exports the network of a detector to ONNX, for runtimes without PyTorch.
 
-What is exported goes from pixels to raw outputs: normalisation, backbone, pyramid and heads, as the detector's ``forward``
-does. Decoding (peaks, grouping, NMS) differs between the detectors, depends on the data, and stays with the user; the
-docstrings of ``forward`` say what each output means. Metadata of the file: ``classes``, ``category_ids``, ``detector``,
-``strides``, ``outputs`` and ``input``, as JSON.
+The exported network computes the outputs of the detector's ``forward`` from pixels: normalisation, backbone, pyramid and heads. It
+does not include decoding (peaks, grouping, NMS), which differs between the detectors and depends on the data. The docstrings of
+``forward`` describe each output. Metadata of the file: ``classes``, ``category_ids``, ``detector``, ``strides``, ``outputs`` and
+``input``, as JSON.
 
-Needs onnx, onnxscript and, for the check, onnxruntime (the extra ``export``).
+This module needs onnx, onnxscript and, for the check, onnxruntime (the extra ``export``).
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from detectors.corner_pooling import WALKS, CornerPooling, pool_by_doubling
 
 DIVISOR = 32
 INPUT = "images"
-# Cells of a map's side up to which exported corner pooling sees a whole walk: images of 8192 pixels at stride 4.
+# Longest side of a map for which exported corner pooling is exact, in cells: images of 8192 pixels at stride 4.
 LONGEST_WALK = 2048
-# Large enough that every level of the pyramid has several cells: the exporter takes a side of one cell for a constant.
+# So large that every level of the pyramid has several locations, because the exporter treats a side of one as a constant.
 TRACED = (2, 3, 320, 384)
 # Other batches and sizes at which the file is compared with PyTorch.
 CHECKED = ((2, 3, 320, 384), (1, 3, 64, 96), (3, 3, 256, 160))
 
 
 class ExportError(RuntimeError):
-    """The network cannot be exported, or what came out does not compute the same."""
+    """The network cannot be exported, or the exported file gives other results."""
 
 
 class RawNetwork(nn.Module):
@@ -67,7 +67,7 @@ class RawNetwork(nn.Module):
             self.names = list(self._outputs(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)))
 
     def _outputs(self, images: Tensor) -> dict[str, Tensor]:
-        # Numbers of cells on each level are known from the image's size, and are no result of the network.
+        # The numbers of locations of each level follow from the image's size and are not outputs of the network.
         outputs = self.detector(normalise(images, channels_last=False))
         return {name: value for name, value in outputs.items() if value.is_floating_point()}
 
@@ -83,14 +83,14 @@ def export_onnx(predictor: Predictor, path: Path, size: Sequence[int] | None = N
     """Write the raw network of ``predictor`` to ``path``.
 
     Args:
-        size: height and width that every image will have, for runtimes that want fixed sizes; None: any multiples of 32.
-            The number of images is free in either case.
+        size: fixed height and width of all images, for runtimes that need fixed sizes; None for any multiples of 32. The number
+            of images is never fixed.
 
     Returns:
         Names of the outputs, in their order.
 
     Raises:
-        ExportError: a package is missing, or the exporter does not know an operation of this network.
+        ExportError: a package is missing, or the exporter does not support an operation of this network.
         ValueError: the size is not two multiples of 32.
     """
     require("onnx", "onnxscript")
@@ -184,7 +184,7 @@ def check_onnx(
 
 
 def require(*packages: str) -> None:
-    """Raises ExportError where one of the packages is not installed."""
+    """Raise ExportError if one of the packages is not installed."""
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise ExportError(
@@ -195,7 +195,7 @@ def require(*packages: str) -> None:
 
 @contextlib.contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """Without the exporter's progress and its notes on its own internals."""
+    """Suppress the exporter's progress and its messages about internals."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     before = [logger.level for logger in loggers]
     try:

@@ -1,4 +1,4 @@
-"""A trained detector on your own images, from its file alone.
+"""Runs a trained detector on your images, with only its file.
 
     from afl.predict import load_predictor
 
@@ -41,16 +41,16 @@ SCORE = 0.3  # least score of a detection, here and in scripts.predict
 
 @dataclass(frozen=True)
 class Predictor:
-    """A detector and everything that its use needs.
+    """A detector with everything that is needed to use it.
 
     Attributes:
-        detector: in evaluation mode, on its device.
+        detector: in evaluation mode, on ``device``.
         config: of its run.
         names: (C,) class names; ``category_ids``: (C,) their ids in the data set; ``groups``: (C,) "r", "c" or "f".
-        checkpoint: where the weights came from; ``step``: after how many optimiser steps.
-        device: where the detector is.
+        checkpoint: the file of the weights; ``step``: their number of optimiser steps.
+        device: of the detector.
         test_time: views of every image.
-        batch_size: images per pass, of calls with many.
+        batch_size: images per pass, for calls with several images.
     """
 
     detector: nn.Module
@@ -73,18 +73,18 @@ class Predictor:
     def __call__(
         self, images: Image | Sequence[Image], *, score: float = SCORE
     ) -> Detections | list[Detections]:
-        """Detections of one image, or of each of several, by falling score.
+        """Detect objects in one image, or in each of several images; detections are in descending order of score.
 
         Args:
-            images: paths of image files, turned according to their EXIF orientation, or (H, W, 3) uint8 RGB arrays.
-            score: least score of a detection, from 0 (all of them) to 1.
+            images: paths of image files, rotated according to their EXIF orientation, or (H, W, 3) uint8 RGB arrays.
+            score: smallest score of a detection, from 0 (all of them) to 1.
 
         Returns:
-            Boxes (n, 4) float32 xyxy in pixels of the image, cut at its border, scores (n,) and labels (n,) int64 in
+            Boxes (n, 4) float32 xyxy in pixels of the image, clipped to the image, scores (n,) and labels (n,) int64 in
             [0, C), all on the CPU.
 
         Raises:
-            DataError: a file is missing, damaged or no image.
+            DataError: a file is missing, damaged or not an image.
             ValueError: an array is not (H, W, 3) uint8, or the score is not between 0 and 1.
         """
         if isinstance(images, str | Path | np.ndarray):
@@ -92,7 +92,7 @@ class Predictor:
         return list(self.stream(images, score=score))
 
     def stream(self, images: Iterable[Image], *, score: float = SCORE) -> Iterator[Detections]:
-        """The same one by one, for any number of images: no more than a batch of them is held in memory."""
+        """Detect objects in any number of images, with at most one batch of them in memory."""
         if not 0 <= score <= 1:
             raise ValueError(f"score is {score!r}; it is a number from 0 to 1")
         transform = instantiate(self.config.dataset.eval_transform[self.config.family])
@@ -112,7 +112,7 @@ class Predictor:
 
     @torch.no_grad()
     def score_maps(self, image: Image) -> dict[str, np.ndarray]:
-        """What the heads see of one image, the best class of every cell.
+        """The score maps of the heads for one image: the score of the best class at every location.
 
         Args:
             image: as for a call.
@@ -138,19 +138,19 @@ def above(found: Detections, score: float) -> Detections:
 def load_predictor(
     run: str | Path, *, device: str = "auto", test_time: TestTime | None = None, batch_size: int = 8
 ) -> Predictor:
-    """The detector of a run directory, of a checkpoint file alone, or of the zoo; neither data set nor network is needed.
+    """Load the detector of a run directory, a checkpoint or the zoo, without its data set and without a network connection.
 
     Args:
         run: run directory of ``scripts.train``, a checkpoint such as its ``checkpoints/last.pt``, ``zoo:NAME``, or a file of
-            the zoo, wherever it was copied to.
-        device: ``auto`` (CUDA where there is one), or a torch device name.
-        test_time: views of every image; None: those of the run's own evaluation.
+            the zoo in any folder.
+        device: ``auto`` (CUDA if available), or a torch device name.
+        test_time: views of every image; None for those of the run's evaluation.
         batch_size: images per pass.
 
     Raises:
-        CheckpointError: the file is missing, damaged, not a checkpoint of this project, or older than checkpoints that
-            tell what they are of.
-        ValueError: no such device, or a batch size below 1.
+        CheckpointError: the file is missing, damaged, not a checkpoint of this project, or an old checkpoint without the
+            description of its detector.
+        ValueError: the device does not exist, or the batch size is below 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; at least one image is needed")
@@ -200,10 +200,10 @@ def load_predictor(
 
 
 def described(state: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    """What a checkpoint says about its detector: config, classes and their counts.
+    """The description of the detector in a checkpoint: config, classes and their counts.
 
     Raises:
-        CheckpointError: it says nothing, its lists do not belong together, or its config refers to something outside of it.
+        CheckpointError: the description is missing, its lists have different lengths, or its config has external references.
     """
     about = state.get("about")
     if about is None:
@@ -229,7 +229,7 @@ def described(state: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
 
 
 def _reference(value: Any, name: str) -> str | None:
-    """The name of the first text in a config that would be looked up elsewhere, such as ``${oc.env:HOME}``."""
+    """The name of the first value in a config that has a reference, such as ``${oc.env:HOME}``."""
     if isinstance(value, dict):
         pairs = value.items()
     elif isinstance(value, list | tuple):
@@ -240,10 +240,10 @@ def _reference(value: Any, name: str) -> str | None:
 
 
 def checkpoint_of(run: str | Path) -> Path:
-    """The file that ``run`` means: itself, the last checkpoint of a run directory, or that of ``zoo:NAME``.
+    """The file for ``run``: the file itself, the last checkpoint of a run directory, or the file of ``zoo:NAME``.
 
     Raises:
-        CheckpointError: a folder without a checkpoint, or a name that the zoo does not have.
+        CheckpointError: the folder has no checkpoint, or the zoo does not have this name.
     """
     if str(run).startswith(PREFIX):
         return zoo_file(str(run).removeprefix(PREFIX))

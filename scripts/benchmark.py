@@ -1,16 +1,16 @@
-"""This project against others on the same work, in one run on this machine.
+"""Compare this project with other packages on the same work, in one run on this machine.
 
     python -m scripts.benchmark                          # every subject of the next line
     python -m scripts.benchmark loss|step|remedies|gpu|eval|input|decode|project [...]
-    python -m scripts.benchmark clone                    # an hour: set-up, table and tests of a clean clone
-    python -m scripts.benchmark loss quick=true          # small sizes in seconds: whether it runs, not how fast
+    python -m scripts.benchmark clone                    # an hour: setup, table and tests of a clean clone
+    python -m scripts.benchmark loss quick=true          # small sizes in seconds: a check that it runs, not a measurement
     python -m scripts.benchmark threads=2 results=FOLDER
-    python -m scripts.benchmark profile [against=CHECKOUT] [steps=12] [rounds=3] [compiled=false]   # where a step's time goes
+    python -m scripts.benchmark profile [against=CHECKOUT] [steps=12] [rounds=3] [compiled=false]   # time of each part of a step
 
-Prints a table of ours, theirs, ratio, memory, budget and verdict, and writes it as JSON with the machine's facts to
-``results/benchmark/SUBJECT.json``, and all of them as a page to ``results/benchmark/README.md``. Times are medians of
-repetitions that take turns; the other side is called from its own package. ``profile`` writes the page
-``results/speed/README.md``; with ``against`` an older checkout is measured beside.
+Prints a table of our figures, theirs, ratio, memory, budget and verdict. Writes it as JSON, with a description of the machine, to
+``results/benchmark/SUBJECT.json``, and writes the page of all tables to ``results/benchmark/README.md``. Times are medians of
+alternating repetitions; the other side is called from its package. ``profile`` writes the page ``results/speed/README.md``; with
+``against`` it also measures an older checkout.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
         raise ValueError(
             f"the benchmark does not know {unknown[0]!r}; it takes {', '.join([*SUBJECTS, 'profile'])}"
         )
-    # Before torch: its profiler reports memory that it did not see allocated, and that there is no GPU.
+    # Set before torch is imported: its profiler reports memory that was allocated earlier, and a missing GPU.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from afl.benchmarks.run import run

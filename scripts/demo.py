@@ -1,12 +1,12 @@
 """Show detectors side by side in the browser: an image, boxes with a score slider, heat maps.
 
     python -m scripts.demo                                            # the detectors of the zoo: http://127.0.0.1:7860
-    python -m scripts.demo runs=[outputs/NAME,zoo:fcos-shapes-afl]    # your own run beside one of the zoo
+    python -m scripts.demo runs=[outputs/NAME,zoo:fcos-shapes-afl]    # your run and a detector of the zoo
 
 Options:
     runs=[RUN,...]    run directories, checkpoints or zoo:NAME; default: up to six detectors of the zoo
     port=7860         the port; only this machine is served
-    device=auto       auto (CUDA if there is one), cpu, cuda
+    device=auto       auto (CUDA if available), cpu, cuda
 
 Images are not stored. End the program with Ctrl-C.
 """

@@ -1,4 +1,4 @@
-"""The arguments of every command, read before anything heavy is imported: help, options, overrides, nearest names."""
+"""Reads the arguments of every command before heavy modules are imported: help, options, overrides, nearest names."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ def compose_config(arguments: Sequence[str], config_name: str = "config") -> Dic
 
 
 def checked(arguments: Sequence[str], config_name: str) -> list[str]:
-    """The arguments as Hydra reads them in the sense of the user.
+    """Check the arguments, and translate them into Hydra's grammar.
 
     Raises:
-        ConfigError: an argument is not of the form ``NAME=VALUE``, names a group member or a setting that does not exist, has a
-            value of another kind than the setting's, or changes nothing.
+        ConfigError: an argument does not have the form ``NAME=VALUE``, names a group member or a setting that does not exist, has a
+            value of the wrong kind, or has no effect.
     """
     problem = misplaced(arguments) or unknown_choice(arguments)
     if problem:
@@ -108,7 +108,7 @@ def checked(arguments: Sequence[str], config_name: str) -> list[str]:
 
 
 def _without_empty_choices(arguments: Sequence[str], config_name: str) -> list[str]:
-    """The arguments without ``experiment=null`` and its like, which name the default and which Hydra does not read."""
+    """The arguments without overrides such as ``experiment=null``, which name the default and which Hydra does not accept."""
     defaults = _group_defaults(config_name)
     kept = []
     for argument in arguments:
@@ -121,7 +121,7 @@ def _without_empty_choices(arguments: Sequence[str], config_name: str) -> list[s
 
 
 def _group_defaults(config_name: str) -> dict[str, str | None]:
-    """The member that a config chooses of each group; None for none."""
+    """The member of each group that a config chooses, or None."""
     entries = yaml.safe_load((CONF / f"{config_name}.yaml").read_text(encoding="utf-8"))["defaults"]
     named = {group: member for entry in entries if isinstance(entry, dict) for group, member in entry.items()}
     return {group: member for group, member in named.items() if " " not in group and (CONF / group).is_dir()}
@@ -139,7 +139,7 @@ def _cells(choices: Sequence[str], config_name: str) -> list[DictConfig]:
 
 
 def _base(choices: Sequence[str], config_name: str) -> DictConfig | None:
-    """The config of the chosen group members, the first of each sweep, before any setting is changed."""
+    """The config of the chosen group members (of a sweep, the first ones) before any setting is changed."""
     first = [choice.split(",")[0] for choice in choices if not choice.lstrip("+").startswith("hydra")]
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -175,7 +175,7 @@ def misplaced(arguments: Sequence[str]) -> str | None:
 
 
 def not_assigned(argument: str, following: Sequence[str]) -> str:
-    """One line about an argument that is not ``NAME=VALUE``, with the form that is meant."""
+    """One line about an argument that is not ``NAME=VALUE``, with the intended form."""
     name, equals, value = argument.lstrip("-").partition("=")
     if not equals:
         value = following[0] if following and "=" not in following[0] and following[0][:1] != "-" else "VALUE"
@@ -201,14 +201,14 @@ def groups_help(config_name: str) -> str:
 
 
 def options_of(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """``NAME=VALUE`` arguments over ``defaults``, as plain values.
+    """Read ``NAME=VALUE`` arguments as plain values, with ``defaults`` for the others.
 
-    A value must be of its default's kind: true or false, a whole number, a number, a list. A default that is one of these types
-    itself stands for "not given" (None). Where the default is text or None, the value is the text as it was typed; an empty
-    one where the default is None is None. A leading ``~`` means the home folder.
+    A value must have the kind of its default: true or false, an integer, a number, a list. A type as default means None if the
+    option is not given. If the default is text or None, the value is the text as typed; empty text with the default None is None. A
+    leading ``~`` means the home folder.
 
     Raises:
-        ValueError: an argument is not of that form, names something that is not among the defaults, or is of another kind.
+        ValueError: an argument does not have this form, names an unknown option, or has a value of the wrong kind.
     """
     options = {name: None if isinstance(default, type) else default for name, default in defaults.items()}
     for i, argument in enumerate(arguments):
@@ -255,8 +255,8 @@ def _list(text: str) -> list:
 
 
 def run_command(main: Callable[[list[str]], Any]) -> None:
-    """Run a command that reads its own arguments. Its exit code is what ``main`` returns, if that is a number; an expected error
-    ends it with one line: bad values, files that cannot be used, and the errors that this project defines."""
+    """Run a command that reads its arguments without Hydra. If ``main`` returns a number, it is the exit code. Expected errors (bad
+    values, unusable files, and the errors that this project defines) end the command with one line."""
     try:
         code = main(sys.argv[1:])
     except Exception as error:
@@ -282,7 +282,7 @@ def printable(text: object) -> str:
 
 
 def quiet_libraries() -> None:
-    """Keep libraries' notes out of a run's output; warnings and errors stay."""
+    """Suppress informational messages of libraries; warnings and errors are shown."""
     os.environ.setdefault("WANDB_SILENT", "true")
     for name in ("matplotlib", "git", "hydra"):
         logging.getLogger(name).setLevel(logging.WARNING)

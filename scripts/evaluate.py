@@ -7,21 +7,21 @@
 
 Options:
     run=FOLDER         the run directory
-    checkpoint=FILE    weights to use instead of the run's last ones
-    both=true          compare the official packages with the fast evaluator on the run's own detections; writes nothing
+    checkpoint=FILE    weights to use instead of the run's last checkpoint
+    both=true          compare the official packages with the fast evaluator on the run's detections; writes no file
 
 Other arguments change the run's config for this evaluation, for example:
-    dataset.root=FOLDER              where the data set is now
+    dataset.root=FOLDER              the current folder of the data set
     dataset.policy=skip              leave out records with defects
-    dataset.max_detections=300       boxes an image may have
-    detector.score_threshold=0.01    least score of a box
+    dataset.max_detections=300       largest number of boxes per image
+    detector.score_threshold=0.01    smallest score of a box
     trainer.evaluator=fast           the fast evaluator
     trainer.test_time.flip=true      add a mirrored view of every image
     trainer.eval_batch_size=8        images in a pass
     trainer.device=cpu               auto, cpu or cuda
 
-A change gives what it gives at training: settings that take their value from the changed one follow. Figures are written to
-evaluation.json in the run directory and printed. The run's record does not change.
+Overrides have the same effect as in training: settings that refer to a changed setting change with it. Figures are printed and
+written to evaluation.json in the run directory. The run's record does not change.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> None:
 
 
 def show(metrics: Mapping, groups: Mapping[str, str], title: str) -> None:
-    """Print overall figures and AP by class. Names are printed as they are: none of them is markup."""
+    """Print overall figures and AP by class. Names are not parsed as markup."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -109,7 +109,7 @@ def show_both(figures: Mapping[str, Mapping], folder: Path) -> None:
 
 
 def _difference(one: float | None, other: float | None) -> float:
-    """0 where neither evaluator has a figure, 1 where only one has."""
+    """The difference of two figures; 0 if both are None, 1 if one of them is."""
     if one is None or other is None:
         return float((one is None) != (other is None))
     return abs(one - other)

@@ -1,15 +1,15 @@
-"""Export the raw network of a run to ONNX, and compare it with PyTorch.
+"""Export the network of a run to ONNX, and compare it with PyTorch.
 
-    python -m scripts.export run=outputs/NAME                            # beside the checkpoint: checkpoints/last.onnx
+    python -m scripts.export run=outputs/NAME                            # writes checkpoints/last.onnx in the run directory
     python -m scripts.export run=last.pt output=fcos.onnx size=[512,512]
 
 Options:
     run=FOLDER|FILE|zoo:NAME   a run directory, a checkpoint, or a detector of the zoo
     output=FILE                default: the checkpoint's path with the suffix .onnx; outputs/NAME.onnx for the zoo
     size=[H,W]                 a fixed image size, multiples of 32; default: any
-    check=false                do not run the file with onnxruntime afterwards
+    check=false                do not compare the file with PyTorch
 
-The input ``images`` is uint8 RGB (B, 3, H, W); the outputs are those of the detector's ``forward``, before decoding. Needs
+The input ``images`` is uint8 RGB (B, 3, H, W). The outputs are those of the detector's ``forward``, before decoding. The command needs
 the extra packages onnx, onnxscript and onnxruntime.
 """
 

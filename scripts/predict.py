@@ -9,18 +9,18 @@ Options:
     run=FOLDER|FILE|zoo:NAME   a run directory, a checkpoint, or a detector of the zoo
     images=FOLDER|FILE         the images
     output=predictions         the folder for the results
-    score=0.3                  least score of a box, in pictures and JSON; 0 keeps all boxes
-    flip=true                  use a mirrored view of every image too
+    score=0.3                  smallest score of a box, in pictures and JSON; 0 keeps all boxes
+    flip=true                  also use a mirrored view of every image
     scales=[0.75,1.0,1.25]     use every image in these sizes and merge the boxes of all views
-    device=auto                auto (CUDA if there is one), cpu, cuda, cuda:1
+    device=auto                auto (CUDA if available), cpu, cuda, cuda:1
     batch=8                    images in a pass
     pictures=false             write the JSON only
 
-The output folder gets every image with its boxes, under its own name as PNG or JPEG, and detections.json in MS COCO's format:
-images, categories with the training set's ids, and annotations with a score and boxes as [x, y, width, height] in pixels of the
-upright image. The command never writes over the images, and skips pictures that an earlier call left in the output folder.
+The command writes every image with its boxes, under the same name as PNG or JPEG, to the output folder, and detections.json in MS
+COCO's format: images, categories with the training set's ids, and annotations with a score and boxes as [x, y, width, height] in
+pixels of the upright image. It does not overwrite the images, and it ignores pictures of earlier calls in the output folder.
 
-The command names a damaged file in a folder, leaves it out, and ends with exit code 1. `demo` takes run=zoo:NAME and output=FILE.
+If a file in a folder is damaged, the command names it, skips it, and ends with exit code 1. `demo` accepts run=zoo:NAME and output=FILE.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ DEFAULTS = {
 }
 
 
-# The demo takes the first of these that the zoo has.
+# The demo uses the first of these that the zoo contains.
 DEMOS = ("fcos-foda-afl_anchored_head", "fcos-foda-fl", "fcos-shapes-afl")
 GENERATED = "note: {} was trained on LongTail Shapes and knows generated shapes of {} pixels only; its boxes in photographs mean nothing"
 
@@ -62,7 +62,7 @@ NOTHING = "nothing was found: {} knows {} classes only ({}, ...); a lower score,
 
 @dataclass
 class Pictures:
-    """Image files one by one; keeps those that were read and a line about each that was not."""
+    """Reads image files one by one; keeps a list of the images that were read, and one line for each that was not."""
 
     files: list[Path]
     read: list[Path] = field(default_factory=list)
@@ -133,7 +133,7 @@ def main(arguments: list[str]) -> int:
         if options["pictures"]:
             drawn = draw_found(pixels, found, predictor.names)
             kind = ".jpg" if path.suffix.lower() in (".jpg", ".jpeg") else ".png"
-            # The suffix stays in the name, so that a.png and a.jpg do not meet.
+            # The suffix is part of the name, so that a.png and a.jpg have different names.
             target = name if name.suffix.lower() == kind else name.with_name(name.name + kind)
             write_bytes(output / target, cv2.imencode(kind, drawn[..., ::-1])[1].tobytes())
     for line in pictures.broken:
@@ -152,7 +152,7 @@ def main(arguments: list[str]) -> int:
 
 
 def demo(arguments: list[str]) -> int:
-    """Draw what a detector of the zoo finds in images that come with it; returns the exit code."""
+    """Draw the detections of a detector of the zoo in images of the zoo; returns the exit code."""
     options = options_of(arguments, {"run": None, "output": "outputs/demo.png"})
     import cv2
 
@@ -184,10 +184,10 @@ def image_files(place: Path, without: Path | None = None) -> tuple[list[Path], P
     are relative to.
 
     Args:
-        without: a folder inside ``place`` that is passed over.
+        without: a folder inside ``place`` that is skipped.
 
     Raises:
-        FileNotFoundError: there is no such file or folder, or a folder has no image files.
+        FileNotFoundError: the file or folder does not exist, or a folder has no image files.
     """
     if place.is_file():
         return [place], place.parent
@@ -235,7 +235,7 @@ def _categories(predictor: Predictor) -> list[dict]:
 
 
 def _views(options: dict) -> dict | None:
-    """Views of every image as arguments of TestTime; None, those of the run's evaluation, where no option asks for views."""
+    """Views of every image as arguments of TestTime; None, which means those of the run's evaluation, without such options."""
     if options["flip"] is None and options["scales"] is None:
         return None
     scales = [1.0] if options["scales"] is None else options["scales"]

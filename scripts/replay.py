@@ -9,10 +9,10 @@ Options:
 Other arguments change the run's config for this pass, for example:
     trainer.precision=fp32    arithmetic of the network: bf16 or fp32
     loss.gamma=1.5            a value of the loss
-    dataset.root=FOLDER       where the data set is now
+    dataset.root=FOLDER       the current folder of the data set
 
-The detector is built from the run's config and gets the weights in the file. The command prints which outputs, terms of the loss
-and gradients are finite.
+The detector is built from the run's config, and its weights are those in the file. The command prints which outputs, terms of the
+loss and gradients are finite.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> None:
-    """Replay ``file=...`` and print what is finite and what is not."""
+    """Replay ``file=...`` and print which tensors are finite."""
     if asks_for_help(arguments, __doc__):
         return
     options, overrides = own_options(arguments, {"file": None})
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
 
 
 def show(found: Replay, title: str) -> None:
-    """Print the step, its images, and one line for each tensor. Names are printed as they are: none of them is markup."""
+    """Print the step, its images, and one line for each tensor. Names are not parsed as markup."""
     import torch
     from rich.console import Console
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""The trained detectors that come with the repository: list them, make one from a run, train the missing ones.
+"""The trained detectors that come with the repository: list them, create one from a run, train the missing ones.
 
     python -m scripts.zoo                                           # the detectors and their figures
     python -m scripts.zoo make                                      # train and write the missing entries of conf/zoo.yaml
@@ -40,7 +40,7 @@ SHOW = {"zoo": str(OWN)}
 
 
 def main(arguments: list[str]) -> int:
-    """Do what the first argument says; returns the exit code."""
+    """Do the action that the first argument names; returns the exit code."""
     if asks_for_help(arguments, __doc__):
         return 0
     action, rest = (
