@@ -75,7 +75,7 @@ def hydra_override(argument: str, config: DictConfig, *, sweep: bool = False) ->
     elif parsed is not None:
         if sweep or not parsed.is_sweep_override():
             _check_kind(key, text, parsed, default)
-            value = _at_home(text, parsed)
+            value = _with_home_folder(text, parsed)
         elif isinstance(parsed._value, ChoiceSweep) and default is None:
             value = quoted(os.path.expanduser(text))
         else:
@@ -209,11 +209,11 @@ def _text(text: str, parsed: Override | None, default: str, sweep: bool) -> str:
             return text
         value = parsed.value()
         if value is None or isinstance(value, str) or (isinstance(value, bool) and default == AUTO):
-            return _at_home(text, parsed)
+            return _with_home_folder(text, parsed)
     return quoted(os.path.expanduser(text))
 
 
-def _at_home(text: str, parsed: Override) -> str:
+def _with_home_folder(text: str, parsed: Override) -> str:
     """The value, with a leading ``~`` replaced by the home folder."""
     value = None if parsed.is_sweep_override() else parsed.value()
     if isinstance(value, str) and value.startswith("~"):

@@ -30,17 +30,17 @@ def save_config(config: DictConfig) -> dict[str, str]:
     References to anything other than settings (Hydra's choices, the environment) are replaced by their values.
     """
     plain = OmegaConf.to_container(config, resolve=True)
-    kept = _settled(OmegaConf.to_container(config, resolve=False), plain)
+    kept = _without_resolvers(OmegaConf.to_container(config, resolve=False), plain)
     return {
         name: OmegaConf.to_yaml(OmegaConf.create(one)) for name, one in ((CONFIG, plain), (UNRESOLVED, kept))
     }
 
 
-def _settled(raw: Any, plain: Any) -> Any:
+def _without_resolvers(raw: Any, plain: Any) -> Any:
     if isinstance(raw, dict):
-        return {key: _settled(value, plain[key]) for key, value in raw.items()}
+        return {key: _without_resolvers(value, plain[key]) for key, value in raw.items()}
     if isinstance(raw, list):
-        return [_settled(*pair) for pair in zip(raw, plain, strict=True)]
+        return [_without_resolvers(*pair) for pair in zip(raw, plain, strict=True)]
     return plain if isinstance(raw, str) and _RESOLVER.search(raw) else raw
 
 

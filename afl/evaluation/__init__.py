@@ -1,11 +1,11 @@
 """Official detection metrics with one interface: ``reset``, ``process``, ``evaluate``."""
 
-from afl.evaluation.coco import CocoEvaluator
+from afl.evaluation.coco_evaluator import CocoEvaluator
 from afl.evaluation.confusion import BACKGROUND, confusion_by_group
 from afl.evaluation.evaluator import METRICS, Evaluator
 from afl.evaluation.groups import GROUP_NAMES, group_means
-from afl.evaluation.lvis import LvisEvaluator
-from afl.evaluation.voc import VocEvaluator
+from afl.evaluation.lvis_evaluator import LvisEvaluator
+from afl.evaluation.voc_evaluator import VocEvaluator
 
 __all__ = [
     "BACKGROUND",

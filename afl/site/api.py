@@ -42,7 +42,7 @@ PAGES = {
     "evaluation": (
         "Evaluation and records",
         "Official metrics, and what a run leaves.",
-        ("afl.evaluation.evaluator", "afl.evaluation.coco", "afl.evaluation.lvis", "afl.evaluation.voc", "afl.tracking.record", "afl.tracking.overview"),
+        ("afl.evaluation.evaluator", "afl.evaluation.coco_evaluator", "afl.evaluation.lvis_evaluator", "afl.evaluation.voc_evaluator", "afl.tracking.record", "afl.tracking.overview"),
     ),
 }  # fmt: skip
 

@@ -41,7 +41,7 @@ def _run(config: DictConfig) -> None:
     """Train the missing runs, then compare the user's table with the committed one."""
     name = config.table.name
     require_trainable(config.table)
-    _say_pin(config)
+    _print_pin(config)
     seeds = list(config.seeds or [0])
     records = run(config, seeds, console)
     kept = _kept_records(config)
@@ -61,25 +61,25 @@ def _run(config: DictConfig) -> None:
             )
     else:
         table = build_table(records, table_spec(config.table, seeds))
-        _show_beside(table, kept, config)
-    _say_expected(table, config)
+        _show_comparison(table, kept, config)
+    _print_expected(table, config)
     if any(record.status != FINISHED for record in records) or len(records) < len(table.cells):
         sys.exit(1)
 
 
-def _say_pin(config: DictConfig) -> None:
+def _print_pin(config: DictConfig) -> None:
     """Print the commits at which the committed records were trained."""
     if pinned(config.table):
         console.print(f"{pinned(config.table)}.", markup=False, highlight=False, soft_wrap=True)
 
 
-def _say_expected(table: Table, config: DictConfig) -> None:
+def _print_expected(table: Table, config: DictConfig) -> None:
     """Print each published figure that the table's file lists, with the figure that was reached."""
     for line in compared(table, config.table.get("expected") or []):
         console.print(str(line), markup=False, highlight=False, soft_wrap=True)
 
 
-def _show_beside(table: Table, kept: list[Record], config: DictConfig) -> None:
+def _show_comparison(table: Table, kept: list[Record], config: DictConfig) -> None:
     """Print the user's table, compared with the committed one if it exists, and write the table and the comparison."""
     folder = Path(config.tables) / config.table.name
     _write(table, folder)
@@ -122,9 +122,9 @@ def _build(config: DictConfig) -> None:
         _refuse_smaller(config, seeds, _kept_records(config))
     table = build_table(records, table_spec(config.table, seeds))
     console.print(table.to_rich())
-    _say_expected(table, config)
+    _print_expected(table, config)
     if config.source == "disk":
-        _say_pin(config)
+        _print_pin(config)
     if config.publish:
         _write(table, Path(config.results) / name)
     elif config.source == "wandb":

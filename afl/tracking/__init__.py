@@ -1,7 +1,7 @@
 """The results of a run: its key, its record, its curves, and their mirror in W&B."""
 
 from afl.tracking.environment import environment, git_state
-from afl.tracking.gradient_dynamics import mass_curves, summarize
+from afl.tracking.gradient_summary import mass_curves, summarize
 from afl.tracking.local import CsvTracker, TensorBoardTracker
 from afl.tracking.metrics_log import MetricsLog, read_metrics
 from afl.tracking.overview import overview

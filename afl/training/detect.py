@@ -58,7 +58,7 @@ def to_original(detections: Detections, matrix: Tensor, size: Tensor) -> Detecti
     return Detections(boxes=boxes, scores=detections.scores.cpu(), labels=detections.labels.cpu())
 
 
-def look(
+def detect_view(
     detector: nn.Module,
     images: Tensor,
     sizes: Tensor,
@@ -126,7 +126,7 @@ def detect(
     for batch in batches:
         images = normalise(batch.images.to(device, non_blocking=True), channels_last)
         views = [
-            look(detector, images, batch.sizes, scale=scale, mirrored=mirrored, autocast=autocast)
+            detect_view(detector, images, batch.sizes, scale=scale, mirrored=mirrored, autocast=autocast)
             for scale, mirrored in test_time.views
         ]
         found = views[0]

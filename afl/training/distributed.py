@@ -18,14 +18,14 @@ class ProcessLost(RuntimeError):
     """Another process of the run or one of its image loaders has ended, so this process cannot continue."""
 
 
-def names_lost_process(error: BaseException) -> bool:
+def reports_lost_process(error: BaseException) -> bool:
     """Whether the error reports a collective that failed because another process has ended."""
     return isinstance(error, dist.DistError) or (
         type(error) is RuntimeError and "gloo/transport" in str(error)
     )
 
 
-def names_lost_loader(error: BaseException) -> bool:
+def reports_lost_loader(error: BaseException) -> bool:
     """Whether the error is torch's report that a loader process has ended; any call can raise it."""
     return type(error) is RuntimeError and str(error).startswith("DataLoader worker (pid")
 

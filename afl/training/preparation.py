@@ -63,7 +63,7 @@ def prepare(run: Run, pretrain: Pretrain) -> tuple[Training, Evaluation]:
     start_step = saved["step"] if saved else 0
     batches = training_batches(config, data, world, start_step, repeats)
     if saved is None:
-        start_from(config, detector, world, partial(_unnoticed, pretrain))
+        start_from(config, detector, world, partial(_with_kept_random_state, pretrain))
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
     detector.to(world.device, memory_format=layout)
     if saved is None:
@@ -140,7 +140,7 @@ def _restore(learner: Learner, saved: dict[str, Any], run: Run) -> None:
         ) from error
 
 
-def _unnoticed(pretrain: Pretrain, config: DictConfig, *, of_features: bool) -> Path:
+def _with_kept_random_state(pretrain: Pretrain, config: DictConfig, *, of_features: bool) -> Path:
     """Call ``pretrain`` and restore the random state, which otherwise depends on whether the features already existed."""
     with kept_random_state():
         return pretrain(config, of_features=of_features)

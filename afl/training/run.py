@@ -39,8 +39,8 @@ from afl.training.distributed import (
     World,
     from_main,
     join_world,
-    names_lost_loader,
-    names_lost_process,
+    reports_lost_loader,
+    reports_lost_process,
 )
 from afl.training.ending import ending
 from afl.training.evaluation import Evaluation
@@ -82,8 +82,8 @@ def run_cell(
     Returns:
         The run's record; None if another process works on the run.
     """
-    run = _described(config, interruption or Interruption())
-    record = _complete(run, wait=wait)
+    run = _run_of(config, interruption or Interruption())
+    record = _record_of(run, wait=wait)
     if record is not None and run.world.is_main:
         log.info("%s", ending(record, run.folder))
     return record
@@ -96,20 +96,18 @@ def pretrain(config: DictConfig, interruption: Interruption, *, of_features: boo
         of_features: the run gives all losses their features; otherwise it is the first stage of one loss.
     """
     detector = config.cell.detector
-    run = _described(
-        config, interruption, title=f"feature pre-training for {detector}" if of_features else None
-    )
+    run = _run_of(config, interruption, title=f"feature pre-training for {detector}" if of_features else None)
     announcement = (
         f"feature pre-training for {detector}: it learns from generated images of other classes ({config.trainer.max_duration}). "
         "This happens once, and every loss starts from the result"
         if of_features
         else f"first stage: {run.title} ({config.trainer.max_duration}), whose features the second stage keeps"
     )
-    _complete(run, wait=True, announcement=announcement)
+    _record_of(run, wait=True, announcement=announcement)
     return run.folder / "checkpoints" / LAST
 
 
-def _described(config: DictConfig, interruption: Interruption, title: str | None = None) -> Run:
+def _run_of(config: DictConfig, interruption: Interruption, title: str | None = None) -> Run:
     check_values(config)
     world = join_world(config.trainer.device)
     if config.trainer.threads:
@@ -118,7 +116,7 @@ def _described(config: DictConfig, interruption: Interruption, title: str | None
     return described_run(config, read_data(config), world, interruption, title)
 
 
-def _complete(run: Run, *, wait: bool, announcement: str = "") -> Record | None:
+def _record_of(run: Run, *, wait: bool, announcement: str = "") -> Record | None:
     """The record of the run, which is trained first if it is not finished; None if another process works on it.
 
     Args:
@@ -126,7 +124,7 @@ def _complete(run: Run, *, wait: bool, announcement: str = "") -> Record | None:
     """
     world = run.world
     with contextlib.ExitStack() as held:
-        held.enter_context(_named_if_lost(world))
+        held.enter_context(_explaining_lost_processes(world))
         finished = run.finished_record() if world.is_main else None
         if world.is_main and finished is None:
             # With several processes only the first one waits here, so it cannot call a collective.
@@ -149,11 +147,11 @@ def _complete(run: Run, *, wait: bool, announcement: str = "") -> Record | None:
             remove_leftovers(run.folder)
             if announcement:
                 log.info("%s", announcement)
-        return _made(run)
+        return _train_and_record(run)
 
 
 @contextlib.contextmanager
-def _named_if_lost(world: World) -> Iterator[None]:
+def _explaining_lost_processes(world: World) -> Iterator[None]:
     """Explain a failure that only reports the death of another process.
 
     Raises:
@@ -162,15 +160,15 @@ def _named_if_lost(world: World) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if names_lost_process(error):
+        if reports_lost_process(error):
             raise ProcessLost(LOST.format(rank=world.rank)) from error
-        if names_lost_loader(error):
+        if reports_lost_loader(error):
             reason = " ".join(str(error).split()).rstrip(".")
             raise ProcessLost(LOADER_LOST.format(reason=reason)) from error
         raise
 
 
-def _made(run: Run) -> Record:
+def _train_and_record(run: Run) -> Record:
     """Prepare, train, evaluate and write the record. A run that fails after its start also writes a record."""
     torch.manual_seed(run.config.seed)
     np.random.seed(run.config.seed)
@@ -179,21 +177,21 @@ def _made(run: Run) -> Record:
     # A run that fails during preparation writes nothing, unless an earlier attempt has already written files.
     begun = (run.folder / CONFIG).exists()
     try:
-        with _named_if_lost(run.world):
+        with _explaining_lost_processes(run.world):
             training, evaluation = prepare(run, partial(pretrain, interruption=run.interruption))
             if run.world.is_main:
                 tracker = _tracker(run)
                 begun = True
                 for name, text in save_config(run.config).items():
                     write_text(run.folder / name, text)
-            record = _trained_and_evaluated(run, training, evaluation, tracker)
+            record = _train_and_evaluate(run, training, evaluation, tracker)
         if run.world.is_main:
             write_record(run.folder / RECORD, record)
         tracker.summary({**record.metrics, **summary_of_record(record)})
     except BaseException as error:
         if run.world.is_main and isinstance(error, Exception) and begun:
-            _leave_reason(run, error, tracker)
-        _whatever_happens(partial(tracker.finish, failed=True))
+            _record_failure(run, error, tracker)
+        _only_log_errors(partial(tracker.finish, failed=True))
         raise
     tracker.finish()
     return record
@@ -218,15 +216,15 @@ def wandb_tags(cell: dict[str, str], seed: int) -> tuple[str, ...]:
     return (*tags, "reconstruction") if "afl" in cell["loss"] else tags
 
 
-def _leave_reason(run: Run, error: Exception, tracker: Tracker) -> None:
+def _record_failure(run: Run, error: Exception, tracker: Tracker) -> None:
     """Write the reason of a failure to the record and the tracker; if one of them fails, the other is still written."""
     record = run.failed_record(" ".join(f"{type(error).__name__}: {error}".split()))
     record = Record(**writable(asdict(record)))
-    _whatever_happens(partial(write_record, run.folder / RECORD, record))  # fails on a full disk
-    _whatever_happens(lambda: tracker.summary(summary_of_record(record)))
+    _only_log_errors(partial(write_record, run.folder / RECORD, record))  # fails on a full disk
+    _only_log_errors(lambda: tracker.summary(summary_of_record(record)))
 
 
-def _whatever_happens(call: Callable[[], None]) -> None:
+def _only_log_errors(call: Callable[[], None]) -> None:
     """Make a call, and only log its failure."""
     try:
         call()
@@ -234,7 +232,7 @@ def _whatever_happens(call: Callable[[], None]) -> None:
         log.warning("%s", error)
 
 
-def _trained_and_evaluated(run: Run, training: Training, evaluation: Evaluation, tracker: Tracker) -> Record:
+def _train_and_evaluate(run: Run, training: Training, evaluation: Evaluation, tracker: Tracker) -> Record:
     """Train to the last step and evaluate; returns the finished record without writing it."""
     learner, options, is_main = training.learner, training.options, run.world.is_main
     if is_main and learner.step == 0:

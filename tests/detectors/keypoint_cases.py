@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from afl.evaluation.coco import CocoEvaluator
+from afl.evaluation.coco_evaluator import CocoEvaluator
 from afl.losses import ClassificationLoss
 from afl.losses.target import ClassificationTarget
 from datasets.index import AnnotationIndex

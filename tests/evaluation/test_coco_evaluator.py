@@ -13,7 +13,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from afl.evaluation.coco import CocoEvaluator
+from afl.evaluation.coco_evaluator import CocoEvaluator
 from afl.evaluation.evaluator import METRICS
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from afl.evaluation.coco import CocoEvaluator
+from afl.evaluation.coco_evaluator import CocoEvaluator
 from afl.evaluation.evaluator import DetectionArrays
 from afl.evaluation.groups import group_means
-from afl.evaluation.lvis import LvisEvaluator
-from afl.evaluation.voc import VocEvaluator
+from afl.evaluation.lvis_evaluator import LvisEvaluator
+from afl.evaluation.voc_evaluator import VocEvaluator
 
 
 def replace(**changes):

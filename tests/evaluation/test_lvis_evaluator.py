@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from afl.evaluation.lvis import LvisEvaluator
+from afl.evaluation.lvis_evaluator import LvisEvaluator
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method is deprecated:DeprecationWarning")
 
@@ -171,7 +171,7 @@ def test_lvis_is_imported_late_and_does_not_change_logging_and_numpy():
     program = """
 import logging, sys
 import numpy as np
-from afl.evaluation.lvis import LvisEvaluator
+from afl.evaluation.lvis_evaluator import LvisEvaluator
 assert "lvis" not in sys.modules
 evaluator = LvisEvaluator({
     "images": [{"id": 1, "neg_category_ids": [], "not_exhaustive_category_ids": []}],

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afl.evaluation.coco import CocoEvaluator
-from afl.evaluation.voc import VocEvaluator, average_precision
+from afl.evaluation.coco_evaluator import CocoEvaluator
+from afl.evaluation.voc_evaluator import VocEvaluator, average_precision
 
 
 def slow_iou(a, b):

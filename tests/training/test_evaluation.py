@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from afl.training.detect import TestTime, look, merge, to_original
+from afl.training.detect import TestTime, detect_view, merge, to_original
 from detectors.contract import Detections
 
 
@@ -33,7 +33,7 @@ def test_every_view_finds_the_same_box_in_input_pixels(scale, mirrored):
     images[0, :, 16:32, 8:40] = 1.0
     images[1, :, 4:8, 60:64] = 1.0
     sizes = torch.tensor([[64, 96], [40, 64]])  # the second image is padded on the right and below
-    found = look(BrightSpot(), images, sizes, scale=scale, mirrored=mirrored, autocast=None)
+    found = detect_view(BrightSpot(), images, sizes, scale=scale, mirrored=mirrored, autocast=None)
     blur = 0.0 if scale == 1.0 else 1 / scale  # resampling shifts an edge by less than a pixel of the view
     torch.testing.assert_close(found[0].boxes, torch.tensor([[8.0, 16.0, 40.0, 32.0]]), atol=blur, rtol=0)
     torch.testing.assert_close(found[1].boxes, torch.tensor([[60.0, 4.0, 64.0, 8.0]]), atol=blur, rtol=0)

@@ -121,7 +121,7 @@ def test_a_step_of_every_loss_on_heat_maps_never_waits_for_the_device(no_constan
 
 
 @pytest.mark.parametrize(
-    "look",
+    "read",
     [
         lambda x: x.sum().item(),
         lambda x: x[x > 0],
@@ -130,9 +130,9 @@ def test_a_step_of_every_loss_on_heat_maps_never_waits_for_the_device(no_constan
         lambda x: x.masked_select(x > 0),
     ],
 )
-def test_reading_a_value_of_the_device_is_an_error(look):
+def test_reading_a_value_of_the_device_is_an_error(read):
     with pytest.raises((RuntimeError, NotImplementedError)):
-        look(torch.empty(3, device=DEVICE))
+        read(torch.empty(3, device=DEVICE))
 
 
 def test_a_copy_to_the_device_is_detected():

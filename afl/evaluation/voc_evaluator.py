@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from pycocotools.mask import iou as pairwise_iou
 
-from afl.evaluation.coco import CocoEvaluator
+from afl.evaluation.coco_evaluator import CocoEvaluator
 from afl.evaluation.detections import DetectionArrays
 from afl.evaluation.groups import mean_defined
 
