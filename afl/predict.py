@@ -30,7 +30,7 @@ from afl.training.distributed import choose_device
 from afl.training.inputs import normalise
 from afl.training.load import load_weights
 from afl.training.prior import adapt_threshold, calibrate
-from afl.zoo.files import PREFIX, SUFFIX, read_entry, zoo_file
+from afl.zoo.files import PREFIX, SUFFIX, names, read_entry, zoo_file
 from datasets import Sample, collate, read_image_file
 from detectors.contract import ClassCounts, Detections
 from detectors.views import over_content, score_maps
@@ -243,11 +243,14 @@ def checkpoint_of(run: str | Path) -> Path:
     """The file for ``run``: the file itself, the last checkpoint of a run directory, or the file of ``zoo:NAME``.
 
     Raises:
-        CheckpointError: the folder has no checkpoint, or the zoo does not have this name.
+        CheckpointError: there is no such file or folder, the folder has no checkpoint, or the zoo has no such name.
     """
     if str(run).startswith(PREFIX):
         return zoo_file(str(run).removeprefix(PREFIX))
     path = Path(run)
+    if not path.exists():
+        known = ", ".join(PREFIX + name for name in names()) or "none"
+        raise CheckpointError(f"{path} does not exist; detectors that need no training: {known}")
     if not path.is_dir():
         return path
     for place in (path / "checkpoints" / LAST, path / LAST):

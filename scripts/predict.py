@@ -57,7 +57,8 @@ DEFAULTS = {
 DEMOS = ("fcos-foda-afl_anchored_head", "fcos-foda-fl", "fcos-shapes-afl")
 GENERATED = "note: {} was trained on LongTail Shapes and knows generated shapes of {} pixels only; its boxes in photographs mean nothing"
 
-NOTHING = "nothing was found: {} knows {} classes only ({}, ...); a lower score, such as score=0.1, shows weaker boxes"
+KNOWN = "note: {} knows {} classes of {} only: {}"
+NOTHING = "nothing was found; a lower score, such as score=0.1, shows weaker boxes"
 
 
 @dataclass
@@ -90,6 +91,9 @@ def main(arguments: list[str]) -> int:
     quiet_libraries()
     if arguments[:1] == ["demo"]:
         return demo(arguments[1:])
+    for argument in arguments:
+        if "=" not in argument and Path(argument).exists():
+            raise ValueError(f"write images={argument} for this file or folder")
     options = options_of(arguments, DEFAULTS)
     for name in ("run", "images"):
         if options[name] is None:
@@ -122,6 +126,9 @@ def main(arguments: list[str]) -> int:
     dataset = predictor.config.dataset
     if predictor.config.cell.dataset.startswith("shapes"):
         print(GENERATED.format(options["run"], dataset.image_size), file=sys.stderr)
+    elif options["run"].startswith("zoo:"):
+        names = ", ".join(map(str, predictor.names))
+        print(KNOWN.format(options["run"], len(predictor.names), dataset.name, names), file=sys.stderr)
     pictures = Pictures(files)
     document = {"images": [], "annotations": [], "categories": _categories(predictor)}
     stream, console = predictor.stream(pictures, score=score), Console(stderr=True)
@@ -147,7 +154,7 @@ def main(arguments: list[str]) -> int:
         + (" and the pictures beside it" if options["pictures"] else "")
     )
     if not document["annotations"]:
-        print(NOTHING.format(options["run"], len(predictor.names), ", ".join(map(str, predictor.names[:8]))))
+        print(NOTHING)
     return 1 if pictures.broken else 0
 
 

@@ -145,10 +145,25 @@ def test_the_demo_draws_a_picture_and_photos_get_a_warning_from_a_shapes_model(t
     assert predict(["run=zoo:fcos-shapes-afl", f"images={image}", f"output={tmp_path}/found"]) == 0
     said = capsys.readouterr()
     assert "knows generated shapes of 96 pixels only" in said.err and "reconstruction" not in said.err
+    with pytest.raises(CheckpointError, match="outputs/NAME does not exist; .* zoo:fcos-shapes-fl"):
+        predict(["run=outputs/NAME", f"images={image}"])
+    with pytest.raises(ValueError, match=re.escape(f"write images={image}")):
+        predict(["run=zoo:fcos-shapes-afl", str(image)])
     with pytest.raises(ValueError, match="needs zoo:NAME"):
         copy = tmp_path / "mine.safetensors"
         copy.write_bytes(zoo_file(NAMES[0]).read_bytes())
         predict(["demo", f"run={copy}"])
+
+
+def test_a_photo_without_objects_of_the_detector_is_answered_with_what_it_knows(tmp_path, capsys):
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "grey.jpg"), np.full((120, 160, 3), 128, np.uint8))
+    run = "zoo:fcos-foda-fl"
+    assert predict([f"run={run}", f"images={tmp_path}/grey.jpg", f"output={tmp_path}/found"]) == 0
+    said = capsys.readouterr()
+    assert f"{run} knows 31 classes of foda only: " in said.err and "Battery" in said.err
+    assert "nothing was found; a lower score" in said.out
 
 
 def test_torch_hub_loads_a_checkout(tmp_path):
