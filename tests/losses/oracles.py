@@ -465,8 +465,8 @@ class Varifocal:
 class Federated:
     """A step that only uses the negatives of the classes in S_b; test_federated.py tests the draw of S_b."""
 
-    def __init__(self, info: MapInfo, *, inner: Callable[[MapInfo], Step]) -> None:
-        self.sampling, self.inner = FederatedSampling(info), inner(info)
+    def __init__(self, info: MapInfo, *, inner: Callable[[MapInfo], Step], size: int | None = None) -> None:
+        self.sampling, self.inner = FederatedSampling(info, size=size), inner(info)
 
     def __call__(self, logits, target, normalizer, box):
         kept = self.sampling.classes(target)

@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from afl.losses import ClassificationTarget, MapInfo
+from afl.losses import ClassificationTarget, FederatedSampling, MapInfo
 from tests.losses import oracles
 from tests.losses.cases import loss_and_gradient, make_info, random_target
 from tests.losses.oracles import Family, Step
@@ -116,6 +116,7 @@ SMALLER = {
 }
 # They rank boxes or elements of the part of the batch in one process.
 RANKED_APART = ("pisa", "ap_loss")
+WITHOUT_CHAIN = ("ap_loss", "dr_loss", "vfl")
 BOX = 0.8
 
 
@@ -212,6 +213,22 @@ def test_three_steps_equal_the_second_computation_up_to_80(arm, dense_positives)
             assert gradient.dtype == dtype
             torch.testing.assert_close(value.double(), expected, rtol=min(rounding, 2e-5), atol=1e-9)
             torch.testing.assert_close(gradient.double(), slope, rtol=rounding, atol=1e-9)
+
+
+@pytest.mark.parametrize("arm", [arm for arm in ARMS if "/" not in arm and arm not in WITHOUT_CHAIN])
+def test_federated_sampling_combines_with_every_chain(arm):
+    loss, info = build(arm)
+    loss.chain["one_more"] = FederatedSampling(info, size=2)
+    step = oracles.Federated(info, inner=ARMS[arm], size=2)
+    for seed in range(2):
+        target = make_target(seed, dense_positives=True)
+        z = distinct_logits(seed, target).double().requires_grad_()
+        n, box = normalizer_of(target), torch.tensor(BOX, dtype=torch.float64)
+        value, gradient = loss_and_gradient(loss(z, target, n, localization=box), z)
+        loss.update()
+        expected, slope = step(z, target, n.item(), box.item())
+        torch.testing.assert_close(value, expected, rtol=2e-6, atol=1e-9)
+        torch.testing.assert_close(gradient, slope, rtol=2e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("dense_positives", [True, False], ids=["anchors", "heat_map"])
