@@ -1,1 +1,1 @@
-"""What ``python -m scripts.benchmark`` measures, one file for each subject."""
+"""The measurements of ``python -m scripts.benchmark``, one file for each subject."""

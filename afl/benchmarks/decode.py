@@ -1,4 +1,4 @@
-"""ExtremeNet's grouping against enumerating all quadruples of the 40 best points of each map, as the paper describes it."""
+"""ExtremeNet's grouping compared with the paper's method, which enumerates all quadruples of the 40 best points of each map."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ POINTS, THRESHOLD, LIMIT = 40, 0.1, 1000
 
 
 def measure(quick: bool) -> list[Row]:
-    """One image of 512 x 512 with as many objects as a map has peaks, 80 classes and the worst case of one."""
+    """Measure one image of 512 x 512 with as many objects as a map has peaks: with 80 classes, and with one, the worst case."""
     points = 10 if quick else POINTS
     rows = []
     for classes in (80, 1):
@@ -63,7 +63,7 @@ def measure(quick: bool) -> list[Row]:
 
 
 def scene(points: int, classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Extreme points of random objects, and a centre map of low scores with their centres in it."""
+    """Extreme points of random objects, and a centre map with low scores except at their centres."""
     random = torch.Generator().manual_seed(classes)
     size = torch.randint(4, 30, (points, 2), generator=random)
     corner = (torch.rand(points, 2, generator=random) * (127 - size)).long()
@@ -89,7 +89,7 @@ def scene(points: int, classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def enumerate_quadruples(
     scores: Tensor, labels: Tensor, cells: Tensor, center: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Scores (N,) of the best quadruples and their points (N, 4), from all of them written down (ExtremeNet, 4.2)."""
+    """Scores (N,) and points (N, 4) of the best quadruples, by enumeration of all quadruples (ExtremeNet, 4.2)."""
     count = scores.shape[1]
     every = torch.cartesian_prod(*(torch.arange(count),) * 4)
     side = torch.arange(4)
@@ -108,7 +108,7 @@ def enumerate_quadruples(
 
 
 def differing(found: Groups, best: Tensor, quadruples: Tensor) -> int:
-    """How many boxes only one of the two has."""
+    """The number of boxes that only one of the two sides has."""
     count = int((found.scores[0] > 0).sum())
     mine = {tuple(points) for points in found.points[0, :count].tolist()}
     return len(mine ^ {tuple(points) for points in quadruples.tolist()})

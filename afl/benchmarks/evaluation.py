@@ -1,7 +1,7 @@
-"""COCO and LVIS evaluation against pycocotools and lvis, on invented detections of real sizes.
+"""COCO and LVIS evaluation compared with pycocotools and lvis, on generated detections of real size.
 
-Each side runs in a fresh process, so its memory is measured separately. Time and memory begin with the detections of a whole split
-as arrays and end with the figures. The official packages need dictionaries, and building them counts.
+Each side runs in a fresh process, so that its memory is measured separately. The measurement starts with the detections of a whole
+split as arrays and ends with the metrics. It includes the creation of the dictionaries that the official packages need.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _their_coco(truth: dict, found: list[Detections]) -> dict[str, float]:
 def _their_lvis(truth: dict, found: list[Detections]) -> dict[str, float]:
     lvis = importlib.import_module("lvis")
     module = importlib.import_module("lvis.eval")
-    # lvis 0.5.3 uses a name that numpy has since dropped; the module gets its own view of numpy, which has it.
+    # lvis 0.5.3 uses a name that numpy has removed, so the module uses a view of numpy that has this name.
     module.np = _NumpyWithFloat()
     dataset = lvis.LVIS.__new__(lvis.LVIS)
     dataset.logger = logging.getLogger("lvis")
@@ -136,8 +136,8 @@ def _as_results(truth: dict, found: list[Detections]) -> list[dict]:
 
 
 def invented(images: int, detections: int, classes: int, federated: bool) -> tuple[dict, list[Detections]]:
-    """A ground truth of about seven objects per image with a long tail of classes, and detections of which a tenth are
-    objects moved a little. Coordinates are multiples of 1/4, so that no reader rounds."""
+    """A ground truth with about seven objects per image and a long tail of classes, and detections of which a tenth are slightly
+    shifted objects. Coordinates are multiples of 1/4, so that no reader rounds them."""
     rng = np.random.default_rng(0)
     chance = 1.0 / np.arange(1, classes + 1)
     chance /= chance.sum()
@@ -182,7 +182,7 @@ def invented(images: int, detections: int, classes: int, federated: bool) -> tup
 
 
 def _boxes(rng: np.random.Generator, count: int) -> np.ndarray:
-    """(count, 4) xyxy inside 640 x 480, sides of 8 to 208."""
+    """Boxes (count, 4) xyxy inside 640 x 480 with sides of 8 to 208."""
     size = np.round(rng.uniform(8, 208, (count, 2)) * 4) / 4
     corner = np.round(rng.random((count, 2)) * (np.array([640, 480]) - size) * 4) / 4
     return np.concatenate([corner, corner + size], axis=1)

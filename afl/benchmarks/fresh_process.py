@@ -1,4 +1,4 @@
-"""Work in a fresh process, with its time and memory. Importing this module is quick, so starting the process is too."""
+"""Runs work in a fresh process and measures its time and memory. This module imports little, so that the process starts quickly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 def in_a_process(work: Callable[..., Result], data: tuple) -> tuple[Result, float, int]:
     """Result, seconds, and largest growth of the process in bytes, of ``work(*data)`` in a fresh process.
 
-    A fork would inherit hotcoco without its threads and wait for them forever.
+    A forked process would inherit hotcoco without its threads and hang.
 
     Raises:
         RuntimeError: the process ended without a result.

@@ -1,8 +1,7 @@
-"""Losses and training steps on a GPU. One run takes about two minutes, so that a borrowed GPU is enough.
+"""Losses and training steps on a GPU. One run takes about two minutes.
 
-Losses are timed by the sum of their kernels, as PyTorch's profiler sees them, so that the speed of the host is not part of
-the ratio. Calls take turns over several buffers, which together are larger than the GPU's cache. Steps are timed from call to
-call, as a user waits for them.
+The time of a loss is the sum of its kernels in PyTorch's profiler, so that the ratio does not depend on the speed of the host. Calls
+alternate between several buffers, which together are larger than the GPU's cache. The time of a step is the wall time of a call.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def measure(quick: bool) -> list[Row]:
-    """All lines; without a GPU, the lines that have a budget, without figures."""
+    """All rows; without a GPU, only the rows with a budget, without figures."""
     if not torch.cuda.is_available():
         return _without_figures()
     batch, size, repetitions = (2, 128, 2) if quick else (16, 512, 6)
@@ -81,7 +80,7 @@ def _without_figures() -> list[Row]:
 
 
 def _attempt(what: str, work: Callable[[], list[Row]]) -> list[Row]:
-    """The lines of one part; a part that fails is one line with its reason, and the rest goes on."""
+    """The rows of one part; a part that fails gives one row with the reason, and the other parts continue."""
     try:
         return work()
     except Exception as error:
@@ -92,7 +91,7 @@ def _attempt(what: str, work: Callable[[], list[Row]]) -> list[Row]:
 
 
 def kernel_seconds(works: Sequence[Callable[[], object]], rounds: int = 3) -> float:
-    """Seconds of GPU work of one call, on average; ``works`` take turns ``rounds`` times after one that does not count."""
+    """Mean seconds of GPU work per call; ``works`` alternate for ``rounds`` rounds after one warm-up round."""
     for work in works:
         work()
     torch.cuda.synchronize()
@@ -110,7 +109,7 @@ def kernel_seconds(works: Sequence[Callable[[], object]], rounds: int = 3) -> fl
 
 
 def _is_name_of_a_stretch(event) -> bool:
-    """Whether an event names a stretch of time, such as ``Optimizer.step#SGD.step``, and is not work."""
+    """Whether an event is a named range, such as ``Optimizer.step#SGD.step``, and not a kernel."""
     return event.is_user_annotation or "#" in event.name
 
 
@@ -122,7 +121,7 @@ def buffers(logits: Tensor) -> list[Tensor]:
 
 
 def _losses(locations: int, classes: int, dtype: torch.dtype) -> list[Row]:
-    """FL and AFL against a copy of the logits, each other and torchvision."""
+    """FL and AFL compared with a copy of the logits, with each other, and with torchvision."""
     logits, target, dense = case(locations, classes, DEVICE, dtype)
     maps = buffers(logits)
     place = torch.empty_like(logits)
@@ -138,7 +137,7 @@ def _losses(locations: int, classes: int, dtype: torch.dtype) -> list[Row]:
 
     torchvision = kernel_seconds([theirs])
     size = f"{locations:,} x {classes:,}, {'bf16' if dtype == torch.bfloat16 else 'fp32'}"
-    # A map that fits into the cache is bound by the start of its kernels, not by memory.
+    # The time of a map that fits into the cache is limited by kernel launches, not by memory.
     largest = (locations, classes) == SIZES[-1]
     return [
         Row(
@@ -159,7 +158,7 @@ def _losses(locations: int, classes: int, dtype: torch.dtype) -> list[Row]:
 
 
 def _other_losses(locations: int, classes: int) -> list[Row]:
-    """Every other loss against a copy of the logits in bf16."""
+    """Every other loss compared with a copy of the logits in bf16."""
     logits, target, _ = case(locations, classes, DEVICE, torch.bfloat16)
     maps = buffers(logits)
     place = torch.empty_like(logits)
@@ -180,7 +179,7 @@ def _other_losses(locations: int, classes: int) -> list[Row]:
 
 
 def _steps(name: str, batch: int, size: int, repetitions: int) -> list[Row]:
-    """Whole eager steps in bf16; for the detectors that torchvision has, against torchvision's."""
+    """Whole eager steps in bf16, compared with torchvision's for the detectors that it has."""
     ours = our_step(name, batch, size, DEVICE, torch.bfloat16, backbone="resnet50")
     rows = []
     if name in AGAINST_TORCHVISION:
@@ -206,7 +205,7 @@ def _steps(name: str, batch: int, size: int, repetitions: int) -> list[Row]:
 
 
 def _compiled_steps(name: str, batch: int, size: int, repetitions: int) -> list[Row]:
-    """Whole steps with the compiled forward pass against torchvision's."""
+    """Whole steps with the compiled forward pass, compared with torchvision's."""
     started = time.perf_counter()
     ours = our_step(name, batch, size, DEVICE, torch.bfloat16, compiled=True, backbone="resnet50")
     ours()

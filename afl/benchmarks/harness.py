@@ -1,7 +1,7 @@
-"""Measuring two things side by side in one process, and writing down what came out.
+"""Measures two sides in one process, and writes the results.
 
-Times are medians over repetitions that take turns, after one that does not count, so that a busy machine slows both sides
-alike and the ratio holds. Memory is a number of bytes that the work asked for, not what the system happened to give.
+Times are medians over alternating repetitions, after one warm-up repetition, so that other load on the machine affects both sides
+equally. Memory is the number of bytes that the work requests, not the memory that the system assigns.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class Row:
     """One line of the table.
 
     Attributes:
-        what: what was measured, of what size.
-        ours, theirs: median seconds, bytes or counts of this project and of the other side; None: not measured.
+        what: name and size of the measured work.
+        ours, theirs: median seconds, bytes or counts of this project and of the other side; None if not measured.
         unit: ``s``, ``B`` or empty for counts.
-        ratio: what is held against the budget, usually theirs / ours.
-        budget: the least ratio allowed (``at_most`` false) or the largest (true); None where there is no budget.
-        ours_memory, theirs_memory: bytes, where they were measured beside the time.
-        note: who the other side is, or why there is no figure.
+        ratio: compared with the budget, usually theirs / ours.
+        budget: the smallest allowed ratio (``at_most`` false) or the largest (true); None without a budget.
+        ours_memory, theirs_memory: bytes, if they were measured in addition to the time.
+        note: description of the other side, or the reason for a missing figure.
     """
 
     what: str
@@ -48,7 +48,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """``met``, ``missed`` or ``not measured``; empty where nothing was asked."""
+        """``met``, ``missed`` or ``not measured``; empty without a budget."""
         if self.budget is None:
             return ""
         if self.ratio is None:
@@ -62,7 +62,7 @@ def take_turns(
     repetitions: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Median seconds of each side; every repetition runs all of them once, after a first one that does not count."""
+    """Median seconds of each side; every repetition runs all sides once, after one warm-up repetition."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for repetition in range(repetitions + 1):
         for name, work in sides.items():
@@ -76,13 +76,13 @@ def take_turns(
 
 
 def synchronise() -> None:
-    """Wait for the GPU, where there is one."""
+    """Wait for the GPU, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def bytes_saved(forward: Callable[[], Tensor]) -> int:
-    """Bytes that autograd keeps between ``forward`` and its backward; what shares memory counts once."""
+    """Bytes that autograd keeps between ``forward`` and its backward pass; shared memory is counted once."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def bytes_saved(forward: Callable[[], Tensor]) -> int:
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """Most bytes of tensors that were alive at once during ``work``, above what was there before it."""
+    """Peak bytes of tensors during ``work``, in addition to those that existed before."""
     work()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -130,7 +130,7 @@ def quantity(value: float | None, unit: str) -> str:
 
 
 def machine() -> dict[str, object]:
-    """What the figures depend on beside the code."""
+    """Everything except the code that the figures depend on."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return {
         "cpu": _cpu_name(),

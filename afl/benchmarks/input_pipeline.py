@@ -1,9 +1,9 @@
-"""Images per second of one core, from JPEG files to augmented samples, against torchvision's reference transforms.
+"""Images per second on one core, from JPEG files to augmented samples, compared with torchvision's reference transforms.
 
-Theirs is the training preset of torchvision's detection references written in transforms v2: PIL decodes, a random short side
-up to 800 pixels, mirroring, conversion to float, boxes cleaned; once with PIL images, the references' default, and once with
-tensors. Ours is this project's transform for dense heads with the same sides, and beside that the padded batch, which
-torchvision makes later, in its model. The images are invented, with as much detail as a photograph has in its file.
+Their side is the training preset of torchvision's detection references in transforms v2: decoding by PIL, a random short side up to
+800 pixels, mirroring, conversion to float, and cleaned boxes; once with PIL images, the default of the references, and once with
+tensors. Our side is this project's transform for dense heads with the same sides, and also the padded batch, which torchvision creates
+later, in its model. The images are generated, with file sizes like those of photographs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BATCH = 4
 
 
 def measure(quick: bool) -> list[Row]:
-    """One core: OpenCV and torch get one thread each."""
+    """Use one core: OpenCV and torch have one thread each."""
     threads = torch.get_num_threads()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Classification losses: against torchvision's focal loss, against each other, and over sizes."""
+"""Classification losses, compared with torchvision's focal loss, with each other, and over sizes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ POSITIVES = 200
 
 
 def measure(quick: bool) -> list[Row]:
-    """Lines for the CPU."""
+    """Rows for the CPU."""
     device = torch.device("cpu")
     sizes = [(500, c, budget) for _, c, budget in SIZES] if quick else SIZES
     repetitions = 3 if quick else 11
     rows = []
-    # Training feeds bfloat16 logits; both sides get the same type.
+    # Logits are bfloat16 in training; both sides use the same type.
     cases = [(dtype, *size) for dtype in (torch.float32, torch.bfloat16) for size in sizes]
     for dtype, locations, classes, budget in cases:
         logits, target, dense = case(locations, classes, device, dtype)
@@ -81,7 +81,7 @@ def _against_fl(name: str, seconds: float, fl: float, size: str, budget: float |
 
 
 def _linear(device: torch.device, quick: bool) -> list[Row]:
-    """How the cost grows over a sixteenfold range of locations, and of classes."""
+    """Growth of the cost over a sixteenfold range of locations, and of classes."""
     base = 500 if quick else 5_000
     sizes = ((base, 80), (4 * base, 80), (16 * base, 80), (base, 320), (base, 1280))
     works = {}
@@ -105,14 +105,14 @@ def _linear(device: torch.device, quick: bool) -> list[Row]:
 
 
 def growth(small: float, large: float, times: float) -> float:
-    """The power with which a cost grows that goes from ``small`` to ``large`` when the size grows ``times``-fold."""
+    """The exponent of a cost that increases from ``small`` to ``large`` when the size increases by a factor of ``times``."""
     return math.log(large / small) / math.log(times)
 
 
 def case(
     locations: int, classes: int, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, ClassificationTarget, Tensor]:
-    """Logits of a fresh head, a sparse target with 200 positives, and the same target dense."""
+    """Logits of an untrained head, a sparse target with 200 positives, and the same target in dense form."""
     random = torch.Generator().manual_seed(0)
     logits = torch.randn(locations, classes, generator=random) - 4.6
     element = torch.randperm(locations, generator=random)[:POSITIVES] * classes
@@ -130,7 +130,7 @@ def case(
 
 
 def loss_of(name: str, classes: int, device: torch.device) -> torch.nn.Module:
-    """A loss of ``conf/loss`` for a map of so many classes with falling counts."""
+    """A loss of ``conf/loss`` for a map with this number of classes and decreasing counts."""
     config = compose_cell(detector="retinanet", loss=name, overrides=["dataset=shapes_coco"]).loss
     counts = torch.logspace(4, 0, classes)
     info = ClassCounts(counts, counts).map_info("map", prior=0.01, alpha=0.25, dense_positives=True)

@@ -1,4 +1,4 @@
-"""The page on the benchmark's figures, made of the JSON files beside it."""
+"""The page on the benchmark's figures, generated from the JSON files in its folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COLUMNS = ("what", "ours", "theirs", "ratio", "memory, ours", "theirs", "budget"
 
 
 def cells(row: dict) -> list[str]:
-    """One row of the JSON as the words of the table's columns."""
+    """The text of the table's columns for one row of the JSON file."""
     sign = "<=" if row["at_most"] else ">="
     return [
         row["what"],
@@ -28,7 +28,7 @@ def cells(row: dict) -> list[str]:
 
 
 def page_of(folder: Path, subjects: Iterable[str]) -> str:
-    """The page as Markdown, from ``SUBJECT.json`` of those subjects that the folder has."""
+    """The page as Markdown, from the files ``SUBJECT.json`` in the folder."""
     found = {name: folder / f"{name}.json" for name in subjects}
     contents = {name: json.loads(file.read_text()) for name, file in found.items() if file.is_file()}
     verdicts = [row["verdict"] for content in contents.values() for row in content["rows"]]

@@ -1,7 +1,7 @@
-"""The project as a newcomer meets it: a clean clone, set up, its table trained, its tests run.
+"""The time of a clean clone: setup, training of the embedded table, and tests.
 
-That takes an hour, so it is measured when it is named (``clone``); otherwise the table's time is what the records say of their
-own runs (``project``).
+This takes an hour, so it is only measured on request (``clone``). Otherwise the time of the table is the sum over its records
+(``project``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FINISHED_CELL = re.compile(r"\[(\d+)/\d+\] ")
 
 
 def from_records(quick: bool, folder: Path = RECORDS) -> list[Row]:
-    """What the records of the embedded benchmark tell of the table's time."""
+    """The time of the embedded benchmark's table, from its records."""
     named = "an hour: python -m scripts.benchmark clone"
     rows = [
         Row(what, budget=budget, at_most=True, note=named)
@@ -57,7 +57,7 @@ def from_records(quick: bool, folder: Path = RECORDS) -> list[Row]:
 
 
 def clone(quick: bool, source: Path = ROOT) -> list[Row]:
-    """Clone ``source`` as it was last committed, run ``make reproduce-table`` and ``make test`` there, and watch the clock.
+    """Clone the last commit of ``source``, run ``make reproduce-table`` and ``make test`` in the clone, and measure the time.
 
     Raises:
         RuntimeError: one of them failed.
@@ -91,7 +91,7 @@ def _minutes(what: str, seconds: float, budget: float | None, note: str) -> Row:
 
 
 def _timed(target: str, place: Path) -> tuple[float, dict[int, float]]:
-    """Seconds that ``make target`` takes, and after how many seconds it said that so many cells were finished."""
+    """Seconds of ``make target``, and the seconds after which it printed each number of finished runs."""
     environment = {name: value for name, value in os.environ.items() if name not in _OWN_SETTINGS}
     started = time.perf_counter()
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What each loss costs in a training step: against focal loss, on one detector with anchors and one with heat maps.
+"""The cost of each loss in a training step compared with focal loss, for one detector with anchors and one with heat maps.
 
 A step goes from decoded images to gradients and the loss's own update. The detectors have the narrow ResNet and the image size of the
 embedded benchmark, so the network is as cheap as it gets and the share of the loss as large. Time is that of the process on a CPU,

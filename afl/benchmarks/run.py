@@ -1,4 +1,4 @@
-"""Measure subjects, print their tables and write the pages of ``results/benchmark`` and ``results/speed``."""
+"""Measures subjects, prints their tables and writes the pages of ``results/benchmark`` and ``results/speed``."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Where the time of one training step goes: milliseconds of each part, for one detector on LongTail Shapes.
+"""Measures the parts of one training step in milliseconds, for one detector on LongTail Shapes.
 
-Run as a file by ``step_profile``, so that an older checkout of the project can be measured with the same code:
-it imports only what has long been there. Arguments: detector, loss, steps, folder for generated data, and as JSON
-the settings of each variant by name (``bf16``, ``channels_last``, ``compile``, ``plain_optimizer``). Variants take turns,
-step by step. Prints one line of JSON: by variant milliseconds by part.
+``step_profile`` runs this file as a script, so that it can measure an older checkout of the project with the same code; it only imports
+modules that also exist there. Arguments: detector, loss, steps, folder for generated data, and the settings of each variant by name as
+JSON (``bf16``, ``channels_last``, ``compile``, ``plain_optimizer``). Variants alternate after each step. The script prints one line of
+JSON: milliseconds by variant and part.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def measure(
     variants: dict[str, list[str]],
     more: Sequence[str] = (),
 ) -> dict[str, dict[str, float]]:
-    """Median milliseconds by variant and part, over ``steps`` steps after three that do not count.
+    """Median milliseconds by variant and part, over ``steps`` steps after three warm-up steps.
 
     Args:
         more: further overrides of the config.
@@ -71,7 +71,7 @@ def measure(
 
 
 def one_step(config, data, settings: set[str]) -> Callable[[], list[float]]:
-    """A training step under these settings, to be called again and again: seconds at its start and after each part."""
+    """A function that runs a training step with these settings, and returns the time at its start and after each part."""
     torch.manual_seed(0)
     last = "channels_last" in settings
     detector = build_detector(config, data.classes)
@@ -82,7 +82,7 @@ def one_step(config, data, settings: set[str]) -> Callable[[], list[float]]:
     else:
         optimizer = build_optimizer(factory, detector, config.optimizer.weight_decay)
     forward = torch.compile(detector, dynamic=False) if "compile" in settings else detector
-    # The same decoded images again and again: what decoding costs is the input benchmark's.
+    # Every step uses the same decoded images; the input benchmark measures decoding.
     stream = iter(training_batches(config, data, World(0, 1, torch.device("cpu")), start_step=0))
     for _ in range(-(-len(data.train) // config.trainer.batch_size)):
         next(stream)
@@ -97,7 +97,7 @@ def one_step(config, data, settings: set[str]) -> Callable[[], list[float]]:
             outputs = forward(images)
         clock.append(time.perf_counter())
         losses = detector.losses(outputs, targets_of(batch))
-        # As the loop does: the maps go before their gradients come.
+        # As in the loop, the maps are freed before their gradients are computed.
         del outputs
         clock.append(time.perf_counter())
         optimizer.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""The page on where the time of a training step goes, per detector, and what each setting buys."""
+"""The page on the time of the parts of a training step for each detector, and on the effect of each setting."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DETECTORS = ("cornernet", "centernet", "extremenet", "retinanet", "fcos", "objectbox")
 LOSS = "afl"
 SHIPPED = ("bf16", "channels_last")
-# What the shipped settings are compared with: each leaves one thing out, or puts one in.
+# Variants that are compared with the default settings; each removes or adds one setting.
 VARIANTS = {
     "shipped": SHIPPED,
     "fp32": ("channels_last",),
@@ -29,17 +29,17 @@ VARIANTS = {
 
 
 def write_page(folder: Path, against: str | None, steps: int, rounds: int, compiled: bool = True) -> Path:
-    """Measure, write ``parts.json`` and the page made of it.
+    """Measure, and write ``parts.json`` and the page that is generated from it.
 
     Args:
         folder: of both files.
-        against: an older checkout of the project, measured in turns with this one; None: what ``parts.json`` holds of an
-            earlier measurement is kept.
-        steps: of each measurement, which is made ``rounds`` times by a process of its own; the medians' median is taken.
-        compiled: measure the compiled step as well, which takes a minute or two to build for each detector.
+        against: an older checkout of the project, measured alternately with this one; None keeps its earlier measurement in
+            ``parts.json``.
+        steps: of each measurement. A measurement runs ``rounds`` times in separate processes, and the median of the medians is used.
+        compiled: also measure the compiled step, whose compilation takes one or two minutes for each detector.
 
     Raises:
-        FileNotFoundError: ``against`` is no checkout.
+        FileNotFoundError: ``against`` is not a checkout.
         RuntimeError: a measurement failed.
     """
     file = folder / "parts.json"

@@ -1,8 +1,8 @@
-"""One training step of RetinaNet and FCOS against torchvision's, with the same backbone, images, batch and classes.
+"""One training step of RetinaNet and FCOS compared with torchvision's, with the same backbone, images, batch and classes.
 
-Both sides do what a step takes from a batch of decoded images on: normalise, forward, assignment, losses, backward, clipping
-and SGD. Torchvision's models are its own classes on a ResNet-18 pyramid of its own making, trained as its reference script
-does it; ours in the project's settings (channels_last, fused optimiser).
+The step starts with a batch of decoded images: normalisation, forward pass, assignment, losses, backward pass, clipping and SGD.
+Torchvision's models are torchvision's classes on torchvision's ResNet-18 pyramid, trained as in its reference script. Our models use the
+project's settings (channels_last, fused optimiser).
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ def measure(quick: bool) -> list[Row]:
 
 
 def many_classes(device: torch.device, quick: bool) -> Row:
-    """What 1,203 classes cost a RetinaNet step at 512 x 512 beside the same step with one class.
+    """The memory of a RetinaNet step at 512 x 512 with 1,203 classes compared with the same step with one class.
 
-    The class layer's own weights have a gradient as large as they are; it is taken off, being no part of the map.
+    The weights of the class layer and their gradient are subtracted, because they are not part of the map.
     """
     size, classes = (64, 203) if quick else (512, 1203)
     peaks, layer = {}, {}
@@ -110,7 +110,7 @@ def many_classes(device: torch.device, quick: bool) -> Row:
 
 
 def our_detector(name: str, classes: int, device: torch.device, backbone: str = "resnet18") -> nn.Module:
-    """This project's detector with its published sizes on a ResNet whose statistics are frozen."""
+    """This project's detector with its published sizes on a ResNet with frozen statistics."""
     overrides = [
         "dataset=coco",
         f"backbone={backbone}",
@@ -188,7 +188,7 @@ def their_step(
     *,
     backbone: str = "resnet18",
 ) -> Callable[[], None]:
-    """Torchvision's model, its transform told to leave the size alone."""
+    """Torchvision's model, whose transform does not change the size."""
     body = getattr(torchvision.models, backbone)(weights=None, norm_layer=FrozenBatchNorm2d)
     widths = [body.layer2[0], body.layer3[0], body.layer4[0]]
     widths = [block.downsample[0].out_channels for block in widths]
@@ -214,7 +214,7 @@ def their_step(
 
 
 def calm(detector: nn.Module) -> nn.Module:
-    """The end of every bottleneck made weak: under fixed statistics, random weights let activations grow with depth."""
+    """Scale down the end of every bottleneck, because with fixed statistics and random weights, activations grow with depth."""
     for name, module in detector.named_modules():
         if name.endswith("bn3"):
             module.weight.fill_(0.1)
@@ -222,7 +222,7 @@ def calm(detector: nn.Module) -> nn.Module:
 
 
 def scene(batch: int, size: int, classes: int, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """uint8 images (B, 3, S, S), boxes (B, 8, 4) of a tenth to a half of the side, labels (B, 8)."""
+    """uint8 images (B, 3, S, S), boxes (B, 8, 4) with sides of a tenth to a half of the image's side, labels (B, 8)."""
     random = torch.Generator().manual_seed(0)
     images = torch.randint(256, (batch, 3, size, size), generator=random, dtype=torch.uint8)
     sides = size * (0.1 + 0.4 * torch.rand(batch, OBJECTS, 2, generator=random))
