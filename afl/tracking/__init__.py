@@ -1,4 +1,4 @@
-"""The results of a run: its key, its record, its curves, and their mirror in W&B."""
+"""The results of a run: its key, its record, its curves, and their copies in W&B and other trackers."""
 
 from afl.tracking.environment import environment, git_state
 from afl.tracking.gradient_summary import mass_curves, summarize

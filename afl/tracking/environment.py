@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "torchvision", "numpy", "pycocotools", "lvis")
-# the code that a result depends on; the rest only displays or stores it
+# The code that affects results; the rest of the project only displays or stores them.
 SOURCE = ("afl/losses", "afl/training", "afl/evaluation", "datasets", "detectors")
 
 

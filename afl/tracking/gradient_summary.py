@@ -1,4 +1,4 @@
-"""A summary of the gradient dynamics of a whole run, for its record."""
+"""Summarises the gradient dynamics of a whole run for its record."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 PARTS = 10
-# Last words of figures that only ``metrics.jsonl`` has.
+# Endings of the names of figures that are only in ``metrics.jsonl``.
 _LEFT_OUT = ("count", "q10", "q50", "q90", "gate_q10", "gate_q90")
 
 
@@ -22,7 +22,7 @@ def summarize(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         Empty if nothing was logged; otherwise
 
         steps: last logged step of each part (fewer than ten parts for fewer lines).
-        share: by map, the share of the whole run's sum of |dL/dz| that fell to each ``SIGN/GROUP``.
+        share: by map, the share of each ``SIGN/GROUP`` in the whole run's sum of |dL/dz|.
         curves: by figure, its means over the parts, None in a part without it: ``gradient_norm`` and, by their names in
             ``metrics.jsonl``, the sums of |dL/dz|, medians of the gate, weights of positives, and statistics of the links.
 

@@ -1,7 +1,7 @@
-"""Mirrors of a run in files of other tools: a CSV table for spreadsheets and pandas, and TensorBoard's event files.
+"""Writes a run to files of other tools: a CSV table for spreadsheets and pandas, and TensorBoard's event files.
 
-``metrics.jsonl`` and the record are complete without them. A failure here is reported once, in one line, and training continues. A run that
-continues from a checkpoint repeats the steps after it, and these replace the earlier ones.
+``metrics.jsonl`` and the record do not depend on these files. A failure is reported once, in one line, and training continues. A run
+that continues from a checkpoint repeats the steps after it, which replace the earlier ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FEWEST_SCORE = 0.3  # least score of a box in a picture
 
 
 def _safe(method: Callable) -> Callable:
-    """A method whose first failure is one warning and ends the mirror."""
+    """Wrap a method so that its first failure gives one warning and switches the tracker off."""
 
     @functools.wraps(method)
     def guarded(self: _FileTracker, *arguments: Any, **named: Any) -> None:
@@ -59,7 +59,8 @@ class CsvTracker(_FileTracker):
     def __init__(self, *, directory: str | Path, **about: Any) -> None:
         """
         Args:
-            directory: the run directory; ``about``: what other trackers want to know.
+            directory: the run directory.
+            about: arguments of other trackers, which are ignored.
         """
         self._folder = Path(directory)
         self._path = self._folder / "curves.csv"
@@ -78,7 +79,7 @@ class CsvTracker(_FileTracker):
 
     @_safe
     def log_table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Write the file ``NAME.csv``, where a dash stands for the slashes in ``name``."""
+        """Write the file ``NAME.csv``, with dashes instead of slashes in ``name``."""
         with open(self._folder / f"{name.replace('/', '-')}.csv", "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([columns, *rows])
 
@@ -89,7 +90,7 @@ class CsvTracker(_FileTracker):
             self._file.close()
 
     def _opened(self, step: int, replaced: Collection[str]) -> Any:
-        """The file for appending, without what an earlier attempt has after ``step``, and at ``step`` under the ``replaced`` names."""
+        """Open the file for appending, without the rows of an earlier attempt after ``step``, and of the ``replaced`` names at ``step``."""
         self._folder.mkdir(parents=True, exist_ok=True)
         text = io.StringIO()
         writer = csv.writer(text)
@@ -97,7 +98,7 @@ class CsvTracker(_FileTracker):
         if self._path.exists():
             with open(self._path, newline="", encoding="utf-8") as file:
                 for row in list(csv.reader(file))[1:]:
-                    whole = len(row) == 3 and row[0].isdigit()  # a killed attempt may leave half a row
+                    whole = len(row) == 3 and row[0].isdigit()  # a killed attempt may leave an incomplete row
                     if whole and (int(row[0]) < step or int(row[0]) == step and row[1] not in replaced):
                         writer.writerow(row)
         write_bytes(self._path, text.getvalue().encode())
@@ -126,7 +127,7 @@ class TensorBoardTracker(_FileTracker):
             directory: the run directory.
             config: shown as text.
             class_names: (C,) for the boxes of pictures.
-            about: what other trackers want to know.
+            about: arguments of other trackers, which are ignored.
         """
         self._folder = Path(directory) / "tensorboard"
         self._config = dict(config or {})
@@ -179,7 +180,7 @@ class TensorBoardTracker(_FileTracker):
 
     @_safe
     def finish(self, failed: bool = False) -> None:
-        """Write what is waiting."""
+        """Write pending events and close the files."""
         if self._writer is not None:
             self._writer.close()
 

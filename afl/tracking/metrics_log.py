@@ -1,4 +1,4 @@
-"""The curves of a run: one JSON object per line in ``metrics.jsonl``; W&B mirrors them."""
+"""The curves of a run: one JSON object per line in ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 class MetricsLog:
     """Appends lines ``{"step": n, ..., "checksum": "..."}``.
 
-    A run that continues from a checkpoint repeats the steps after it. Opening the log removes their lines, and lines that are
-    damaged, such as the half line that a killed process leaves.
+    A run that continues from a checkpoint repeats the steps after it. Opening the log removes the lines of these steps, and damaged
+    lines, such as the incomplete line of a killed process.
     """
 
     def __init__(self, path: str | Path, resume_step: int = 0, last_step: int | None = None) -> None:
@@ -35,14 +35,14 @@ class MetricsLog:
         if resume_step and self.path.exists():
             kept = [line for line in read_metrics(self.path) if _stays(line, resume_step, last_step)]
             write_bytes(self.path, "".join(_sealed(line) for line in kept).encode())
-        # Line buffered: a killed run leaves all that it has logged.
+        # Line buffered, so that the file of a killed run is complete.
         self._file = open(self.path, "a" if resume_step else "w", buffering=1, encoding="utf-8")
 
     def log(self, step: int, values: Mapping[str, float | int | str | None]) -> None:
         """Append one line; numbers that are not finite become null.
 
         Raises:
-            OSError: with the path; it may leave half a line, which ``read_metrics`` leaves out.
+            OSError: with the path; the file may have an incomplete line, which ``read_metrics`` skips.
         """
         line = {"step": int(step)} | {name: _plain(value) for name, value in values.items()}
         try:
@@ -63,9 +63,9 @@ class MetricsLog:
 
 
 def read_metrics(path: str | Path) -> list[dict]:
-    """All lines of a log that are whole, in order, without their checksums; an absent file has none.
+    """All complete lines of a log, in order, without their checksums; a missing file has none.
 
-    Damaged lines are left out. A warning names them, except for the last one, which a killed process may leave half written.
+    Damaged lines are skipped. A warning names them, except the last line, which may be incomplete after a killed process.
     """
     path = Path(path)
     if not path.exists():

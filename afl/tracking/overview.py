@@ -10,15 +10,15 @@ GROUPS = ("r", "f")
 
 
 def overview(figures: Mapping[str, Any]) -> dict[str, float]:
-    """What a step's figures say about rare and frequent classes.
+    """The figures of a step about rare and frequent classes.
 
     Args:
         figures: by their names in ``metrics.jsonl``.
 
     Returns:
         ``0_overview/AP``, ``AP_r`` and ``AP_f`` of an evaluation; ``kappa``, the mean of AFL's kappa over the maps of the
-        detector; ``push_r`` and ``push_f``, the sum of |dL/dz| over the positives of the group's classes divided by that over their
-        negatives, all maps together. Only what the figures have.
+        detector; ``push_r`` and ``push_f``, the sum of |dL/dz| over the positives of the group's classes divided by the sum over
+        their negatives, over all maps. Names without figures are missing.
     """
     found: dict[str, float] = {}
     for metric in ("AP", "AP_r", "AP_f"):

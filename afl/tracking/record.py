@@ -1,4 +1,4 @@
-"""``record.json``: everything that a table or a reader needs of a run that has ended; W&B only mirrors it."""
+"""``record.json``: everything that tables and readers need from a run that has ended."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FINISHED, FAILED = "finished", "failed"
 
 
 class DamagedRecord(ValueError):
-    """A file that holds no record, or one whose content was changed."""
+    """A file does not contain a record, or its content was changed."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Record:
     Attributes:
         key: name of the run, from its run key.
         status: ``finished`` or ``failed``.
-        dataset, detector, loss, seed: what was run.
+        dataset, detector, loss, seed: names of the run's parts, and its seed.
         config: the whole resolved configuration.
-        protocol: what a caption must say about the run, in words: backbone, image size, schedule ...
+        protocol: description of the run for captions: backbone, image size, schedule ...
         metrics: AP, AP50 ... AR in [0, 1]; None where undefined.
         per_class: AP by class name.
         groups: "r", "c" or "f" by class name.
@@ -40,7 +40,7 @@ class Record:
         data_hash: fingerprint of the data set.
         train_seconds, eval_seconds: wall time, over all attempts of a run that was interrupted.
         images_per_second: training throughput.
-        peak_memory_bytes: largest memory of the process, or of the GPU where one was used.
+        peak_memory_bytes: largest memory of the process, or of the GPU if one was used.
         parameters: number of trained parameters.
         steps: optimiser steps taken.
         curves: path of ``metrics.jsonl``, relative to the record.
@@ -97,7 +97,7 @@ def write_record(path: str | Path, record: Record) -> None:
 
 
 def unwritable(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
-    """Every part of a plain value that a JSON file in UTF-8 cannot hold: its dotted name, and what is wrong with it."""
+    """The parts of a plain value that cannot be written as JSON in UTF-8: their dotted names and problems."""
     if isinstance(value, Mapping):
         for name, part in value.items():
             if isinstance(name, str) and not _is_text(name):
@@ -113,7 +113,7 @@ def unwritable(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
 
 
 def writable(value: Any) -> Any:
-    """``value`` with None for numbers that are not finite, and escapes for what cannot be written as UTF-8."""
+    """``value`` with None instead of numbers that are not finite, and with escapes for text that is not valid UTF-8."""
     if isinstance(value, Mapping):
         return {writable(name): writable(part) for name, part in value.items()}
     if isinstance(value, list | tuple):

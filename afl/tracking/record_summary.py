@@ -1,7 +1,7 @@
-"""A record in the summary of a W&B run, so that a table can be built from the server alone.
+"""Stores a record in the summary of a W&B run, so that a table can be built from the server.
 
-One field, ``record``, holds it as JSON text, because W&B would turn a nested value into columns and change its numbers. The
-config is that of the W&B run. Figures that no table shows (AP by class, gradient dynamics) are only in the run directory.
+The field ``record`` contains the record as JSON text, because W&B would split a nested value into columns and change its numbers. The
+config is stored in the W&B run. Figures that no table shows (AP by class, gradient dynamics) are only in the run directory.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ LEFT_OUT = ("config", "per_class", "groups", "gradient_dynamics")
 
 
 def summary_of_record(record: Record) -> dict[str, str]:
-    """The part of a record that ``Tracker.summary`` gets."""
+    """The part of a record that is passed to ``Tracker.summary``."""
     kept = {name: value for name, value in asdict(record).items() if name not in LEFT_OUT}
     return {RECORD: json.dumps(kept, allow_nan=False, ensure_ascii=False)}
 
 
 def record_of_summary(text: str, config: Mapping[str, Any], where: str) -> Record:
-    """The record that a summary holds.
+    """The record in a summary.
 
     Args:
         text: the field ``RECORD`` of a summary.

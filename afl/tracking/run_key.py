@@ -1,7 +1,7 @@
-"""The name of a run, from everything that decides its result and from nothing else.
+"""The name of a run, computed from exactly the settings that affect its result.
 
-The same configuration gives the same key on every machine and at any time, so that the same command finds the run that it
-started before.
+The same configuration gives the same key on every machine and at any time, so that a repeated command finds the run that it started
+before.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ EXCLUDED = (
 )
 
 LATER = ("trainer.fixed_detections",)
-"""Settings that came after the first committed records. They are left out while they are null, so that keys stay what they were."""
+"""Settings that were added after the first committed records. They are left out while they are null, so that old keys do not change."""
 
 VARIANT = ("draw", "split", "fold")
 """Settings of a data set that choose one of its variants; the slug names them."""
@@ -51,8 +51,8 @@ class RunKey:
     """Name of a run.
 
     Attributes:
-        slug: ``dataset-detector-loss-sSEED``, then the variant of a data set that has some: ``-split0-fold_a``. For people.
-        digest: 8 hexadecimal digits of the configuration, for machines.
+        slug: readable name: ``dataset-detector-loss-sSEED``, followed by the variant of the data set, such as ``-split0-fold_a``.
+        digest: 8 hexadecimal digits of the configuration.
         name: ``slug-digest``, the name of the run's folder.
     """
 
@@ -71,8 +71,8 @@ def run_key(config: Mapping[str, Any], data: str = "") -> RunKey:
         config: plain dictionary without interpolations. ``dataset``, ``detector`` and ``loss`` are names, or
             dictionaries with a ``name``; ``seed`` is a number. The order of keys does not matter, nor whether
             a whole number is written 1 or 1.0. The keys in ``EXCLUDED`` take no part.
-        data: fingerprint of the data set's content, in place of the paths that are left out; without it, data sets of one
-            name count as equal.
+        data: fingerprint of the data set's content, instead of the paths, which are left out; without it, data sets with the same
+            name are equal.
 
     Raises:
         ValueError: one of the four is missing.

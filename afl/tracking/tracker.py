@@ -1,4 +1,4 @@
-"""What a run tells a tracker: figures, pictures, tables and charts; and the tracker that ignores all of it."""
+"""The interface between a run and its tracker: figures, pictures, tables and charts; and a tracker that ignores them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Tracker(Protocol):
         """Final figures."""
 
     def finish(self, failed: bool = False) -> None:
-        """The run is over."""
+        """Called at the end of the run."""
 
 
 class NullTracker:

@@ -1,7 +1,7 @@
-"""A mirror of the run in Weights & Biases: curves, gradient statistics, pictures, charts, the per-class table, the record.
+"""Logs a run to Weights & Biases: curves, gradient statistics, pictures, charts, the per-class table and the record.
 
-The record and ``metrics.jsonl`` are complete without it. A failure here (no network, no account, a full disk, a process of W&B
-that crashes or hangs) is reported once, in one line, and training continues.
+The record and ``metrics.jsonl`` do not depend on W&B. A failure (no network, no account, a full disk, a process of W&B that crashes or
+hangs) is reported once, in one line, and training continues.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class WandbTracker:
         )
 
     def finish(self, failed: bool = False) -> None:
-        """Close the W&B run; an upload gets a minute."""
+        """Close the W&B run; an upload may take up to a minute."""
         self._safely("finish", lambda run: run.finish(exit_code=int(failed)))
         self._run = None
 
@@ -166,7 +166,7 @@ class WandbTracker:
         log.warning("W&B could not %s (%s); the run goes on without it", action, message)
         if isinstance(error, TimeoutError):
             kill_service()
-        # Without this, W&B's own exit hook fails once more, with a traceback.
+        # Without this, W&B's exit hook fails again, with a traceback.
         with contextlib.suppress(Exception):
             TimedCalls().do(self._wandb.teardown)
 
@@ -177,7 +177,7 @@ def usual_mode() -> str:
 
 
 def logged_in() -> bool:
-    """Whether W&B would find a key: WANDB_API_KEY is set, or ``wandb login`` has left an entry in the netrc file."""
+    """Whether W&B would find a key: WANDB_API_KEY is set, or ``wandb login`` has written an entry to the netrc file."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname

@@ -1,4 +1,4 @@
-"""Calls of W&B with a time limit, and the end of its process when it hangs."""
+"""Calls W&B with a time limit, and ends its process if it hangs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATIENCE = 90.0
 
 
 class TimedCalls:
-    """Makes calls in another thread, one after the other, and waits for each of them for a limited time."""
+    """Makes calls in another thread, one after the other, with a time limit for each call."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[tuple[Callable[[], None], Future]] = queue.SimpleQueue()
@@ -26,8 +26,8 @@ class TimedCalls:
         """Make the call.
 
         Raises:
-            TimeoutError: the call has not returned in time. It continues in its thread.
-            Exception: what the call raises.
+            TimeoutError: the call has not returned in time; it continues in its thread.
+            Exception: raised by the call.
         """
         if self._thread is None:
             # A daemon: a call that never returns must not keep the process alive.
@@ -52,7 +52,7 @@ class TimedCalls:
 
 
 def kill_service() -> None:
-    """Kill W&B's process. This process would wait at its end for one that hangs."""
+    """Kill W&B's process; otherwise this process would wait for it at its end."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError):
             name, rest = path.read_text().rsplit(")", 1)

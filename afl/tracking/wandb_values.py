@@ -1,6 +1,6 @@
-"""Figures, pictures and charts in the form that W&B takes.
+"""Converts figures, pictures and charts to W&B's types.
 
-Functions here take the module ``wandb`` as an argument: its import takes two seconds, and only runs that use it pay them.
+The functions take the module ``wandb`` as an argument, because importing it takes two seconds and most runs do not use it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from afl.tracking.tracker import Chart, Picture
 
-# The charts of W&B that draw ours, and the names of their columns.
+# The W&B charts for this project's charts, and the names of their columns.
 CHARTS = {
     "lines": ("wandb/area-under-curve/v0", ("class", "x", "y")),
     "confusion": ("wandb/confusion_matrix/v1", ("Actual", "Predicted", "nPredictions")),
