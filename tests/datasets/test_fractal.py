@@ -1,4 +1,4 @@
-"""Fractal dimensions against layouts whose dimension is known, and against counting cells in loops."""
+"""Fractal dimensions compared with layouts of known dimension, and with counts of cells in loops."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_points_lines_and_areas_have_the_dimensions_one_and_two():
     assert found[2] == pytest.approx(2.0)
 
 
-def test_random_places_give_what_loops_count():
+def test_random_places_equal_counts_in_loops():
     random = np.random.default_rng(0)
     places = {
         label: [tuple(0.02 + 0.96 * random.random(2) ** (1 + label)) for _ in range(number)]

@@ -89,6 +89,6 @@ def test_a_corner_depends_only_on_cells_in_its_directions(corner):
     assert not seen[10 + towards * 8, 14 + towards * 8]
 
 
-def test_unknown_corner_is_refused():
+def test_unknown_corner_is_rejected():
     with pytest.raises(ValueError, match="top_left, bottom_right"):
         CornerPooling(channels=4, corner="top_right")

@@ -111,7 +111,7 @@ def test_load_features_loads_matching_tensors(tmp_path):
             super().__init__()
             self.backbone = TinyBackbone(widths=(4, 4, 8, 8))
             self.layer = torch.nn.Linear(8, classes)
-            self.classification = torch.nn.BatchNorm1d(3)  # stands for a loss with running state
+            self.classification = torch.nn.BatchNorm1d(3)  # represents a loss with running state
 
     first, second = Net(5), Net(7)
     first.classification.running_mean.fill_(7.0)

@@ -182,7 +182,7 @@ def test_distances_of_every_cell_restore_the_box(corner, sides):
     box = torch.tensor([[[*corner, corner[0] + sides[0], corner[1] + sides[1]]]])
     for stride in (4, 8, 16):
         cells, distances, usable = cells_of_objects(box / stride, 96 // stride, 96 // stride)
-        assert usable[0, 0, 0], "the centre's own cell always stands for the object"
+        assert usable[0, 0, 0], "the cell of the centre always represents the object"
         count = int(usable.sum())
         found = boxes_from_distances(
             cells[usable].float(), torch.full((count,), float(stride)), distances[usable]

@@ -116,7 +116,7 @@ def test_a_clean_clone_is_timed_by_its_output(tmp_path, capfd, code):
         ["-c", "user.name=A", "-c", "user.email=a@b.c", "commit", "-qm", "x"],
     ):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
-    (tmp_path / "Makefile").write_text("what is not committed has no say")
+    (tmp_path / "Makefile").write_text("this change is not committed")
     if code:
         with pytest.raises(RuntimeError, match="make test failed"):
             project.clone(quick=False, source=tmp_path)
@@ -263,7 +263,7 @@ def test_the_page_agrees_with_the_figures():
     assert "a processor" in page and "unmeasured" in page and "(commit 0123456)" in page
 
 
-def test_each_loss_is_measured_beside_focal_loss_and_a_reason_stands_for_a_budget(monkeypatch):
+def test_each_loss_is_measured_with_focal_loss_and_a_reason_replaces_a_budget(monkeypatch):
     monkeypatch.setattr(remedies, "DETECTORS", {"centernet": "heat maps"})
     afl, ap_loss = remedies.measure(quick=True)
     assert afl.what == "afl / fl, step of centernet (heat maps), CPU" and afl.budget == remedies.BUDGET

@@ -1,4 +1,4 @@
-"""A command that runs without the project's packages, against the line that a newcomer needs."""
+"""A command that runs without the project's packages names the interpreter that has them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sys
 from afl.config import CONF
 
 
-def test_a_python_without_the_packages_is_told_where_they_are(tmp_path):
-    """``-S`` and ``-I`` leave an interpreter with its standard library alone."""
+def test_python_without_the_packages_names_the_right_interpreter(tmp_path):
+    """With ``-S`` and ``-I`` an interpreter only has its standard library."""
     shutil.copytree(
         CONF.parent / "scripts", tmp_path / "scripts", ignore=shutil.ignore_patterns("__pycache__")
     )

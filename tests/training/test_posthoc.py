@@ -1,4 +1,4 @@
-"""Post-hoc remedies on all six detectors: against scores changed by hand, and training after an evaluation goes on unchanged."""
+"""Post-hoc remedies on all six detectors compared with manually changed scores; training after an evaluation is not affected."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from detectors.contract import ClassCounts
 
 COUNTS, IMAGES = torch.tensor([[900.0, 300.0, 30.0, 3.0], [400.0, 250.0, 20.0, 3.0]])
 DIMENSIONS = torch.tensor([2.0, 1.7, 1.2, 1.0])
-# Output and position of its classes, of every map with classes.
+# For every map with classes: the output, and the position of its classes.
 LOGITS = {
     "centernet": {"heat": 1},
     "cornernet": {"top_left": 1, "bottom_right": 1},
@@ -40,9 +40,7 @@ def outputs(model) -> dict[str, torch.Tensor]:
     ("loss", "tau", "counts"), [("posthoc_adjustment", 1.0, COUNTS), ("norcal", 0.6, IMAGES)]
 )
 @pytest.mark.parametrize("detector", LOGITS)
-def test_adjustment_adds_the_log_of_the_relative_count_to_every_logit_and_is_undone(
-    detector, loss, tau, counts
-):
+def test_adjustment_adds_the_log_of_the_relative_count_to_logits_and_is_undone(detector, loss, tau, counts):
     model = build(detector, loss)
     before = outputs(model)
     with evaluated(model, None):
@@ -85,7 +83,7 @@ def test_tau_normalisation_shrinks_differences_of_length_and_keeps_direction_bia
 
 @pytest.mark.parametrize("detector", LOGITS)
 def test_fractal_calibration_multiplies_scores_by_a_second_sigmoid_and_is_undone(detector):
-    """Shifts in base 10, as in the official code, with four classes: rare ones and those in one place are raised."""
+    """With four classes and shifts in base 10, as in the official code, scores of rare classes and of classes in one place rise."""
     model = build(detector, "fracal")
     before = outputs(model)
     with evaluated(model, None):
@@ -103,7 +101,7 @@ def test_fractal_calibration_multiplies_scores_by_a_second_sigmoid_and_is_undone
     assert all(torch.equal(value, before[name]) for name, value in outputs(model).items())
 
 
-def test_fractal_calibration_without_a_data_set_is_refused_in_one_line():
+def test_fractal_calibration_without_a_data_set_gives_one_line():
     config = compose_cell(detector="fcos", loss="fracal", overrides=["dataset=shapes_coco"])
     model = build_detector(config, ClassCounts(COUNTS, IMAGES))
     with (
