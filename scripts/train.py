@@ -67,5 +67,5 @@ if __name__ == "__main__":
     try:
         run_hydra(main)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("stopped; the same command continues from the last checkpoint", file=sys.stderr)
         sys.exit(STOPPED)

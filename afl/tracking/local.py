@@ -37,7 +37,7 @@ def _safe(method: Callable) -> Callable:
             self.failed = True
             message = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             log.warning(
-                "%s could not %s (%s); the run goes on without it", self.title, method.__name__, message
+                "%s could not %s (%s); the run continues without it", self.title, method.__name__, message
             )
 
     return guarded

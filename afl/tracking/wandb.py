@@ -163,7 +163,7 @@ class WandbTracker:
     def _give_up(self, action: str, error: Exception) -> None:
         self._run = None
         message = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        log.warning("W&B could not %s (%s); the run goes on without it", action, message)
+        log.warning("W&B could not %s (%s); the run continues without it", action, message)
         if isinstance(error, TimeoutError):
             kill_service()
         # Without this, W&B's exit hook fails again, with a traceback.

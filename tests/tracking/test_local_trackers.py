@@ -115,7 +115,7 @@ def test_a_failure_gives_one_line_and_the_run_continues(tmp_path, caplog, kind):
     (tmp_path / "file").write_text("")
     caplog.set_level(logging.WARNING)
     use(kind(directory=tmp_path / "file" / "run"))
-    assert len(caplog.records) == 1 and "the run goes on without it" in caplog.records[0].getMessage()
+    assert len(caplog.records) == 1 and "the run continues without it" in caplog.records[0].getMessage()
     assert "\n" not in caplog.records[0].getMessage()
 
 
