@@ -25,7 +25,7 @@ from afl.losses.contract import MapInfo
 from afl.losses.maturity import Maturity
 from afl.losses.primitive import positives
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, Weighting, positive_hardness, positive_logits
+from afl.losses.weighting import ElementWeights, Weighting, positive_logits
 
 
 class AdaptiveGradient(Weighting):
@@ -72,9 +72,7 @@ class AdaptiveGradient(Weighting):
         self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights
     ) -> ElementWeights:
         if self.training:
-            self.maturity.observe(
-                positive_hardness(logits, target), target.is_positive, target.positive_class
-            )
+            self.maturity.observe_map(logits, target)
         gated = replace(weights, gate=self.kappa / self.tau)
         if self.negatives:
             return gated

@@ -24,7 +24,7 @@ from afl.losses.distributed import all_reduce_sum
 from afl.losses.maturity import Maturity
 from afl.losses.primitive import gradient_mass
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, Weighting, positive_hardness
+from afl.losses.weighting import ElementWeights, Weighting
 
 
 class GradientBalance(Weighting):
@@ -87,9 +87,7 @@ class GradientBalance(Weighting):
             seen = torch.where(seen[0].sum() > 0, seen, 0.0)
             self.pending += seen
             if self.maturity is not None:
-                self.maturity.observe(
-                    positive_hardness(logits, target), target.is_positive, target.positive_class
-                )
+                self.maturity.observe_map(logits, target)
             mass = self.decay * self.running + seen
         factor = self._factor(mass).to(torch.float32)
         return weights.times(negative_class=factor.expand(self.num_classes))

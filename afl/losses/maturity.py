@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import torch
 from torch import Tensor, nn
 
 from afl.losses.distributed import all_reduce_sum
+from afl.losses.fused import uses_triton
+from afl.losses.target import ClassificationTarget
+from afl.losses.weighting import positive_hardness
 
 
 class Maturity(nn.Module):
@@ -52,6 +57,14 @@ class Maturity(nn.Module):
             self.pending += seen.sum(1, keepdim=True)
         else:
             self.pending.index_add_(1, group, seen)
+
+    def observe_map(self, logits: Tensor, target: ClassificationTarget) -> None:
+        """Adds the positives of a map, logits (R, C)."""
+        if self.ghat.numel() == 1 and uses_triton(logits):
+            kernels = import_module("afl.losses.triton_positives")
+            self.pending += kernels.hardness_of_positives(logits, target).unsqueeze(1)
+        else:
+            self.observe(positive_hardness(logits, target), target.is_positive, target.positive_class)
 
     def update(self) -> None:
         """Update the running mean from what all ranks have observed since the last call."""

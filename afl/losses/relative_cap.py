@@ -29,7 +29,7 @@ from afl.losses.gradient import focal_gradient
 from afl.losses.maturity import Maturity, update_running_mean
 from afl.losses.primitive import positives
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, Weighting, positive_hardness, positive_logits
+from afl.losses.weighting import ElementWeights, Weighting, positive_logits
 
 
 class RelativeCap(Weighting):
@@ -70,9 +70,7 @@ class RelativeCap(Weighting):
             return weights
         size = found.gradient.abs()
         if self.training:
-            self.maturity.observe(
-                positive_hardness(logits, target), target.is_positive, target.positive_class
-            )
+            self.maturity.observe_map(logits, target)
             seen = torch.where(target.is_positive, size, 0.0).sum(), target.is_positive.sum()
             self.pending += torch.stack([number.to(self.pending.dtype) for number in seen]).unsqueeze(1)
         over = found.weight * size * self.maturity.immaturity / (self.rho_0 * self.size)

@@ -23,7 +23,7 @@ from afl.losses.class_weights import Normalization, class_balanced_weights, weig
 from afl.losses.contract import MapInfo
 from afl.losses.maturity import Maturity
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, Weighting, positive_hardness
+from afl.losses.weighting import ElementWeights, Weighting
 
 
 class TemperedClassWeights(Weighting):
@@ -65,9 +65,7 @@ class TemperedClassWeights(Weighting):
         self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights
     ) -> ElementWeights:
         if self.training:
-            self.maturity.observe(
-                positive_hardness(logits, target), target.is_positive, target.positive_class
-            )
+            self.maturity.observe_map(logits, target)
         return weights.times(positive=weights_of_positives(self.weight**self.power, target))
 
     def update(self) -> None:

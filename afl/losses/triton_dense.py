@@ -37,7 +37,7 @@ def loss_and_gradient(
         torch.empty_like(logits, dtype=stored_type(gradient_type(logits.dtype))) if differentiable else None
     )
     losses = torch.empty(logits.shape, dtype=torch.float32, device=logits.device) if each else None
-    block = block_size()
+    block = block_size(elements)
     partial = torch.zeros(max(triton.cdiv(elements, block), 1), device=logits.device)
     if elements:
         with on_device_of(logits):

@@ -19,7 +19,7 @@ _PROGRAMS = 2048
 
 def sizes_of_negatives(logits: Tensor, target: ClassificationTarget, bins: int) -> Tensor:
     """How many plain negatives have a g = sigmoid(z) in each of equal bins of [0, 1]: (bins,) float64."""
-    elements, block = logits.numel(), block_size()
+    elements, block = logits.numel(), block_size(logits.numel())
     if not elements:
         return torch.zeros(bins, dtype=torch.float64, device=logits.device)
     logits = logits.detach().contiguous()

@@ -3,9 +3,10 @@
 The kernels share one bitmap, a bit for every element of the map. Small kernels first set the bits of the positives, of the
 negatives with a scale, and of ignored locations. The dense kernel then reads the whole map and treats every element without
 a bit as a plain negative; elsewhere it writes 0. It loads and stores whole vectors without a mask, so memory is accessed
-128 bits at a time. Positives and scaled negatives follow and write their own gradients over those zeros; where both name an
-element, the positive counts. All weightings of a chain are applied inside, in float32 whatever the logits' type; sums go
-through one partial sum per block, so two runs agree to the bit.
+128 bits at a time. Its arithmetic is kept short, because on bfloat16 logits it takes longer than the memory does. Positives
+and scaled negatives follow and write their own gradients over those zeros; where both name an element, the positive counts.
+All weightings of a chain are applied inside, in float32 whatever the logits' type; sums go through one partial sum per
+program, so two runs agree to the bit.
 
 With TRITON_INTERPRET=1 in the environment before triton is imported, the kernels run on a CPU.
 """
@@ -24,16 +25,23 @@ from afl.losses.triton_element import (
     GAMMA_ANY,
     GAMMA_TWO,
     GAMMA_ZERO,
+    LN_2,
+    NEVER,
     bin_of,
     hard_terms,
+    negative_terms,
     reciprocal,
     soft_terms,
 )
-from afl.losses.triton_launch import WARPS, block_size, interpreted, on_device_of, stored_type
+from afl.losses.triton_launch import block_size, interpreted, launch_options, on_device_of, stored_type
 from afl.losses.weighting import ElementWeights
 
 # Elements of a program that goes through a list.
 _BLOCK_OF_LIST = 256
+# Elements that a program over the map reads at once: a vector of 16 bytes for every thread.
+_BLOCK = 2048
+# Such blocks of one program: more spare the work at its begin and end, as long as there are many programs for each processor.
+_MOST_STEPS, _PROGRAMS = 8, 4096
 
 
 def loss_and_gradient(
@@ -71,11 +79,16 @@ def _launch(
     classes, elements, device = target.num_classes, logits.numel(), logits.device
     if not elements:
         return torch.zeros(1, device=device)
-    dense = block_size()
-    sparse = dense if interpreted() else _BLOCK_OF_LIST
+    block = block_size(elements) if interpreted() else _BLOCK
+    steps = _steps(elements)
+    sparse = block if interpreted() else _BLOCK_OF_LIST
     positives = target.positive.numel()
     scaled = 0 if target.negative_index is None else target.negative_index.numel()
-    blocks = [triton.cdiv(elements, dense), triton.cdiv(positives, sparse), triton.cdiv(scaled, sparse)]
+    blocks = [
+        triton.cdiv(elements, block * steps),
+        triton.cdiv(positives, sparse),
+        triton.cdiv(scaled, sparse),
+    ]
     partial = torch.zeros(blocks[0] if mass else sum(blocks), device=device)
     common = {
         "logits": logits,
@@ -90,11 +103,13 @@ def _launch(
         marked, free = mark(target, elements, device)
         _plain_negatives[(blocks[0],)](
             partial=partial,
-            marked=marked,
+            marked=marked.view(torch.uint8),
             elements=elements,
             MASS=mass,
-            BLOCK=dense,
-            num_warps=WARPS,
+            BLOCK=block,
+            VECTOR=16 // logits.element_size(),
+            STEPS=steps,
+            **launch_options(),
             **common,
             **where,
         )
@@ -130,10 +145,17 @@ def _launch(
     return partial
 
 
+def _steps(elements: int) -> int:
+    """Blocks of one program, a power of two because the kernel is compiled for every number."""
+    if interpreted():
+        return 1
+    return min(_MOST_STEPS, 1 << max((elements // (_BLOCK * _PROGRAMS)).bit_length() - 1, 0))
+
+
 def mark(target: ClassificationTarget, elements: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The bitmap of everything that is not a plain negative, and (K,) uint8, which scaled negatives are not positives."""
     marked = torch.zeros(triton.cdiv(elements, 32), dtype=torch.int32, device=device)
-    classes, block = target.num_classes, block_size() if interpreted() else _BLOCK_OF_LIST
+    classes, block = target.num_classes, block_size(elements) if interpreted() else _BLOCK_OF_LIST
     scaled = 0 if target.negative_index is None else target.negative_index.numel()
     free = torch.empty(max(scaled, 1), dtype=torch.uint8, device=device)
     for index, into in ((target.positive, None), (target.negative_index, free)):
@@ -385,57 +407,127 @@ def _plain_negatives(
     BINS: tl.constexpr,
     MASS: tl.constexpr,
     BLOCK: tl.constexpr,
+    VECTOR: tl.constexpr,
+    STEPS: tl.constexpr,
 ):
     # A map may have more than 2^31 elements: the start of a block takes 64 bits, positions inside it take 32.
-    start = tl.program_id(0).to(tl.int64) * BLOCK
-    first_row = start // C
-    inside = tl.arange(0, BLOCK)
-    place = (start - first_row * C).to(tl.int32) + inside
-    row, label = place // C, place % C
-    # Only the last block needs a mask; all others access memory by whole vectors.
-    if start + BLOCK <= elements:
-        z = tl.load(logits + start + inside)
-        word = tl.load(marked + start // 32 + inside // 32)
+    first = tl.program_id(0).to(tl.int64) * (STEPS * BLOCK)
+    # Only the last program needs masks; all others access memory by whole vectors.
+    # fmt: off
+    if first + STEPS * BLOCK <= elements:
+        total = _blocks(
+            logits, gradient, marked, gamma, gamma_of_class, gate, normalizer, verified, image, negative_class, negative_location,
+            negative_element, slot, negative_slot, negative_bin, shift, balance, first, elements, GATE_OF_CLASS, C, KIND, BINS,
+            MASS, BLOCK, VECTOR, STEPS, True,
+        )
     else:
-        within = inside < elements - start
-        z = tl.load(logits + start + inside, mask=within, other=0.0)
-        word = tl.load(marked + start // 32 + inside // 32, mask=within, other=-1)
-    z = z.to(tl.float32)
-    counted = ((word >> (inside % 32)) & 1) == 0
-    if verified is not None:
-        own = tl.load(image + first_row + row, mask=counted, other=0)
-        counted = counted & (tl.load(verified + own * C + label, mask=counted, other=0) != 0)
-    if shift is not None:
-        z += tl.load(shift + label)
-    if gamma_of_class is not None:
-        gamma = tl.load(gamma_of_class + label).to(tl.float32)
-    g, q, factor, cross_entropy = hard_terms(z, gamma, KIND)
-    if negative_class is not None:
-        factor = factor * tl.load(negative_class + label).to(tl.float32)
-    if negative_location is not None:
-        factor = factor * tl.load(negative_location + first_row + row, mask=counted, other=0.0).to(tl.float32)
-    if negative_element is not None:
-        factor = factor * tl.load(negative_element + start + inside, mask=counted, other=0.0).to(tl.float32)
-    if slot is not None:
-        own_slot = tl.load(slot + first_row + row, mask=counted, other=-1).to(tl.int64)
-        factor = factor * tl.load(negative_slot + own_slot * C + label, mask=own_slot >= 0, other=1.0)
-    if negative_bin is not None:
-        factor = factor * tl.load(negative_bin + bin_of(g, BINS))
-    loss = factor * cross_entropy
-    size = g * factor + q * gamma * loss
-    if gate is not None:
-        opened = _gate_of(gate, size, label, GATE_OF_CLASS, counted)
-        loss, size = loss * opened, size * opened
-    # Selecting instead of multiplying by 0, so that a non-finite value stays out.
+        total = _blocks(
+            logits, gradient, marked, gamma, gamma_of_class, gate, normalizer, verified, image, negative_class, negative_location,
+            negative_element, slot, negative_slot, negative_bin, shift, balance, first, elements, GATE_OF_CLASS, C, KIND, BINS,
+            MASS, BLOCK, VECTOR, STEPS, False,
+        )
+    # fmt: on
+    tl.store(partial + tl.program_id(0), total)
+
+
+@triton.jit
+def _blocks(
+    logits,
+    gradient,
+    marked,
+    gamma,
+    gamma_of_class,
+    gate,
+    normalizer,
+    verified,
+    image,
+    negative_class,
+    negative_location,
+    negative_element,
+    slot,
+    negative_slot,
+    negative_bin,
+    shift,
+    balance,
+    first,
+    elements,
+    GATE_OF_CLASS: tl.constexpr,
+    C: tl.constexpr,
+    KIND: tl.constexpr,
+    BINS: tl.constexpr,
+    MASS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    VECTOR: tl.constexpr,
+    STEPS: tl.constexpr,
+    FULL: tl.constexpr,
+):
+    """Gradients of ``STEPS`` blocks from element ``first`` on, and the sum of their losses, or of their gradients with MASS."""
+    # Elements in vectors of 16 bytes, one thread each, so that the bits of a vector are in one byte and shifts are constants.
+    vector = tl.arange(0, BLOCK // VECTOR)[:, None]
+    lane = tl.arange(0, VECTOR)[None, :]
+    inside = vector * VECTOR + lane
     scale = balance / tl.load(normalizer).to(tl.float32)
-    size = tl.where(counted, size * scale, 0.0)
-    if gradient is not None:
-        values = size.to(gradient.dtype.element_ty)
-        if start + BLOCK <= elements:
-            tl.store(gradient + start + inside, values)
+    # The gate gets gradients that are scaled already.
+    per_scale = tl.where(scale > 0, 1.0 / scale, 0.0)
+    if gate is not None and not GATE_OF_CLASS:
+        strength = tl.load(gate).to(tl.float32) * per_scale
+    total = tl.zeros((BLOCK // VECTOR, VECTOR), tl.float32)
+    for step in range(STEPS):
+        start = first + step * BLOCK
+        left = tl.minimum(elements - start, BLOCK).to(tl.int32)
+        bits_at = marked + start // 8 + vector * VECTOR // 8
+        if FULL:
+            z = tl.load(logits + start + inside)
+            bits = tl.load(bits_at)
         else:
-            tl.store(gradient + start + inside, values, mask=inside < elements - start)
-    if MASS:
-        tl.store(partial + tl.program_id(0), tl.sum(size))
-    else:
-        tl.store(partial + tl.program_id(0), tl.sum(tl.where(counted, loss, 0.0)) * scale)
+            z = tl.load(logits + start + inside, mask=inside < left, other=0.0)
+            bits = tl.load(bits_at, mask=vector * VECTOR < left, other=255)
+        counted = (((bits.to(tl.int32) >> (vector * VECTOR % 8)) >> lane) & 1) == 0
+        if not FULL:
+            counted = counted & (inside < left)
+        first_row = start // C
+        place = (start - first_row * C).to(tl.int32) + inside
+        row, label = place // C, place % C
+        if verified is not None:
+            own = tl.load(image + first_row + row, mask=counted, other=0)
+            counted = counted & (tl.load(verified + own * C + label, mask=counted, other=0) != 0)
+        z = z.to(tl.float32)
+        if shift is not None:
+            z += tl.load(shift + label)
+        # Selecting and not multiplying by 0, so that a logit that is not finite stays out.
+        z = tl.where(counted, z, NEVER)
+        if gamma_of_class is not None:
+            gamma = tl.load(gamma_of_class + label).to(tl.float32)
+        g, factor, rest, softplus = negative_terms(z, gamma, KIND)
+        if negative_class is not None:
+            factor = factor * tl.load(negative_class + label).to(tl.float32)
+        if negative_location is not None:
+            own = tl.load(negative_location + first_row + row, mask=counted, other=0.0)
+            factor = factor * own.to(tl.float32)
+        if negative_element is not None:
+            own = tl.load(negative_element + start + inside, mask=counted, other=0.0)
+            factor = factor * own.to(tl.float32)
+        if slot is not None:
+            own_slot = tl.load(slot + first_row + row, mask=counted, other=-1).to(tl.int64)
+            own = tl.load(negative_slot + own_slot * C + label, mask=own_slot >= 0, other=1.0)
+            factor = factor * own
+        if negative_bin is not None:
+            factor = factor * tl.load(negative_bin + bin_of(g, BINS))
+        factor = factor * scale
+        size = factor * (g + rest * softplus)
+        if gate is not None:
+            if GATE_OF_CLASS:
+                strength = tl.load(gate + label).to(tl.float32) * per_scale
+            opened = reciprocal(1.0 + strength * size)
+            factor, size = factor * opened, size * opened
+        if gradient is not None:
+            values = size.to(gradient.dtype.element_ty)
+            if FULL:
+                tl.store(gradient + start + inside, values)
+            else:
+                tl.store(gradient + start + inside, values, mask=inside < left)
+        if MASS:
+            total += size
+        else:
+            total += factor * softplus
+    return tl.sum(total) * (1.0 if MASS else LN_2)

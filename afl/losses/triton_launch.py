@@ -23,15 +23,25 @@ def interpreted() -> bool:
     return not isinstance(_scale, triton.runtime.JITFunction)
 
 
-def block_size() -> int:
-    """Elements of one program."""
-    return _BLOCK_INTERPRETED if interpreted() else _BLOCK
+def launch_options() -> dict[str, int]:
+    """Options of a kernel whose programs are to keep a processor half full."""
+    if interpreted() or torch.version.cuda is None:
+        return {"num_warps": WARPS}
+    return {"num_warps": WARPS, "maxnreg": 64}
 
 
-def tile_of(classes: int) -> tuple[int, int]:
+def block_size(elements: int) -> int:
+    """Elements of one program on a map of ``elements``, a multiple of 32."""
+    if not interpreted():
+        return _BLOCK
+    return min(_BLOCK_INTERPRETED, max(triton.next_power_of_2(elements), 32))
+
+
+def tile_of(locations: int, classes: int) -> tuple[int, int]:
     """Locations and classes that a program which sums over either reads at once, powers of two."""
     columns = min(triton.next_power_of_2(classes), _COLUMNS)
-    return triton.next_power_of_2(max((block_size() if interpreted() else _TILE) // columns, 1)), columns
+    rows = max((block_size(locations * columns) if interpreted() else _TILE) // columns, 1)
+    return triton.next_power_of_2(rows), columns
 
 
 def stored_type(dtype: torch.dtype) -> torch.dtype:
@@ -52,8 +62,9 @@ def scale_gradient(gradient: Tensor, upstream: Tensor) -> None:
     # The buffer itself, except under the interpreter.
     written = gradient.to(stored_type(gradient.dtype))
     with on_device_of(written):
-        _scale[(triton.cdiv(written.numel(), block_size()),)](
-            written, upstream.contiguous(), written.numel(), BLOCK=block_size(), num_warps=WARPS
+        block = block_size(written.numel())
+        _scale[(triton.cdiv(written.numel(), block),)](
+            written, upstream.contiguous(), written.numel(), BLOCK=block, num_warps=WARPS
         )
     if written is not gradient:
         # Hidden from autograd, like a kernel's write; a second backward through the same graph is handled.

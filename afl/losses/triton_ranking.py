@@ -32,6 +32,7 @@ class PlainNegatives:
     def __init__(self, logits: Tensor, target: ClassificationTarget) -> None:
         self.logits = logits.detach().contiguous()
         self.elements, self.classes = logits.numel(), target.num_classes
+        self.block = block_size(self.elements)
         self.image, self.num_images = target.image.contiguous(), target.num_images
         with on_device_of(logits):
             marked, _ = mark(target, self.elements, logits.device)
@@ -43,7 +44,8 @@ class PlainNegatives:
 
     def tilted_sums(self, temperature: float) -> Tensor:
         """Sums of e and e p over each image's plain negatives, e = exp((p - 1) / temperature): (2, B) float64."""
-        locations, (rows, columns) = len(self.logits), tile_of(self.classes)
+        locations = len(self.logits)
+        rows, columns = tile_of(locations, self.classes)
         sums = torch.zeros(2, locations, device=self.logits.device)
         with on_device_of(self.logits):
             _tilted_sums[(triton.cdiv(locations, rows),)](
@@ -67,7 +69,7 @@ class PlainNegatives:
         """
         gradient = self._empty_gradient()
         with on_device_of(self.logits):
-            _tilted_gradient[(triton.cdiv(self.elements, block_size()),)](
+            _tilted_gradient[(triton.cdiv(self.elements, self.block),)](
                 self.logits,
                 gradient,
                 pull[self.image].float(),
@@ -75,7 +77,7 @@ class PlainNegatives:
                 inverse=1.0 / temperature,
                 elements=self.elements,
                 C=self.classes,
-                BLOCK=block_size(),
+                BLOCK=self.block,
                 num_warps=WARPS,
                 **self.exceptions,
             )
@@ -91,7 +93,7 @@ class PlainNegatives:
             bends: (K,) float64, sorted.
         """
         places = len(bends) + 1
-        programs = triton.cdiv(self.elements, block_size())
+        programs = triton.cdiv(self.elements, self.block)
         copies = max(1, min(_COPIES, programs, _ENTRIES // places))
         table = torch.zeros(2, copies, places, dtype=torch.int64, device=bends.device)
         # The largest power of two with which the sum of all elements still fits 63 bits.
@@ -110,7 +112,7 @@ class PlainNegatives:
                 STEPS=_steps(len(bends)),
                 elements=self.elements,
                 C=self.classes,
-                BLOCK=block_size(),
+                BLOCK=self.block,
                 num_warps=WARPS,
                 **self.exceptions,
             )
@@ -128,7 +130,7 @@ class PlainNegatives:
         value = slope * start + intercept
         gradient = self._empty_gradient()
         with on_device_of(self.logits):
-            _piecewise_linear[(triton.cdiv(self.elements, block_size()),)](
+            _piecewise_linear[(triton.cdiv(self.elements, self.block),)](
                 self.logits,
                 gradient,
                 bends.float(),
@@ -139,7 +141,7 @@ class PlainNegatives:
                 STEPS=_steps(len(bends)),
                 elements=self.elements,
                 C=self.classes,
-                BLOCK=block_size(),
+                BLOCK=self.block,
                 num_warps=WARPS,
                 **self.exceptions,
             )

@@ -30,7 +30,7 @@ def losses_of_locations(
     if not logits.numel():
         return sums, largest
     logits = logits.detach().contiguous()
-    rows, columns = tile_of(classes)
+    rows, columns = tile_of(locations, classes)
     with on_device_of(logits):
         marked, _ = mark(target, logits.numel(), logits.device)
         _by_location[(triton.cdiv(locations, rows),)](
@@ -57,7 +57,7 @@ def masses_of_classes(logits: Tensor, target: ClassificationTarget, weights: Ele
     if not logits.numel():
         return torch.zeros(classes, dtype=torch.float64, device=logits.device)
     logits = logits.detach().contiguous()
-    rows, columns = tile_of(classes)
+    rows, columns = tile_of(locations, classes)
     # A power of two, because the kernel is compiled for every number of steps.
     steps = triton.next_power_of_2(triton.cdiv(locations, rows * _PROGRAMS))
     programs = triton.cdiv(locations, rows * steps)

@@ -23,11 +23,24 @@ from tests.losses.test_every_method import (
 pytest.importorskip("triton")
 KERNELS = [
     import_module(f"afl.losses.triton_{name}")
-    for name in ("dense", "histogram", "kernel", "launch", "ranking", "rows")
+    for name in ("dense", "histogram", "kernel", "launch", "positives", "ranking", "rows")
 ]
 PUBLISHED = [arm for arm in ARMS if not arm.startswith("ablation/")]
 # Losses with a pass over the logits before or instead of the fused one.
-WITH_PASSES = ("ap_loss", "dr_loss", "ghm", "ohem", "ssd", "libra", "efl", "afl_balanced", "sampling_free")
+WITH_PASSES = (
+    "ap_loss",
+    "dr_loss",
+    "ghm",
+    "ohem",
+    "ssd",
+    "libra",
+    "efl",
+    "afl",
+    "afl_balanced",
+    "afl_relative",
+    "sampling_free",
+    "ldam_drw",
+)
 # Losses that draw elements or keep the hardest ones.
 DRAWN = ("libra", "federated", "federated_rfs", "federated_rfs_efl", "ohem", "ssd")
 HEADS = pytest.mark.parametrize("dense_positives", [True, False], ids=["anchors", "heat_map"])
@@ -56,7 +69,7 @@ def kernels_skipped(monkeypatch):
         monkeypatch.setattr(module, "block_rows", lambda columns, device, elements: 1 << 20)
     monkeypatch.setattr(negatives.Eraser, "on_host", False)
     monkeypatch.setattr(sampling, "on_host", lambda tensor: False)
-    for module in ("ap_loss", "ghm", "primitive", "ranking", "sampling"):
+    for module in ("ap_loss", "ghm", "maturity", "primitive", "ranking", "sampling"):
         module = import_module(f"afl.losses.{module}")
         for name, stand_in in (("uses_triton", lambda tensor: True), ("on_host", lambda tensor: False)):
             if hasattr(module, name):
@@ -77,6 +90,20 @@ def test_no_torch_operation_passes_over_the_whole_map(kernels_skipped, arm, dens
         value.backward()
     assert not passes.found, passes.found
     assert passes.allocated == 1
+
+
+def test_the_gate_costs_few_operations_of_its_own(kernels_skipped):
+    """They take as long as the loss itself on a small map, and longer to start than to run."""
+    number = {}
+    for arm in ("cbfl", "afl"):
+        loss, _ = build(arm)
+        target = make_target(0, dense_positives=True)
+        logits = torch.zeros(60, 5, dtype=torch.bfloat16, requires_grad=True)
+        with Passes(0) as passes:
+            loss(logits, target, torch.ones(())).backward()
+        number[arm] = passes.found.total()
+    # kappa from ghat takes five, and the sum over positives is added to the running one.
+    assert number["afl"] - number["cbfl"] <= 7
 
 
 def test_operations_on_a_few_elements_are_not_counted_as_passes():

@@ -131,7 +131,7 @@ def test_several_blocks_equal_one(monkeypatch):
     target = random_target(3, locations=60, ignored=True, verified=True, scaled=90, positives=40)
     weights = random_weights(3, target, gate="class", negatives=True)
     if DEVICE == "cpu":
-        monkeypatch.setattr(kernels, "block_size", lambda: 32)
+        monkeypatch.setattr(kernels, "block_size", lambda elements: 32)
     assert_equals_reference(random_logits(3, target).float(), target, weights)
 
 
@@ -251,7 +251,7 @@ def test_kernels_on_a_cpu_require_the_interpreter():
 BUILD = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from afl.losses import triton_dense, triton_histogram, triton_kernel, triton_launch, triton_ranking, triton_rows
+from afl.losses import triton_dense, triton_histogram, triton_kernel, triton_launch, triton_positives, triton_ranking, triton_rows
 
 POINTERS = dict(
     logits="*bf16", gradient="*bf16", marked="*i32", normalizer="*fp32", partial="*fp32", gate="*fp32", ignored="*u8",
@@ -264,18 +264,19 @@ POINTERS = dict(
 NUMBERS = dict(gamma="fp32", balance="fp32", alpha="fp32", elements="i64", count="i32", locations="i32", inverse="fp32", copies="i32", bend_count="i32")
 CHOSEN = dict(
     GATE_OF_CLASS=True, STRENGTH_OF_CLASS=True, ALPHA=True, MASS=False, C=1203, KIND=2, BLOCK=128, gamma_of_class=None,
-    ROWS=4, WORDS=64, COLUMNS=32, STEPS=4, BINS=30, WIDTH=32,
+    ROWS=4, WORDS=64, COLUMNS=32, STEPS=4, BINS=30, WIDTH=32, VECTOR=8,
 )
 for kernel, own in (
     (triton_kernel._mark_listed, {}),
     (triton_kernel._mark_ignored, {}),
     (triton_kernel._positives, {}),
     (triton_kernel._scaled_negatives, {}),
-    (triton_kernel._plain_negatives, {}),
+    (triton_kernel._plain_negatives, {"marked": "*u8"}),
     (triton_dense._elements, {"scale": "fp32"}),
     (triton_launch._scale, {}),
     (triton_rows._by_location, {}),
     (triton_rows._by_class, {}),
+    (triton_positives._hardness, {}),
     (triton_histogram._histogram, {"partial": "*i32"}),
     (triton_ranking._tilted_sums, {}),
     (triton_ranking._tilted_gradient, {}),
@@ -294,7 +295,7 @@ for kernel, own in (
 
 def test_kernels_compile_for_a_gpu_without_one(tmp_path):
     done = run_without_interpreter(BUILD, TRITON_CACHE_DIR=str(tmp_path))
-    assert done.stdout.count("built") == 14, done.stderr[-2000:]
+    assert done.stdout.count("built") == 15, done.stderr[-2000:]
 
 
 def test_padding_without_positives_has_no_effect():
