@@ -120,7 +120,7 @@ def test_load_features_loads_matching_tensors(tmp_path):
     assert second.classification.running_mean.eq(0).all()
     for name, value in first.backbone.state_dict().items():
         torch.testing.assert_close(second.backbone.state_dict()[name], value)
-    with pytest.raises(ValueError, match="another backbone"):
+    with pytest.raises(ValueError, match="trained with the same backbone"):
         load_features(torch.nn.Linear(2, 2), tmp_path / "a.pt")
 
 

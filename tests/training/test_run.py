@@ -304,7 +304,9 @@ def test_damaged_features_are_detected_before_a_run_starts_from_them(small_cell,
     data[data.find(weights.flatten()[:8].numpy().tobytes()) + 2] ^= 1
     path.write_bytes(data)
     monkeypatch.setattr("afl.training.run.pretrain", lambda *_, **__: path)
-    with pytest.raises(CheckpointError, match="features cannot be used: .*checksum.*delete .*made again"):
+    with pytest.raises(
+        CheckpointError, match="features cannot be used: .*checksum.*delete .*to train them again"
+    ):
         run_cell(small_cell("centernet", "fl", "initial_weights=shapes"))
 
 
