@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from afl.training.gpu import own_gpu
+
 # How long a process waits for the others. Only the first process evaluates, which takes minutes.
 PATIENCE = timedelta(hours=1)
 
@@ -54,12 +56,15 @@ class World:
 def join_world(device: str) -> World:
     """Read torchrun's environment, choose the device, and start a process group if there are several processes.
 
+    On a machine with several GPUs a run outside torchrun takes one that no other run uses.
+
     Args:
         device: ``auto`` (CUDA if available), or a torch device name.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    chosen = choose_device(device, local)
+    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    if chosen.type == "cuda" and size == 1 and device in ("auto", "cuda"):
+        chosen = torch.device("cuda", own_gpu())
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if size == 1:
