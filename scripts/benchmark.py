@@ -1,9 +1,10 @@
 """Compare this project with other packages on the same work, in one run on this machine.
 
     python -m scripts.benchmark                          # every subject of the next line
-    python -m scripts.benchmark loss|step|remedies|gpu|eval|input|decode|project [...]
+    python -m scripts.benchmark loss|step|remedies|gpu|compiled|eval|input|decode|project [...]
     python -m scripts.benchmark clone                    # an hour: setup, table and tests of a clean clone
     python -m scripts.benchmark loss quick=true          # small sizes in seconds: a check that it runs, not a measurement
+    python -m scripts.benchmark gpu dry=true             # the GPU's run on a CPU, with interpreted kernels: a check that it runs
     python -m scripts.benchmark threads=2 results=FOLDER
     python -m scripts.benchmark profile [against=CHECKOUT] [steps=12] [rounds=3] [compiled=false]   # time of each part of a step
 
@@ -19,9 +20,10 @@ import os
 
 from scripts.entry import asks_for_help, options_of, quiet_libraries, run_command
 
-SUBJECTS = ("loss", "step", "remedies", "gpu", "eval", "input", "decode", "project", "clone")
+SUBJECTS = ("loss", "step", "remedies", "gpu", "compiled", "eval", "input", "decode", "project", "clone")
 DEFAULTS = {
     "quick": False,
+    "dry": False,
     "threads": 1,
     "results": "results",
     "against": None,
@@ -42,6 +44,8 @@ def main(arguments: list[str]) -> None:
         raise ValueError(
             f"the benchmark does not know {unknown[0]!r}; it takes {', '.join([*SUBJECTS, 'profile'])}"
         )
+    if options["dry"]:
+        os.environ |= {"TRITON_INTERPRET": "1", "AFL_TRITON": "on"}
     # Set before torch is imported: its profiler reports memory that was allocated earlier, and a missing GPU.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")

@@ -1,65 +1,127 @@
-"""Losses and training steps on a GPU. One run takes about two minutes.
+"""Losses and training steps on a GPU, in less than four minutes.
 
-The time of a loss is the sum of its kernels in PyTorch's profiler, so that the ratio does not depend on the speed of the host. Calls
-alternate between several buffers, which together are larger than the GPU's cache. The time of a step is the wall time of a call.
+Parts that have never been measured come first, and each row is written when it is known, so a run that is interrupted still gives
+the most useful figures. The time of a loss is the sum of its kernels in PyTorch's profiler, so that the ratio does not depend on
+the speed of the host. Calls alternate between several buffers, which together are larger than the GPU's cache. The time of a
+step is the wall time of a call. ``rehearse`` runs everything on a CPU with tiny sizes.
 """
 
 from __future__ import annotations
 
 import time
 import traceback
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from unittest.mock import patch
 
 import torch
-from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 from torchvision.ops import sigmoid_focal_loss
 
+from afl.benchmarks import gpu_checks
+from afl.benchmarks.gpu_measure import buffers, host_waits, kernel_seconds
 from afl.benchmarks.harness import Row, peak_bytes, take_turns
 from afl.benchmarks.loss import case, loss_of, step
 from afl.benchmarks.training_step import our_step, their_step
 
-SIZES = ((20_000, 80), (200_000, 80), (20_000, 1203), (200_000, 1203))
+SIZES = ((200_000, 1203), (20_000, 1203), (200_000, 80), (20_000, 80))
 LOSSES = ("cbfl", "ghm", "ohem", "ssd", "libra", "eqlv2", "efl", "seesaw", "ap_loss", "dr_loss")
-DETECTORS = ("retinanet", "fcos", "centernet", "cornernet", "extremenet", "objectbox")
+DETECTORS = ("cornernet", "extremenet", "retinanet", "fcos", "centernet", "objectbox")
 AGAINST_TORCHVISION = ("retinanet", "fcos")
+# Elements that a program of the loss kernel reads at once, its warps, and the most such blocks of one program.
+VARIANTS = ((1024, 4, 8), (2048, 8, 1), (2048, 8, 8), (2048, 4, 8), (4096, 8, 8))
 COPY_BUDGET = {torch.float32: 1.15, torch.bfloat16: 1.3}
 AFL_BUDGET, OTHERS_BUDGET, TORCHVISION_BUDGET = 1.1, 5.0, 5.0
 STEP_BUDGET, EQUAL_BUDGET = 2.0, 1.3
-CACHE_BYTES = 2**28
-SECONDS = 180.0  # no part starts later
-DEVICE = torch.device("cuda")
-ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 200.0  # no part starts later
 
 
-def measure(quick: bool) -> list[Row]:
-    """All rows; without a GPU, only the rows with a budget, without figures."""
+@dataclass(frozen=True)
+class Setting:
+    """Device and sizes of a run.
+
+    Attributes:
+        device: of all tensors.
+        sizes: locations and classes of the losses' maps, the largest first.
+        batch, side: images of a step and their side in pixels; repetitions: steps that are timed.
+        backbone: of the steps; detectors: whose steps are timed; losses: names of the other losses.
+        small: whether the checks use tiny sizes.
+    """
+
+    device: torch.device
+    sizes: tuple[tuple[int, int], ...]
+    batch: int
+    side: int
+    repetitions: int
+    backbone: str = "resnet50"
+    detectors: tuple[str, ...] = DETECTORS
+    losses: tuple[str, ...] = LOSSES
+    small: bool = False
+
+
+def measure(quick: bool) -> Iterator[Row]:
+    """All rows, one at a time; without a GPU, only the rows with a budget, without figures."""
     if not torch.cuda.is_available():
-        return _without_figures()
-    batch, size, repetitions = (2, 128, 2) if quick else (16, 512, 6)
-    parts: dict[str, Callable[[], list[Row]]] = {}
-    for locations, classes in SIZES[:1] if quick else SIZES[::-1]:
-        for dtype in COPY_BUDGET:
-            name = f"losses, {locations:,} x {classes:,}, {dtype}"
-            parts[name] = partial(_losses, locations, classes, dtype)
-    for name in DETECTORS:
-        parts[f"step, {name}"] = partial(_steps, name, batch, size, repetitions)
-    parts["other losses"] = partial(_other_losses, *SIZES[0 if quick else 2])
-    for name in AGAINST_TORCHVISION:
-        parts[f"compiled step, {name}"] = partial(_compiled_steps, name, batch, size, repetitions)
-    end = time.perf_counter() + SECONDS
-    rows = []
-    for what, work in parts.items():
-        if time.perf_counter() < end:
-            rows += _attempt(what, work)
+        yield from _without_figures()
+    elif quick:
+        yield from _run(Setting(torch.device("cuda"), SIZES[-1:], 2, 128, 2))
+    else:
+        yield from _run(Setting(torch.device("cuda"), SIZES, 16, 512, 6))
+
+
+def rehearse(detectors: tuple[str, ...] = ("retinanet", "cornernet")) -> Iterator[Row]:
+    """The same run on a CPU with tiny sizes; the environment must select Triton's interpreter."""
+    # A gradient of a level with one cell is wrong in bfloat16 on a CPU: 128 pixels are enough for two.
+    tiny = Setting(torch.device("cpu"), ((64, 5),), 1, 128, 1, "resnet18", detectors, ("ghm",), small=True)
+    for row in _run(tiny, seconds=float("inf")):
+        # Errors have no unit; times and memory mean nothing here.
+        yield replace(row, budget=None) if row.unit else row
+
+
+def _run(setting: Setting, seconds: float = SECONDS) -> Iterator[Row]:
+    end = time.perf_counter() + seconds
+    for what, work in _parts(setting).items():
+        started = time.perf_counter()
+        if started < end:
+            yield from _attempt(what, work)
+            print(f"{what}: {time.perf_counter() - started:.0f} s", flush=True)
         else:
-            rows.append(Row(what, note=f"no time left of {SECONDS:g} s"))
-    return rows
+            yield Row(what, note=f"no time left of {seconds:g} s")
+
+
+def _parts(setting: Setting) -> dict[str, Callable[[], list[Row]]]:
+    """The parts by name, in order: new kernels, then what has changed since the last measurement, then the rest."""
+    device, small = setting.device, setting.small
+    of_detector = {
+        name: partial(_steps, setting, name) for name in setting.detectors
+    }  # fmt: skip
+    first = setting.sizes[0]
+    parts: dict[str, Callable[[], list[Row]]] = {
+        "check of the fused losses": partial(gpu_checks.fused_losses, device, small),
+        "check of anchor matching": partial(gpu_checks.matching, device, small),
+        "check of Gaussian targets": partial(gpu_checks.heat_maps, device, small),
+        "check of other losses": partial(gpu_checks.own_passes, device, small),
+    }
+    for dtype in (torch.bfloat16, torch.float32):
+        parts[f"losses, {_size(*first, dtype)}"] = partial(_losses, setting, *first, dtype)
+    parts["other losses"] = partial(_other_losses, setting, *setting.sizes[min(2, len(setting.sizes) - 1)])
+    parts |= {f"step, {name}": work for name, work in list(of_detector.items())[:4]}
+    compiled = [name for name in AGAINST_TORCHVISION if name in setting.detectors and not small]
+    parts |= {f"compiled step, {name}": partial(_compiled_steps, setting, name) for name in compiled}
+    parts |= {f"step, {name}": work for name, work in list(of_detector.items())[4:]}
+    parts["check of a map of more than 2^31 elements"] = partial(gpu_checks.huge_map, device, small)
+    parts["check of rows at positives"] = partial(gpu_checks.rows_of_positives, device, small)
+    parts["variants of the loss kernel"] = partial(_variants, setting, *first)
+    for size in setting.sizes[1:]:
+        for dtype in COPY_BUDGET:
+            parts[f"losses, {_size(*size, dtype)}"] = partial(_losses, setting, *size, dtype)
+    return parts
+
+
+def _size(locations: int, classes: int, dtype: torch.dtype) -> str:
+    return f"{locations:,} x {classes:,}, {'bf16' if dtype == torch.bfloat16 else 'fp32'}"
 
 
 def _without_figures() -> list[Row]:
@@ -80,55 +142,28 @@ def _without_figures() -> list[Row]:
 
 
 def _attempt(what: str, work: Callable[[], list[Row]]) -> list[Row]:
-    """The rows of one part; a part that fails gives one row with the reason, and the other parts continue."""
+    """The lines of one part; a part that fails is one line with its reason, and the rest goes on."""
     try:
         return work()
     except Exception as error:
         traceback.print_exc()
-        return [Row(what, note=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")]
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        # A budget without a figure, so that the failure is counted.
+        return [Row(what, budget=1.0, note=reason)]
     finally:
-        torch.cuda.empty_cache()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
-def kernel_seconds(works: Sequence[Callable[[], object]], rounds: int = 3) -> float:
-    """Mean seconds of GPU work per call; ``works`` alternate for ``rounds`` rounds after one warm-up round."""
-    for work in works:
-        work()
-    torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
-        for _ in range(rounds):
-            for work in works:
-                work()
-        torch.cuda.synchronize()
-    on_device = [
-        event
-        for event in seen.events()
-        if event.device_type == torch.autograd.DeviceType.CUDA and not _is_name_of_a_stretch(event)
-    ]
-    return 1e-6 * sum(event.time_range.elapsed_us() for event in on_device) / (rounds * len(works))
-
-
-def _is_name_of_a_stretch(event) -> bool:
-    """Whether an event is a named range, such as ``Optimizer.step#SGD.step``, and not a kernel."""
-    return event.is_user_annotation or "#" in event.name
-
-
-def buffers(logits: Tensor) -> list[Tensor]:
-    """Copies of ``logits`` that together are larger than the GPU's cache."""
-    size = logits.numel() * logits.element_size()
-    count = max(1, min(16, -(-CACHE_BYTES // size)))
-    return [logits.detach().clone().requires_grad_() for _ in range(count)]
-
-
-def _losses(locations: int, classes: int, dtype: torch.dtype) -> list[Row]:
+def _losses(setting: Setting, locations: int, classes: int, dtype: torch.dtype) -> list[Row]:
     """FL and AFL compared with a copy of the logits, with each other, and with torchvision."""
-    logits, target, dense = case(locations, classes, DEVICE, dtype)
+    logits, target, dense = case(locations, classes, setting.device, dtype)
     maps = buffers(logits)
     place = torch.empty_like(logits)
     copy = kernel_seconds([lambda z=z: place.copy_(z.detach()) for z in maps])
     ours = {}
     for name in ("fl", "afl"):
-        loss = loss_of(name, classes, DEVICE)
+        loss = loss_of(name, classes, setting.device)
         ours[name] = kernel_seconds([step(loss, z, target) for z in maps])
 
     def theirs() -> None:
@@ -136,9 +171,9 @@ def _losses(locations: int, classes: int, dtype: torch.dtype) -> list[Row]:
         sigmoid_focal_loss(logits, dense, reduction="sum").backward()
 
     torchvision = kernel_seconds([theirs])
-    size = f"{locations:,} x {classes:,}, {'bf16' if dtype == torch.bfloat16 else 'fp32'}"
+    size = _size(locations, classes, dtype)
     # The time of a map that fits into the cache is limited by kernel launches, not by memory.
-    largest = (locations, classes) == SIZES[-1]
+    largest = (locations, classes) == SIZES[0]
     return [
         Row(
             f"{name.upper()} / copy of the logits, {size}", ours=ours[name], theirs=copy, ratio=ours[name] / copy,
@@ -157,18 +192,18 @@ def _losses(locations: int, classes: int, dtype: torch.dtype) -> list[Row]:
     ]  # fmt: skip
 
 
-def _other_losses(locations: int, classes: int) -> list[Row]:
+def _other_losses(setting: Setting, locations: int, classes: int) -> list[Row]:
     """Every other loss compared with a copy of the logits in bf16."""
-    logits, target, _ = case(locations, classes, DEVICE, torch.bfloat16)
+    logits, target, _ = case(locations, classes, setting.device, torch.bfloat16)
     maps = buffers(logits)
     place = torch.empty_like(logits)
     copy = kernel_seconds([lambda z=z: place.copy_(z.detach()) for z in maps])
     rows = []
-    for name in LOSSES:
+    for name in setting.losses:
         what = f"{name} / copy of the logits, {locations:,} x {classes:,}, bf16"
 
         def one(name: str = name, what: str = what) -> list[Row]:
-            loss = loss_of(name, classes, DEVICE)
+            loss = loss_of(name, classes, setting.device)
             seconds = kernel_seconds([step(loss, z, target) for z in maps[:2]], rounds=2)
             return [
                 Row(what, ours=seconds, theirs=copy, ratio=seconds / copy, budget=OTHERS_BUDGET, at_most=True, note="kernels alone")
@@ -178,17 +213,21 @@ def _other_losses(locations: int, classes: int) -> list[Row]:
     return rows
 
 
-def _steps(name: str, batch: int, size: int, repetitions: int) -> list[Row]:
+def _steps(setting: Setting, name: str) -> list[Row]:
     """Whole eager steps in bf16, compared with torchvision's for the detectors that it has."""
-    ours = our_step(name, batch, size, DEVICE, torch.bfloat16, backbone="resnet50")
+    batch, side = setting.batch, setting.side
+    ours = our_step(name, batch, side, setting.device, torch.bfloat16, backbone=setting.backbone)
     rows = []
     if name in AGAINST_TORCHVISION:
-        rows = _against_torchvision(name, "eager", ours, batch, size, repetitions)
+        rows = _against_torchvision(setting, name, "eager", ours)
     else:
-        seconds, kernels = take_turns({"ours": ours}, repetitions)["ours"], kernel_seconds([ours], rounds=2)
+        seconds, kernels = (
+            take_turns({"ours": ours}, setting.repetitions)["ours"],
+            kernel_seconds([ours], rounds=2),
+        )
         rows.append(
             Row(
-                f"step, {name}, bf16 eager, {_setting(batch, size)}", ours=seconds, ours_memory=peak_bytes(ours),
+                f"step, {name}, bf16 eager, {_images(setting)}", ours=seconds, ours_memory=peak_bytes(ours),
                 note=f"kernels alone {1e3 * kernels:.1f} ms",
             )
         )  # fmt: skip
@@ -204,29 +243,31 @@ def _steps(name: str, batch: int, size: int, repetitions: int) -> list[Row]:
     return rows
 
 
-def _compiled_steps(name: str, batch: int, size: int, repetitions: int) -> list[Row]:
+def _compiled_steps(setting: Setting, name: str) -> list[Row]:
     """Whole steps with the compiled forward pass, compared with torchvision's."""
     started = time.perf_counter()
-    ours = our_step(name, batch, size, DEVICE, torch.bfloat16, compiled=True, backbone="resnet50")
+    ours = our_step(
+        name, setting.batch, setting.side, setting.device, torch.bfloat16, compiled=True, backbone=setting.backbone
+    )  # fmt: skip
     ours()
     torch.cuda.synchronize()
     built = time.perf_counter() - started
     first = Row(f"first step, {name}, bf16 compiled", ours=built, note="building the kernels")
-    return [first, *_against_torchvision(name, "compiled", ours, batch, size, repetitions)]
+    return [first, *_against_torchvision(setting, name, "compiled", ours)]
 
 
-def _against_torchvision(
-    name: str, mode: str, ours: Callable[[], None], batch: int, size: int, repetitions: int
-) -> list[Row]:
+def _against_torchvision(setting: Setting, name: str, mode: str, ours: Callable[[], None]) -> list[Row]:
     sides = {"ours": ours}
     for precision, autocast in (("fp32", None), ("bf16", torch.bfloat16)):
-        sides[precision] = their_step(name, batch, size, DEVICE, autocast, backbone="resnet50")
+        sides[precision] = their_step(
+            name, setting.batch, setting.side, setting.device, autocast, backbone=setting.backbone
+        )
     memory = {side: peak_bytes(work) for side, work in sides.items()}
-    seconds = take_turns(sides, repetitions)
+    seconds = take_turns(sides, setting.repetitions)
     kernels = {side: 1e3 * kernel_seconds([work], rounds=2) for side, work in sides.items()}
     rows = [
         Row(
-            f"step, {name}, bf16 {mode} against {other}, {_setting(batch, size)}", ours=seconds["ours"], theirs=seconds[other],
+            f"step, {name}, bf16 {mode} against {other}, {_images(setting)}", ours=seconds["ours"], theirs=seconds[other],
             ratio=seconds[other] / seconds["ours"], budget=budget, ours_memory=memory["ours"], theirs_memory=memory[other],
             note=f"torchvision; kernels alone {kernels['ours']:.1f} against {kernels[other]:.1f} ms",
         )
@@ -242,33 +283,28 @@ def _against_torchvision(
     return rows
 
 
-def _setting(batch: int, size: int) -> str:
-    return f"{batch} x {size} px, 80 classes, ResNet-50"
+def _images(setting: Setting) -> str:
+    return f"{setting.batch} x {setting.side} px, 80 classes, {setting.backbone}"
 
 
-@contextmanager
-def host_waits() -> Iterator[list[str]]:
-    """Collects the source lines of this project at which the host waits for the GPU."""
-    found: list[str] = []
-    mode = torch.cuda.get_sync_debug_mode()
-    before = warnings.showwarning
+def _variants(setting: Setting, locations: int, classes: int) -> list[Row]:
+    """FL and AFL in bf16 with other sizes of the kernel's programs, against a copy of the logits."""
+    from afl.losses import triton_kernel
 
-    def note(message, category, filename, line, *more) -> None:
-        if "called a synchronizing" in str(message):  # not PyTorch's notice that the watch is a prototype
-            own = [
-                f
-                for f in traceback.extract_stack()
-                if str(ROOT) in f.filename and "site-packages" not in f.filename
-            ]
-            places = [f for f in own if "benchmarks" not in f.filename] or own
-            found.append(f"{places[-1].filename.rsplit('/', 2)[-1]}:{places[-1].lineno}")
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        warnings.showwarning = note
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            yield found
-        finally:
-            torch.cuda.set_sync_debug_mode(mode)
-            warnings.showwarning = before
+    logits, target, _ = case(locations, classes, setting.device, torch.bfloat16)
+    maps, place = buffers(logits)[:2], torch.empty_like(logits)
+    copy = kernel_seconds([lambda z=z: place.copy_(z.detach()) for z in maps])
+    rows = []
+    for block, warps, steps in VARIANTS:
+        options = triton_kernel.launch_options() | {"num_warps": warps}
+        with ExitStack() as changed:
+            for name, value in (
+                ("_BLOCK", block), ("_MOST_STEPS", steps), ("launch_options", lambda options=options: options)
+            ):  # fmt: skip
+                changed.enter_context(patch.object(triton_kernel, name, value))
+            for name in ("fl", "afl"):
+                loss = loss_of(name, classes, setting.device)
+                seconds = kernel_seconds([step(loss, z, target) for z in maps])
+                what = f"{name.upper()} / copy, {block} elements, {warps} warps, {steps} blocks"
+                rows.append(Row(what, ours=seconds, theirs=copy, ratio=seconds / copy, note="variant"))
+    return rows

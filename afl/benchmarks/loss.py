@@ -113,20 +113,20 @@ def case(
     locations: int, classes: int, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, ClassificationTarget, Tensor]:
     """Logits of an untrained head, a sparse target with 200 positives, and the same target in dense form."""
-    random = torch.Generator().manual_seed(0)
-    logits = torch.randn(locations, classes, generator=random) - 4.6
-    element = torch.randperm(locations, generator=random)[:POSITIVES] * classes
-    element = element + torch.randint(classes, element.shape, generator=random)
-    dense = torch.zeros(locations, classes)
+    random = torch.Generator(device).manual_seed(0)
+    logits = torch.randn(locations, classes, generator=random, device=device) - 4.6
+    element = torch.randperm(locations, generator=random, device=device)[:POSITIVES] * classes
+    element = element + torch.randint(classes, element.shape, generator=random, device=device)
+    dense = torch.zeros(locations, classes, device=device)
     dense.view(-1)[element] = 1.0
     target = ClassificationTarget(
         num_classes=classes,
         image=torch.zeros(locations, dtype=torch.int64, device=device),
         num_images=1,
-        positive=element.to(device),
+        positive=element,
         ignored=torch.zeros(locations, dtype=torch.bool, device=device),
     )
-    return logits.to(device, dtype).requires_grad_(), target, dense.to(device, dtype)
+    return logits.to(dtype).requires_grad_(), target, dense.to(dtype)
 
 
 def loss_of(name: str, classes: int, device: torch.device) -> torch.nn.Module:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from afl.benchmarks import evaluation, project, remedies, step_parts, training_step
+from afl.benchmarks import evaluation, gpu, gpu_checks, project, remedies, step_parts, training_step
 from afl.benchmarks.decode import differing, enumerate_quadruples, scene
 from afl.benchmarks.fresh_process import in_a_process
 from afl.benchmarks.fresh_process import measured as measured_here
@@ -270,3 +270,30 @@ def test_each_loss_is_measured_with_focal_loss_and_a_reason_replaces_a_budget(mo
     assert ap_loss.budget is None and ap_loss.note == remedies.REASONS["ap_loss"]
     assert afl.theirs == ap_loss.theirs > 0 and afl.ratio == afl.ours / afl.theirs
     assert afl.ours_memory > 0 and set(remedies.REASONS) <= {path.stem for path in CONF.glob("loss/*.yaml")}
+
+
+def test_the_run_on_a_gpu_is_rehearsed_on_a_cpu_and_its_checks_are_right(monkeypatch):
+    monkeypatch.setenv("AFL_TRITON", "on")
+    rows = list(gpu.rehearse(detectors=()))
+    checks = [row for row in rows if row.what.endswith("error / allowed")]
+    assert len(checks) == 3 + 1 + 1 + 3 + 1 + 1 and all(row.verdict == "met" for row in checks)
+    # Kernels that were never measured come first.
+    assert rows[0].what.startswith("fused losses") and rows[3].what.startswith("anchor matching")
+    assert all(row.ours is not None for row in rows)
+
+
+def test_a_part_that_fails_or_comes_too_late_is_one_line_and_a_wrong_kernel_is_found(monkeypatch):
+    monkeypatch.setenv("AFL_TRITON", "on")
+    setting = gpu.Setting(torch.device("cpu"), ((64, 5),), 1, 128, 1, small=True)
+
+    def broken():
+        raise MemoryError("too large")
+
+    monkeypatch.setattr(gpu, "_parts", lambda setting: {"broken": broken})
+    (row,) = gpu._run(setting)
+    assert row.verdict == "not measured" and row.note == "MemoryError: too large"
+    (row,) = gpu._run(setting, seconds=-1.0)
+    assert row.note.startswith("no time left")
+    monkeypatch.setattr(gpu_checks, "rows_at", lambda values, position, distinct: values[position].float())
+    check, _ = gpu_checks.rows_of_positives(torch.device("cpu"), small=True)
+    assert check.verdict == "missed"
