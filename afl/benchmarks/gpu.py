@@ -142,7 +142,7 @@ def _without_figures() -> list[Row]:
 
 
 def _attempt(what: str, work: Callable[[], list[Row]]) -> list[Row]:
-    """The lines of one part; a part that fails is one line with its reason, and the rest goes on."""
+    """The rows of one part; a part that fails gives one row with the reason, and the other parts continue."""
     try:
         return work()
     except Exception as error:

@@ -1,6 +1,7 @@
-"""Whether the GPU's kernels are right, each against an independent computation on the same numbers.
+"""Checks of the GPU's kernels against independent computations on the same numbers.
 
-A line holds the largest error over the error allowed, so at most 1 is right. ``small`` sizes serve a rehearsal on a CPU.
+A row gives the largest error divided by the allowed error; a kernel is correct if it is at most 1. ``small`` selects tiny sizes
+for a rehearsal on a CPU.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Measuring on a GPU: time of kernels alone, several buffers in turn, places where the host waits.
+"""Measurements on a GPU: the time of kernels, alternating buffers, and places where the host waits.
 
-On a CPU the same calls rehearse a run: kernels go through Triton's interpreter, and times mean nothing.
+On a CPU the same functions serve a rehearsal with Triton's interpreter; the times have no meaning there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def kernel_seconds(works: Sequence[Callable[[], object]], rounds: int = 3) -> float:
-    """Seconds of GPU work of one call, on average; ``works`` take turns ``rounds`` times after one that does not count."""
+    """Mean seconds of GPU work per call; ``works`` alternate for ``rounds`` rounds after one warm-up round."""
     if not torch.cuda.is_available():
         started = time.perf_counter()
         works[0]()
@@ -43,7 +43,7 @@ def kernel_seconds(works: Sequence[Callable[[], object]], rounds: int = 3) -> fl
 
 
 def _is_name_of_a_stretch(event) -> bool:
-    """Whether an event names a stretch of time, such as ``Optimizer.step#SGD.step``, and is not work."""
+    """Whether an event is a named range, such as ``Optimizer.step#SGD.step``, and not a kernel."""
     return event.is_user_annotation or "#" in event.name
 
 
