@@ -15,7 +15,7 @@ help:  ## this list
 	@awk '/^label:/ { name = FILENAME; gsub(/.*\/|\.yaml/, "", name); gsub(/_/, "-", name); gsub(/^label: *|"/, ""); \
 		printf "  make %-32s %s\n", "reproduce-table-" name, $$0 }' $$(grep -L '^trainable: false' conf/table/*.yaml)
 
-setup: $(VENV)/.ready  ## virtual environment with the exact tested packages (again: nothing to do)
+setup: $(VENV)/.ready  ## create the virtual environment with the exact tested packages
 
 $(VENV)/.ready: requirements.lock requirements.headless.lock scripts/setup.sh
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh scripts/setup.sh
@@ -32,16 +32,16 @@ test-faults: setup  ## kills, full disks, races, dead processes, damaged inputs 
 lint: setup  ## style, common mistakes, types
 	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
 
-demo: setup  ## two detectors, FL and AFL: their figures beside the committed ones, and a picture (a few minutes)
+demo: setup  ## train two detectors with FL and AFL, compare them with the committed figures, draw a picture (a few minutes)
 	@$(RUN) scripts.table action=run table=scratch jobs=$(JOBS) $(ARGS)
 	@$(RUN) scripts.report gallery loss=afl output=outputs/tables/scratch/found.jpg
 
-reproduce-table: reproduce-table-shapes  ## run the missing cells of the embedded benchmark, then print their table beside the committed one (SEEDS=0,1,2)
+reproduce-table: reproduce-table-shapes  ## train the missing runs of the embedded benchmark, then compare their table with the committed one (SEEDS=0,1,2)
 
 reproduce-table-%: setup  ## the same for another table of the list below (ARGS="paths.data=FOLDER")
 	@$(TABLE) action=run seeds=[$(SEEDS)] jobs=$(JOBS) $(ARGS)
 
-plan-table-%: setup  ## runs, hours and disk that a table needs, and what is done already
+plan-table-%: setup  ## print the runs, hours and disk space of a table, and the finished runs
 	@$(TABLE) action=plan seeds=[$(SEEDS)] $(ARGS)
 
 table-%: setup  ## rebuild results/NAME from its records, without training
@@ -57,7 +57,7 @@ report: setup  ## all tables and figures in one page, outputs/report.html
 benchmark-gpu: setup  ## losses and steps on this machine's GPU, three minutes
 	@$(RUN) scripts.benchmark gpu $(ARGS)
 
-benchmark: setup  ## losses, steps, evaluation, input, decoding against others on this machine (ARGS="loss" for one)
+benchmark: setup  ## compare losses, steps, evaluation, input and decoding with other packages on this machine (ARGS="loss" for one)
 	@$(RUN) scripts.benchmark $(ARGS)
 
 figures: setup  ## draw the figures of results/figures
@@ -69,7 +69,7 @@ data-%: setup  ## download, verify and unpack coco, lvis or voc (ARGS="dataset.r
 zoo: setup  ## train and write the detectors that conf/zoo.yaml lists and zoo/ lacks (ARGS="paths.data=FOLDER")
 	@$(RUN) scripts.zoo make $(ARGS)
 
-site: setup  ## the documents as a website, outputs/site (ARGS="serve" shows it); links are checked
+site: setup  ## build the documents as a website, outputs/site, and check links (ARGS="serve" also shows it)
 	@$(VENV)/bin/uv pip install -q --python $(VENV)/bin/python -r docs/requirements.txt
 	@$(RUN) scripts.site $(ARGS)
 

@@ -6,7 +6,7 @@
     found = predictor("street.jpg")            # boxes (n, 4) xyxy in pixels, scores (n,), labels (n,)
     torch.hub.load("OWNER/REPOSITORY", "zoo")  # the names
 
-The top-level package ``datasets`` of this project has the name of Hugging Face's: do not install that one into the same environment.
+The top-level package ``datasets`` of this project has the same name as Hugging Face's package, so do not install both into one environment.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def detector(name: str = "fcos-shapes-afl", device: str = "auto", **arguments: A
 
     Args:
         name: one of :func:`zoo`.
-        device: ``auto`` (CUDA where there is one), or a torch device name.
+        device: ``auto`` (CUDA if available), or a torch device name.
         arguments: further arguments of ``load_predictor``.
     """
     from afl.predict import load_predictor

@@ -1,10 +1,10 @@
-"""A detector of your own that works with every loss: one level, one cell for each object.
+"""A new detector that works with every loss: one level, and one positive cell for each object.
 
     python -m examples.new_detector
 
-A detector has three verbs. ``forward`` never sees targets, ``losses`` never decodes, ``decode`` never sees targets. Its
-classification loss is made by the ``loss`` that it is given, so FL, AFL and OHEM need no code here. For the command line, put the file
-into detectors/, export the class in detectors/__init__.py, write conf/detector/mine.yaml after conf/detector/fcos.yaml, and
+A detector has three methods: ``forward`` and ``decode`` do not receive targets, and ``losses`` does not decode. The argument ``loss``
+creates its classification loss, so FL, AFL and OHEM need no code here. To use the detector on the command line, put the file
+into detectors/, export the class in detectors/__init__.py, write conf/detector/mine.yaml on the model of conf/detector/fcos.yaml, and
 add an entry to each regime in conf/regime that should train it.
 """
 
@@ -30,12 +30,12 @@ ALPHA, PRIOR = 0.25, 0.01
 
 
 class CentreCell(nn.Module):
-    """The cell at an object's centre is its only positive; the cell gives class logits and the distances to the four sides.
+    """The cell at an object's centre is its only positive. It predicts class logits and the distances to the four sides.
 
     Args:
-        backbone: gives features by stride and tells their ``channels``.
-        classes: training counts; their number is C.
-        loss: makes the classification loss from the map's facts.
+        backbone: computes features by stride and lists their ``channels``.
+        classes: training counts of the C classes.
+        loss: creates the classification loss from the map's description.
         stride: of the one level.
         channels: of the pyramid and the head.
     """
@@ -121,7 +121,7 @@ class CentreCell(nn.Module):
         )
 
     def _boxes(self, points: Tensor, distances: Tensor) -> Tensor:
-        """(..., 2) points and (..., 4) distances in strides to (..., 4) xyxy in pixels."""
+        """Decode distances (..., 4) in strides at points (..., 2) to boxes (..., 4) xyxy in pixels."""
         reach = distances.float().relu() * self.stride
         return torch.cat([points - reach[..., :2], points + reach[..., 2:]], -1)
 

@@ -1,11 +1,11 @@
-"""A loss of your own on all six detectors: square-root frequency weights (Mahajan et al., ECCV 2018) on focal loss.
+"""A new loss for all six detectors: square-root frequency weights (Mahajan et al., ECCV 2018) on focal loss.
 
     python -m examples.new_loss
 
-The project has this method as ``loss=sqrt_weights``; here it is written again, as you would write your own.
+The project has this method as ``loss=sqrt_weights``; this example implements it again, as you would write a new loss.
 
-A remedy that multiplies the loss of elements is a *weighting*, one class with ``forward``. It composes with every other one
-in a chain. For the command line, put the class into afl/losses/, export it in afl/losses/__init__.py, and write
+A remedy that multiplies the loss of elements is a *weighting*, one class with ``forward``. It can be combined with all other
+weightings in a chain. To use it on the command line, put the class into afl/losses/, export it in afl/losses/__init__.py, and write
 conf/loss/mine.yaml:
 
     _target_: afl.losses.ClassificationLoss
@@ -13,8 +13,8 @@ conf/loss/mine.yaml:
     gamma: 2.0
     chain: {sqrt_frequency: {_target_: afl.losses.SquareRootFrequency, _partial_: true, power: 0.5}}
 
-Then ``python -m scripts.train detector=cornernet loss=mine dataset=shapes`` trains with it. A loss that has another shape, such as a
-ranking loss, derives from ``afl.losses.MapLoss`` and implements ``compute``.
+Then ``python -m scripts.train detector=cornernet loss=mine dataset=shapes`` trains with it. A loss of another form, such as a ranking
+loss, derives from ``afl.losses.MapLoss`` and implements ``compute``.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from examples.scenes import scenes, train
 
 
 class SquareRootFrequency(Weighting):
-    """Positives of class c weigh (n_max / n_c)^power, n_c its number of training instances.
+    """Positives of class c have the weight (n_max / n_c)^power, where n_c is the number of training instances of c.
 
     Args:
-        info: what a loss may know about its map: name, class counts, prior.
+        info: description of the map: name, class counts, prior.
         power: 0.5 for the square root, 0 for plain focal loss.
     """
 

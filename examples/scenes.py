@@ -1,4 +1,4 @@
-"""A batch of the scenes that come with the repository, and a plain training loop, for the examples beside it."""
+"""A batch of the scenes that come with the repository, and a plain training loop, for the other examples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCENES = Path(__file__).resolve().parents[1] / "zoo" / "images" / "shapes_lvis"
 
 
 def scenes(images: int = 12) -> tuple[Tensor, Targets, ClassCounts]:
-    """Normalised images (B, 3, 96, 96), their targets, and how often each class occurs."""
+    """Normalised images (B, 3, 96, 96), their targets, and the counts of each class."""
     index = read_coco(SCENES / "annotations.json", SCENES)
     samples = DetectionDataset(index, PadOnly())
     batch = collate([samples[0, i] for i in range(images)])
@@ -29,7 +29,7 @@ def scenes(images: int = 12) -> tuple[Tensor, Targets, ClassCounts]:
 def train(
     detector: nn.Module, images: Tensor, targets: Targets, steps: int, rate: float = 5e-3
 ) -> list[float]:
-    """Train on one batch; returns the loss of every step. This is all that a training loop owes a detector."""
+    """Train on one batch; returns the loss of every step. A detector needs nothing else from a training loop."""
     optimizer = torch.optim.AdamW(detector.parameters(), lr=rate)
     detector.train()
     values = []

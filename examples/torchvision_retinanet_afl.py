@@ -3,8 +3,8 @@
     python -m examples.torchvision_retinanet_afl                                       # 12 scenes that come with the repository
     python -m examples.torchvision_retinanet_afl instances_train.json images steps=5000
 
-Needs torch, torchvision and ``afl.losses`` (``pip install .``); nothing else of this project. Two things differ from a usual
-training script of torchvision: the head below, and the one line that gives it the loss.
+The example needs torch, torchvision and ``afl.losses`` (``pip install .``), and nothing else from this project. It differs from a usual
+training script of torchvision in two places: the head below, and the line that sets its loss.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def read(annotations: Path, images: Path) -> tuple[list[tuple[Path, dict]], int]
 def build(instances_per_class: torch.Tensor, image_size: int) -> RetinaNet:
     """RetinaNet with Adaptive Focal Loss, for small objects and from random weights.
 
-    For photographs take ``retinanet_resnet50_fpn(weights_backbone="DEFAULT", num_classes=C)`` and replace its head likewise.
+    For photographs, use ``retinanet_resnet50_fpn(weights_backbone="DEFAULT", num_classes=C)`` and replace its head in the same way.
     """
     classes = len(instances_per_class)
     backbone = resnet_fpn_backbone(

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Makes or refreshes the virtual environment; the Makefile calls it.
+# Creates or updates the virtual environment; the Makefile calls it.
 #   setup.sh        install exactly requirements.lock
 #   setup.sh lock   resolve requirements.txt into requirements.lock and requirements.headless.lock
 #
-# Everything is checked before the large download. Where the system libraries of opencv-python are missing, the headless build of
-# the same version (requirements.headless.lock) takes its place: the project draws into files and opens no window.
+# The script checks everything before the large download. If the system libraries of opencv-python are missing, it installs the headless
+# build of the same version (requirements.headless.lock), because the project draws into files and opens no window.
 set -eu
 UV_VERSION=0.13.9
 GIGABYTES=5.3   # of an environment on Linux with all packages; `make setup` on Debian 13, `du -sh .venv`
@@ -57,7 +57,7 @@ echo "setup: installing $(grep -c '^[a-z].*==' requirements.lock) packages into 
 echo "setup: (the registry's torch for Linux does not load without them, and a CPU-only torch cannot load its torchvision)"
 packages=requirements.lock
 if [ -n "$libraries" ]; then
-    echo "setup: OpenCV's system libraries are missing (Debian's$libraries): opencv-python-headless of the same version takes its place"
+    echo "setup: OpenCV's system libraries are missing (Debian's$libraries): installing opencv-python-headless of the same version instead"
     packages="$VENV/requirements.lock"
     # Without opencv-python: its line, and the lines of hashes that follow it.
     { awk '/^[a-z]/ { skip = /^opencv-python==/ } !skip' requirements.lock; cat requirements.headless.lock; } > "$packages"
