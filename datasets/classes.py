@@ -28,7 +28,7 @@ def given_classes(classes: Sequence[str], name: str = "dataset.classes") -> list
         try:
             class_name(own)
         except BadRecord as bad:
-            raise DataError(f"{name} {bad.what}; {bad.remedy}") from bad
+            raise DataError(f"{name} {bad.problem}; {bad.remedy}") from bad
     return names
 
 

@@ -125,16 +125,16 @@ def read_categories(content: dict, path: Path, log: DefectLog) -> tuple[dict[int
                     "duplicate_category_id", f"repeats id {category_id}", "give each category its own id"
                 )
             if name in ids:
-                what = f"has id {category_id} and the name {shown(name)} of category {ids[name]}"
+                problem = f"has id {category_id} and the name {shown(name)} of category {ids[name]}"
                 raise BadRecord(
                     "duplicate_class_name",
-                    what,
+                    problem,
                     "rename one of them, or give the annotations of both one category_id",
                 )
             found[category_id] = name
             ids[name] = category_id
         except BadRecord as bad:
-            log.report(bad.kind, f"{where} {bad.what}", bad.remedy)
+            log.report(bad.kind, f"{where} {bad.problem}", bad.remedy)
     ordered = sorted(found)
     return {category_id: label for label, category_id in enumerate(ordered)}, [found[i] for i in ordered]
 
@@ -157,7 +157,7 @@ def read_images(
             builder.add_image(image_id, name, integer(record, "width"), integer(record, "height"))
             found[image_id] = len(found)
         except BadRecord as bad:
-            log.report(bad.kind, f"{where} {bad.what}", bad.remedy)
+            log.report(bad.kind, f"{where} {bad.problem}", bad.remedy)
     return found
 
 
@@ -184,17 +184,17 @@ def read_annotations(
             annotation_id = integer(record, "id")
             where = f"{path}: annotation {annotation_id}"
             if annotation_id in seen:
-                what = "has an id that an earlier annotation has"
-                raise BadRecord("duplicate_annotation_id", what, "give each its own id")
+                problem = "has an id that an earlier annotation has"
+                raise BadRecord("duplicate_annotation_id", problem, "give each its own id")
             image_id, category_id = integer(record, "image_id"), integer(record, "category_id")
             if category_id in bad_categories or image_id in bad_images:
                 continue
             if category_id not in labels:
-                what = f"has category_id = {category_id}, which 'categories' does not list"
-                raise BadRecord("unknown_category", what, "add the category or correct the id")
+                problem = f"has category_id = {category_id}, which 'categories' does not list"
+                raise BadRecord("unknown_category", problem, "add the category or correct the id")
             if image_id not in image_numbers:
-                what = f"has image_id = {image_id}, which 'images' does not list"
-                raise BadRecord("unknown_image", what, "add the image or correct the id")
+                problem = f"has image_id = {image_id}, which 'images' does not list"
+                raise BadRecord("unknown_image", problem, "add the image or correct the id")
             image_number = image_numbers[image_id]
             height, width = builder.sizes[image_number]
             x, y, w, h = numbers(record, "bbox", 4)
@@ -221,7 +221,7 @@ def read_annotations(
             )
             seen.add(annotation_id)
         except BadRecord as bad:
-            log.report(bad.kind, f"{where} {bad.what}", bad.remedy)
+            log.report(bad.kind, f"{where} {bad.problem}", bad.remedy)
 
 
 def _segmentation(

@@ -21,9 +21,9 @@ LARGEST_NUMBER = 1e12
 class BadRecord(Exception):
     """A record cannot be used. Readers catch this error and report it under ``kind``."""
 
-    def __init__(self, kind: str, what: str, remedy: str) -> None:
-        super().__init__(what)
-        self.kind, self.what, self.remedy = kind, what, remedy
+    def __init__(self, kind: str, problem: str, remedy: str) -> None:
+        super().__init__(problem)
+        self.kind, self.problem, self.remedy = kind, problem, remedy
 
 
 def integer(record: Mapping, name: str) -> int:
@@ -88,8 +88,8 @@ def class_name(name: str) -> str:
         character < " " or "\x7f" <= character <= "\x9f" or "\ud800" <= character <= "\udfff"
         for character in name
     ):
-        what = f"has the class name {ascii(name)}, which contains characters that cannot be written"
-        raise BadRecord("bad_class_name", what, "rename the class")
+        problem = f"has the class name {ascii(name)}, which contains characters that cannot be written"
+        raise BadRecord("bad_class_name", problem, "rename the class")
     return name
 
 
@@ -148,11 +148,13 @@ def checked_box(xyxy: Sequence[float], width: int, height: int, log: DefectLog, 
         )
     inner_width, inner_height = min(x2, width) - max(x1, 0), min(y2, height) - max(y1, 0)
     if not (inner_width >= THINNEST_BOX and inner_height >= THINNEST_BOX):
-        what = f"has a box outside its image of {width} x {height} pixels, xyxy {_box_text(xyxy)}"
-        raise BadRecord("box_outside_image", what, "correct the box or the image size")
+        problem = f"has a box outside its image of {width} x {height} pixels, xyxy {_box_text(xyxy)}"
+        raise BadRecord("box_outside_image", problem, "correct the box or the image size")
     if min(x1, y1) < -OVERHANG or x2 > width + OVERHANG or y2 > height + OVERHANG:
-        what = f"has a box that sticks out of its image of {width} x {height} pixels, xyxy {_box_text(xyxy)}"
-        log.report("box_sticks_out", f"{where} {what}", "cut it at the border")
+        problem = (
+            f"has a box that sticks out of its image of {width} x {height} pixels, xyxy {_box_text(xyxy)}"
+        )
+        log.report("box_sticks_out", f"{where} {problem}", "cut it at the border")
         return [max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))]
     return [x1, y1, x2, y2]
 

@@ -87,16 +87,3 @@ def transform_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Boxes (n, 4) xyxy through an axis-parallel affine matrix (2, 3): scale, shift, mirror, transpose."""
     corners = transform_points(boxes.reshape(-1, 2, 2), matrix)
     return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
-
-
-def invert_matrix(matrix: np.ndarray) -> np.ndarray:
-    """Inverse (2, 3) of an affine matrix (2, 3)."""
-    linear = np.linalg.inv(matrix[:, :2])
-    return np.concatenate([linear, -linear @ matrix[:, 2:]], axis=1)
-
-
-def compose(second: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """The affine matrix (2, 3) that applies ``first``, then ``second``."""
-    result = second[:, :2] @ first
-    result[:, 2] += second[:, 2]
-    return result

@@ -52,9 +52,9 @@ def without_bad_images(
     """
     index = _with_paths(index, image_root, sources)
     kept = np.ones(len(index), dtype=bool)
-    for i, kind, what, own_remedy in _problems(index, cache):
+    for i, kind, problem, own_remedy in _problems(index, cache):
         kept[i] = False
-        log.report(kind, what, remedy if kind == "missing_image" else own_remedy)
+        log.report(kind, problem, remedy if kind == "missing_image" else own_remedy)
     defects = {**index.defects, **log.defects}
     warn_of_defects(", ".join(index.sources), defects)
     return replace(index if kept.all() else index.select(np.flatnonzero(kept)), defects=defects)
@@ -104,7 +104,7 @@ def _check(
         if stamp is None
     ]
 
-    def problem(i: int) -> ImageError | None:
+    def error_of(i: int) -> ImageError | None:
         try:
             read_image(index, i)
         except ImageError as error:
@@ -113,9 +113,9 @@ def _check(
 
     # OpenCV decodes without holding the interpreter lock.
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for i, error in zip(numbers, pool.map(problem, numbers), strict=True):
+        for i, error in zip(numbers, pool.map(error_of, numbers), strict=True):
             if error is not None:
-                found.append((i, error.kind, error.what, error.remedy))
+                found.append((i, error.kind, error.problem, error.remedy))
     return sorted(found)
 
 

@@ -55,9 +55,9 @@ class ImageError(DataError):
         remedy: how to repair it.
     """
 
-    def __init__(self, kind: str, what: str, remedy: str) -> None:
-        super().__init__(f"{what}; {remedy}")
-        self.kind, self.what, self.remedy = kind, what, remedy
+    def __init__(self, kind: str, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}; {remedy}")
+        self.kind, self.problem, self.remedy = kind, problem, remedy
 
 
 def read_image(index: AnnotationIndex, i: int) -> np.ndarray:

@@ -38,12 +38,8 @@ def read_lvis(
     Args:
         annotations: the JSON file.
         image_root: folder that contains ``train2017`` and ``val2017``, or to which ``file_name`` is relative.
-        policy: how to handle bad records: stop at the first, or count them and continue without them.
-        cache: folder for parsed annotations and the result of the image check; None repeats both every time.
-        remedy: how to get the data set, for the message about a missing file.
 
-    Raises:
-        DataError: a file is missing or damaged, there are no classes, or (policy ``error``) a record or image is bad.
+    The other arguments and the errors are those of ``read_coco``.
     """
     return read_json_split(
         READER_VERSION, annotations, image_root, image_file, policy, cache, remedy, _lvis_fields
@@ -113,8 +109,8 @@ def _classes_of_images(
             if category_id in labels:
                 listed[image_id].append(labels[category_id])
             elif category_id not in bad_categories:
-                what = f"{where} has {category_id} in {field}, which 'categories' does not list"
-                log.report("unknown_category", what, "add the category or correct the id")
+                problem = f"{where} has {category_id} in {field}, which 'categories' does not list"
+                log.report("unknown_category", problem, "add the category or correct the id")
     ordered = [listed[image_id] for image_id in builder.image_ids]
     flat = [label for classes in ordered for label in classes]
     return np.asarray(flat, dtype=np.int32), offsets_of([len(classes) for classes in ordered])

@@ -76,8 +76,9 @@ def cell_records(image: np.ndarray, points: Sequence[tuple[int, int, int]]) -> l
     """
     height, width = image.shape[:2]
     points = [p for p in points if 0 <= p[0] < width and 0 <= p[1] < height and p[2] < len(CLASSES)]
-    green = image[:, :, 1]
-    cells = ndimage.binary_fill_holes(green < otsu_threshold(green)).astype(np.uint8)
+    green = np.ascontiguousarray(image[:, :, 1])
+    threshold, _ = cv2.threshold(green, 0, 255, cv2.THRESH_OTSU)
+    cells = ndimage.binary_fill_holes(green < threshold).astype(np.uint8)
     _, parts, stats, _ = cv2.connectedComponentsWithStats(cells, connectivity=4)
     shared = Counter(int(parts[y, x]) for x, y, _ in points)
     records = []
@@ -93,21 +94,6 @@ def cell_records(image: np.ndarray, points: Sequence[tuple[int, int, int]]) -> l
             {"category_id": label + 1, "bbox": box, "area": round(box[2] * box[3], 1), "iscrowd": 0}
         )
     return records
-
-
-def otsu_threshold(values: np.ndarray) -> float:
-    """The threshold of 8-bit values that maximises the variance between the classes (Otsu 1979, equation 18).
-
-    Values below the threshold are foreground.
-    """
-    counts, edges = np.histogram(values, bins=256, range=(0, 256))
-    centres = 0.5 * (edges[:-1] + edges[1:])
-    below = np.cumsum(counts)
-    above = below[-1] - below
-    sums = np.cumsum(counts * centres)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        variance = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
-    return float(edges[np.nanargmax(variance)])
 
 
 def halves_of_blocks(classes: Mapping[int, Sequence[int]], seed: int) -> tuple[set[int], set[int]]:

@@ -39,8 +39,8 @@ def transfer_progress(console: Console) -> Iterator[tuple[StartLine, Callable[[s
     )
     with Progress(*columns, console=console) as bars:
 
-        def start(what: str, total: int, done: int) -> Tick:
-            task = bars.add_task(what, total=total, completed=done)
+        def start(name: str, total: int, done: int) -> Tick:
+            task = bars.add_task(name, total=total, completed=done)
             return lambda n: bars.advance(task, n)
 
         yield (
@@ -55,7 +55,7 @@ def _print_now(message: str) -> None:
     print(printable(message), flush=True)
 
 
-def _plain_line(what: str, total: int, done: int) -> Tick:
+def _plain_line(name: str, total: int, done: int) -> Tick:
     lock = threading.Lock()
     first, began = done, time.monotonic()
     last = began
@@ -71,7 +71,7 @@ def _plain_line(what: str, total: int, done: int) -> Tick:
             speed = (done - first) / (now - began)
             left = f", {(total - done) / speed / 60:.0f} min left" if speed > 0 else ""
             _print_now(
-                f"{what}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB ({done / max(1, total):.0%}), "
+                f"{name}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB ({done / max(1, total):.0%}), "
                 f"{speed / 1e6:.1f} MB/s{left}"
             )
 

@@ -60,9 +60,7 @@ def read_voc(
             example ``["VOC2007/trainval", "VOC2012/trainval"]``.
         classes: class names in class order; None takes all names in the folders' annotations, of every split,
             in alphabetical order.
-        policy: how to handle bad records: stop at the first, or count them and continue without them.
-        cache: folder for parsed annotations and the result of the image check; None repeats both every time.
-        remedy: how to get the data set, for the message about a missing file.
+        policy, cache, remedy: as in ``read_coco``.
 
     Raises:
         DataError: a file is missing or damaged, no object has a known class, or (policy ``error``) a record or image is
@@ -147,7 +145,7 @@ class _Reader:
             for position, element in enumerate(annotation.findall("object"), start=1):
                 self._read_object(element, f"{where}: object {position}")
         except BadRecord as bad:
-            self.log.report(bad.kind, f"{where} {bad.what}", bad.remedy)
+            self.log.report(bad.kind, f"{where} {bad.problem}", bad.remedy)
 
     def _file_name(self, image: _Listed, annotation: ElementTree.Element) -> str:
         """Path of an image below the root: the file with the name of the XML file, otherwise its ``filename``."""
@@ -158,8 +156,8 @@ class _Reader:
         if len(candidates) > 1:
             candidates = [name for name in candidates if name == given] or candidates
         if len(candidates) > 1:
-            what = f"has more than one image: {', '.join(candidates)}"
-            raise BadRecord("ambiguous_image", what, "remove all but one, or name one in <filename>")
+            problem = f"has more than one image: {', '.join(candidates)}"
+            raise BadRecord("ambiguous_image", problem, "remove all but one, or name one in <filename>")
         if not candidates and named and (folder / given).is_file():
             candidates = [given]
         return (
@@ -173,16 +171,16 @@ class _Reader:
             name = _class_of(element)
             if name not in self.labels:
                 self._refuse_if_all_unknown()
-                what = f"has the class name {shown(name)}, which is not among the classes"
-                raise BadRecord("unknown_category", what, "add the class or correct the name")
+                problem = f"has the class name {shown(name)}, which is not among the classes"
+                raise BadRecord("unknown_category", problem, "add the class or correct the name")
             xmin, ymin, xmax, ymax = (
                 _number(element, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")
             )
             height, width = self.builder.sizes[-1]
             if xmax <= xmin or ymax <= ymin:
                 # Equal ends would mean a width of one pixel, but in practice they are errors.
-                what = f"has a box without area, xmin {xmin:g} ymin {ymin:g} xmax {xmax:g} ymax {ymax:g}"
-                raise BadRecord("degenerate_box", what, "give it an area")
+                problem = f"has a box without area, xmin {xmin:g} ymin {ymin:g} xmax {xmax:g} ymax {ymax:g}"
+                raise BadRecord("degenerate_box", problem, "give it an area")
             box = checked_box((xmin - 1, ymin - 1, xmax, ymax), width, height, self.log, where)
             difficult = _number(element, "difficult") != 0 if element.find("difficult") is not None else False
             self.builder.add_annotation(
@@ -194,7 +192,7 @@ class _Reader:
                 difficult=difficult,
             )
         except BadRecord as bad:
-            self.log.report(bad.kind, f"{where} {bad.what}", bad.remedy)
+            self.log.report(bad.kind, f"{where} {bad.problem}", bad.remedy)
 
     def _refuse_if_all_unknown(self) -> None:
         """At the first unknown class, check that any object of the split has a known one."""

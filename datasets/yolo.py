@@ -52,9 +52,7 @@ def read_yolo(
             a text file, ``labels`` replaces the last ``images``: labels/train/NAME.txt belongs to images/train/NAME.jpg.
             An image without a text file has no objects.
         classes: class names in the order of the class numbers; None takes them from ``names`` in root/data.yaml.
-        policy: how to handle bad records: stop at the first, or count them and continue without them.
-        cache: folder for parsed annotations and the result of the image check; None repeats both every time.
-        remedy: how to get the data set, for the message about a missing file.
+        policy, cache, remedy: as in ``read_coco``.
 
     Raises:
         DataError: a folder or the class names are missing, no object has a known class, or (policy ``error``) a record or
@@ -171,8 +169,8 @@ class _Reader:
         where = f"image {self.root / file}"
         try:
             if text in self.image_of:
-                what = f"shares the text file {text} with {self.image_of[text]}"
-                raise BadRecord("ambiguous_image", what, "remove or rename one of the two images")
+                problem = f"shares the text file {text} with {self.image_of[text]}"
+                raise BadRecord("ambiguous_image", problem, "remove or rename one of the two images")
             self.image_of[text] = file
             if header is None:
                 raise BadRecord(
@@ -180,21 +178,21 @@ class _Reader:
                 )
             width, height, orientation = header
             if orientation in range(2, 9):
-                what = f"has EXIF orientation {orientation}, so its boxes may belong to the rotated image"
-                raise BadRecord("rotated_image", what, "store the image without EXIF rotation")
+                problem = f"has EXIF orientation {orientation}, so its boxes may belong to the rotated image"
+                raise BadRecord("rotated_image", problem, "store the image without EXIF rotation")
             lines = _lines(self.root / text) if text in self.texts else []
             self.builder.add_image(len(self.builder.image_ids) + 1, file, width, height)
             for number, line in enumerate(lines, start=1):
                 self._read_line(line, f"{self.root / text}: line {number}")
         except BadRecord as bad:
-            self.log.report(bad.kind, f"{where} {bad.what}", bad.remedy)
+            self.log.report(bad.kind, f"{where} {bad.problem}", bad.remedy)
 
     def report_unused(self) -> None:
         """Report text files without an image."""
         for text in sorted(self.texts):
             if text not in self.image_of and PurePosixPath(text).name != LIST_OF_CLASSES:
-                what = f"{self.root / text} belongs to no image of the split"
-                self.log.report("unknown_image", what, "add the image or remove the file")
+                problem = f"{self.root / text} belongs to no image of the split"
+                self.log.report("unknown_image", problem, "add the image or remove the file")
 
     def refuse_if_all_unknown(self) -> None:
         if self.unknown and not self.builder.labels:
@@ -213,8 +211,8 @@ class _Reader:
             return
         try:
             if len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
-                what = f"has {len(words)} fields, neither 'class cx cy w h' nor a class and the points of a polygon"
-                raise BadRecord("bad_record", what, "correct the line")
+                problem = f"has {len(words)} fields, neither 'class cx cy w h' nor a class and the points of a polygon"
+                raise BadRecord("bad_record", problem, "correct the line")
             label = self._label(words[0])
             height, width = self.builder.sizes[-1]
             polygons = []
@@ -242,7 +240,7 @@ class _Reader:
                 polygons=polygons,
             )
         except BadRecord as bad:
-            self.log.report(bad.kind, f"{where} {bad.what}", bad.remedy)
+            self.log.report(bad.kind, f"{where} {bad.problem}", bad.remedy)
 
     def _label(self, word: str) -> int:
         number = number_from(word, "class")
@@ -252,16 +250,16 @@ class _Reader:
             )
         if not 0 <= number < len(self.names):
             self.unknown.add(int(number))
-            what = f"has class = {shown(word)}, but the classes are {self._range()}"
-            raise BadRecord("unknown_category", what, "name the class in data.yaml or in dataset.classes")
+            problem = f"has class = {shown(word)}, but the classes are {self._range()}"
+            raise BadRecord("unknown_category", problem, "name the class in data.yaml or in dataset.classes")
         return int(number)
 
 
 def _part(word: str, name: str) -> float:
     number = number_from(word, name)
     if not -TOLERANCE <= number <= 1 + TOLERANCE:
-        what = f"has {name} = {shown(word)}, not a part of the image between 0 and 1"
-        raise BadRecord("bad_field", what, f"divide {name} by the width or height of the image")
+        problem = f"has {name} = {shown(word)}, not a part of the image between 0 and 1"
+        raise BadRecord("bad_field", problem, f"divide {name} by the width or height of the image")
     return number
 
 
@@ -269,5 +267,5 @@ def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        what = f"has the text file {path}, which cannot be read ({error})"
-        raise BadRecord("broken_text", what, "export it again as UTF-8") from error
+        problem = f"has the text file {path}, which cannot be read ({error})"
+        raise BadRecord("broken_text", problem, "export it again as UTF-8") from error

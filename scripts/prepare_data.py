@@ -40,25 +40,22 @@ import difflib
 import functools
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from scripts.entry import asks_for_help, compose_config, printable
+from scripts.entry import asks_for_help, compose_config, own_options, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from datasets import AnnotationIndex, ClassStatistics
     from datasets.defects import Defect
-    from datasets.obtain import Sources
 
 # The functions import `datasets`, and with it torch, after the arguments are read.
 DEFECTS_FOUND, UNREADABLE, INTERRUPTED = 1, 2, 130
 DOWNLOADS = ("coco", "lvis", "voc")
 CONVERSIONS = ("ccp", "chula", "foda")
-OPTIONS = ("existing", "mirror", "keep_archives", "connections", "verify")
+OPTIONS = {"existing": None, "mirror": None, "keep_archives": False, "connections": 4, "verify": True}
 
 
 def main(arguments: list[str]) -> int:
@@ -92,16 +89,18 @@ def main(arguments: list[str]) -> int:
 def fetch(name: str, arguments: list[str]) -> int:
     """Download, link or unpack a published data set, then read its annotations."""
     options, overrides = _options(arguments, OPTIONS)
-    _check_options(options)
+    if not 1 <= options["connections"] <= 32:
+        raise ValueError(f"connections={options['connections']} is not a number from 1 to 32")
     dataset = _dataset([f"dataset={name}", *overrides])
 
     from rich.console import Console
 
     from datasets import releases
-    from datasets.obtain import obtain
+    from datasets.obtain import Sources, obtain
     from datasets.transfer_progress import transfer_progress
 
-    sources = _sources(options)
+    existing = options.pop("existing")
+    sources = Sources(existing=Path(existing) if existing else None, **options)
     wanted = [(Path(dataset[entry]), parts) for entry, parts in releases.PUBLISHED[name].items()]
     folders = " and ".join(dict.fromkeys(str(folder) for folder, _ in wanted))
     with transfer_progress(Console()) as (progress, say):
@@ -113,11 +112,11 @@ def fetch(name: str, arguments: list[str]) -> int:
 
 def convert(name: str, arguments: list[str]) -> int:
     """Convert the authors' release of a photograph data set, then read its annotations."""
-    options, overrides = _options(arguments, ("existing",))
-    if "existing" not in options:
+    options, overrides = _options(arguments, {"existing": None})
+    if not options["existing"]:
         raise ValueError(f"{name} has no download: set existing=FOLDER to a copy of the authors' release")
     dataset = _dataset([f"dataset={name}", *overrides])
-    release, root = Path(options["existing"]).expanduser(), Path(dataset.root)
+    release, root = Path(options["existing"]), Path(dataset.root)
     if release.resolve() == root.resolve():
         raise ValueError(
             f"existing= and dataset.root are the same folder {root}: set dataset.root to another one"
@@ -134,9 +133,9 @@ def convert(name: str, arguments: list[str]) -> int:
 
 def instrument(arguments: list[str]) -> int:
     """Write the splits on which the photographs' protocols are chosen, then print how to train on them."""
-    options, overrides = _options(arguments, ("existing", "output"))
-    existing = options.get("existing") or compose_config(overrides).paths.data
-    output = Path(options.get("output", "data/instrument")).expanduser()
+    options, overrides = _options(arguments, {"existing": None, "output": "data/instrument"})
+    existing = options["existing"] or compose_config(overrides).paths.data
+    output = Path(options["output"])
 
     from datasets.prepare_instrument import NUMBER, prepare_instrument
 
@@ -184,42 +183,18 @@ def shapes(overrides: list[str]) -> int:
     return 0
 
 
-def _options(arguments: list[str], known: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The options of a command as strings, and the arguments for Hydra."""
-    given: dict[str, str] = {}
-    overrides = []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if equals and key in known:
-            given[key] = value
-            continue
-        near = difflib.get_close_matches(key, known, n=1)
+def _options(arguments: list[str], defaults: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The options of a command, and the arguments for Hydra.
+
+    Raises:
+        ValueError: an option has a value of the wrong kind, or a misspelt name.
+    """
+    options, overrides = own_options(arguments, defaults)
+    for key in (argument.partition("=")[0] for argument in overrides):
+        near = difflib.get_close_matches(key, defaults, n=1)
         if near and "." not in key:
             raise ValueError(f"unknown option {key!r}; did you mean {near[0]}=...?")
-        overrides.append(argument)
-    return given, overrides
-
-
-def _check_options(options: dict[str, str]) -> None:
-    """Raise ValueError if a download's option has a wrong value."""
-    connections = options.get("connections", "4")
-    if not connections.isdigit() or not 1 <= int(connections) <= 32:
-        raise ValueError(f"connections={connections} is not a number from 1 to 32")
-    for key in ("verify", "keep_archives"):
-        if options.get(key, "true").lower() not in ("true", "false"):
-            raise ValueError(f"{key}={options[key]} is neither true nor false")
-
-
-def _sources(options: dict[str, str]) -> Sources:
-    from datasets.obtain import Sources
-
-    return Sources(
-        mirror=options.get("mirror"),
-        existing=Path(options["existing"]).expanduser() if "existing" in options else None,
-        verify=options.get("verify", "true").lower() == "true",
-        keep_archives=options.get("keep_archives", "false").lower() == "true",
-        connections=int(options.get("connections", "4")),
-    )
+    return options, overrides
 
 
 def _dataset(overrides: list[str]) -> DictConfig:
