@@ -166,7 +166,7 @@ def demo(arguments: list[str]) -> int:
     from afl.predict import load_predictor
     from afl.tracking import write_bytes
     from afl.zoo import ZOO, names, read_entry
-    from afl.zoo.kept import kept_sheet
+    from afl.zoo.kept_images import kept_sheet
 
     run = options["run"] or next(f"zoo:{name}" for name in DEMOS if name in names())
     predictor = load_predictor(run, device="cpu")

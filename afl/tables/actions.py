@@ -11,8 +11,8 @@ from rich.console import Console
 from afl.reporting import Table, agreement, build_table, connect, load_records, server_records
 from afl.reporting.records import unit_name
 from afl.tables.cells import cells_of
+from afl.tables.committed import portable, table_spec
 from afl.tables.expected import compared
-from afl.tables.kept import portable, table_spec
 from afl.tables.pinned import pinned, require_trainable
 from afl.tables.plan import plan
 from afl.tables.sweep import headline, run

@@ -23,7 +23,7 @@ from afl.training.evaluation import evaluate_run
 from afl.training.load import LoadedRun, load_run
 from afl.training.run_identity import RECORD
 from afl.zoo.files import NOTE, SUFFIX, Entry, read_entry, stored, write_entry
-from afl.zoo.kept import ANNOTATIONS, kept_ap
+from afl.zoo.kept_images import ANNOTATIONS, kept_ap
 from datasets import AnnotationIndex, read_image_file
 
 IMAGES = "images"

@@ -23,7 +23,7 @@ from afl.reporting.figures.push import draw_push
 from afl.reporting.figures.style import save
 from afl.reporting.figures.trade import draw_trade
 from afl.reporting.frame import frame
-from afl.tables.kept import kept_table
+from afl.tables.committed import kept_table
 from afl.tracking import Record
 from afl.training.build import instantiate
 from datasets.shapes import BENCHMARK_FILLS, BENCHMARK_OUTLINES, instances_by_rank

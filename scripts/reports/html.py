@@ -12,7 +12,7 @@ from afl.reporting.names import in_order
 from afl.reporting.pages.material import Gallery, Material
 from afl.reporting.pages.report import report
 from afl.reporting.records import cell_of
-from afl.tables.kept import table_spec
+from afl.tables.committed import table_spec
 from afl.tracking import FINISHED, Record, read_metrics, write_text
 from afl.training.run_identity import CURVES, RECORD
 from datasets import DataError

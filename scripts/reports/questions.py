@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from afl.reporting import answers, load_records, questions
 from afl.reporting.documents import refreshed
 from afl.reporting.frame import frame
-from afl.tables.kept import KeptTable, kept_table, write_answer
+from afl.tables.committed import KeptTable, kept_table, write_answer
 from afl.tracking import FINISHED, write_json, write_text
 from scripts.reports.material import figures_on_training_images
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from afl.reporting.documents import MARKED, refreshed
-from afl.tables.kept import write_answer
+from afl.tables.committed import write_answer
 from scripts.report import main
 from scripts.reports.questions import DOCUMENTS, ROOT
 

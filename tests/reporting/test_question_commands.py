@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from afl.reporting import load_records, questions
 from afl.reporting.frame import frame
-from afl.tables.kept import kept_table
+from afl.tables.committed import kept_table
 from afl.tracking import write_record
 from afl.training import run_cell
 from afl.training.compose import compose_cell

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from afl.reporting import TableSpec, answers, build_table, questions
-from afl.tables.kept import kept_table
+from afl.tables.committed import kept_table
 from afl.tracking import write_record
 from scripts.report import main
 

@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 
 from afl.config import CONF, ConfigError
 from afl.reporting import TableSpec, build_table
+from afl.tables.committed import kept_table
 from afl.tables.expected import ABOVE, BELOW, MET, NONE, compared
-from afl.tables.kept import kept_table
 from afl.tracking import read_record
 
 FILES = sorted(path.stem for path in (CONF / "table").glob("*.yaml") if "expected" in OmegaConf.load(path))

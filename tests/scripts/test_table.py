@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from afl.tables import sweep as sweeping
 from afl.tables.cells import cells_of, compose_cells
-from afl.tables.kept import portable
+from afl.tables.committed import portable
 from afl.tables.plan import FEATURES, Plan, Row
 from afl.tracking import FAILED, FINISHED, Record, write_record
 from afl.training import run_cell
