@@ -1,4 +1,4 @@
-"""A user's table against the committed one of the same name: are their differences within the noise over seeds?
+"""Compares a user's table with the committed one of the same name, and checks whether differences are within the noise over seeds.
 
 The noise of one run is the standard deviation s over the committed seeds, pooled over the losses of a detector. With m seeds of the
 user and n committed ones, a difference of the means is within noise if its size is at most t(0.975) s sqrt(1/m + 1/n). About one
@@ -49,7 +49,7 @@ class Agreement:
 
 
 def agreements(own: Table, kept: Table) -> list[Agreement]:
-    """Every entry that both tables have, by data set, detector, loss and metric; averages are left out."""
+    """All entries that both tables have, by data set, detector, loss and metric; averages are left out."""
     found = []
     for dataset in own.spec.datasets:
         if dataset not in kept.spec.datasets:

@@ -1,4 +1,4 @@
-"""The caption of a table, and what a reader must know before trusting its numbers."""
+"""The caption of a table, and notes about limitations of its numbers."""
 
 from __future__ import annotations
 

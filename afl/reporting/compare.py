@@ -1,4 +1,4 @@
-"""Two runs compared: their settings, and the change of AP."""
+"""Compares two runs: their settings, and the changes of AP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class Comparison:
-    """The second run against the first.
+    """The differences of the second run from the first.
 
     Attributes:
         changed: (entry of the config, first, second) for entries that differ; None if a run does not have the entry.

@@ -1,4 +1,4 @@
-"""A table as CSV, Markdown, LaTeX and on a terminal. Nothing is computed here."""
+"""Writes a table as CSV, Markdown and LaTeX, and for a terminal, without computing figures."""
 
 from __future__ import annotations
 

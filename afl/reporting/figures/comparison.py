@@ -11,7 +11,7 @@ from afl.reporting.names import GROUPS, METRICS
 
 
 def draw_comparison(found: Comparison) -> Figure:
-    """Differences in points of AP: overall and by group above, below them the classes that moved most, in the colours of their
+    """Differences in points of AP: overall and by group above, below them the classes with the largest changes, in the colours of their
     groups."""
     overall = [(name, 100 * (b - a)) for name, a, b in found.metrics if name in METRICS]
     moved = found.most_moved()

@@ -19,7 +19,7 @@ from afl.tracking import Picture
 def draw_gallery(galleries: Sequence[Gallery]) -> Figure:
     """A row for each image: ground truth, then each run's detections with a score of at least ``SCORE``.
 
-    Boxes have the colour of their class's frequency group; a broken line marks a detection without an object of its class.
+    Boxes have the colour of their class's frequency group; a dashed line marks a detection without an object of its class.
 
     Args:
         galleries: one for each column, with the same images in the same order.

@@ -52,7 +52,7 @@ def draw_family() -> Figure:
             axes, ("positive", "negative"), ("positive (y = 1)", "negative (y = 0)"), strict=True
         ):
             for curve, (color, line) in zip(curves, FAMILY_LOOKS, strict=True):
-                # Broken lines are drawn over whole ones, so that both are seen where they coincide.
+                # Dashed lines are drawn over solid ones, so that both are visible if they coincide.
                 order = 2.0 if line == "-" else 2.1
                 label = textwrap.fill(curve.names[0], 30)
                 axis.plot(P, getattr(curve, name), color=color, linestyle=line, label=label, zorder=order)

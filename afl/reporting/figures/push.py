@@ -1,4 +1,4 @@
-"""The mechanism in one figure: how hard each loss pushes each frequency group over training, and what each group gains."""
+"""The mechanism in one figure: the gradient of each loss on each frequency group over training, and the gain of each group."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How figures look, and how they are written."""
+"""The style of figures, and their files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FORMATS = {
 
 
 def styled() -> AbstractContextManager:
-    """The context in which a figure is made, whatever the user's own style is."""
+    """The context for drawing a figure, independent of the user's matplotlib style."""
     return matplotlib.style.context(["default", STYLE])
 
 

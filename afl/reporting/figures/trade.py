@@ -1,4 +1,4 @@
-"""One figure of a table: what each loss gains on the rarest classes against what it loses on the most frequent ones."""
+"""One figure of a table: the gain of each loss on the rarest classes against its loss on the most frequent ones."""
 
 from __future__ import annotations
 

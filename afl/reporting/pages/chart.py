@@ -261,5 +261,5 @@ def extent(values: Sequence[float], room: float = 0.06) -> tuple[float, float]:
 
 
 def _plain(text: str) -> str:
-    """A dollar sign is a dollar sign and does not start a formula."""
+    """Escape dollar signs, which would start a formula."""
     return text.replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""AP of classes against how often they occur."""
+"""AP of classes against their number of training instances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The frame of a page: a template for each section, style and script inside, nothing outside it."""
+"""The frame of a page: a template for each section, with style and script inside the page and no external files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the figures were made: protocol, environment, every run."""
+"""The origin of the figures: protocol, environment, and every run."""
 
 from __future__ import annotations
 

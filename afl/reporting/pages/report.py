@@ -1,4 +1,4 @@
-"""The report: everything that the records of some tables say, in one page."""
+"""The report: all figures of the records of some tables in one page."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def _rows(block: Block, found: Table) -> list[dict[str, Any]]:
 
 
 def _cell(entry: Entry) -> dict[str, Any]:
-    """What the template writes of an entry."""
+    """The parts of an entry that the template writes."""
     if entry.value is None:
         return {"word": "failed" if entry.failed else "not run" if entry.missing else "undefined"}
     cell = {

@@ -14,7 +14,7 @@ from afl.reporting.table import Table
 
 
 def noise(table: Table) -> pd.DataFrame:
-    """How much a figure of a table changes when only the seed changes, pooled over the losses of a row.
+    """The change of a figure when only the seed changes, pooled over the losses of a row.
 
         spread^2 = sum over losses and seeds of (x - mean of the loss)^2 / sum over losses of (n - 1)
         paired^2 = the same of the differences to the baseline by seed
@@ -120,7 +120,7 @@ def adjusted(
 
 
 def gains(table: Table) -> dict[str, dict[str, Estimate]]:
-    """What each loss gains over the baseline, by loss and metric, in [0, 1]: differences of means over detectors, paired by data
+    """The gain of each loss over the baseline, by loss and metric, in [0, 1]: differences of means over detectors, paired by data
     set and unit. Units for which a detector has no run of one of the two losses are left out, and so are losses without a unit.
 
     Raises:

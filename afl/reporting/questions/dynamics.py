@@ -13,7 +13,7 @@ QUARTERS = {"a quarter": 0.25, "half": 0.5, "three quarters": 0.75, "all": 1.0}
 
 
 def push_ratios(found: pd.DataFrame, losses: Sequence[str], baseline: str) -> pd.DataFrame:
-    """How hard each loss pushes the positives of a frequency group, as a multiple of the baseline on the same seeds:
+    """The gradient of each loss on the positives of a frequency group, as a multiple of the baseline's on the same seeds:
 
         ratio = sum over seeds of S_loss / sum over seeds of S_baseline,    S: sum of |dL/dz| over the group's positives
 

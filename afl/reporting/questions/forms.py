@@ -1,4 +1,4 @@
-"""Which form of AFL holds on several data sets."""
+"""The choice of a form of AFL from several data sets."""
 
 from __future__ import annotations
 

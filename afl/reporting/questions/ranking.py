@@ -1,4 +1,4 @@
-"""The losses of a table in the order of what they gain, with what they cost."""
+"""Ranks the losses of a table by gain, with their costs."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ def ranking(table: Table) -> list[Ranked]:
 
 
 def _seconds(record: Record) -> float | None:
-    """Of training, for an image."""
+    """Seconds of training per image."""
     return 1 / record.images_per_second if record.images_per_second else None
 
 
 def _ratio(table: Table, loss: str, cost: Callable[[Record], float | None]) -> float | None:
-    """Median ratio of a cost of a loss's records to that of the baseline's beside them."""
+    """Median ratio of a cost of a loss's records to the cost of the corresponding records of the baseline."""
     ratios = []
     for (dataset, detector, name, unit), record in table.cells.items():
         base = table.cells[dataset, detector, str(table.spec.baseline), unit]

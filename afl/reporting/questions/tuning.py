@@ -1,4 +1,4 @@
-"""Which setting of one loss is best, from runs that change one setting at a time."""
+"""The best setting of one loss, from runs that change one setting at a time."""
 
 from __future__ import annotations
 
