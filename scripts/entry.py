@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import logging
 import os
@@ -14,7 +13,6 @@ from typing import Any
 
 import hydra
 import yaml
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -24,6 +22,8 @@ from afl.config import (
     CONF,
     IMAGE_SIZE,
     ConfigError,
+    composed,
+    did_you_mean,
     hydra_override,
     members,
     unknown_choice,
@@ -67,8 +67,7 @@ def compose_config(arguments: Sequence[str], config_name: str = "config") -> Dic
     """
     overrides = checked(arguments, config_name)
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose(config_name, overrides)
+        return composed(overrides, config_name)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(str(error).splitlines()[0]) from None
 
@@ -142,8 +141,7 @@ def _base(choices: Sequence[str], config_name: str) -> DictConfig | None:
     """The config of the chosen group members (of a sweep, the first ones) before any setting is changed."""
     first = [choice.split(",")[0] for choice in choices if not choice.lstrip("+").startswith("hydra")]
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose(config_name, overrides=first)
+        return composed(first, config_name)
     except (HydraException, OmegaConfBaseException):
         return None
 
@@ -216,8 +214,7 @@ def options_of(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dict[st
         if not equals or argument.startswith("-"):
             raise ValueError(not_assigned(argument, arguments[i + 1 :]))
         if name not in defaults:
-            near = difflib.get_close_matches(name, defaults, n=1, cutoff=0.4)
-            meant = f" Did you mean {near[0]}?" if near else ""
+            meant = did_you_mean(name, defaults, cutoff=0.4)
             raise ValueError(f"there is no option {name!r}.{meant} There are: {', '.join(defaults)}")
         options[name] = _value(name, text, defaults[name])
     return options

@@ -31,7 +31,6 @@ Questions about the records of a table, answered in results/TABLE:
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import logging
 import sys
@@ -39,6 +38,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from afl.config import did_you_mean
 from scripts.entry import asks_for_help, options_of, own_options, quiet_libraries, run_command
 
 HERE = Path(__file__).parent / "reports"
@@ -91,9 +91,8 @@ def main(arguments: list[str]) -> Any:
     if name not in MODULES:
         if asks_for_help(arguments, __doc__):
             return None
-        near = difflib.get_close_matches(name, MODULES, n=1)
-        meant = f"did you mean {near[0]}?" if near else "which report?"
-        sys.exit(f"{meant} python -m scripts.report {' | '.join(MODULES)}")
+        meant = did_you_mean(name, MODULES) or " Which report?"
+        sys.exit(f"{meant[1:]} python -m scripts.report {' | '.join(MODULES)}")
     chosen = command(name)
     if asks_for_help(rest, chosen.document):
         return None

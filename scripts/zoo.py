@@ -20,14 +20,13 @@ change the config of every run, as in scripts.train. A detector is used by its n
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from afl.config import CONF
+from afl.config import CONF, did_you_mean
 from scripts.entry import asks_for_help, checked, options_of, own_options, quiet_libraries, run_command
 
 SPEC = CONF / "zoo.yaml"
@@ -48,8 +47,7 @@ def main(arguments: list[str]) -> int:
     )
     actions = {"list": _list, "make": _make, "add": _add, "page": _page}
     if action not in actions:
-        near = difflib.get_close_matches(action, actions, n=1)
-        meant = f" Did you mean {near[0]}?" if near else ""
+        meant = did_you_mean(action, actions)
         raise ValueError(f"there is no action {action!r}.{meant} There are: {', '.join(actions)}")
     return actions[action](rest)
 
@@ -69,8 +67,7 @@ def _make(arguments: list[str]) -> int:
     known = spec["entries"]
     for name in options["names"] or []:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            meant = f" Did you mean {near[0]}?" if near else ""
+            meant = did_you_mean(name, known)
             raise ValueError(f"{SPEC.name} has no entry {name!r}.{meant} It has: {', '.join(known)}")
     wanted = options["names"] or list(known)
     missing = [name for name in wanted if not (zoo / f"{name}.safetensors").is_file()]

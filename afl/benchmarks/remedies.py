@@ -15,8 +15,9 @@ from torch import nn
 
 from afl.benchmarks.harness import Row, peak_bytes, take_turns
 from afl.benchmarks.training_step import gradient_work
+from afl.config import CONF
 from afl.training.build import build_detector
-from afl.training.compose import CONF, compose_cell
+from afl.training.compose import compose_cell
 from detectors.contract import ClassCounts
 
 DETECTORS = {"retinanet": "anchors", "centernet": "heat maps"}

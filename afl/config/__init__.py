@@ -3,7 +3,8 @@
 Imports neither torch nor a data set, so that a command can report a typo before it loads them.
 """
 
-from afl.config.choices import members, unknown_choice
+from afl.config.choices import did_you_mean, members, unknown_choice
+from afl.config.compose import composed
 from afl.config.overrides import (
     CONF,
     IMAGE_SIZE,
@@ -25,6 +26,8 @@ __all__ = [
     "ConfigError",
     "apply_overrides",
     "check_values",
+    "composed",
+    "did_you_mean",
     "hydra_override",
     "members",
     "quoted",

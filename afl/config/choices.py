@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from afl.config.overrides import CONF
 
@@ -19,10 +19,15 @@ def unknown_choice(arguments: Sequence[str]) -> str | None:
         known = members(found[1])
         for member in found[2].split(","):
             if member not in known and member != "null":
-                near = difflib.get_close_matches(member, known, n=1, cutoff=0.4)
-                meant = f" Did you mean {found[1]}={near[0]}?" if near else ""
+                meant = did_you_mean(member, known, f"{found[1]}=", cutoff=0.4)
                 return f"There is no {found[1]} {member!r}.{meant} There are: {', '.join(known)}"
     return None
+
+
+def did_you_mean(name: str, known: Iterable[str], before: str = "", cutoff: float = 0.6) -> str:
+    """`` Did you mean NEAREST?`` with the nearest of the known names after ``before``; empty if none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f" Did you mean {before}{near[0]}?" if near else ""
 
 
 def members(group: str) -> list[str]:

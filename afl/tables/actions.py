@@ -54,11 +54,7 @@ def _run(config: DictConfig) -> None:
         _write(table, Path(config.results) / name)
         console.print(table.to_rich())
         if config.table.get("trained_at"):
-            console.print(
-                f"The committed records have changed: correct trained_at in conf/table/{name}.yaml",
-                markup=False,
-                highlight=False,
-            )
+            console.out(f"The committed records have changed: correct trained_at in conf/table/{name}.yaml")
     else:
         table = build_table(records, table_spec(config.table, seeds))
         _show_comparison(table, kept, config)
@@ -70,13 +66,13 @@ def _run(config: DictConfig) -> None:
 def _print_pin(config: DictConfig) -> None:
     """Print the commits at which the committed records were trained."""
     if pinned(config.table):
-        console.print(f"{pinned(config.table)}.", markup=False, highlight=False, soft_wrap=True)
+        console.out(f"{pinned(config.table)}.", highlight=False)
 
 
 def _print_expected(table: Table, config: DictConfig) -> None:
     """Print each published figure that the table's file lists, with the figure that was reached."""
     for line in compared(table, config.table.get("expected") or []):
-        console.print(str(line), markup=False, highlight=False, soft_wrap=True)
+        console.out(line, highlight=False)
 
 
 def _show_comparison(table: Table, kept: list[Record], config: DictConfig) -> None:
@@ -87,19 +83,19 @@ def _show_comparison(table: Table, kept: list[Record], config: DictConfig) -> No
     committed = build_table(kept, table_spec(config.table, seeds)) if kept else None
     found = agreement.agreements(table, committed) if committed else []
     for note in table.notes:
-        console.print(f"{note}.", style="yellow", markup=False, highlight=False)
+        console.out(f"{note}.", style="yellow", highlight=False)
     if not found:
         console.print(table.to_rich())
         return
     console.print(agreement.to_rich(found, headline(config.table.metrics)))
     for line in agreement.other_protocol(table, committed):
-        console.print(f"The protocols differ: {line}", markup=False, highlight=False)
+        console.out(f"The protocols differ: {line}", highlight=False)
     outside = sum(one.verdict == agreement.OUTSIDE for one in found)
-    console.print(
+    console.out(
         f"{len(found)} figures compared with {_kept_folder(config).parent} (seeds {', '.join(map(str, seeds))}): {outside} outside the "
         f"noise over seeds; chance alone puts about {len(found) * 0.05:.0f} outside",
-        markup=False, highlight=False,
-    )  # fmt: skip
+        highlight=False,
+    )
     write_text(folder / "committed.md", agreement.to_markdown(found))
     console.print(f"written: {folder}/committed.md, all figures of both tables")
 

@@ -70,21 +70,21 @@ def write_answer(path: Path, text: str) -> None:
     print("written:", path)
 
 
-def kept_table(options: Mapping[str, Any]) -> KeptTable:
-    """Read the table ``options['table']`` below ``options['results']``.
+def kept_table(name: str, results: str | Path) -> KeptTable:
+    """Read the table ``name`` below the folder ``results``.
 
     Raises:
         ConfigError: the table does not exist or has no records.
     """
-    problem = unknown_choice([f"table={options['table']}"])
+    problem = unknown_choice([f"table={name}"])
     if problem:
         raise ConfigError(problem)
-    spec = OmegaConf.load(CONF / "table" / f"{options['table']}.yaml")
-    folder = Path(options["results"]) / options["table"]
+    spec = OmegaConf.load(CONF / "table" / f"{name}.yaml")
+    folder = Path(results) / name
     records = load_records(sorted((folder / "records").glob("*.json")))
     if not records:
         raise ConfigError(
-            f"{folder / 'records'} has no records yet; train them: python -m scripts.table table={options['table']} action=run"
+            f"{folder / 'records'} has no records yet; train them: python -m scripts.table table={name} action=run"
         )
     return KeptTable(folder, spec, records)
 

@@ -68,14 +68,14 @@ def run(config: DictConfig, seeds: Sequence[int], console: Console) -> list[Reco
         console.print(f"{config.table.title}: all {len(cells)} cells are finished")
         return records_of(cells)
     log_path = Path(config.paths.output) / "sweeps" / f"{config.table.name}.log"
-    console.print(
+    console.out(
         f"{config.table.title}: {len(cells)} cells, {len(cells) - len(missing)} finished, {len(missing)} to train, "
         f"{config.jobs} at a time; their output: {log_path}",
-        highlight=False, markup=False, soft_wrap=True,
-    )  # fmt: skip
+        highlight=False,
+    )
     clock = Clock(plan(config, list(seeds)), config.jobs)
     for line in clock.outlook():
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.out(line, highlight=False)
     before = {cell.name: cell.record() for cell in missing}
     features = FeatureRuns(Path(config.paths.output))
     first, *later = sweeps_of(config.table)
@@ -86,7 +86,7 @@ def run(config: DictConfig, seeds: Sequence[int], console: Console) -> list[Reco
             for record in features.new():
                 clock.ended(record)
                 line = f"features of {record.detector}: trained in {record.seconds:.0f} s"
-                console.print(line, highlight=False, markup=False, soft_wrap=True)
+                console.out(line, highlight=False)
             for cell in list(waiting):
                 record = cell.record()
                 if record is not None and record != before[cell.name]:
@@ -94,7 +94,7 @@ def run(config: DictConfig, seeds: Sequence[int], console: Console) -> list[Reco
                     clock.ended(record)
                     place = f"[{len(cells) - len(waiting)}/{len(cells)}]"
                     line = f"{place} {cell.name}: {result(record, config.table.metrics)}; {clock.left()}"
-                    console.print(line, highlight=False, markup=False, soft_wrap=True)
+                    console.out(line, highlight=False)
             if not running and not later:
                 break
             if not running:
@@ -110,7 +110,7 @@ def run(config: DictConfig, seeds: Sequence[int], console: Console) -> list[Reco
         names = ", ".join(cell.name for cell in waiting)
         last = "\n".join(log_path.read_text(encoding="utf-8").rstrip().splitlines()[-LINES_OF_LOG:])
         text = f"no record of {names}. The end of {log_path}:\n{last}"
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        console.out(text, highlight=False)
     return records_of(cells)
 
 

@@ -14,8 +14,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from afl.config import ConfigError
-from afl.training.compose import CONF
+from afl.config import CONF, ConfigError
 from afl.training.duration import Duration
 from afl.training.loop import LoopOptions
 from afl.training.schedule import Schedule, warmed_up

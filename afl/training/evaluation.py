@@ -24,9 +24,9 @@ from afl.training.folds import DETECTIONS, kept_detections
 from afl.training.interruption import Interruption
 from afl.training.load import LoadedRun
 from afl.training.loop import LoopOptions
+from afl.training.pictures import picture_of
 from afl.training.prior import adapt_threshold, calibrate
 from datasets.files import write_bytes
-from datasets.images import read_image
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Evaluation:
             evaluator.process(image_ids, boxes)
             for image_id, one in zip(image_ids, boxes, strict=True):
                 if self.world.is_main and len(pictures) < self.config.trainer.pictures:
-                    pictures.append(self._picture(number[image_id], image_id, one))
+                    pictures.append(picture_of(self.data.val, number[image_id], one))
         if self.world.size > 1:
             # Once and not per batch, because the number of batches differs between processes.
             if interruption is not None:
@@ -118,19 +118,6 @@ class Evaluation:
             write_diagnostics(self.folder / self.detections.replace("detections", "diagnostics"), evaluator)
         barrier(self.world)
         return metrics, pictures
-
-    def _picture(self, i: int, image_id: int, found) -> Picture:
-        val = self.data.val
-        chosen = val.annotations(i)
-        return Picture(
-            name=str(image_id),
-            pixels=read_image(val, i),
-            boxes=val.boxes[chosen],
-            labels=val.labels[chosen],
-            found_boxes=found.boxes.numpy(),
-            found_scores=found.scores.float().numpy(),
-            found_labels=found.labels.numpy(),
-        )
 
 
 @contextlib.contextmanager

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import torch
 
 from afl.tracking import Picture
 from afl.training.lettering import legible, size_of, write
+from datasets import AnnotationIndex, read_image
 from detectors.contract import Detections
 
 TRUTH_COLOR, FOUND_COLOR, TEXT_COLOR = (60, 200, 60), (250, 120, 30), (255, 255, 255)
@@ -27,6 +29,22 @@ CLASS_COLORS = (
     (86, 180, 233),
     (240, 228, 66),
 )
+
+
+def picture_of(index: AnnotationIndex, i: int, found: Detections | None = None) -> Picture:
+    """Image ``i`` of a split with its objects and with detections in pixels of its file."""
+    own = index.annotations(i)
+    if found is None:
+        found = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    return Picture(
+        name=str(index.image_ids[i]),
+        pixels=read_image(index, i),
+        boxes=index.boxes[own],
+        labels=index.labels[own],
+        found_boxes=found.boxes.numpy(),
+        found_scores=found.scores.float().numpy(),
+        found_labels=found.labels.numpy(),
+    )
 
 
 def draw_picture(picture: Picture, names: Sequence[str], score_threshold: float = 0.3) -> np.ndarray:

@@ -29,7 +29,6 @@ from afl.training.learner import Learner, moving_average
 from afl.training.loop import Training
 from afl.training.optimizer import build_optimizer
 from afl.training.prior import initialise_priors
-from afl.training.progress import MODES
 from afl.training.run_identity import Run
 from datasets import DataError
 
@@ -101,10 +100,6 @@ def _check_record(run: Run) -> None:
                 raise DataError(
                     f"{index.sources[0]}: the name of category {category} {problem}; rename the category"
                 )
-    if run.config.trainer.progress not in MODES:
-        raise ConfigError(
-            f"trainer.progress is {run.config.trainer.progress!r}; it is one of {', '.join(MODES)}"
-        )
 
 
 def _resume(run: Run) -> dict[str, Any] | None:

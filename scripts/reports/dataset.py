@@ -10,7 +10,8 @@ import numpy as np
 from afl.reporting.pages.dataset import Split, dataset_page
 from afl.tracking import Picture, write_text
 from afl.training.data import RunData, read_data
-from datasets import AnnotationIndex, read_image
+from afl.training.pictures import picture_of
+from datasets import AnnotationIndex
 from scripts.entry import compose_config
 from scripts.reports.material import require_images
 
@@ -85,19 +86,7 @@ def samples(data: RunData, count: int) -> list[Picture]:
     for i in [*_spread(filled, count), *filled]:
         if len(chosen) < count:
             chosen.setdefault(i)
-    empty = np.zeros((0, 4))
-    return [
-        Picture(
-            name=str(index.image_ids[i]),
-            pixels=read_image(index, i),
-            boxes=index.boxes[index.annotations(i)],
-            labels=index.labels[index.annotations(i)],
-            found_boxes=empty,
-            found_scores=empty[:, 0],
-            found_labels=empty[:, 0],
-        )
-        for i in map(int, sorted(chosen))
-    ]
+    return [picture_of(index, i) for i in map(int, sorted(chosen))]
 
 
 def _spread(pool: Sequence[int], count: int) -> list[int]:

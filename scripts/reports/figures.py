@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from afl.config import CONF, composed
 from afl.losses import MapInfo, MapLoss
 from afl.reporting import load_records
 from afl.reporting.figures.curves import DEPENDS, configured_curves
@@ -27,7 +27,6 @@ from afl.tables.committed import kept_table
 from afl.tracking import Record
 from afl.training.build import instantiate
 from datasets.shapes import BENCHMARK_FILLS, BENCHMARK_OUTLINES, instances_by_rank
-from scripts.entry import CONF
 
 MAIN_LOSSES = ("fl", "cbl", "afl", "cbfl")
 
@@ -89,10 +88,7 @@ def draw_figures(records: list[Record], folder: Path) -> None:
 def configured_losses() -> dict[str, Callable[[MapInfo], MapLoss]]:
     """Factories of all losses in ``conf/loss`` by name, the main ones first."""
     others = sorted({path.stem for path in (CONF / "loss").glob("*.yaml")} - set(MAIN_LOSSES))
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return {
-            name: instantiate(compose(overrides=[f"+loss={name}"]).loss) for name in (*MAIN_LOSSES, *others)
-        }
+    return {name: instantiate(composed([f"+loss={name}"], None).loss) for name in (*MAIN_LOSSES, *others)}
 
 
 def benchmark_counts() -> list[int]:
@@ -110,7 +106,7 @@ def trade(table: str = "remedies", results: str = "results", output: str = "") -
     Differences to the table's baseline, averaged over detectors, with 95 % intervals over seeds. A table that is still being filled
     is drawn over the detectors that have the most losses. Writes trade-TABLE.png and trade-TABLE.pdf into RESULTS/figures.
     """
-    kept = kept_table({"table": table, "results": results})
+    kept = kept_table(table, results)
     paths = save(
         draw_trade(kept.most_complete()), Path(output or Path(results) / "figures"), f"trade-{table}"
     )
@@ -133,7 +129,7 @@ def push(
     """
     material = {}
     for name in tables:
-        kept = kept_table({"table": name, "results": results})
+        kept = kept_table(name, results)
         whole = kept.table()
         material[name] = (whole, frame(whole.cells))
     paths = save(draw_push(material, losses), Path(output or Path(results) / "figures"), "push")

@@ -8,14 +8,13 @@ from pathlib import Path
 import cv2
 import torch
 
-from afl.tracking import Picture, write_bytes
+from afl.tracking import write_bytes
 from afl.training.data import evaluation_batches
 from afl.training.detect import to_original
 from afl.training.distributed import World
 from afl.training.inputs import normalise
 from afl.training.load import load_run
-from afl.training.pictures import draw_maps
-from datasets.images import read_image
+from afl.training.pictures import draw_maps, picture_of
 from detectors.views import over_content, score_maps
 
 
@@ -53,16 +52,7 @@ def heads(*overrides: str, run: str = "", image: str = "", results: str = "") ->
         name: over_content(scores, batch.sizes[0].tolist(), (height, width)).numpy()
         for name, scores in score_maps(loaded.detector, outputs, height, width).items()
     }
-    picture = Picture(
-        name=image,
-        pixels=read_image(val, 0),
-        boxes=val.boxes,
-        labels=val.labels,
-        found_boxes=found.boxes.numpy(),
-        found_scores=found.scores.numpy(),
-        found_labels=found.labels.numpy(),
-    )
-    sheet = draw_maps(picture, maps, loaded.data.statistics.names)
+    sheet = draw_maps(picture_of(val, 0, found), maps, loaded.data.statistics.names)
     path = Path(results) / "heads" / f"{loaded.config.cell.detector}.jpg" if results else folder / "heads.jpg"
     write_bytes(path, cv2.imencode(".jpg", sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes())
     print(f"written: {path} (image {image} of {loaded.config.cell.dataset})")

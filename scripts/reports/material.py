@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import OmegaConf
 
 from afl.reporting import load_records
 from afl.reporting.pages.material import Gallery
-from afl.tracking import FINISHED, Picture, Record, read_record
+from afl.tracking import FINISHED, Record, read_record
 from afl.training.checkpoint import LAST
 from afl.training.data import RunData, read_data
-from afl.training.evaluation import DETECTIONS, evaluate_run
+from afl.training.evaluation import evaluate_run
+from afl.training.folds import DETECTIONS, kept_detections
 from afl.training.load import load_run
+from afl.training.pictures import picture_of
 from afl.training.run_identity import RECORD
-from datasets import read_image
+from detectors.contract import Detections
 
 
 def run_folders(runs: Path) -> dict[str, Path]:
@@ -84,32 +86,18 @@ def gallery_of(folder: Path, record: Record, data: RunData, images: Sequence[int
     Raises:
         ValueError: the run directory has no detections, or the file is damaged.
     """
-    path = folder / DETECTIONS
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); evaluate the run again") from error
     label_of = {int(number): label for label, number in enumerate(data.val.category_ids)}
-    wanted = {int(data.val.image_ids[i]): [] for i in images}
-    for one in found:
+    wanted: dict[int, list] = {int(data.val.image_ids[i]): [] for i in images}
+    for one in kept_detections(folder / DETECTIONS):
         if one["image_id"] in wanted:
             wanted[one["image_id"]].append(one)
     pictures = []
-    for i in images:
-        image_id = int(data.val.image_ids[i])
-        own, chosen = wanted[image_id], data.val.annotations(i)
-        sides = np.array([one["bbox"] for one in own], float).reshape(-1, 4)
-        pictures.append(
-            Picture(
-                name=str(image_id),
-                pixels=read_image(data.val, i),
-                boxes=data.val.boxes[chosen],
-                labels=data.val.labels[chosen],
-                found_boxes=np.concatenate([sides[:, :2], sides[:, :2] + sides[:, 2:]], 1),
-                found_scores=np.array([one["score"] for one in own], float),
-                found_labels=np.array([label_of[one["category_id"]] for one in own], int),
-            )
-        )
+    for i, own in zip(images, wanted.values(), strict=True):
+        boxes = torch.tensor([one["bbox"] for one in own], dtype=torch.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        scores = torch.tensor([one["score"] for one in own], dtype=torch.float32)
+        labels = torch.tensor([label_of[one["category_id"]] for one in own], dtype=torch.int64)
+        pictures.append(picture_of(data.val, i, Detections(boxes, scores, labels)))
     return Gallery(record, data.statistics.names, data.statistics.groups, pictures)
 
 

@@ -28,7 +28,7 @@ def noise(table: str = "shapes", seeds: int = 5, results: str = "results") -> No
     Prints the standard deviation over seeds and the half-width that the interval of a difference over ``seeds`` seeds would have.
     Writes RESULTS/TABLE/noise.md.
     """
-    kept = kept_table({"table": table, "results": results})
+    kept = kept_table(table, results)
     if len(kept.seeds) < 2:
         sys.exit(f"{kept.folder / 'records'} has records of one seed; the spread over seeds needs two")
     kept.write("noise.md", answers.noise_text(questions.noise(kept.table()), seeds))
@@ -43,7 +43,7 @@ def contrast(table: str = "shapes", loss: str = "afl", against: str = "", result
     table has them. Writes RESULTS/TABLE/LOSS-contrasts.md, and by detector the loss against cbfl_instances, which is AFL without
     its gate. With ``against``: by detector only, in RESULTS/TABLE/LOSS-against-AGAINST.md.
     """
-    kept = kept_table({"table": table, "results": results})
+    kept = kept_table(table, results)
     whole = kept.table()
     if not against:
         pairs, best = questions.family(whole, loss)
@@ -66,7 +66,7 @@ def ranking(table: str = "remedies", results: str = "results") -> None:
     Gains with 95 % intervals and p values adjusted for their number (Holm), step time and memory as multiples of the baseline's. A
     table that is still being filled is ranked over the detectors that have the most losses. Writes RESULTS/TABLE/ranking.md.
     """
-    kept = kept_table({"table": table, "results": results})
+    kept = kept_table(table, results)
     whole = kept.most_complete()
     found = questions.ranking(whole)
     kept.write("ranking.md", answers.ranking_text(found, whole.spec.detectors, whole.spec.baseline))
@@ -81,7 +81,7 @@ def classes(
 
     Losses are compared with the first one. By default they are all losses of the table. Writes RESULTS/TABLE/classes.md.
     """
-    kept = kept_table({"table": table, "results": results})
+    kept = kept_table(table, results)
     whole = kept.table()
     spec = whole.spec
     losses = list(losses) or list(spec.losses)
@@ -106,7 +106,7 @@ def mechanism(
 
     ``parts`` are tenths of the training, from 0; negative ones count from the end. Writes RESULTS/TABLE/mechanism.md.
     """
-    kept = kept_table({"table": table, "results": results})
+    kept = kept_table(table, results)
     found = questions.push_ratios(_long(kept), losses, kept.spec.baseline)
     if found.empty:
         sys.exit(
@@ -137,7 +137,7 @@ def gate(
     """
     found = {}
     for name in tables:
-        kept = kept_table({"table": name, "results": results})
+        kept = kept_table(name, results)
         found[name] = questions.gate_opening(_long(kept), loss)
         if found[name].empty:
             sys.exit(f"no finished run of {loss} in {kept.folder / 'records'} has a gate on record")
@@ -151,7 +151,7 @@ def choice(table: str = "search", results: str = "results") -> None:
 
     Writes RESULTS/TABLE/choice.md.
     """
-    kept = kept_table({"table": table, "results": results})
+    kept = kept_table(table, results)
     if "factors" not in kept.spec:
         sys.exit(f"table={kept.spec.name} is not a search: it names no factors")
     factors = OmegaConf.to_container(kept.spec.factors)
@@ -168,7 +168,7 @@ def forms(
 
     Writes RESULTS/FIRST_TABLE/forms.md.
     """
-    kept = {name: kept_table({"table": name, "results": results}) for name in tables}
+    kept = {name: kept_table(name, results) for name in tables}
     first = kept[tables[0]]
     candidates = [name for name in first.spec.losses if "afl" in name]
     found = questions.forms(
@@ -211,7 +211,7 @@ def fit(
     RESULTS/TABLE/fit.json. By default the metrics are those of the rarest and of the most frequent group of the data set. Writes
     RESULTS/TABLE/fit.md.
     """
-    kept = kept_table({"table": table, "results": results})
+    kept = kept_table(table, results)
     path = kept.folder / "fit.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for record in kept.records:

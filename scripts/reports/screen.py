@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-
 from afl.reporting.markdown import markdown
 from afl.training.build import build_detector
+from afl.training.compose import compose_cell
 from afl.training.load import load_run
 from afl.training.screen import positive_gradients
-from scripts.entry import CONF
 
 
 def screen(
@@ -31,11 +29,10 @@ def screen(
         raise ValueError("which run? python -m scripts.report screen run=outputs/NAME losses=[fl,afl]")
     loaded = load_run(Path(run), list(overrides))
     detectors = {}
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        for name in losses:
-            config = loaded.config.copy()
-            config.loss = compose("config", overrides=[f"loss={name}"]).loss
-            detectors[name] = build_detector(config, loaded.data.classes)
+    for name in losses:
+        config = loaded.config.copy()
+        config.loss = compose_cell(detector=config.cell.detector, loss=name, overrides=[]).loss
+        detectors[name] = build_detector(config, loaded.data.classes)
     found = positive_gradients(loaded, {"": loaded.detector, **detectors}, batches=batches)
     own = found.pop("")
     groups = [group for group in "rcf" if own.get(group)]

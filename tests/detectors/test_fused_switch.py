@@ -7,9 +7,10 @@ from importlib import import_module
 import pytest
 import torch
 
+from afl.config import CONF
 from afl.losses.classification_loss import ClassificationLoss
 from afl.training.build import build_detector
-from afl.training.compose import CONF, compose_cell
+from afl.training.compose import compose_cell
 from detectors.contract import ClassCounts, Targets, weighted_sum
 
 kernels = pytest.importorskip("afl.losses.triton_kernel")

@@ -13,7 +13,8 @@ from time import monotonic, sleep
 import torch
 from omegaconf import DictConfig
 
-from afl.training.compose import CONF, compose_cell
+from afl.config import CONF
+from afl.training.compose import compose_cell
 
 SMALL = (
     "dataset=shapes_coco", "dataset.folder.num_train=24", "dataset.folder.num_val=10", "initial_weights=null",

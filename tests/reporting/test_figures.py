@@ -279,7 +279,7 @@ def test_a_figure_is_reproducible_with_any_matplotlib_style(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["figure"], "did you mean figures"),
+        (["figure"], "Did you mean figures"),
         ([], "which report"),
         (["figures", "record=x"], "no option 'record'. Did you mean records"),
         (["figures", "records=x", "runs=y"], "not from both"),

@@ -65,7 +65,7 @@ def test_the_choice_of_the_search_equals_the_loss_afl():
 
 
 def test_the_mean_over_the_classes_of_a_committed_table_is_its_ap():
-    table = kept_table({"table": "trashcan", "results": ROOT / "results"}).table()
+    table = kept_table("trashcan", ROOT / "results").table()
     found = questions.classes(frame(table.cells), table.spec.detectors, ["fl", "afl"])
     for loss in ("fl", "afl"):
         for seed, ap in table.values("trashcan", "AP")["average"][loss].items():
@@ -100,7 +100,7 @@ def test_impossible_questions_give_one_line(results, tmp_path):
         (["mechanism", "table=search", "losses=[mine]", f"results={results}"], "no seed with runs of fl and of mine"),
         (["gate", "tables=[short]", "loss=fl", f"results={results}"], "no finished run of fl in .* has a gate"),
         (["noise", "tables=search"], "Did you mean table"),
-        (["nois"], "did you mean noise"),
+        (["nois"], "Did you mean noise"),
     ):  # fmt: skip
         with pytest.raises((SystemExit, ValueError), match=words):
             main(arguments)

@@ -66,7 +66,7 @@ def test_an_incomplete_table_is_ranked_over_its_most_complete_detectors(record, 
     made.append(record("centernet", "fl", 0, dataset="shapes_lvis", metrics=made[0].metrics))
     for one in made:
         write_record(tmp_path / "remedies" / "records" / f"{one.key}.json", one)
-    assert kept_table({"table": "remedies", "results": tmp_path}).most_complete().spec.detectors == [
+    assert kept_table("remedies", tmp_path).most_complete().spec.detectors == [
         "retinanet",
         "fcos",
     ]

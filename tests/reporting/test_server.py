@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 from hydra import compose, initialize_config_dir
 
+from afl.config import CONF
 from afl.reporting import ServerError, server_records
 from afl.tables import actions
 from afl.tracking import RECORD, record_of_summary, summary_of_record, write_record
-from afl.training.compose import CONF
 from scripts import table as table_script
 
 

@@ -22,7 +22,7 @@ from afl.benchmarks.harness import Row, bytes_saved, machine, peak_bytes, quanti
 from afl.benchmarks.loss import growth
 from afl.benchmarks.page import page_of as page_of_figures
 from afl.benchmarks.step_profile import PARTS, VARIANTS, page_of
-from afl.training.compose import CONF
+from afl.config import CONF
 from detectors.extreme_grouping import group_extremes
 from scripts.benchmark import main
 

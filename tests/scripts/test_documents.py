@@ -9,7 +9,8 @@ from itertools import product
 import pytest
 import torch
 
-from afl.training.compose import CONF, compose_cell
+from afl.config import CONF
+from afl.training.compose import compose_cell
 from scripts import dashboard, export, predict, prepare_data, report
 from scripts.entry import options_of, unknown_choice
 

@@ -83,7 +83,7 @@ def test_the_lines_of_a_table_name_its_rows_losses_and_metrics(name):
 
 def test_the_command_prints_them_and_does_not_change_committed_files(capsys):
     assert {"coco", "lvis", "voc", "shapes"} <= set(FILES)
-    kept = kept_table({"table": "shapes", "results": str(Path(CONF.parent) / "results")})
+    kept = kept_table("shapes", str(Path(CONF.parent) / "results"))
     (found,) = compared(kept.table(), kept.spec.expected)
     assert found.verdict == MET and found.mean == pytest.approx(50.1, abs=0.06)
 

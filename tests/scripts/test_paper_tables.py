@@ -11,9 +11,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from afl.config import CONF
 from afl.tables import sweep as sweeping
 from afl.tables.cells import compose_cells, preset
-from afl.training.compose import CONF, compose_cell
+from afl.training.compose import compose_cell
 from afl.training.cost import network_cost
 from afl.training.duration import Duration
 from datasets.releases import SIZES

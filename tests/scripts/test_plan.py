@@ -11,11 +11,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from afl.config import CONF
 from afl.tables import speed as speeds
 from afl.tables.plan import DETECTION_BYTES, plan
 from afl.tracking import environment, write_record
 from afl.training import ConfigError, run_cell
-from afl.training.compose import CONF, compose_cell
+from afl.training.compose import compose_cell
 from afl.training.cost import Throughput, network_cost, training_size
 from scripts.table import main
 

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from afl.training.compose import CONF, compose_cell
+from afl.config import CONF
+from afl.training.compose import compose_cell
 from scripts.entry import unknown_choice
 
 pytest.importorskip("wandb")

@@ -7,13 +7,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from afl.config import CONF
 from afl.tables import sweep as sweeping
 from afl.tables.cells import cells_of, compose_cells
 from afl.tables.committed import portable
 from afl.tables.plan import FEATURES, Plan, Row
 from afl.tracking import FAILED, FINISHED, Record, write_record
 from afl.training import run_cell
-from afl.training.compose import CONF, compose_cell
+from afl.training.compose import compose_cell
 from afl.training.initial_weights import identity
 from scripts.table import main
 

@@ -10,8 +10,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from pycocotools.coco import COCO
 
+from afl.config import CONF
 from afl.training import run_cell
-from afl.training.compose import CONF, compose_cell
+from afl.training.compose import compose_cell
 from afl.training.data import read_data
 from datasets import DataError, read_voc
 from scripts.prepare_data import main

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from afl.config import CONF
 from afl.tracking import read_record
-from afl.training.compose import CONF
 
 
 def command(output: Path, cache: str, *start: str) -> list[str]:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from afl.config import CONF
 from afl.training.build import bound, build_detector
-from afl.training.compose import CONF, compose_cell
+from afl.training.compose import compose_cell
 from afl.training.inputs import normalise
 from afl.training.optimizer import build_optimizer
 from detectors.contract import ClassCounts, Targets, weighted_sum

@@ -61,10 +61,5 @@ def test_lines_show_step_loss_speed_elapsed_and_remaining_time(capsys):
     assert capsys.readouterr().out == "run  step 5/10  loss 0.500  20 images/s  0:00 elapsed, 0:00 left\n"
 
 
-def test_an_unknown_mode_is_named():
-    with pytest.raises(ValueError, match="trainer.progress is 'loud'; it is one of auto, bar, lines, none"):
-        ProgressReport(title="", total_steps=1, start_step=0, mode="loud")
-
-
 def test_clock_formats_durations():
     assert [clock(seconds) for seconds in (0, 65.4, 3599.6, 3725)] == ["0:00", "1:05", "1:00:00", "1:02:05"]

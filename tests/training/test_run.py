@@ -16,10 +16,10 @@ from omegaconf import OmegaConf
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from afl.config import CONF
 from afl.tracking import read_record
 from afl.training import ConfigError, run_cell
 from afl.training.build import check_targets
-from afl.training.compose import CONF
 from afl.training.data import read_data
 from afl.training.guard import NonFiniteLoss
 from afl.training.lock import RunBusy, run_lock

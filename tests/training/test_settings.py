@@ -10,10 +10,11 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
+from afl.config import CONF
 from afl.tracking import FINISHED
 from afl.training import run_cell
 from afl.training.build import ConfigError, bound, check_preset
-from afl.training.compose import CONF, compose_cell
+from afl.training.compose import compose_cell
 from afl.training.data import loader_processes
 
 OWNED = {

@@ -8,10 +8,11 @@ import sys
 import pytest
 import torch
 
+from afl.config import CONF
 from afl.losses import UndefinedPair
 from afl.tracking import read_record
 from afl.training.build import build_detector
-from afl.training.compose import CONF, compose_cell
+from afl.training.compose import compose_cell
 from detectors.contract import ClassCounts, Targets
 
 CLASSES, SIZE = 5, 64
