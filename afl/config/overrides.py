@@ -12,7 +12,7 @@ import difflib
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ def unknown_setting(key: str, config: DictConfig) -> str | None:
         return None
     if isinstance(node, ListConfig) and name.isdigit() and int(name) < len(node):
         return None
-    known = list(_keys(OmegaConf.to_container(config, resolve=False)))
+    known = dotted_names(OmegaConf.to_container(config, resolve=False))
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     if not near:  # the right name in the wrong place
         near = [one for one in known if one.rpartition(".")[2] == name][:1]
@@ -170,13 +170,13 @@ def without_effect(key: str, config: DictConfig, arguments: Sequence[str]) -> st
     )
 
 
-def _keys(config: dict, prefix: str = "") -> list[str]:
+def dotted_names(config: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The names of all groups and settings in a nested dictionary."""
     found = []
     for key, value in config.items():
-        name = f"{prefix}{key}"
-        found.append(name)
-        if isinstance(value, dict):
-            found += _keys(value, f"{name}.")
+        found.append(f"{prefix}{key}")
+        if isinstance(value, Mapping):
+            found += dotted_names(value, f"{prefix}{key}.")
     return found
 
 

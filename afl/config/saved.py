@@ -16,7 +16,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from afl.config.overrides import CONF, ConfigError, apply_overrides
+from afl.config.overrides import CONF, ConfigError, apply_overrides, dotted_names
 
 CONFIG, UNRESOLVED = "config.yaml", "config.unresolved.yaml"
 # A reference to another setting; `oc.select` is one with a default.
@@ -101,12 +101,12 @@ def _refuse_resolvers(config: DictConfig, path: Path) -> None:
 def _refuse_source(key: str, config: DictConfig, folder: Path) -> None:
     """Reject an override of ``key`` that would not change the settings that refer to it."""
     plain = OmegaConf.to_container(config, resolve=True)
-    present = {name for name, _ in _leaves(plain)} | set(_branches(plain))
+    present = {name for name, _ in _leaves(plain)} | set(dotted_names(plain))
     followers = sorted(
         name
         for name, source in references(CONF).items()
         if name in present
-        and (source == key or f"{source}.".startswith(f"{key}.") or f"{key}.".startswith(f"{source}."))
+        and (f"{source}.".startswith(f"{key}.") or f"{key}.".startswith(f"{source}."))
     )
     if followers:
         raise ConfigError(
@@ -140,10 +140,3 @@ def _leaves(content: Any, name: str = "") -> list[tuple[str, Any]]:
     else:
         return [(name, content)]
     return [leaf for key, value in pairs for leaf in _leaves(value, f"{name}.{key}" if name else str(key))]
-
-
-def _branches(content: Any, name: str = "") -> list[str]:
-    if not isinstance(content, Mapping):
-        return []
-    names = {key: f"{name}.{key}" if name else str(key) for key in content}
-    return [*names.values(), *(one for key, value in content.items() for one in _branches(value, names[key]))]

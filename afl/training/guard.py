@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,5 +155,4 @@ def _fetched(finite: Tensor) -> tuple[Tensor, Any]:
 
 def _detached(suspects: Suspects) -> Suspects:
     """Detach the losses, whose graph would keep the activations in memory."""
-    losses = {name: term.detach() for name, term in suspects.losses.items()}
-    return Suspects(losses, suspects.step, suspects.images, suspects.image_ids, suspects.targets)
+    return replace(suspects, losses={name: term.detach() for name, term in suspects.losses.items()})

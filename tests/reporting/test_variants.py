@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from afl.reporting import TableSpec, build_table, t_quantile
+from afl.reporting import TableSpec, build_table
+from afl.reporting.intervals import t_quantile
 from afl.tables import sweep as sweeping
 from afl.tables.cells import Cell, settings_of
 from afl.tracking import FAILED, FINISHED, Record, write_record
