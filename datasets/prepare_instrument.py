@@ -49,7 +49,7 @@ def prepare_instrument(existing: Path, output: Path) -> None:
     ccp = _read(existing / "ccp", ["split0_a", "split0_b"])
     for name in ("foda", "ccp"):
         _link(output / name / "images", existing / name / "images")
-    train, val = foda_draw({i: own[0]["category_id"] for i, own in foda.objects.items() if own})
+    train, val = foda_draw({i: int(own[0]["category_id"]) for i, own in foda.objects.items() if own})
     foda.write(output / "foda" / f"train{NUMBER}.json", train)
     foda.write(output / "foda" / "val.json", val)
     classes = {i: [record["category_id"] for record in records] for i, records in ccp.objects.items()}

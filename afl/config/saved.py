@@ -105,8 +105,7 @@ def _refuse_source(key: str, config: DictConfig, folder: Path) -> None:
     followers = sorted(
         name
         for name, source in references(CONF).items()
-        if name in present
-        and (f"{source}.".startswith(f"{key}.") or f"{key}.".startswith(f"{source}."))
+        if name in present and (f"{source}.".startswith(f"{key}.") or f"{key}.".startswith(f"{source}."))
     )
     if followers:
         raise ConfigError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,13 +89,13 @@ class ClassificationLoss(MapLoss):
         return self.info.prior if prior is None else prior
 
     def _head_prior(self) -> float | None:
-        wanted: list[float | None] = [link.head_prior for link in self.chain.values()]
+        wanted: list[Any] = [link.head_prior for link in self.chain.values()]
         return next((prior for prior in wanted if prior is not None), None)
 
     @property
     def image_repeats(self) -> ImageRepeats | None:
         """The request of the first link that has one."""
-        wanted: list[ImageRepeats | None] = [link.image_repeats for link in self.chain.values()]
+        wanted: list[Any] = [link.image_repeats for link in self.chain.values()]
         return next((repeats for repeats in wanted if repeats is not None), None)
 
     @property

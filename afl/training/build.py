@@ -130,7 +130,7 @@ def bound(config: DictConfig) -> Any:
     All optimisers use the same argument names in the config, and so do all schedules, so that one can replace another completely.
     """
     check_targets(config, config._get_full_key(None))
-    values = OmegaConf.to_container(config, resolve=True)
+    values: Any = OmegaConf.to_container(config, resolve=True)
     return _call({name: value for name, value in values.items() if value is not None}, {})
 
 

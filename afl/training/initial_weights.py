@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
@@ -93,15 +94,13 @@ def identity(config: DictConfig) -> str:
 def _pretraining_identity(detector: str, parts: str) -> str:
     """Digest of everything that affects the features: the network, in ``parts``, and its training by ``experiment=pretrain``."""
     config = compose_cell(detector=detector, loss="fl", overrides=["experiment=pretrain"])
-    decisive = OmegaConf.to_container(config, resolve=True)
+    decisive: Any = OmegaConf.to_container(config, resolve=True)
     for name in ("paths", "logger", "dataset", *json.loads(parts)):
         del decisive[name]
     for name in ("device", *LOCAL):
         del decisive["trainer"][name]
-    made_from = {
-        name: OmegaConf.to_container(config.dataset, resolve=True)["folder"][name] for name in GENERATED
-    }
-    text = json.dumps([decisive, made_from, parts], sort_keys=True)
+    folder: Any = OmegaConf.to_container(config.dataset, resolve=True)["folder"]
+    text = json.dumps([decisive, {name: folder[name] for name in GENERATED}, parts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -164,6 +164,6 @@ def described_run(
 
 def cell_key(config: DictConfig, data: RunData) -> RunKey:
     """Key of a run, computed from its resolved config, the content of its data, and its initial weights."""
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
     named = {part: {**plain[part], "name": plain["cell"][part]} for part in ("dataset", "detector", "loss")}
     return run_key({**plain, **named}, data=f"{data.fingerprint}-{identity(config)}")
