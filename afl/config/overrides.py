@@ -43,7 +43,7 @@ def quoted(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict | DictConfig):
-        return "{" + ",".join(f"{key}:{quoted(one)}" for key, one in value.items()) + "}"
+        return "{" + ",".join(f"{str(key)}:{quoted(one)}" for key, one in value.items()) + "}"
     if isinstance(value, list | tuple | ListConfig):
         return "[" + ",".join(map(quoted, value)) + "]"
     if isinstance(value, int | float):
@@ -247,7 +247,7 @@ def _check_kind(key: str, text: str, parsed: Override, default: Any) -> None:
 
 def _wrong_kind(key: str, text: str, default: Any) -> str:
     if isinstance(default, DictConfig):
-        first = next((name for name in default if name != "_target_"), "NAME")
+        first = str(next((name for name in default if name != "_target_"), "NAME"))
         return f"{key}={text}: {key} is a group of settings; set one of them, for example {key}.{first}=..."
     if isinstance(default, ListConfig):
         shown = quoted(list(OmegaConf.to_container(default))[:3]) if default else "[one,two]"

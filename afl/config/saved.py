@@ -8,7 +8,7 @@ in training.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def _load(path: Path) -> DictConfig:
 
 def _resolved(config: DictConfig, path: Path) -> DictConfig:
     try:
-        return OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+        return DictConfig(OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())[:200]}") from None
 
@@ -132,6 +132,7 @@ def references(conf: Path) -> dict[str, str]:
 
 
 def _leaves(content: Any, name: str = "") -> list[tuple[str, Any]]:
+    pairs: Iterable[tuple[Any, Any]]
     if isinstance(content, Mapping):
         pairs = content.items()
     elif isinstance(content, list):

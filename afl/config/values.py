@@ -97,7 +97,7 @@ class Length:
 
 
 COUNT, FOLDER = Number(1, whole=True), Text("a folder")
-RULES = {
+RULES: dict[str, Number | Word | Text | Length] = {
     "seed": Number(0, LARGEST_SEED, whole=True),
     "cell.dataset": Text("the data set's name"),
     "dataset.name": Text("the data set's name"),

@@ -13,7 +13,7 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -297,7 +297,7 @@ def check_backend(name: str) -> str:
     return name
 
 
-def _array(values: object) -> np.ndarray:
+def _array(values: Any) -> np.ndarray:
     """Convert a tensor on any device, an array or a list to a numpy array."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()

@@ -140,8 +140,8 @@ class TensorBoardTracker(_FileTracker):
         writer = self._opened(step)
         for name, value in _numbers(values).items():
             writer.add_scalar(name, value, step)
-        for name, value in _several(values).items():
-            writer.add_histogram(name, value, step)
+        for name, array in _several(values).items():
+            writer.add_histogram(name, array, step)
 
     @_safe
     def log_pictures(self, step: int, pictures: Sequence[Picture]) -> None:

@@ -38,5 +38,5 @@ def record_of_summary(text: str, config: Mapping[str, Any], where: str) -> Recor
         kept = json.loads(text)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: the field {RECORD!r} of its summary is damaged ({error})") from error
-    empty = {name: {} for name in LEFT_OUT}
+    empty: dict[str, dict] = {name: {} for name in LEFT_OUT}
     return record_from({**empty, **kept, "config": dict(config)} if isinstance(kept, dict) else kept, where)

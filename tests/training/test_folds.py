@@ -121,7 +121,16 @@ def runs(folds, tmp_path):
         (folder / "config.yaml").write_text(json.dumps(config))
         (folder / "detections.json").write_text(json.dumps(fold.detections))
         record = Record(
-            f"tiny-{name}", "finished", "tiny", "fcos", "fl", 0, config, steps=10, train_seconds=2.0
+            f"tiny-fcos-fl-s0-fold_{name}",
+            "finished",
+            "tiny",
+            "fcos",
+            "fl",
+            0,
+            config,
+            metrics={"AP": 0.5},
+            steps=10,
+            train_seconds=2.0,
         )
         write_record(folder / "record.json", record)
         folders.append(folder)
@@ -133,7 +142,8 @@ def test_both_runs_become_one_record(runs, folds, tmp_path, monkeypatch):
         cv2.imwrite(str(tmp_path / "images" / f"{image}.jpg"), np.zeros((100, 100, 3), np.uint8))
     record = fold_record(runs)
     assert record.metrics["AP"] == pytest.approx(official(folds)[1][0], abs=1e-6)
-    assert record.key == "tiny-a+tiny-b" and record.steps == 20 and record.train_seconds == 4.0
+    assert record.key == "tiny-fcos-fl-s0-fold_a+tiny-fcos-fl-s0-fold_b"
+    assert record.steps == 20 and record.train_seconds == 4.0
     assert "fold" not in record.config["dataset"]
     assert record.protocol["folds"] == "2 together; group means leave out 1 classes, without four"
 
@@ -149,6 +159,9 @@ def test_runs_that_differ_in_more_than_the_fold_are_rejected(runs, tmp_path):
     path.write_bytes(kept)
     config = json.loads((runs[1] / "config.yaml").read_text()) | {"seed": 1}
     (runs[1] / "record.json").unlink()
-    write_record(runs[1] / "record.json", Record("tiny-b", "finished", "tiny", "fcos", "fl", 1, config))
+    write_record(
+        runs[1] / "record.json",
+        Record("tiny-fcos-fl-s1-fold_b", "finished", "tiny", "fcos", "fl", 1, config, metrics={"AP": 0.5}),
+    )
     with pytest.raises(ConfigError, match="differ in more than dataset.fold"):
         fold_record(runs)
