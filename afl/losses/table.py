@@ -19,7 +19,7 @@ from afl.losses.target import ClassificationTarget
 from afl.losses.weighting import ElementWeights
 
 _VALUES = 1 << 16
-# Elements of a block: an int32 and a float32 buffer of it fit the cache of a core.
+# Elements of a block: an int64 and a float32 buffer of it fit the cache of a core. Lookups take int64 faster than int32.
 BLOCK = 1 << 17
 
 
@@ -59,7 +59,7 @@ def dense_negatives(
     locations, classes = logits.shape
     rows = min(block_rows(classes, logits.device, BLOCK), locations)
     # One entry after the block, where exceptions outside the block are written.
-    buffer = torch.empty(rows * classes + 1, dtype=torch.int32)
+    buffer = torch.empty(rows * classes + 1, dtype=torch.int64)
     found = torch.empty(rows * classes)
     slopes: Tensor | None
     losses, slopes = _tables(logits.dtype, weights.gamma, scale, strength)
