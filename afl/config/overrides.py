@@ -152,7 +152,7 @@ def without_effect(key: str, config: DictConfig, arguments: Sequence[str]) -> st
     def dataset(size: int) -> dict:
         changed = copy.deepcopy(config)
         OmegaConf.update(changed, key, size)
-        content = OmegaConf.to_container(changed.dataset, resolve=True)
+        content: Any = OmegaConf.to_container(changed.dataset, resolve=True)
         transforms = [content.pop(name, {}).get(family) for name in ("train_transform", "eval_transform")]
         return {**content, "image_size": None, "transforms": transforms}
 
