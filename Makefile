@@ -54,7 +54,7 @@ reproduce-table-coco reproduce-table-lvis% reproduce-table-voc: JOBS = 1
 report: setup  ## all tables and figures in one page, outputs/report.html
 	@$(RUN) scripts.report html
 
-benchmark-gpu: setup  ## losses and steps on this machine's GPU, three minutes
+benchmark-gpu: setup  ## checks and times of all kernels, losses and steps on this machine's GPU, under four minutes (ARGS=dry=true rehearses it on a CPU)
 	@$(RUN) scripts.benchmark gpu $(ARGS)
 
 benchmark: setup  ## compare losses, steps, evaluation, input and decoding with other packages on this machine (ARGS="loss" for one)

@@ -297,3 +297,14 @@ def test_a_part_that_fails_or_comes_too_late_is_one_line_and_a_wrong_kernel_is_f
     monkeypatch.setattr(gpu_checks, "rows_at", lambda values, position, distinct: values[position].float())
     check, _ = gpu_checks.rows_of_positives(torch.device("cpu"), small=True)
     assert check.verdict == "missed"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is measured")
+def test_figures_of_a_gpu_are_kept_where_there_is_none(tmp_path, capsys):
+    file = tmp_path / "benchmark" / "gpu.json"
+    file.parent.mkdir()
+    content = {"machine": machine() | {"gpu": "H200"}, "quick": False, "rows": []}
+    file.write_text(json.dumps(content))
+    main(["gpu", f"results={tmp_path}"])
+    assert json.loads(file.read_text()) == content and "stay as they are" in capsys.readouterr().out
+    assert "## gpu" in (file.parent / "README.md").read_text()
