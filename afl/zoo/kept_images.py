@@ -30,7 +30,7 @@ def kept_ap(predictor: Predictor, folder: Path) -> float:
 
 
 def kept_sheet(predictor: Predictor, folder: Path, images: int, title: str) -> np.ndarray:
-    """Images of ``folder`` with the most kinds of objects, each with its objects and its detections.
+    """Images of ``folder`` with the most kinds of objects, then with the largest, each with its objects and its detections.
 
     Returns:
         (H, W, 3) uint8 RGB, as :func:`afl.training.pictures.contact_sheet` draws it.
@@ -40,9 +40,12 @@ def kept_sheet(predictor: Predictor, folder: Path, images: int, title: str) -> n
     own = {image["id"]: [] for image in truth["images"]}
     for one in truth["annotations"]:
         own[one["image_id"]].append(one)
-    richest = sorted(
-        truth["images"], key=lambda image: -len({one["category_id"] for one in own[image["id"]]})
-    )
+
+    def richness(image: dict) -> tuple[int, float]:
+        objects = own[image["id"]]
+        return len({one["category_id"] for one in objects}), sum(one["area"] for one in objects)
+
+    richest = sorted(truth["images"], key=richness, reverse=True)
     pictures = []
     for image in richest[:images]:
         pixels = read_image_file(folder / image["file_name"])

@@ -77,7 +77,8 @@ def page(entries: Sequence[Entry], sizes: Mapping[str, int]) -> str:
     Args:
         sizes: bytes of each file by the name of its entry.
     """
-    example = next((e.name for e in entries if "afl" in e.name and "foda" in e.name), entries[0].name)
+    photographs = [one for one in entries if not one.about["config"]["cell"]["dataset"].startswith("shapes")]
+    example = max(photographs or entries, key=lambda one: one.metrics["AP"]).name
     speeds = sorted({f"{entry.speed['device']}" for entry in entries})
     devices = sorted({f"{entry.run['device']}" for entry in entries})
     files = [
