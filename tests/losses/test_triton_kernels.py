@@ -127,11 +127,21 @@ def test_every_element_is_counted_once_for_any_size(locations):
     assert gradient.abs().eq(0.5).all()
 
 
-def test_several_blocks_equal_one(monkeypatch):
+def test_programs_are_long_on_large_maps_and_many_on_small_ones(monkeypatch):
+    monkeypatch.setattr(kernels, "interpreted", lambda: False)
+    sizes = {1: 1, 20_000 * 80: 1, 20_000 * 1203: 2, 200_000 * 1203: 8, 2**33: 8}
+    assert {elements: kernels._steps(elements) for elements in sizes} == sizes
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8])
+@pytest.mark.parametrize("gate", ["scalar", "class"])
+def test_several_programs_and_several_blocks_of_a_program_equal_one(monkeypatch, gate, steps):
+    """Eight blocks of a program are more than the map; with fewer, the last program is masked."""
     target = random_target(3, locations=60, ignored=True, verified=True, scaled=90, positives=40)
-    weights = random_weights(3, target, gate="class", negatives=True)
+    weights = random_weights(3, target, gate=gate, negatives=True)
+    monkeypatch.setattr(kernels, "_steps", lambda elements: steps)
     if DEVICE == "cpu":
-        monkeypatch.setattr(kernels, "block_size", lambda elements: 32)
+        monkeypatch.setattr(kernels, "block_size", lambda elements: 128)
     assert_equals_reference(random_logits(3, target).float(), target, weights)
 
 
