@@ -246,8 +246,8 @@ def _row(
 def _best(
     means: Mapping[str, Estimate | None], differences: Mapping[str, Estimate | None], baseline: str | None
 ) -> str | None:
-    """The loss with the largest mean, if the interval of its paired difference to the baseline excludes zero. The baseline, if
-    the intervals of all others do. None without a baseline."""
+    """The loss with the largest mean, if the interval of its paired difference to the baseline is above zero. If the baseline has
+    the largest mean, it is best only if the intervals of the differences of all other losses are below zero. None without a baseline."""
     present = {loss: mean.mean for loss, mean in means.items() if mean is not None}
     if baseline is None or len(present) < 2:
         return None
