@@ -31,14 +31,13 @@ class AdaptiveHead(RetinaNetClassificationHead):
     loss: AdaptiveFocalLoss
 
     def compute_loss(self, targets, head_outputs, matched_idxs):
-        total = 0.0
-        for target, logits, match in zip(targets, head_outputs["cls_logits"], matched_idxs, strict=True):
-            wanted = torch.zeros_like(logits)
-            positive = match >= 0
-            wanted[positive, target["labels"][match[positive]]] = 1.0
-            kept = match != self.BETWEEN_THRESHOLDS
-            total = total + self.loss(logits[kept], wanted[kept]) / positive.sum().clamp(min=1)
-        return total / len(targets)
+        logits, match = head_outputs["cls_logits"], torch.stack(matched_idxs)  # (B, A, C), (B, A)
+        wanted = torch.zeros_like(logits)
+        for image, target in enumerate(targets):
+            positive = match[image] >= 0
+            wanted[image, positive, target["labels"][match[image, positive]]] = 1.0
+        kept = match != self.BETWEEN_THRESHOLDS
+        return self.loss(logits[kept], wanted[kept]) / (match >= 0).sum().clamp(min=1)
 
 
 def read(annotations: Path, images: Path) -> tuple[list[tuple[Path, dict]], int]:
@@ -95,7 +94,7 @@ def main(
     samples, classes = read(annotations, images)
     labels = torch.cat([target["labels"] for _, target in samples])
     model = build(torch.bincount(labels, minlength=classes).float(), image_size).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
     losses = []
     for step in range(steps):
         chosen = [samples[(step * batch + i) % len(samples)] for i in range(batch)]

@@ -103,7 +103,7 @@ class AdaptiveFocalLoss(nn.Module):
     """Adaptive Focal Loss that updates kappa itself, for any training loop.
 
     Every forward in training mode computes the loss with the current running mean of g over positives and then updates that
-    mean. Under torch.distributed the update is one small all-reduce, so all ranks must call it equally often. In evaluation
+    mean, so call it once for each optimiser step, with all images of the batch. Under torch.distributed the update is one small all-reduce, so all ranks must call it equally often. In evaluation
     mode the mean stays. The state is in buffers and therefore in ``state_dict``.
 
         loss = AdaptiveFocalLoss(instances_per_class, reduction="sum")
@@ -115,7 +115,7 @@ class AdaptiveFocalLoss(nn.Module):
         kappa: strength of the gate for a fresh head, which falls to 0 as the positives are learnt.
         tau, alpha, gamma, reduction: see ``adaptive_focal_loss``.
         prior: probability that the fresh head gives to every element, set by its last bias.
-        momentum, threshold: see ``Maturity``.
+        momentum: of the running mean, for each forward in training mode; threshold: see ``Maturity``.
     """
 
     class_weights: Tensor

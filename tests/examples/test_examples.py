@@ -33,8 +33,8 @@ def two_scenes(tmp_path_factory) -> Path:
 
 
 def test_retinanet_of_torchvision_trains_with_adaptive_focal_loss(two_scenes, capsys):
-    losses = torchvision_retinanet_afl.main(two_scenes, SCENES, steps=8, batch=2, image_size=64)
-    assert len(losses) == 8 and losses[-1] < 0.9 * losses[0]
+    losses = torchvision_retinanet_afl.main(two_scenes, SCENES, steps=14, batch=2, image_size=64)
+    assert len(losses) == 14 and losses[-1] < 0.9 * losses[0]
     kappas = [float(value) for value in re.findall(r"kappa (\d\.\d+)", capsys.readouterr().out)]
     assert kappas[0] == 1.0 and kappas[-1] < 1.0
 
