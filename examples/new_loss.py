@@ -5,16 +5,8 @@
 The project has this method as ``loss=sqrt_weights``; this example implements it again, as you would write a new loss.
 
 A remedy that multiplies the loss of elements is a *weighting*, one class with ``forward``. It can be combined with all other
-weightings in a chain. To use it on the command line, put the class into afl/losses/, export it in afl/losses/__init__.py, and write
-conf/loss/mine.yaml:
-
-    _target_: afl.losses.ClassificationLoss
-    _partial_: true
-    gamma: 2.0
-    chain: {sqrt_frequency: {_target_: afl.losses.SquareRootFrequency, _partial_: true, power: 0.5}}
-
-Then ``python -m scripts.train detector=cornernet loss=mine dataset=shapes`` trains with it. A loss of another form, such as a ranking
-loss, derives from ``afl.losses.MapLoss`` and implements ``compute``.
+weightings in a chain. docs/losses.md ("A remedy of your own") says which two files make it available on the command line, and how to
+write a loss of another form.
 """
 
 from __future__ import annotations
