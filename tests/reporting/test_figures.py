@@ -280,7 +280,7 @@ def test_a_figure_is_reproducible_with_any_matplotlib_style(tmp_path):
     ("arguments", "message"),
     [
         (["figure"], "Did you mean figures"),
-        ([], "which report"),
+        ([], "Which report"),
         (["figures", "record=x"], "no option 'record'. Did you mean records"),
         (["figures", "records=x", "runs=y"], "not from both"),
     ],

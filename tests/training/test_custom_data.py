@@ -56,7 +56,7 @@ def test_five_lines_describe_any_layout(shared_data, tmp_path):
     folder = tmp_path / "conf" / "dataset"
     folder.mkdir(parents=True)
     # The example at the top of conf/dataset/custom.yaml, for a real set.
-    shown = (CONF / "dataset" / "custom.yaml").read_text().partition("make it `dataset=birds`:\n")[2]
+    shown = (CONF / "dataset" / "custom.yaml").read_text().partition("set `dataset=birds`:\n")[2]
     lines = [line.removeprefix("#   ") for line in shown.splitlines() if line.startswith("#   ")]
     assert len(lines) == 5
     text = "\n".join(lines).replace("birds", "trash").replace("/data/trash", str(shared_data / "trashcan"))
