@@ -56,7 +56,6 @@ from afl.training.run_identity import CURVES, RECORD, Run, described_run
 from datasets.files import remove_leftovers, write_bytes, write_text
 
 PICTURES, DIAGNOSTICS = "predictions.png", "diagnostics.json"
-LEAVE, STAY = 0, 1  # sent by the first process to the others: whether to work on the run
 LOST = (
     "process {rank} cannot continue: another process of the run has ended, and it or torchrun prints the reason; the "
     "same command continues from the last checkpoint"
@@ -83,7 +82,7 @@ def run_cell(
         The run's record; None if another process works on the run.
     """
     run = _run_of(config, interruption or Interruption())
-    record = _record_of(run, wait=wait)
+    record = _finish(run, wait=wait)
     if record is not None and run.world.is_main:
         log.info("%s", ending(record, run.folder))
     return record
@@ -103,7 +102,7 @@ def pretrain(config: DictConfig, interruption: Interruption, *, of_features: boo
         if of_features
         else f"first stage: {run.title} ({config.trainer.max_duration}), whose features the second stage keeps"
     )
-    _record_of(run, wait=True, announcement=announcement)
+    _finish(run, wait=True, announcement=announcement)
     return run.folder / "checkpoints" / LAST
 
 
@@ -116,7 +115,7 @@ def _run_of(config: DictConfig, interruption: Interruption, title: str | None = 
     return described_run(config, read_data(config), world, interruption, title)
 
 
-def _record_of(run: Run, *, wait: bool, announcement: str = "") -> Record | None:
+def _finish(run: Run, *, wait: bool, announcement: str = "") -> Record | None:
     """The record of the run, which is trained first if it is not finished; None if another process works on it.
 
     Args:
@@ -218,7 +217,7 @@ def wandb_tags(cell: dict[str, str], seed: int) -> tuple[str, ...]:
 
 def _record_failure(run: Run, error: Exception, tracker: Tracker) -> None:
     """Write the reason of a failure to the record and the tracker; if one of them fails, the other is still written."""
-    record = run.failed_record(" ".join(f"{type(error).__name__}: {error}".split()))
+    record = run.unfinished_record(" ".join(f"{type(error).__name__}: {error}".split()))
     record = Record(**writable(asdict(record)))
     _only_log_errors(partial(write_record, run.folder / RECORD, record))  # fails on a full disk
     _only_log_errors(lambda: tracker.summary(summary_of_record(record)))
@@ -264,7 +263,7 @@ def _train_and_evaluate(run: Run, training: Training, evaluation: Evaluation, tr
     metrics, pictures = evaluation(learner.evaluated, run.interruption)
     seconds = time.perf_counter() - started
     per_class = metrics.pop("per_class")
-    record = run.failed_record()
+    record = run.unfinished_record()
     if is_main:
         observer.write_metrics(options.total_steps, metrics)
         curves.close()

@@ -55,8 +55,12 @@ class Run:
     interruption: Interruption
     git: dict[str, Any]
 
-    def failed_record(self, error: str | None = None) -> Record:
-        """The run's record without a result."""
+    def unfinished_record(self, error: str | None = None) -> Record:
+        """The run's record without a result, with the status "failed".
+
+        Args:
+            error: the reason of the failure.
+        """
         names = self.data.statistics.names
         return Record(
             key=self.key.name,

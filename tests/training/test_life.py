@@ -170,13 +170,18 @@ def test_the_record_of_another_seed_is_not_used(small_cell, caplog):
     config = small_cell()
     record = run_cell(config)
     path = folder_of(config) / "record.json"
-    for change in ({"seed": 1, "key": record.key.replace("-s0-", "-s1-")}, {"seed": 1}, {"data_hash": "x"}):
+    other, damaged = "is not the record of this run", "its key is"
+    for change, problem, kept in (
+        ({"seed": 1, "key": record.key.replace("-s0-", "-s1-")}, other, "record.other.json"),
+        ({"seed": 1}, damaged, "record.damaged.json"),
+        ({"data_hash": "x"}, other, "record.other.json"),
+    ):
         write_record(path, replace(record, metrics={"AP": 0.99}, **change))
         caplog.clear()
         again = run_cell(config)
         assert again.metrics == record.metrics and again.seed == 0
-        assert any("is not the record of this run" in message for message in caplog.messages)
-        assert read_record(path.with_name("record.other.json")).metrics == {"AP": 0.99}
+        assert any(problem in message for message in caplog.messages)
+        assert read_record(path.with_name(kept)).metrics == {"AP": 0.99}
 
 
 def test_a_record_with_another_config_is_not_used_and_the_setting_is_named(small_cell, caplog):
