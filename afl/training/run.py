@@ -134,11 +134,11 @@ def _finish(run: Run, *, wait: bool, announcement: str = "") -> Record | None:
                 held.enter_context(run_lock(run.folder, wait=wait, while_waiting=while_waiting))
             except RunBusy as busy:
                 log.info("%s", busy)
-                from_main(world, LEAVE)
+                from_main(world, False)
                 return None
             # Another process may have finished it before this one got the lock.
             finished = run.finished_record(set_aside=True)
-        if from_main(world, LEAVE if finished else STAY) == LEAVE:
+        if not from_main(world, finished is None):  # every process learns whether there is work
             if finished:
                 log.info("%s is finished: %s", run.title, run.folder)
             return finished
