@@ -1,6 +1,7 @@
 """The Adaptive Gradient Function: a gate that bounds every gradient while the model is immature.
 
-The formula of the paper is not public; this is a *reconstruction* from its description.
+The formula of the paper is not public; this is a *reconstruction* from its description. docs/losses.md
+defines all symbols.
 
     u     = W G_gamma(g)                                    size of the weighted gradient, without alpha_t
     A     = 1 / (1 + kappa u / tau)                         the gate, detached; A u is bounded by tau / kappa

@@ -1,7 +1,7 @@
 """Class-balanced weights by the effective number of samples (Cui et al., CVPR 2019), on positives only.
 
     E_n = (1 - beta^n) / (1 - beta)        effective number of n instances, eq. 2
-    w_c = 1 / E_{n_c}, normalised
+    w_c = 1 / E_{n_c}, normalised; docs/losses.md gives it with the normalisation and cap of AFL
 
 Cui et al. weight the samples of a classifier. A background location of a detector has no class, so a choice is needed: here
 the weight multiplies the positive elements of a class, and negatives keep weight 1.

@@ -2,8 +2,8 @@
 
     loss = (1 / N) sum over elements of W A alpha_t g^gamma BCE(z, y)
 
-where g = |p - y|, W is the product of the chain's weights and A its gate; both are detached. The empty chain is focal
-loss; the other arms are files of ``conf/loss``.
+where g = |p - y|, W is the product of the chain's weights and A its gate; both are detached. docs/losses.md
+defines all symbols. The empty chain is focal loss; the other losses are files of ``conf/loss``.
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ def dense_loss(
     gamma: float,
     reduction: str,
 ) -> Tensor:
-    """w^y A alpha_t (1 - p_t)^gamma BCE(z, y), reduced; ``strength`` is kappa / tau of the gate A or None."""
+    """w^y A alpha_t (1 - p_t)^gamma BCE(z, y), reduced; ``strength`` is kappa / tau of the gate A or None.
+    See docs/losses.md."""
     if logits.shape != targets.shape:
         raise ValueError(
             f"Targets of shape {tuple(targets.shape)} do not fit logits of shape {tuple(logits.shape)}."

@@ -83,7 +83,7 @@ def focal_gradient(x: Tensor, gamma: float | Tensor) -> Tensor:
 
 
 def gate(u: Tensor, strength: float | Tensor, out: Tensor | None = None) -> Tensor:
-    """The Adaptive Gradient Function's gate A = 1 / (1 + strength u), in (0, 1].
+    """The Adaptive Gradient Function's gate A = 1 / (1 + strength u), in (0, 1]; see docs/losses.md.
 
     Args:
         u: size of the weighted gradient without alpha_t, W G_gamma(g), any shape.
