@@ -103,12 +103,13 @@ def rendered(predictors: dict[str, Predictor], samples: dict[str, Path]) -> byte
     """The page."""
     import jinja2
 
+    from afl.tracking import names_afl
     from afl.zoo.files import NOTE
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     shapes = [name for name, one in predictors.items() if one.config.cell.dataset.startswith("shapes")]
-    afl = any("afl" in one.config.cell.loss for one in predictors.values())
+    afl = any(names_afl(one.config.cell.loss) for one in predictors.values())
     return template.render(
         detectors=[(name, one.names) for name, one in predictors.items()],
         samples=list(samples),

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from afl.reporting.records import CellName, cell_name
 from afl.reporting.spec import TableSpec
-from afl.tracking.record import FINISHED, Record
+from afl.tracking import FINISHED, RECONSTRUCTION, Record, names_afl
 
 SHOWN = 6  # cells named in a note, before "and n more"
 LONGEST = 160  # characters of an error in a note
-RECONSTRUCTION = "AFL here is a reconstruction: the paper's formula is not public"
 
 
 def caption(spec: TableSpec, finished: Mapping[CellName, Record]) -> str:
@@ -44,7 +43,7 @@ def caption(spec: TableSpec, finished: Mapping[CellName, Record]) -> str:
     if devices:
         sentences.append(f"Device: {' / '.join(devices)}")
         sentences.append(f"Code: {' / '.join(sorted({_code(record) for record in finished.values()}))}")
-    if any("afl" in loss for loss in spec.losses):
+    if any(map(names_afl, spec.losses)):
         sentences.append(RECONSTRUCTION)
     return ". ".join(sentences) + "."
 

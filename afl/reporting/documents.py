@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from afl.reporting.caption import RECONSTRUCTION
+from afl.tracking import RECONSTRUCTION
 
 MARKED = re.compile(r"<!-- (table|average|caption|file) (\S+)((?: \S+)*) -->\n.*?<!-- end -->", re.S)
 _HEADING = re.compile(r"^\*\*(?P<dataset>[^*]+): (?P<metric>[^*]+)\*\*\n\n(?P<rows>(?:\|.*\n?)+)", re.M)

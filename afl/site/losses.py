@@ -14,6 +14,7 @@ from afl.losses import MapInfo, MapLoss
 from afl.reporting.figures.curves import EXAMPLE_OVERLAP, LOGITS, map_curves
 from afl.reporting.figures.losses import draw_gradients_in_a_map
 from afl.reporting.figures.style import BLUE, GREY, WIDTH, styled
+from afl.tracking import RECONSTRUCTION, names_afl
 
 Curves = tuple[np.ndarray, np.ndarray]
 TABLES = ("shapes", "sampling", "ablation")
@@ -26,7 +27,7 @@ losses that look at boxes see an overlap of {EXAMPLE_OVERLAP}. Where an element'
 means over one map, with cross-entropy for comparison. Grey: focal loss.
 
 The figures are averages over the detectors of the table that they come from, x 100. Compare figures of one table only.
-AFL here is a reconstruction: the paper's formula is not public.
+{RECONSTRUCTION}.
 
 """
 
@@ -115,5 +116,5 @@ def _picture(name: str, loss: Callable[[MapInfo], MapLoss], plain: Curves) -> Fi
             axis.set(title=side, xlabel="p", xlim=(0, 1), xticks=(0, 0.5, 1))
             axis.set_ylim(bottom=0)
         axes[0].set_ylabel("|∂L/∂z|")
-        figure.suptitle(f"{name} (a reconstruction)" if "afl" in name else name)
+        figure.suptitle(f"{name} (a reconstruction)" if names_afl(name) else name)
     return figure

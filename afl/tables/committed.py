@@ -12,8 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from afl.config import CONF, ConfigError, unknown_choice
 from afl.reporting import Table, TableSpec, build_table, load_records
-from afl.reporting.caption import RECONSTRUCTION
-from afl.tracking import FINISHED, Record, write_text
+from afl.tracking import FINISHED, RECONSTRUCTION, Record, names_afl, write_text
 from afl.training.compose import compose_cell
 
 
@@ -63,7 +62,7 @@ class KeptTable:
 
 def write_answer(path: Path, text: str) -> None:
     """Print an answer and write it as Markdown; one that shows AFL ends with the note that AFL is a reconstruction."""
-    if "afl" in text:
+    if names_afl(text):
         text += f"\n\n{RECONSTRUCTION}."
     write_text(path, text + "\n")
     print(text)

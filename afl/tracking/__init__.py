@@ -5,6 +5,7 @@ from afl.tracking.gradient_summary import mass_curves, summarize
 from afl.tracking.local import CsvTracker, TensorBoardTracker
 from afl.tracking.metrics_log import MetricsLog, read_metrics
 from afl.tracking.overview import overview
+from afl.tracking.reconstruction import RECONSTRUCTION, names_afl
 from afl.tracking.record import (
     FAILED,
     FINISHED,
@@ -30,6 +31,7 @@ from datasets.files import (
 )
 
 __all__ = [
+    "RECONSTRUCTION",
     "RECORD",
     "Chart",
     "CsvTracker",
@@ -51,6 +53,7 @@ __all__ = [
     "environment",
     "git_state",
     "mass_curves",
+    "names_afl",
     "overview",
     "read_metrics",
     "read_record",

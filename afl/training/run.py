@@ -24,6 +24,7 @@ from afl.tracking import (
     NullTracker,
     Record,
     Tracker,
+    names_afl,
     read_metrics,
     summarize,
     summary_of_record,
@@ -212,7 +213,7 @@ def _tracker(run: Run) -> Tracker:
 def wandb_tags(cell: dict[str, str], seed: int) -> tuple[str, ...]:
     """Tags for W&B's filters; runs of AFL are tagged as a reconstruction."""
     tags = (cell["dataset"], cell["detector"], cell["loss"], f"seed{seed}")
-    return (*tags, "reconstruction") if "afl" in cell["loss"] else tags
+    return (*tags, "reconstruction") if names_afl(cell["loss"]) else tags
 
 
 def _record_failure(run: Run, error: Exception, tracker: Tracker) -> None:

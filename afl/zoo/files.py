@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from afl.config import CONF
+from afl.tracking import RECONSTRUCTION
 from afl.training.checkpoint import CheckpointError
 from datasets.files import write_bytes
 
@@ -27,7 +28,7 @@ FORMAT = "afl-zoo-1"
 PREFIX = "zoo:"
 SUFFIX = ".safetensors"
 ZOO = CONF.parent / "zoo"
-NOTE = "AFL here is a reconstruction: the paper's formula is not public."
+NOTE = f"{RECONSTRUCTION}."
 
 
 @dataclass(frozen=True)

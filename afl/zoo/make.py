@@ -17,7 +17,7 @@ import torch
 from omegaconf import OmegaConf
 
 from afl.predict import Predictor, load_predictor
-from afl.tracking import environment, read_record, write_json
+from afl.tracking import environment, names_afl, read_record, write_json
 from afl.training.checkpoint import CheckpointError, evaluated_weights, load_checkpoint
 from afl.training.evaluation import evaluate_run
 from afl.training.load import LoadedRun, load_run
@@ -84,7 +84,7 @@ def make_entry(name: str, run: Path, zoo: Path, *, command: str, images: int) ->
         kept={},
         speed={},
         command=command,
-        note=NOTE if "afl" in record.loss else "",
+        note=NOTE if names_afl(record.loss) else "",
     )
     path = zoo / f"{name}{SUFFIX}"
     write_entry(path, entry, rounded)

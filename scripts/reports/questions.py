@@ -13,7 +13,7 @@ from afl.reporting import answers, load_records, questions
 from afl.reporting.documents import refreshed
 from afl.reporting.frame import frame
 from afl.tables.committed import KeptTable, kept_table, write_answer
-from afl.tracking import FINISHED, write_json, write_text
+from afl.tracking import FINISHED, names_afl, write_json, write_text
 from scripts.reports.material import figures_on_training_images
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,7 +170,7 @@ def forms(
     """
     kept = {name: kept_table(name, results) for name in tables}
     first = kept[tables[0]]
-    candidates = [name for name in first.spec.losses if "afl" in name]
+    candidates = [name for name in first.spec.losses if names_afl(name)]
     found = questions.forms(
         {name: _long(one) for name, one in kept.items()}, first.spec.baseline, candidates, least_head
     )

@@ -77,7 +77,7 @@ def test_the_command_reports_its_changes(capsys):
 def test_an_answer_about_afl_ends_with_the_note_that_documents_do_not_repeat(tmp_path):
     note = "AFL here is a reconstruction: the paper's formula is not public."
     write_answer(tmp_path / "gate.md", "| loss |\n| --- |\n| afl |")
-    write_answer(tmp_path / "noise.md", "| loss |\n| --- |\n| fl |")
+    write_answer(tmp_path / "noise.md", "| loss |\n| --- |\n| baflo |")
     assert (tmp_path / "gate.md").read_text() == f"| loss |\n| --- |\n| afl |\n\n{note}\n"
     assert note not in (tmp_path / "noise.md").read_text()
     document = refreshed("<!-- file gate.md -->\nold\n<!-- end -->", tmp_path)

@@ -184,7 +184,7 @@ def test_caption_states_protocol_device_code_and_reconstruction(record):
     ):
         assert words in table.caption
     assert table.notes == []
-    assert "reconstruction" not in one_row(record, {"fl": [0.30], "cbl": [0.3]}).caption
+    assert "reconstruction" not in one_row(record, {"fl": [0.30], "baflo": [0.3]}).caption
 
 
 def test_mixed_states_of_the_code_and_protocols_are_named(record):

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from afl.evaluation import GROUP_NAMES
 from afl.reporting.figures.style import BLUE, GREEN, ORANGE, RECONSTRUCTION, WIDTH, styled
 from afl.reporting.records import one_per_cell
-from afl.tracking import FINISHED, Record, mass_curves
+from afl.tracking import FINISHED, Record, mass_curves, names_afl
 
 MASS_LOSSES = {"fl": ("FL", BLUE, "-"), "cbl": ("CBL", ORANGE, "--"), "afl": ("AFL", GREEN, "-.")}
 
@@ -64,7 +64,7 @@ def _mass_figure(place: str, losses: Mapping[str, Sequence[Mapping[str, list[flo
         for axis, group in zip(axes[0], groups, strict=True):
             axis.set_title(GROUP_NAMES[group])
         axes[1, len(groups) // 2].set_xlabel("training, %")
-        shown = f"\n({RECONSTRUCTION})" if "afl" in losses else ""
+        shown = f"\n({RECONSTRUCTION})" if any(map(names_afl, losses)) else ""
         figure.suptitle(f"Sum of |∂L/∂z| in a step, {detector} on {dataset}{shown}")
         handles = {
             label: line

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import matplotlib.style
 from matplotlib.figure import Figure
 
-from afl.tracking import write_bytes
+from afl.tracking import names_afl, write_bytes
 
 WIDTH, FULL_WIDTH = 3.5, 7.16  # inches: one column, and both columns of a page
 # Okabe and Ito's palette, black first, without its yellow, which is too light for a line.
@@ -56,6 +57,6 @@ def save_as(figure: Figure, path: Path) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def with_reconstruction(title: str, losses: object) -> str:
+def with_reconstruction(title: str, losses: Iterable[str]) -> str:
     """The title, with a note that AFL is a reconstruction if one of the losses is a form of it."""
-    return f"{title} ({RECONSTRUCTION})" if any("afl" in loss for loss in losses) else title
+    return f"{title} ({RECONSTRUCTION})" if any(map(names_afl, losses)) else title

@@ -14,6 +14,7 @@ from afl.reporting.intervals import Estimate
 from afl.reporting.names import METRICS
 from afl.reporting.questions import gains
 from afl.reporting.table import Table
+from afl.tracking import names_afl
 
 TAILS, HEADS = ("AP_r", "AP_c"), ("AP_f", "AP_c")
 
@@ -53,7 +54,7 @@ def draw_trade(table: Table) -> Figure:
             (high, tall), (right, wide) = (
                 (100 * own.mean, 100 * own.half if own.half else None) for own in pair
             )
-            color = RED if "afl" in loss else BLUE
+            color = RED if names_afl(loss) else BLUE
             axis.errorbar(
                 right,
                 high,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from afl.reporting.caption import RECONSTRUCTION
 from afl.reporting.pages.dynamics import dynamics_section
 from afl.reporting.pages.frequency import frequency_section
 from afl.reporting.pages.material import Material
@@ -13,7 +12,7 @@ from afl.reporting.pages.pictures import pictures_section
 from afl.reporting.pages.protocol import protocol_section
 from afl.reporting.pages.results import results_section
 from afl.reporting.pages.training import curves_section
-from afl.tracking import FINISHED, Record
+from afl.tracking import FINISHED, RECONSTRUCTION, Record
 
 
 def report(material: Material) -> str:

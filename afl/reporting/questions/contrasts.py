@@ -11,6 +11,7 @@ from afl.reporting.frame import AVERAGE
 from afl.reporting.inference import Difference, difference, holm
 from afl.reporting.intervals import Estimate, estimate, paired_difference, t_quantile
 from afl.reporting.table import Table
+from afl.tracking import names_afl
 
 
 def noise(table: Table) -> pd.DataFrame:
@@ -100,7 +101,7 @@ def family(table: Table, loss: str) -> tuple[list[tuple[str, str]], str | None]:
         ValueError: the table does not have the loss.
     """
     table.spec.require_losses((loss,))
-    others = [name for name in table.spec.losses if "afl" not in name and name != loss]
+    others = [name for name in table.spec.losses if not names_afl(name) and name != loss]
     standard = (table.spec.baseline, "cbfl", "cbfl_instances")
     named = [name for name in others if name in standard or "deferred" in name]
     own = _by_loss(table).xs(table.spec.metrics[0], level="metric")
