@@ -54,7 +54,7 @@ DEFAULTS = {
 
 
 # The demo uses the first of these that the zoo contains.
-DEMOS = ("fcos-foda-afl_anchored_head", "fcos-foda-fl", "fcos-shapes-afl")
+DEMOS = ("fcos-foda-afl", "fcos-foda-fl", "fcos-shapes-afl")
 GENERATED = "note: {} was trained on LongTail Shapes and knows generated shapes of {} pixels only; its boxes in photographs mean nothing"
 
 KNOWN = "note: {} knows {} classes of {} only: {}"

@@ -71,8 +71,8 @@ def _make(arguments: list[str]) -> int:
             raise ValueError(f"{SPEC.name} has no entry {name!r}.{meant} It has: {', '.join(known)}")
     wanted = options["names"] or list(known)
     missing = [name for name in wanted if not (zoo / f"{name}.safetensors").is_file()]
-    for name in missing:
-        # A mistake ends the command before it loads torch.
+    for name in wanted:
+        # A mistake ends the command before it loads torch, even if all entries exist.
         checked([*_arguments(known[name]), *overrides], "config")
     print(
         f"{len(wanted) - len(missing)} of {len(wanted)} entries exist; delete the file of one to make it again",
