@@ -151,7 +151,7 @@ def main(arguments: list[str]) -> int:
     print(
         f"{len(document['images'])} image{'s' * (len(document['images']) != 1)}, {len(document['annotations'])} boxes with a score of at least {score:g} "
         f"({predictor.checkpoint}, step {predictor.step}); written: {output}/detections.json"
-        + (" and the pictures beside it" if options["pictures"] else "")
+        + (" and the pictures next to it" if options["pictures"] else "")
     )
     if not document["annotations"]:
         print(NOTHING)

@@ -35,7 +35,7 @@ def page_of(folder: Path, subjects: Iterable[str]) -> str:
     lines = [
         "# This project against others on the same work",
         "",
-        "Written by `make benchmark` from the JSON files beside it. Times are medians of repetitions that take turns in one run on one",
+        "Written by `make benchmark` from the JSON files next to it. Times are medians of repetitions that take turns in one run on one",
         "machine; the other side is called from its own package. Ratio: how often ours fits into theirs, or what the line names;",
         "memory is what the line's last column says.",
         "",

@@ -45,7 +45,7 @@ def write_page(folder: Path, against: str | None, steps: int, rounds: int, compi
     file = folder / "parts.json"
     kept = json.loads(file.read_text()) if file.is_file() else {}
     if against and not (Path(against) / "afl").is_dir():
-        raise FileNotFoundError(f"against={against} is no checkout of this project")
+        raise FileNotFoundError(f"against={against} is not a checkout of this project")
     before, after = {} if against else kept.get("before"), {}
     old = Path(against) if against else None
     variants = {
