@@ -159,6 +159,7 @@ def generate_pretraining_shapes(
 
     With ``more_classes`` there are 12 outlines x 8 fills = 96 classes instead of 6 x 5 = 30.
     """
+    outlines, fills = pretraining_parts(more_classes)
     return generate_shapes(
         root,
         seed=seed,
@@ -167,9 +168,16 @@ def generate_pretraining_shapes(
         objects_per_image=objects_per_image,
         image_size=image_size,
         tail_exponent=tail_exponent,
-        outlines=PRETRAINING_OUTLINES + (MORE_PRETRAINING_OUTLINES if more_classes else ()),
-        fills=PRETRAINING_FILLS + (MORE_PRETRAINING_FILLS if more_classes else ()),
+        outlines=outlines,
+        fills=fills,
     )
+
+
+def pretraining_parts(more_classes: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Outlines and fills of ``generate_pretraining_shapes``; every pair is a class."""
+    if not more_classes:
+        return PRETRAINING_OUTLINES, PRETRAINING_FILLS
+    return PRETRAINING_OUTLINES + MORE_PRETRAINING_OUTLINES, PRETRAINING_FILLS + MORE_PRETRAINING_FILLS
 
 
 def read_shapes(

@@ -13,11 +13,13 @@ from rich.console import Console
 
 from afl.config import CONF
 from afl.tables import speed as speeds
-from afl.tables.plan import DETECTION_BYTES, plan
-from afl.tracking import environment, write_record
+from afl.tables.cells import compose_rows
+from afl.tables.plan import DETECTION_BYTES, FEATURES, plan
+from afl.tracking import Record, environment, write_record
 from afl.training import ConfigError, run_cell
 from afl.training.compose import compose_cell
 from afl.training.cost import Throughput, network_cost, training_size
+from afl.training.initial_weights import pretraining_config
 from scripts.table import main
 
 SMALL = [
@@ -143,19 +145,69 @@ def test_steps_measured_on_a_gpu_are_scaled_before_a_published_speed_is(tmp_path
     assert "images/s of 512 px on one NVIDIA H200, without reading images" in text and "measure=true" in text
 
 
+def with_features(config):
+    """The same tables, whose runs start from pre-trained features."""
+    config.overrides = [text for text in config.overrides if not text.startswith("initial_weights")]
+    return config
+
+
 def test_pretraining_is_part_of_the_plan(tmp_path, monkeypatch):
     monkeypatch.setattr(
         speeds,
         "measure_throughput",
         lambda *_, batch_size, steps: Throughput(10.0, batch_size, steps, (96, 96), "X"),
     )
-    config = tables(tmp_path)
-    config.overrides = [text for text in config.overrides if not text.startswith("initial_weights")]
+    config = with_features(tables(tmp_path))
     cell, features = plan(config, [0, 1]).rows
     # 20 epochs of 1,500 images in steps of 16
     assert (features.runs, features.done) == (1, 0)
     assert features.hours_left == pytest.approx(1_875 * 16 / 10 / 3600)
-    assert (cell.name, features.name) == ("centernet", "features for tiny")
+    assert (cell.name, features.name) == ("centernet", FEATURES)
+
+
+def test_data_sets_share_the_pretraining_of_a_detector(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        speeds,
+        "measure_throughput",
+        lambda config, classes, **_: (
+            asked.append((config.dataset.name, classes)) or Throughput(10.0, 16, 4, (96, 96), "X")
+        ),
+    )
+    config = with_features(tables(tmp_path, "table.datasets=[shapes_lvis,shapes_coco]"))
+    *cells, features = plan(config, [0]).rows
+    assert (len(cells), features.runs) == (2, 1)
+    # The set of the pre-training has 12 outlines and 8 fills.
+    assert asked == [("shapes_lvis", 30), ("shapes_coco", 30), ("shapes_pretraining", 96)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "done"),
+    [
+        ({}, 1),
+        ({"status": "failed"}, 0),
+        ({"key": "shapes_pretraining-centernet-fl-s0-ffffffff"}, 0),
+        ({"setting": ("trainer", "max_duration", "1steps")}, 0),
+        ({"setting": ("backbone", "name", "other")}, 0),
+        ({"setting": ("paths", "data", "/of/another/machine")}, 1),
+    ],
+)
+def test_only_a_finished_pretraining_with_the_same_settings_is_done(tmp_path, changes, done):
+    config = with_features(tables(tmp_path, "measure=false"))
+    (cell,) = compose_rows(config).values()
+    plain = OmegaConf.to_container(pretraining_config(cell), resolve=True)
+    if "setting" in changes:
+        group, name, value = changes.pop("setting")
+        plain[group][name] = value
+    folder = tmp_path / "outputs" / "shapes_pretraining-centernet-fl-s0-0a1b2c3d"
+    record = Record(
+        key=folder.name, status="finished", dataset="shapes_pretraining", detector="centernet", loss="fl",
+        seed=0, config=plain, groups={"disc": "f"}, metrics={"AP": 0.5},
+    )  # fmt: skip
+    write_record(folder / "record.json", dataclasses.replace(record, **changes))
+    features = plan(config, [0]).rows[-1]
+    assert (features.runs, features.done) == (1, done)
+    assert (features.hours_left == 0) == bool(done)
 
 
 def test_a_plan_prints_its_rows_and_notes(done, tmp_path):
