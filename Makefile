@@ -1,7 +1,8 @@
 # Every task of the project. `make help` lists them; each target sets up what it needs.
 PYTHON ?= python3
 SEEDS ?= 0
-JOBS ?= $(shell nproc 2>/dev/null || echo 1)
+# nproc would print the value of OMP_NUM_THREADS, which limits the threads of one process.
+JOBS ?= $(shell env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || echo 1)
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 TABLE = $(RUN) scripts.table table=$(subst -,_,$*)

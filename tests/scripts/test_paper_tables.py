@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -160,6 +162,21 @@ def test_a_sweep_of_presets_has_the_runs_of_the_table(monkeypatch, tmp_path):
 def test_presets_in_folders_are_found_by_name():
     assert unknown_choice(["experiment=coco/fcos"]) is None
     assert "experiment=coco/fcos?" in unknown_choice(["experiment=coco/fcoss"])
+
+
+def test_a_limit_on_threads_does_not_reduce_the_number_of_processes_of_make():
+    said = {
+        limit: subprocess.run(
+            ["make", "-n", "test"],
+            cwd=Path(CONF).parent,
+            env={**os.environ, "OMP_NUM_THREADS": limit},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for limit in ("1", "64")
+    }
+    assert "pytest -n" in said["1"] and said["1"] == said["64"]
 
 
 def test_make_has_the_targets_that_the_tables_name():
