@@ -48,7 +48,7 @@ class FCOS(nn.Module):
         backbone: computes features by stride and lists their ``channels``.
         classes: training counts of the C classes.
         loss: creates the classification loss from the map's description.
-        strides: pyramid levels.
+        strides: pyramid levels, each with twice the stride of the one before it.
         channels, tower_depth, norm, pyramid_batch_norm: size of pyramid and towers.
         center_radius: largest distance of a positive location from the box's centre, in strides.
         level_reach: largest distance to the farthest side that a level learns, in strides; the next level learns larger
@@ -170,7 +170,8 @@ class FCOS(nn.Module):
         return match, eligible
 
     def _level_ranges(self, strides: Tensor) -> tuple[Tensor, Tensor]:
-        """Lower and upper limit (A,) of the distance from a location to the farthest side, in pixels: (lower, upper]."""
+        """Lower and upper limit (A,) of the distance from a location to the farthest side, in pixels: (lower, upper]. The
+        pyramid only accepts strides that double, so half the reach of a level is the reach of the level before it."""
         reach = self.level_reach * strides
         lower = torch.where(strides == self.strides[0], 0.0, reach / 2)
         return lower, torch.where(strides == self.strides[-1], math.inf, reach)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,6 +19,9 @@ class FeaturePyramid(nn.Module):
         extra_from: source of the first level beyond the backbone: ``"backbone"`` (C5, RetinaNet) or
             ``"pyramid"`` (P5, FCOS).
         batch_norm: normalise every lateral and output convolution; for training from scratch.
+
+    Raises:
+        ValueError: the strides do not double from level to level, or the backbone lacks one of them.
     """
 
     def __init__(
@@ -32,11 +37,17 @@ class FeaturePyramid(nn.Module):
         if extra_from not in ("backbone", "pyramid"):
             raise ValueError(f"extra_from is {extra_from!r}; it is 'backbone' or 'pyramid'")
         self.strides, self.channels, self.extra_from = tuple(strides), channels, extra_from
-        lateral = [stride for stride in in_channels if stride >= strides[0]]
-        if not lateral or any(b != 2 * a for a, b in zip(strides, strides[1:], strict=False)):
+        if any(b != 2 * a for a, b in pairwise(strides)):
             raise ValueError(
-                f"a pyramid with strides {strides} cannot be built on features at {list(in_channels)}"
+                f"strides are {tuple(strides)}, but each level of a pyramid has twice the stride of the level before it"
             )
+        # Convolutions compute the levels above the backbone's last one, except the first level.
+        needed = {strides[0], *(stride for stride in strides if stride <= max(in_channels))}
+        if missing := sorted(needed - set(in_channels)):
+            raise ValueError(
+                f"strides are {tuple(strides)}, but the backbone has features at the strides {list(in_channels)}, not at {missing[0]}"
+            )
+        lateral = [stride for stride in in_channels if stride >= strides[0]]
         self.lateral_strides = tuple(sorted(lateral))
         self.lateral = nn.ModuleDict(
             {str(s): _conv(in_channels[s], channels, 1, batch_norm) for s in self.lateral_strides}

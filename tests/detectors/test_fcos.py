@@ -232,6 +232,12 @@ def test_a_distance_on_the_border_of_two_ranges_belongs_to_one_level():
     assert (farthest[outputs["strides"][location] == 8] > 32).all()
 
 
+def test_strides_that_do_not_double_are_rejected():
+    """A level starts at the reach of the level below it only if strides double."""
+    with pytest.raises(ValueError, match="twice the stride of the level before it"):
+        small_fcos(strides=(4, 16))
+
+
 def test_centerness_equals_the_papers_equation():
     box = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
     assert box_centerness(torch.tensor([[1.0, 1.0]]), box).item() == pytest.approx(1 / 3)

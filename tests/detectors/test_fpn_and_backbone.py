@@ -55,9 +55,19 @@ def test_coarse_levels_of_one_pixel_have_the_float32_gradient_in_bfloat16(height
             assert error < 0.05, (name, float(error))
 
 
-def test_pyramid_rejects_impossible_strides():
-    with pytest.raises(ValueError, match="cannot be built"):
-        FeaturePyramid(in_channels={4: 8, 8: 8}, strides=(4, 16), channels=4)
+@pytest.mark.parametrize(
+    ("strides", "message"),
+    [
+        ((4, 16), r"strides are \(4, 16\), but each level of a pyramid has twice the stride"),
+        ((8, 4), "has twice the stride"),
+        ((2, 4, 8), r"the backbone has features at the strides \[4, 8\], not at 2"),
+        ((3, 6, 12), "not at 3"),
+        ((16, 32), "not at 16"),
+    ],
+)
+def test_pyramid_rejects_impossible_strides(strides, message):
+    with pytest.raises(ValueError, match=message):
+        FeaturePyramid(in_channels={4: 8, 8: 8}, strides=strides, channels=4)
 
 
 @pytest.mark.parametrize(
