@@ -35,12 +35,14 @@ class AdaptiveGradient(Weighting):
     Args:
         info: the map; its ``prior`` is where the running mean starts.
         kappa: kappa_0, strength of the gate for a fresh head; 0 switches it off.
-        tau: with kappa_0 = 1, the bound on the gradient of a fresh head.
+        tau: with kappa_0 = 1, the bound on the gradient of a fresh head. Only kappa_0 / tau has an effect on the loss; both
+            exist because the equations name both.
         momentum: of the running mean of g, per optimiser step.
         threshold: h, the mean g at which the gate is fully open.
         per_class: keep a running mean, and so a kappa, for every class; a class is updated only in steps that have one
             of its positives.
-        negatives: gate the negatives as well. If False, put this link after every link that weighs positives.
+        negatives: gate the negatives as well. If False, the link does not set the gate but multiplies the weights that
+            positives have so far, so put it after every link that weighs positives.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class AdaptiveGradient(Weighting):
         super().__init__()
         check_gate(kappa, tau)
         self.kappa_0, self.tau, self.negatives = float(kappa), float(tau), negatives
+        self.sets_gate = negatives
         self.maturity = Maturity(
             prior=info.prior,
             threshold=threshold,
@@ -91,6 +94,7 @@ class ScheduledGradient(Weighting):
     """The same gate, opened by a schedule: kappa = kappa_0 max(0, 1 - t / fade_steps)^2 after t optimiser
     steps."""
 
+    sets_gate = True
     steps: Tensor
 
     def __init__(self, info: MapInfo, *, fade_steps: int, kappa: float = 1.0, tau: float = 1.0) -> None:

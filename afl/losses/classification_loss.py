@@ -31,6 +31,9 @@ class ClassificationLoss(MapLoss):
             skipped, so a configuration can set a link to null.
         gamma: focusing exponent, 0 is cross-entropy.
         alpha: balance of positives and negatives; None takes the head's usual one; negative switches it off.
+
+    Raises:
+        ValueError: a value is out of range, or two links of the chain set the gate.
     """
 
     def __init__(
@@ -48,6 +51,11 @@ class ClassificationLoss(MapLoss):
             {name: factory(info) for name, factory in (chain or {}).items() if factory is not None}
         )
         self.uses_overlap = any(link.uses_overlap for link in self.chain.values())
+        gates = [name for name, link in self.chain.items() if link.sets_gate]
+        if len(gates) > 1:
+            raise ValueError(
+                f"the links {', '.join(gates)} of the chain each set the gate, and a loss has only one; remove the others."
+            )
         if self.gamma < 0:
             raise ValueError(f"gamma is {gamma}, but the focusing exponent must not be negative.")
         if self.alpha > 1:

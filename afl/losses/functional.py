@@ -84,7 +84,7 @@ def adaptive_focal_loss(
         class_weights: (C,).
         kappa: strength of the gate, scalar or (C,); 0 gives class-balanced focal loss. ``AdaptiveFocalLoss``
             updates it during training.
-        tau: with kappa 1, the bound of the gradient.
+        tau: with kappa 1, the bound of the gradient; only kappa / tau has an effect.
         alpha, gamma, reduction: see ``sigmoid_focal_loss``.
 
     Returns:
@@ -103,8 +103,9 @@ class AdaptiveFocalLoss(nn.Module):
     """Adaptive Focal Loss that updates kappa itself, for any training loop.
 
     Every forward in training mode computes the loss with the current running mean of g over positives and then updates that
-    mean, so call it once for each optimiser step, with all images of the batch. Under torch.distributed the update is one small all-reduce, so all ranks must call it equally often. In evaluation
-    mode the mean stays. The state is in buffers and therefore in ``state_dict``.
+    mean, so call it once for each optimiser step, with all images of the batch. Under torch.distributed the update is one small
+    all-reduce, so all ranks must call it equally often. In evaluation mode the mean stays. The state is in buffers and therefore
+    in ``state_dict``.
 
         loss = AdaptiveFocalLoss(instances_per_class, reduction="sum")
         (loss(logits, targets) / targets.sum().clamp(min=1)).backward()

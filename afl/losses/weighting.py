@@ -105,12 +105,14 @@ class Weighting(nn.Module):
     ranks and updates the running state, which is kept in buffers.
 
     Attributes:
+        sets_gate: whether ``forward`` sets ``ElementWeights.gate``; a chain has at most one such link.
         uses_overlap: whether the detector must fill ``target.overlap``.
         head_prior: probability that a fresh head must give to every element; None keeps the detector's own.
         image_repeats: how often training repeats images with rare classes; None leaves that to the data set.
         class_layers_only: whether training starts from a finished run and trains nothing but fresh class layers.
     """
 
+    sets_gate: bool = False
     uses_overlap: bool = False
     head_prior: float | None = None
     image_repeats: ImageRepeats | None = None

@@ -6,6 +6,7 @@ The gate A = 1 / (1 + kappa u / tau) bounds single gradients, and the balance bo
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -93,6 +94,36 @@ def test_condition_3_schedule_opens_the_gate_and_keeps_it_open():
         seen.append(link(torch.zeros(1, 5), target, ElementWeights(-1.0, 2.0)).gate.item())
         link.update()
     assert seen == pytest.approx([4, 4 * 0.5625, 4 * 0.25, 4 * 0.0625, 0, 0])
+
+
+def test_a_chain_has_at_most_one_gate():
+    """The second gate would replace the first one. A link that multiplies the weights of positives by its gate does not set one."""
+
+    def chain(**links):
+        return ClassificationLoss(make_info(COUNTS), chain=links)
+
+    adaptive = AdaptiveGradient
+    scheduled = partial(ScheduledGradient, fade_steps=4)
+    on_positives = partial(AdaptiveGradient, negatives=False)
+    for links in (
+        {"one": adaptive, "two": scheduled},
+        {"one": scheduled, "on": on_positives, "two": adaptive},
+    ):
+        with pytest.raises(ValueError, match="^the links one, two of the chain each set the gate"):
+            chain(**links)
+    assert list(chain(one=scheduled, two=on_positives).chain) == ["one", "two"]
+    assert list(chain(weights=ClassWeights, one=adaptive).chain) == ["weights", "one"]
+
+
+def test_only_the_ratio_of_kappa_and_tau_has_an_effect_on_the_loss():
+    target = random_target(5)
+    logits = random_logits(5, target)
+    one, two = (build(weights={}, gradient={"kappa": k, "tau": t}) for k, t in ((1.0, 0.5), (4.0, 2.0)))
+    for _ in range(3):
+        first, second = (loss_and_gradient(loss(logits, target, ONE), logits) for loss in (one, two))
+        torch.testing.assert_close(first, second)
+        one.update()
+        two.update()
 
 
 def test_condition_3_balance_is_one_if_positives_outweigh_negatives():
