@@ -1,7 +1,9 @@
-"""The name of a run, computed from exactly the settings that affect its result.
+"""The name of a run, computed from the settings that affect its result.
 
 The same configuration gives the same key on every machine and at any time, so that a repeated command finds the run that it started
-before.
+before. Every setting takes part unless it is in ``EXCLUDED``, so a new setting takes part by default. Some settings take part although
+they change only the rounding of the result (``trainer.device``, ``trainer.eval_batch_size``) or its curves
+(``trainer.evaluate_every``). They stay, because leaving one out would change the keys of all existing runs.
 """
 
 from __future__ import annotations
@@ -13,16 +15,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# Left out of the digest: settings of folders, display and speed, which do not change the result. The way in which a data set
-# is read from its folder is left out too, because the fingerprint of its content takes part.
+# Left out of the digest, because they do not change the result, or only its rounding and its curves.
 EXCLUDED = (
+    # Folders and services of the machine.
     "paths",
     "logger",
     "hydra",
+    # Values that other settings refer to; those take part with the value that they get.
     "in_regime",
     "per_detector",
+    # Checks before the run, which may only stop it.
     "preset",
     "strict_code",
+    # How the data is found and read; the fingerprint of its content takes part instead. ``remedy`` is a part of an error message.
     "dataset.cache_images",
     "dataset.folder",
     "dataset.images",
@@ -30,12 +35,14 @@ EXCLUDED = (
     "dataset.root",
     "dataset.train",
     "dataset.val",
+    # What is displayed and saved, and how often. ``log_every`` sets how many points the curves of the record have.
     "trainer.checkpoint_every",
-    "trainer.evaluator",
     "trainer.log_every",
-    "trainer.num_workers",
     "trainer.pictures",
     "trainer.progress",
+    # Speed. Another number of threads sums floats in another order, and the two evaluators agree to 1e-9.
+    "trainer.evaluator",
+    "trainer.num_workers",
     "trainer.threads",
 )
 

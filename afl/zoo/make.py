@@ -28,7 +28,8 @@ from datasets import AnnotationIndex, read_image_file
 
 IMAGES = "images"
 TIMED, PASSES = 20, 5  # images whose time is measured, and how often
-# Parts of a config that name files and services of the machine that trained.
+# Parts of a config that name files and services of the machine that trained, which a reader of the entry does not have. They are some
+# of those that a run key leaves out; an entry keeps the others, such as the number of threads.
 OUTSIDE = (
     "paths",
     "logger",
