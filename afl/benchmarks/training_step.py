@@ -1,8 +1,18 @@
 """One training step of RetinaNet and FCOS compared with torchvision's, with the same backbone, images, batch and classes.
 
 The step starts with a batch of decoded images: normalisation, forward pass, assignment, losses, backward pass, clipping and SGD.
-Torchvision's models are torchvision's classes on torchvision's ResNet-18 pyramid, trained as in its reference script. Our models use the
-project's settings (channels_last, fused optimiser).
+Torchvision's side calls its RetinaNet and FCOS as its training script does (references/detection in its repository, ``train_one_epoch``):
+with a list of images, SGD with a momentum of 0.9, and float32 by default. Our side uses the project's settings (channels_last, fused
+optimiser, weight decay). The step of torchvision's side differs from that script:
+
+- It clips gradients, because our side does. The script does not clip.
+- The rate is 1e-5 on both sides, because the weights are random. The script's default is 0.02, after a warm-up.
+- It has no weight decay. The script's default is 1e-4.
+- The backbone is a ResNet with random weights, fixed batch norms and no frozen stage. The script trains the last three stages of a
+  pre-trained ResNet-50. On the CPU it is ResNet-18.
+- RetinaNet computes P6 from C5, like ours and the paper. ``retinanet_resnet50_fpn`` computes it from P5.
+- All images have the same size, which torchvision's transform keeps.
+- It logs nothing. The script averages the losses over processes and reads their sum after every forward pass.
 """
 
 from __future__ import annotations
@@ -27,7 +37,9 @@ from afl.training.optimizer import build_optimizer
 from detectors.contract import ClassCounts, Targets, weighted_sum
 
 CLASSES, OBJECTS = 80, 8
+# Smallest allowed ratio of seconds, theirs / ours: with the default precision of each side, and with the same precision.
 BUDGET, EQUAL_BUDGET = 1.3, 1.0
+CLIP_NORM = 35.0  # of all gradients; the time of clipping does not depend on it
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
 
@@ -173,7 +185,7 @@ def our_step(
 
     def work() -> None:
         gradients()
-        nn.utils.clip_grad_norm_(detector.parameters(), 35.0)
+        nn.utils.clip_grad_norm_(detector.parameters(), CLIP_NORM)
         optimizer.step()
 
     return work
@@ -188,7 +200,7 @@ def their_step(
     *,
     backbone: str = "resnet18",
 ) -> Callable[[], None]:
-    """Torchvision's model, whose transform does not change the size."""
+    """A whole step of torchvision's model; the module's docstring names the differences from torchvision's reference script."""
     body = getattr(torchvision.models, backbone)(weights=None, norm_layer=FrozenBatchNorm2d)
     widths = [body.layer2[0], body.layer3[0], body.layer4[0]]
     widths = [block.downsample[0].out_channels for block in widths]
@@ -207,7 +219,7 @@ def their_step(
         with torch.autocast(device.type, autocast, enabled=autocast is not None):
             losses = model(listed, truth)
         sum(losses.values()).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 35.0)
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
         optimizer.step()
 
     return work
