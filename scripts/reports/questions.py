@@ -34,17 +34,32 @@ def noise(table: str = "shapes", seeds: int = 5, results: str = "results") -> No
     kept.write("noise.md", answers.noise_text(questions.noise(kept.table()), seeds))
 
 
-def contrast(table: str = "shapes", loss: str = "afl", against: str = "", results: str = "results") -> None:
+def contrast(
+    table: str = "shapes", loss: str = "afl", against: str = "", other: str = "", results: str = "results"
+) -> None:
     """One loss of a table against the others: intervals, exact p values, correction for the number of comparisons.
 
         python -m scripts.report contrast [table=shapes] [loss=afl] [against=cbfl_instances]
+        python -m scripts.report contrast table=confirmation loss=afl against=fl other=tuned
 
     Without ``against``: the loss against focal loss, class-balanced focal loss, deferred weights and the best other loss, if the
     table has them. Writes RESULTS/TABLE/LOSS-contrasts.md, and by detector the loss against cbfl_instances, which is AFL without
-    its gate. With ``against``: by detector only, in RESULTS/TABLE/LOSS-against-AGAINST.md.
+    its gate. With ``against``: by detector only, in RESULTS/TABLE/LOSS-against-AGAINST.md. With ``other``, a table of the same
+    detectors and units with other settings: the loss against AGAINST (default: the baseline) of that table, in
+    RESULTS/TABLE/LOSS-against-AGAINST-of-OTHER.md.
     """
     kept = kept_table(table, results)
     whole = kept.table()
+    if other:
+        second = kept_table(other, results).table()
+        against = against or second.spec.baseline
+        found = questions.contrasts(whole, [(loss, against)], second)
+        if not found:
+            sys.exit(
+                f"tables {table} and {other} have no seed with these losses on every detector of {table}"
+            )
+        kept.write(f"{loss}-against-{against}-of-{other}.md".replace("/", "_"), answers.contrasts_text(found))
+        return
     if not against:
         pairs, best = questions.family(whole, loss)
         found = questions.contrasts(whole, pairs)

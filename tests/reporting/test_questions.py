@@ -136,6 +136,30 @@ def test_contrasts_use_common_units_of_all_detectors_and_join_data_sets(record):
     assert found.pooled.half == pytest.approx(4.302653 * math.sqrt(0.02 / 4)) and found.pooled.freedom == 2
 
 
+def test_a_loss_is_compared_with_that_of_another_table_unit_by_unit(record):
+    def table(name: str, loss: str, values: dict[int, tuple[float, float]]):
+        records = [
+            record(detector, loss, seed, metrics={"AP": ap})
+            for seed, both in values.items()
+            for detector, ap in zip(("fcos", "centernet"), both, strict=True)
+        ]
+        sets, seeds = [records[0].dataset], list(values)
+        spec = TableSpec(name, ["fcos", "centernet"], [loss], sets, seeds, metrics=["AP"], baseline=None)
+        return build_table(records, spec)
+
+    one = table("plain", "afl", {4: (0.5, 0.6), 5: (0.7, 0.8), 6: (0.9, 0.9)})
+    other = table(
+        "tuned", "fl", {5: (0.6, 0.6), 4: (0.2, 0.2), 7: (0.1, 0.1)}
+    )  # another order; one unit is missing
+    ((place, found),) = questions.contrasts(one, [("afl", "fl")], other).items()
+    assert place == ("afl", "fl of tuned", "AP")
+    # Seed 4: 0.3 and 0.4, seed 5: 0.1 and 0.2.
+    assert (found.detectors, found.units, found.mean) == (2, 2, pytest.approx(0.25))
+    assert found.unpooled.half == pytest.approx(T1 * 0.2 / 2)
+    with pytest.raises(ValueError, match="afl"):
+        questions.contrasts(one, [("afl", "afl")], other)
+
+
 def test_the_family_of_a_loss_includes_the_best_other_loss(record):
     aps = {
         "fl": 0.3,

@@ -67,23 +67,34 @@ def contrast(table: Table, loss: str, against: str) -> dict[tuple[str, str], dic
     return found
 
 
-def contrasts(table: Table, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str, str], Difference]:
+def contrasts(
+    table: Table, pairs: Sequence[tuple[str, str]], other: Table | None = None
+) -> dict[tuple[str, str, str], Difference]:
     """The family of contrasts of a table: for each pair of losses and each metric, over all detectors and units (data set, seed)
     for which every detector has both losses. Contrasts without such a unit are left out.
 
+    Args:
+        other: the table that has the second loss of each pair, for the same data sets, detectors and units with other settings.
+
+    Returns:
+        By loss, other loss ("fl", or "fl of OTHER") and metric.
+
     Raises:
-        ValueError: the table does not have one of the losses.
+        ValueError: a table does not have one of its losses.
     """
-    table.spec.require_losses(name for pair in pairs for name in pair)
-    wide = _by_loss(table)
+    second = other or table
+    table.spec.require_losses(loss for loss, _ in pairs)
+    second.spec.require_losses(against for _, against in pairs)
+    wide, wide_second = _by_loss(table), _by_loss(second)
     found = {}
     for loss, against in pairs:
-        moved = (wide[loss] - wide[against]).unstack(["dataset", "unit"])
+        moved = (wide[loss] - wide_second[against]).unstack(["dataset", "unit"])
+        label = against if other is None else f"{against} of {other.spec.name}"
         for metric in table.spec.metrics:
             layout = moved.xs(metric, level="metric").drop(AVERAGE, errors="ignore")
             layout = layout.reindex(list(table.spec.detectors)).dropna(axis=1)
             if layout.shape[1]:
-                found[loss, against, metric] = difference(layout.to_numpy())
+                found[loss, label, metric] = difference(layout.to_numpy())
     return found
 
 
