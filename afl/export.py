@@ -62,7 +62,8 @@ class RawNetwork(nn.Module):
         for module in self.detector.modules():
             if isinstance(module, CornerPooling):
                 # ONNX has no running maximum.
-                module.pools = tuple(partial(_doubled, *WALKS[pool]) for pool in module.pools)
+                one, other = module.pools
+                module.pools = partial(_doubled, *WALKS[one]), partial(_doubled, *WALKS[other])
         with torch.no_grad():
             self.names = list(self._outputs(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)))
 

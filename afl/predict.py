@@ -64,8 +64,8 @@ class Predictor:
     test_time: TestTime
     batch_size: int
 
-    @overload
-    def __call__(self, images: Image, *, score: float = SCORE) -> Detections: ...
+    @overload  # a str, which is a sequence of str, too, is one file name
+    def __call__(self, images: Image, *, score: float = SCORE) -> Detections: ...  # type: ignore[overload-overlap]
 
     @overload
     def __call__(self, images: Sequence[Image], *, score: float = SCORE) -> list[Detections]: ...
@@ -230,6 +230,7 @@ def described(state: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
 
 def _reference(value: Any, name: str) -> str | None:
     """The name of the first value in a config that has a reference, such as ``${oc.env:HOME}``."""
+    pairs: Iterable[tuple[Any, Any]]
     if isinstance(value, dict):
         pairs = value.items()
     elif isinstance(value, list | tuple):

@@ -134,7 +134,7 @@ def log_tables(
                 {f"{name}/{file}": wandb.Table(columns=list(header), data=values, allow_mixed_types=True)}
             )
     folder = Path(run.dir).parent
-    address = run.url if mode == "online" else f"{folder}; wandb sync uploads it"
+    address = str(run.url) if mode == "online" else f"{folder}; wandb sync uploads it"
     run.finish()
     return address
 

@@ -246,7 +246,8 @@ def _list(text: str) -> list:
     if not text.startswith("["):
         raise ValueError
     try:
-        return OverridesParser.create().parse_override(f"value={text}").value()
+        value: Any = OverridesParser.create().parse_override(f"value={text}").value()
+        return value
     except HydraException:
         raise ValueError from None
 

@@ -135,13 +135,13 @@ def main(arguments: list[str]) -> int:
     quiet = not console.is_terminal
     for found in track(stream, total=len(files), console=console, transient=True, disable=quiet):
         path, pixels = pictures.read[len(document["images"])], pictures.waiting.pop(0)
-        name = path.relative_to(root)
-        _describe(document, name, pixels, found, predictor)
+        place = path.relative_to(root)
+        _describe(document, place, pixels, found, predictor)
         if options["pictures"]:
             drawn = draw_found(pixels, found, predictor.names)
             kind = ".jpg" if path.suffix.lower() in (".jpg", ".jpeg") else ".png"
             # The suffix is part of the name, so that a.png and a.jpg have different names.
-            target = name if name.suffix.lower() == kind else name.with_name(name.name + kind)
+            target = place if place.suffix.lower() == kind else place.with_name(place.name + kind)
             write_bytes(output / target, cv2.imencode(kind, drawn[..., ::-1])[1].tobytes())
     for line in pictures.broken:
         print(line, file=sys.stderr)

@@ -143,7 +143,7 @@ def to_rich(found: list[Agreement], metrics: tuple[str, ...]) -> Any:
     for (dataset, detector, loss), entries in rows.items():
         cells: list[str] = []
         for metric in metrics:
-            one = entries.get(metric)
-            cells += [f"{100 * one.own:.1f}", f"{100 * one.kept:.1f}", one.verdict] if one else ["", "", ""]
+            own = entries.get(metric)
+            cells += [f"{100 * own.own:.1f}", f"{100 * own.kept:.1f}", own.verdict] if own else ["", "", ""]
         shown.add_row(f"{dataset} {detector}" if several else detector, loss, *map(Text, cells))
     return shown

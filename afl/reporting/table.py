@@ -205,9 +205,11 @@ def _values(
         for loss in spec.losses:
             runs = {unit: cells[dataset, detector, loss, unit] for unit in spec.units(dataset)}
             values[detector][loss] = {
-                seed: run.metrics[metric]
-                for seed, run in runs.items()
-                if run is not None and run.status == FINISHED and run.metrics.get(metric) is not None
+                unit: value
+                for unit, run in runs.items()
+                if run is not None
+                and run.status == FINISHED
+                and (value := run.metrics.get(metric)) is not None
             }
     if len(spec.detectors) > 1:
         values[AVERAGE] = {}

@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -169,11 +169,15 @@ def _from_records(records: Sequence[Record], loss: str) -> Speed:
     chosen = own or records
     count = f"{len(chosen)} finished run{'s' if len(chosen) > 1 else ''}"
     return Speed(
-        images_per_second=statistics.median(record.images_per_second for record in chosen),
+        images_per_second=statistics.median(_known(record.images_per_second for record in chosen)),
         device=device,
         source=f"measured: {count}" + ("" if own else " with other losses"),
-        eval_seconds=statistics.median(record.eval_seconds for record in chosen),
+        eval_seconds=statistics.median(_known(record.eval_seconds for record in chosen)),
     )
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
 def sources(speeds: Sequence[Speed]) -> str:

@@ -88,12 +88,12 @@ def run(config: DictConfig, seeds: Sequence[int], console: Console) -> list[Reco
                 line = f"features of {record.detector}: trained in {record.seconds:.0f} s"
                 console.out(line, highlight=False)
             for cell in list(waiting):
-                record = cell.record()
-                if record is not None and record != before[cell.name]:
+                ended = cell.record()
+                if ended is not None and ended != before[cell.name]:
                     waiting.remove(cell)
-                    clock.ended(record)
+                    clock.ended(ended)
                     place = f"[{len(cells) - len(waiting)}/{len(cells)}]"
-                    line = f"{place} {cell.name}: {result(record, config.table.metrics)}; {clock.left()}"
+                    line = f"{place} {cell.name}: {result(ended, config.table.metrics)}; {clock.left()}"
                     console.out(line, highlight=False)
             if not running and not later:
                 break
@@ -197,7 +197,7 @@ class Clock:
 
     def ended(self, record: Record) -> None:
         """Count a run of the table or of the pre-training that has ended."""
-        rows = (FEATURES,)
+        rows: tuple[str, ...] = (FEATURES,)
         if not record.dataset.endswith("_pretraining"):
             rows = (record.detector, f"{record.dataset} {record.detector}")
         for row in self._ended.keys() & rows:

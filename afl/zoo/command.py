@@ -39,7 +39,8 @@ _ABSENT = object()
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(config, resolve=True)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    return plain
 
 
 def _text(value: Any) -> str:

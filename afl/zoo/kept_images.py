@@ -37,7 +37,7 @@ def kept_sheet(predictor: Predictor, folder: Path, images: int, title: str) -> n
     """
     truth = json.loads((folder / ANNOTATIONS).read_text(encoding="utf-8"))
     label = {number: i for i, number in enumerate(predictor.category_ids)}
-    own = {image["id"]: [] for image in truth["images"]}
+    own: dict[int, list] = {image["id"]: [] for image in truth["images"]}
     for one in truth["annotations"]:
         own[one["image_id"]].append(one)
 

@@ -151,7 +151,8 @@ def _without_outside(config: Mapping[str, Any]) -> dict[str, Any]:
         place = OmegaConf.select(kept, part) if part else kept
         if key in place:
             del place[key]
-    return OmegaConf.to_container(kept)
+    plain: Any = OmegaConf.to_container(kept)
+    return plain
 
 
 def _speed(predictor: Predictor, val: AnnotationIndex) -> dict[str, Any]:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from afl.zoo.files import NOTE, Entry
 
 FIGURES = ("AP", "AP_r", "AP_c", "AP_f")
+
+
+def _figure(name: str, entry: Entry) -> str:
+    return percent(entry.metrics.get(name))
+
+
 COLUMNS: dict[str, Callable[[Entry], str]] = {
     "model": lambda entry: f"`{entry.name}`",
     "data": lambda entry: entry.about["config"]["cell"]["dataset"],
-    **{name: lambda entry, name=name: percent(entry.metrics.get(name)) for name in FIGURES},
+    **{name: partial(_figure, name) for name in FIGURES},
     "parameters, M": lambda entry: f"{entry.run['parameters'] / 1e6:.2f}",
     "ms per image": lambda entry: f"{entry.speed['milliseconds']:.0f}",
     "training memory, GiB": lambda entry: f"{entry.run['peak_memory_bytes'] / 2**30:.1f}",
@@ -78,7 +85,7 @@ def page(entries: Sequence[Entry], sizes: Mapping[str, int]) -> str:
         sizes: bytes of each file by the name of its entry.
     """
     photographs = [one for one in entries if not one.about["config"]["cell"]["dataset"].startswith("shapes")]
-    example = max(photographs or entries, key=lambda one: one.metrics["AP"]).name
+    example = max(photographs or entries, key=lambda one: one.metrics["AP"] or 0.0).name
     speeds = sorted({f"{entry.speed['device']}" for entry in entries})
     devices = sorted({f"{entry.run['device']}" for entry in entries})
     files = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -115,8 +115,8 @@ def trade(table: str = "remedies", results: str = "results", output: str = "") -
 
 
 def push(
-    tables: list[str] = ("shapes", "data_seeds", "trashcan_frames", "trashcan"),
-    losses: list[str] = ("cbfl", "cbfl_instances", "afl", "ablation/afl_head"),
+    tables: Sequence[str] = ("shapes", "data_seeds", "trashcan_frames", "trashcan"),
+    losses: Sequence[str] = ("cbfl", "cbfl_instances", "afl", "ablation/afl_head"),
     results: str = "results",
     output: str = "",
 ) -> Path:

@@ -30,14 +30,14 @@ def gallery(
         ValueError: no finished run has this data set, loss and seed.
         DataError: the data set is not on this machine.
     """
-    runs = Path(runs)
+    folder = Path(runs)
     wanted = (dataset, loss, seed)
     chosen = {
         record.detector: record
-        for record in (load_records(runs) if runs.is_dir() else [])
+        for record in (load_records(folder) if folder.is_dir() else [])
         if record.status == FINISHED
         and (record.dataset, record.loss, record.seed) == wanted
-        and (runs / record.key).is_dir()
+        and (folder / record.key).is_dir()
         and record.config.get("subset") is None
     }
     if not chosen:
@@ -45,8 +45,8 @@ def gallery(
     records = [chosen[name] for name in in_order(chosen)]
     data = data_of(records[0])
     shown = telling_images(data, images)
-    columns = [gallery_of(runs / record.key, record, data, shown) for record in records]
-    path = Path(output or runs / f"gallery-{wanted[0]}-{wanted[1]}.jpg")
+    columns = [gallery_of(folder / record.key, record, data, shown) for record in records]
+    path = Path(output or folder / f"gallery-{wanted[0]}-{wanted[1]}.jpg")
     save_as(draw_gallery(columns), path)
     print(f"written: {path} ({', '.join(record.detector for record in records)})")
     return path

@@ -37,18 +37,18 @@ def html(
     Raises:
         ValueError: no finished run exists.
     """
-    runs = Path(runs)
+    folder = Path(runs)
     tables = tables_of_results(Path(results))
-    own, notes = tables_of_runs(runs, without={key for table in tables for key in _finished(table)})
+    own, notes = tables_of_runs(folder, without={key for table in tables for key in _finished(table)})
     tables += own
     if not tables:
         raise ValueError(
             f"no records in {results}/*/records and no runs in {runs}: train something first, for example "
             "make reproduce-table"
         )
-    here = run_folders(runs)
+    here = run_folders(folder)
     tables.sort(key=lambda table: not here.keys() & _finished(table).keys())
-    material = gather(tables, runs, images, notes)
+    material = gather(tables, folder, images, notes)
     page = report(material)
     path = Path(output)
     write_text(path, page)
@@ -180,7 +180,7 @@ def _galleries(
             (r for r in records if r.detector == detector and r.key in here),
             key=lambda record: (arms.index(record.loss), record.seed),
         )
-        shown = {}
+        shown: dict[str, Record] = {}
         for record in own:
             shown.setdefault(record.loss, record)
         for record in list(shown.values())[:2]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -52,7 +53,7 @@ def contrast(
     whole = kept.table()
     if other:
         second = kept_table(other, results).table()
-        against = against or second.spec.baseline
+        against = against or str(second.spec.baseline)
         found = questions.contrasts(whole, [(loss, against)], second)
         if not found:
             sys.exit(
@@ -88,7 +89,7 @@ def ranking(table: str = "remedies", results: str = "results") -> None:
 
 
 def classes(
-    table: str = "trashcan", losses: list[str] = (), shown: int = 6, results: str = "results"
+    table: str = "trashcan", losses: Sequence[str] = (), shown: int = 6, results: str = "results"
 ) -> None:
     """The classes of a table whose AP a loss changes most, averaged over detectors.
 
@@ -111,8 +112,8 @@ def classes(
 
 def mechanism(
     table: str = "shapes",
-    losses: list[str] = ("cbfl_instances", "afl"),
-    parts: list[int] = (0, 2, -1),
+    losses: Sequence[str] = ("cbfl_instances", "afl"),
+    parts: Sequence[int] = (0, 2, -1),
     results: str = "results",
 ) -> None:
     """The gradient of a loss on the positives of each frequency group as a multiple of the baseline's, early and late.
@@ -131,7 +132,7 @@ def mechanism(
 
 
 def gate(
-    tables: list[str] = (
+    tables: Sequence[str] = (
         "shapes",
         "scratch",
         "short",
@@ -175,7 +176,7 @@ def choice(table: str = "search", results: str = "results") -> None:
 
 
 def forms(
-    tables: list[str] = ("forms", "forms_ccp"), least_head: float = -0.005, results: str = "results"
+    tables: Sequence[str] = ("forms", "forms_ccp"), least_head: float = -0.005, results: str = "results"
 ) -> None:
     """Which form of AFL the rule of results/protocol.md chooses from its development sets.
 
@@ -213,8 +214,8 @@ def tuning(folder: str = "results/forms/fl_tuning") -> None:
 
 def fit(
     table: str = "shapes",
-    losses: list[str] = ("fl", "afl"),
-    metrics: list[str] = (),
+    losses: Sequence[str] = ("fl", "afl"),
+    metrics: Sequence[str] = (),
     runs: str = "outputs",
     results: str = "results",
 ) -> None:

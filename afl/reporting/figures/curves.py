@@ -120,9 +120,9 @@ def gradients_in_a_map(loss: Callable[[MapInfo], MapLoss]) -> tuple[np.ndarray, 
     """
     module, count = loss(EXAMPLE_MAP).eval(), len(MAP_POSITIVES)
     size = count * _map_gradient(module, MAP_POSITIVES, MAP_NEGATIVES, whole=True)
-    return tuple(
-        _mean_by_part(torch.sigmoid(z).numpy(), own.numpy())
-        for z, own in ((MAP_POSITIVES, size[:count]), (MAP_NEGATIVES, size[count:]))
+    return (
+        _mean_by_part(torch.sigmoid(MAP_POSITIVES).numpy(), size[:count].numpy()),
+        _mean_by_part(torch.sigmoid(MAP_NEGATIVES).numpy(), size[count:].numpy()),
     )
 
 

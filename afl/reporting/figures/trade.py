@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 from afl.reporting.figures.style import BLUE, GREY, RED, styled, with_reconstruction
@@ -101,7 +102,8 @@ def _label(axis: Axes, points: Mapping[str, tuple[Estimate, Estimate]]) -> None:
     places = [(x, y) for far in (3, 9, 16, 25, 36) for y in (far, -far, 0) for x in (3, -3, 30, -30)]
     for loss, (high, right) in points.items():
         point = 100 * right.mean, 100 * high.mean
-        best, least = None, len(taken) + 1
+        best: Annotation | None = None
+        least = len(taken) + 1
         for x, y in places:
             text = axis.annotate(
                 loss.rsplit("/", 1)[-1], point, xytext=(x, y), textcoords="offset points", fontsize=6,
@@ -111,7 +113,7 @@ def _label(axis: Axes, points: Mapping[str, tuple[Estimate, Estimate]]) -> None:
             box = text.get_window_extent()
             outside = box.x0 < axis.bbox.x0 or box.x1 > axis.bbox.x1
             covered = box.count_overlaps(taken) + len(taken) * outside
-            worse = text
+            worse: Annotation | None = text
             if covered < least:
                 worse, best, least = best, text, covered
             if worse:

@@ -21,7 +21,7 @@ def dynamics_section(material: Material) -> Section | None:
     shares = [own for dataset in found.spec.datasets if (own := _shares(material, found, dataset))]
     if not shares:
         return None
-    content = {
+    content: dict[str, object] = {
         "shares": shares,
         "signs": [
             (f"{group}{pale}", f"{sign}s, {name}")
@@ -29,7 +29,9 @@ def dynamics_section(material: Material) -> Section | None:
             for group, name in GROUPS.items()
         ],
         "courses": {
-            dataset: own for dataset in found.spec.datasets if (own := _courses(material, found, dataset))
+            dataset: courses
+            for dataset in found.spec.datasets
+            if (courses := _courses(material, found, dataset))
         },
         "losses": [(style[loss], loss) for loss in MASS_LOSSES if loss in style],
         "gates": [own for dataset in found.spec.datasets if (own := _gates(material, found, dataset))],

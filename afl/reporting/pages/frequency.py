@@ -120,9 +120,9 @@ def _classes(
             f"{name}, {count} instances: {before:.1f} to {after:.1f} ({percent((after - before) / 100, True)})"
             for count, before, after, _, name in own
         ]
-        at, before, after = ([p[i] for p in own] for i in range(3))
-        chart.points(at, before, "s0", notes, "ring")
-        chart.points(at, after, group, notes, "dot")
+        instances, with_baseline, with_loss = ([p[i] for p in own] for i in range(3))
+        chart.points(instances, with_baseline, "s0", notes, "ring")
+        chart.points(instances, with_loss, group, notes, "dot")
     return chart
 
 

@@ -18,7 +18,7 @@ def curves_section(material: Material) -> Section | None:
     """The curves that the first seed of each cell logged during training."""
     found, style = material.main, styles(material.main.spec)
     shown: dict[str, list[Chart]] = {}
-    used = set()
+    used: set[str] = set()
     for name, label in CURVES.items():
         for dataset in found.spec.datasets:
             for detector in found.spec.detectors:

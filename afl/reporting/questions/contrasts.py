@@ -146,8 +146,9 @@ def gains(table: Table) -> dict[str, dict[str, Estimate]]:
     moved = own.drop(columns=baseline).sub(own[baseline], axis=0)
     return {
         loss: {
-            metric: estimate(values.tolist())
+            metric: gain
             for metric, values in moved[loss].dropna().groupby(level="metric", sort=False)
+            if (gain := estimate(values.tolist())) is not None
         }
         for loss in moved
         if moved[loss].notna().any()
