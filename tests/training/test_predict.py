@@ -248,9 +248,9 @@ def _empty_config(state):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [(_no_model, ""), (_wrong_shape, "has shape"), (_foreign_weight, "extra"), (_missing_weight, "weight"),
+    [(_no_model, "complete state of a run"), (_wrong_shape, "has shape"), (_foreign_weight, "extra"), (_missing_weight, "weight"),
      (_not_finite, "not finite"), (_few_names, "2 names"), (_environment, "config.loss._target_ refers to something else"),
-     (_generator, "cannot call it"), (_tracker_in_transform, "cannot call it"), (_no_config, ""), (_empty_config, "")],
+     (_generator, "cannot call it"), (_tracker_in_transform, "cannot call it"), (_no_config, "has no config"), (_empty_config, "builds no detector")],
 )  # fmt: skip
 def test_a_malformed_or_foreign_checkpoint_gives_one_line_and_calls_nothing(
     run, tmp_path, monkeypatch, change, words
