@@ -115,8 +115,15 @@ def trade(table: str = "remedies", results: str = "results", output: str = "") -
 
 
 def push(
-    tables: Sequence[str] = ("shapes", "data_seeds", "trashcan_frames", "trashcan"),
-    losses: Sequence[str] = ("cbfl", "cbfl_instances", "afl", "ablation/afl_head"),
+    tables: Sequence[str] = (
+        "shapes",
+        "confirmation",
+        "trashcan_frames",
+        "trashcan",
+        "photos_gpu",
+        "confirmation_foda",
+    ),
+    losses: Sequence[str] = ("cbfl", "afl", "afl_anchored_head"),
     results: str = "results",
     output: str = "",
 ) -> Path:
