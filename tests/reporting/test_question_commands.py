@@ -23,6 +23,7 @@ COMMITTED = [
     ("choice", [], "search/choice.md"),
     ("noise", ["table=search"], "search/noise.md"),
     ("contrast", ["table=shapes"], "shapes/afl-against-cbfl_instances.md"),
+    ("contrast", ["table=confirmation"], "confirmation/afl-contrasts.md"),
     ("mechanism", [], "shapes/mechanism.md"),
     ("fit", [], "shapes/fit.md"),
     ("fit", ["table=trashcan"], "trashcan/fit.md"),
@@ -48,6 +49,15 @@ def test_committed_answers_follow_from_the_committed_records(results, capsys, na
     main([name, *options, f"results={results}"])
     text = (ROOT / "results" / path).read_text(encoding="utf-8")
     assert (results / path).read_text(encoding="utf-8") == text and text in capsys.readouterr().out
+
+
+def test_the_committed_tuning_follows_from_its_records(tmp_path):
+    folder = ROOT / "results" / "forms" / "fl_tuning"
+    (tmp_path / "records").symlink_to(folder / "records")
+    main(["tuning", f"folder={tmp_path}"])
+    assert (tmp_path / "tuning.md").read_text(encoding="utf-8") == (folder / "tuning.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_the_choice_of_the_search_equals_the_loss_afl():

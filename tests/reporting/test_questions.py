@@ -406,6 +406,7 @@ def test_detectors_without_a_setting_are_used_with_their_defaults(
         config = {
             "seed": seed,
             "paths": {"output": f"folder{seed}"},
+            "subset": None,
             "loss": {"gamma": 2.0},
             "detector": {"alpha": 0.25},
         }

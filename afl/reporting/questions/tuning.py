@@ -27,7 +27,9 @@ def tuning(records: Sequence[Record]) -> pd.DataFrame:
     rows = []
     for detector in dict.fromkeys(record.detector for record in records):
         own = [record for record in records if record.detector == detector]
-        configs = pd.DataFrame([flat(record.config) for record in own]).astype(str)
+        # As text, because pandas makes NaN of None, and NaN differs from itself.
+        texts = [{name: str(value) for name, value in flat(record.config).items()} for record in own]
+        configs = pd.DataFrame(texts).fillna("absent")
         usual = configs.mode().iloc[0]
         changed = configs.columns[configs.ne(usual).any()]
         for (_, config), record in zip(configs[changed].iterrows(), own, strict=True):
