@@ -50,7 +50,8 @@ table-%: setup  ## rebuild results/NAME from its records, without training
 
 # Every seed of this table has a data set of its own; one of these detectors fills a machine (JOBS=2 for two side by side).
 reproduce-table-data-seeds plan-table-data-seeds: SEEDS = 1,2,3
-reproduce-table-confirmation plan-table-confirmation reproduce-table-confirmation-lr plan-table-confirmation-lr: SEEDS = 4,5,6
+CONFIRMED := confirmation confirmation-lr extremenet-threshold
+$(CONFIRMED:%=reproduce-table-%) $(CONFIRMED:%=plan-table-%): SEEDS = 4,5,6
 reproduce-table-coco reproduce-table-lvis% reproduce-table-voc: JOBS = 1
 
 report: setup  ## all tables and figures in one page, outputs/report.html
