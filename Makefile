@@ -48,10 +48,11 @@ plan-table-%: setup  ## print the runs, hours and disk space of a table, and the
 table-%: setup  ## rebuild results/NAME from its records, without training
 	@$(TABLE) publish=true $(ARGS)
 
-# Every seed of this table has a data set of its own; one of these detectors fills a machine (JOBS=2 for two side by side).
+# Each seed of these tables is another data set.
 reproduce-table-data-seeds plan-table-data-seeds: SEEDS = 1,2,3
 CONFIRMED := confirmation confirmation-lr extremenet-threshold
 $(CONFIRMED:%=reproduce-table-%) $(CONFIRMED:%=plan-table-%): SEEDS = 4,5,6
+# One detector of these tables fills a machine (JOBS=2 trains two side by side).
 reproduce-table-coco reproduce-table-lvis% reproduce-table-voc: JOBS = 1
 
 report: setup  ## all tables and figures in one page, outputs/report.html

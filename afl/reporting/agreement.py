@@ -143,7 +143,11 @@ def to_rich(found: list[Agreement], metrics: tuple[str, ...]) -> Any:
     for (dataset, detector, loss), entries in rows.items():
         cells: list[str] = []
         for metric in metrics:
-            own = entries.get(metric)
-            cells += [f"{100 * own.own:.1f}", f"{100 * own.kept:.1f}", own.verdict] if own else ["", "", ""]
+            entry = entries.get(metric)
+            cells += (
+                [f"{100 * entry.own:.1f}", f"{100 * entry.kept:.1f}", entry.verdict]
+                if entry
+                else ["", "", ""]
+            )
         shown.add_row(f"{dataset} {detector}" if several else detector, loss, *map(Text, cells))
     return shown

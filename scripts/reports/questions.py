@@ -41,7 +41,7 @@ def contrast(
     """One loss of a table against the others: intervals, exact p values, correction for the number of comparisons.
 
         python -m scripts.report contrast [table=shapes] [loss=afl] [against=cbfl_instances]
-        python -m scripts.report contrast table=confirmation loss=afl against=fl other=tuned
+        python -m scripts.report contrast table=confirmation loss=afl against=fl other=confirmation_lr
 
     Without ``against``: the loss against focal loss, class-balanced focal loss, deferred weights and the best other loss, if the
     table has them. Writes RESULTS/TABLE/LOSS-contrasts.md, and by detector the loss against cbfl_instances, which is AFL without

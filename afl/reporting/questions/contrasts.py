@@ -82,13 +82,13 @@ def contrasts(
     Raises:
         ValueError: a table does not have one of its losses.
     """
-    second = other or table
     table.spec.require_losses(loss for loss, _ in pairs)
-    second.spec.require_losses(against for _, against in pairs)
-    wide, wide_second = _by_loss(table), _by_loss(second)
+    (other or table).spec.require_losses(against for _, against in pairs)
+    wide = _by_loss(table)
+    second = wide if other is None else _by_loss(other)
     found = {}
     for loss, against in pairs:
-        moved = (wide[loss] - wide_second[against]).unstack(["dataset", "unit"])
+        moved = (wide[loss] - second[against]).unstack(["dataset", "unit"])
         label = against if other is None else f"{against} of {other.spec.name}"
         for metric in table.spec.metrics:
             layout = moved.xs(metric, level="metric").drop(AVERAGE, errors="ignore")
