@@ -23,6 +23,7 @@ from afl.tables.pinned import pinned, require_trainable
 from afl.tables.speed import Speeds, gpu_steps, sources
 from afl.tracking import FINISHED, differing
 from afl.training import ConfigError
+from afl.training.classifier_stage import FIRST_STAGE, only_evaluates
 from afl.training.cost import network_cost
 from afl.training.duration import Duration
 from afl.training.initial_weights import SHAPES, pretraining_config
@@ -174,7 +175,9 @@ def _row(
         own = composed[name]
         views = len(own.trainer.test_time.scales) * (2 if own.trainer.test_time.flip else 1)
         evaluation = speed.eval_seconds or views * counts.val_images / (3 * speed.images_per_second)
-        hours = (_images(own, counts.train_images) / speed.images_per_second + evaluation) / 3600
+        shared = FIRST_STAGE in config.table.losses and only_evaluates(own)
+        images = 0 if shared else _images(own, counts.train_images)
+        hours = (images / speed.images_per_second + evaluation) / 3600
         # Without the data the run keys are unknown.
         runs = [] if datasets is None else [r for seed in seeds for r in runs_of(config, own, seed, datasets)]
         finished = sum(run.is_finished for run in runs)

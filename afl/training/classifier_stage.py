@@ -1,11 +1,12 @@
-"""The second training stage of losses that retrain only the class layers of a finished run."""
+"""The second stage of losses that start from a finished run: retrained class layers, or a calibrated evaluation."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
 from afl.training.compose import compose_cell
@@ -20,12 +21,19 @@ def wants_second_stage(detector: nn.Module) -> bool:
 
 
 def first_stage(config: DictConfig) -> DictConfig:
-    """The run whose features the second stage keeps: the same settings with focal loss."""
+    """The run that the second stage starts from: the same settings with focal loss."""
     stage = copy.deepcopy(config)
     with open_dict(stage):
         stage.loss = compose_cell(detector=config.cell.detector, loss=FIRST_STAGE, overrides=[]).loss
         stage.cell.loss = FIRST_STAGE
     return stage
+
+
+def only_evaluates(config: DictConfig) -> bool:
+    """Whether a run trains exactly as its first stage does, because its loss is focal loss with a post-hoc remedy."""
+    first: Any = OmegaConf.to_container(first_stage(config).loss)
+    own: Any = OmegaConf.to_container(config.loss)
+    return own["chain"].pop("posthoc", None) is not None and own == first
 
 
 def keep_all_but_class_layers(detector: nn.Module) -> None:

@@ -17,8 +17,13 @@ from omegaconf import DictConfig
 from afl.config import ConfigError
 from afl.tracking import unwritable
 from afl.training.build import bound, build_detector, build_schedule, loop_options
-from afl.training.checkpoint import CheckpointError, load_latest, reason, set_aside
-from afl.training.classifier_stage import keep_all_but_class_layers, wants_second_stage
+from afl.training.checkpoint import CheckpointError, load_checkpoint, load_latest, reason, set_aside
+from afl.training.classifier_stage import (
+    first_stage,
+    keep_all_but_class_layers,
+    only_evaluates,
+    wants_second_stage,
+)
 from afl.training.compiled import compiled_forward, wants_compiled
 from afl.training.data import about, training_batches
 from afl.training.distributed import barrier, from_main
@@ -29,8 +34,9 @@ from afl.training.learner import Learner, moving_average
 from afl.training.loop import Training
 from afl.training.optimizer import build_optimizer
 from afl.training.prior import initialise_priors
-from afl.training.run_identity import Run
+from afl.training.run_identity import CURVES, Run
 from datasets import DataError
+from datasets.files import write_bytes
 
 Pretrain = Callable[..., Path]
 log = logging.getLogger(__name__)
@@ -56,7 +62,7 @@ def prepare(run: Run, pretrain: Pretrain) -> tuple[Training, Evaluation]:
     detector = build_detector(config, data.classes)
     if wants_second_stage(detector):
         keep_all_but_class_layers(detector)
-    saved = _resume(run)
+    saved = _resume(run) or _trained_by_first_stage(run, pretrain)
     wishes = (loss.image_repeats for loss in detector.classification.values())
     repeats = next((wish for wish in wishes if wish is not None), None)
     start_step = saved["step"] if saved else 0
@@ -122,6 +128,20 @@ def _resume(run: Run) -> dict[str, Any] | None:
         log.warning(
             "it is kept as %s; the run uses the previous checkpoint of step %d", set_aside(folder), step
         )
+    return saved
+
+
+def _trained_by_first_stage(run: Run, pretrain: Pretrain) -> dict[str, Any] | None:
+    """The final checkpoint of the first stage, if the run only evaluates it; None if the run trains itself.
+
+    The curves of the first stage become those of the run. With several processes the run trains itself.
+    """
+    if run.world.size > 1 or not only_evaluates(run.config):
+        return None
+    path = _with_kept_random_state(pretrain, first_stage(run.config), of_features=False)
+    saved = load_checkpoint(path)
+    write_bytes(run.folder / CURVES, (path.parents[1] / CURVES).read_bytes())
+    log.info("%s is trained like %s, and evaluates its checkpoint", run.key.name, path.parents[1].name)
     return saved
 
 

@@ -101,7 +101,7 @@ def pretrain(config: DictConfig, interruption: Interruption, *, of_features: boo
         f"feature pre-training for {detector}: it learns from generated images of other classes ({config.trainer.max_duration}). "
         "This happens once, and every loss starts from the result"
         if of_features
-        else f"first stage: {run.title} ({config.trainer.max_duration}), whose features the second stage keeps"
+        else f"first stage: {run.title} ({config.trainer.max_duration}), from which the second stage starts"
     )
     _finish(run, wait=True, announcement=announcement)
     return run.folder / "checkpoints" / LAST

@@ -63,6 +63,13 @@ def test_runs_of_the_same_network_on_this_device_give_the_hours(done, tmp_path, 
     assert row.bytes_each == pytest.approx(2 * checkpoint + 10 * 100 * DETECTION_BYTES, rel=0.15)
 
 
+def test_a_post_hoc_remedy_is_only_evaluated_if_the_table_has_focal_loss(done, tmp_path):
+    (row,) = plan(tables(tmp_path, "table.losses=[fl,norcal]"), [0]).rows
+    assert row.hours_left == pytest.approx(3 / 3600)
+    (row,) = plan(tables(tmp_path, "table.losses=[afl,norcal]"), [0]).rows
+    assert row.hours_left == pytest.approx(2 * (8 / 50 + 3) / 3600)
+
+
 def test_the_speed_of_a_short_run_is_not_used(done, tmp_path):
     path = tmp_path / "outputs" / done.key / "record.json"
     write_record(path, dataclasses.replace(done, steps=49))

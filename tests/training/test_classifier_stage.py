@@ -1,4 +1,4 @@
-"""Classifier retraining compared with the finished run that it starts from: only the class layers differ."""
+"""Losses that start from a finished run: retraining changes only the class layers, post-hoc remedies only the evaluation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from afl.config import ConfigError
-from afl.training import run_cell
+from afl.tracking import read_metrics, read_record
+from afl.training import preparation, run_cell
 from afl.training.build import build_detector
 from afl.training.checkpoint import load_checkpoint
 from afl.training.data import read_data
@@ -62,3 +63,30 @@ def test_a_given_checkpoint_is_the_first_stage_and_several_processes_need_one(sm
     (layer,), (before,) = model.class_layers()["heat"], trained.class_layers()["heat"]
     assert not torch.equal(layer.weight, before.weight) and (layer.bias.sigmoid() - 0.1).abs().max() < 1e-6
     assert torch.equal(model.size[-1].weight, trained.size[-1].weight)
+
+
+@pytest.mark.parametrize("loss", ["posthoc_adjustment", "norcal", "tau_norm", "fracal"])
+def test_a_post_hoc_remedy_evaluates_the_run_of_focal_loss_as_if_it_had_trained_itself(
+    small_cell, tmp_path, monkeypatch, loss
+):
+    shared = run_cell(small_cell("fcos", loss))
+    (first,) = Path(small_cell("fcos", "fl").paths.output).glob("*-fl-*")
+    focal = read_record(first / "record.json")
+    monkeypatch.setattr(preparation, "only_evaluates", lambda config: False)
+    config = small_cell("fcos", loss)
+    config.paths.output = str(tmp_path / "trained")
+    trained = run_cell(config)
+    assert [path.name for path in (tmp_path / "trained").iterdir()] == [shared.key] == [trained.key]
+    assert shared.metrics == trained.metrics and shared.per_class == trained.per_class
+    assert shared.steps == trained.steps and shared.train_seconds == focal.train_seconds
+    folders = [Path(small_cell("fcos", loss).paths.output) / shared.key, tmp_path / "trained" / trained.key]
+    ours, theirs = ([line for line in read_metrics(folder / "metrics.jsonl")] for folder in folders)
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+    assert [line.get("loss") for line in ours] == [line.get("loss") for line in theirs]
+
+
+def test_a_post_hoc_remedy_of_another_loss_trains_itself(small_cell):
+    link = "+loss.chain.posthoc={_target_:afl.losses.TauNormalization,_partial_:true}"
+    config = small_cell("fcos", "cbfl", link)
+    assert run_cell(config).status == "finished"
+    assert not list(Path(config.paths.output).glob("*-fl-*"))
