@@ -19,7 +19,7 @@ from afl.losses.target import ClassificationTarget
 from afl.losses.weighting import ElementWeights
 
 # Elements of a block on a CPU.
-_BLOCK = 1 << 16
+_BLOCK = 1 << 18
 
 Factor = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Logits (n, C) at objects of the classes (n,) in the images (n,) to the weights (n, C) of the negatives there."""

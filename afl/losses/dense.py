@@ -27,8 +27,8 @@ from afl.losses.gradient import (
     negative_log,
 )
 
-# Elements of a block on a CPU: its temporaries stay in the cache of a core.
-_BLOCK = 1 << 16
+# Elements of a block on a CPU: few enough for the cache, many enough that the calls of operations cost little.
+_BLOCK = 1 << 18
 # Plain negatives are computed separately if they outnumber the other elements by this factor.
 _SPARSE = 8
 

@@ -42,7 +42,7 @@ def negative_log_block(x: Tensor, g: Tensor, out: Tensor) -> Tensor:
     -ln(1 - g) computed from g keeps its digits as long as 1 - g is not small. Checking the largest x is free on a CPU, and
     it is nearly always far below 1.
     """
-    if x.device.type == "cpu" and x.numel() and bool(x.amax() <= MODERATE):
+    if x.device.type == "cpu" and x.numel() and x.amax().item() <= MODERATE:
         return torch.log1p(torch.neg(g, out=out), out=out).neg_()
     return negative_log(x, out=out)
 

@@ -19,8 +19,8 @@ from afl.losses.target import ClassificationTarget
 from afl.losses.weighting import ElementWeights
 
 _VALUES = 1 << 16
-# Elements of a block: an int64 and a float32 buffer of it fit the cache of a core. Lookups take int64 faster than int32.
-BLOCK = 1 << 17
+# Elements of a block: an int64 and a float32 buffer of it take 3 MiB. Lookups take int64 faster than int32.
+BLOCK = 1 << 18
 
 
 def serves(
