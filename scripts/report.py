@@ -25,6 +25,7 @@ Questions about the records of a table, answered in results/TABLE:
     forms       which form of AFL the rule of results/protocol.md chooses
     tuning      which setting of a loss is best, from runs that change one at a time
     fit         AP on the training images
+    recognition which part of the objects is localised, and which part of these gets its class
     documents   the tables inside README.md, results/README.md and docs/
 """
 
@@ -47,6 +48,7 @@ MODULES = {
     "html": "html", "dataset": "dataset", "compare": "compare", "gallery": "gallery", "heads": "heads",
     "figures": "figures", "push": "figures", "trade": "figures", "screen": "screen", "contrast": "questions", "ranking": "questions", "noise": "questions", "classes": "questions",
     "mechanism": "questions", "gate": "questions", "choice": "questions", "forms": "questions", "tuning": "questions", "fit": "questions",
+    "recognition": "questions",
     "documents": "questions",
 }  # fmt: skip
 

@@ -68,6 +68,40 @@ def confusion_counts(
     return dict(sorted(counts.items()))
 
 
+def recognition_counts(truth: GroundTruth, found: DetectionArrays) -> tuple[np.ndarray, np.ndarray]:
+    """Find objects that are localised, and among them those whose class is recognised. Localisation and classification are
+    separated, and no score threshold is needed.
+
+    An object is localised if a detection of any class overlaps it by at least ``IOU``. It is recognised if the detection with the
+    highest score among these has its class. Detections may be shared by objects.
+
+    Args:
+        truth: of all images.
+        found: sorted by image.
+
+    Returns:
+        (A,) bool localised and (A,) bool recognised, of all annotations; ignored ones are neither.
+    """
+    localised, recognised = np.zeros((2, len(truth.label)), bool)
+    objects_by_image = np.argsort(truth.image, kind="stable")
+    numbers = np.arange(len(truth.image_ids) + 1)
+    object_starts = np.searchsorted(truth.image[objects_by_image], numbers)
+    starts = np.searchsorted(found.image, numbers)
+    for number in numbers[:-1]:
+        objects = objects_by_image[object_starts[number] : object_starts[number + 1]]
+        objects = objects[~truth.ignored[objects]]
+        rows = np.arange(starts[number], starts[number + 1])
+        if not len(objects) or not len(rows):
+            continue
+        rows = rows[np.argsort(-found.scores[rows], kind="stable")]
+        boxes = found.boxes[rows].astype(float)
+        close = pairwise_iou(boxes, truth.boxes[objects].astype(float), np.zeros(len(objects), bool)) >= IOU
+        localised[objects] = close.any(axis=0)
+        best = found.label[rows[close.argmax(axis=0)]]
+        recognised[objects] = localised[objects] & (best == truth.label[objects])
+    return localised, recognised
+
+
 def confusion_by_group(
     counts: Mapping[tuple[int, int], int], groups: Sequence[str]
 ) -> dict[str, dict[str, int]]:

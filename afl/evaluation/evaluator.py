@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from afl.evaluation.confusion import confusion_counts, precision_by_group
+from afl.evaluation.confusion import confusion_counts, precision_by_group, recognition_counts
 from afl.evaluation.curves import Curves, summarize
 from afl.evaluation.detections import DetectionArrays
 from afl.evaluation.ground_truth import GroundTruth
@@ -263,6 +263,16 @@ class Evaluator(ABC):
         if self.image_cap is not None:
             found = found.best_per_image(self.image_cap)
         return confusion_counts(self.truth, found, self._may_be_wrong(found))
+
+    def recognition(self) -> dict[str, tuple[int, int, int]]:
+        """Numbers of objects, of localised ones and of recognised ones by frequency group; see ``recognition_counts``."""
+        localised, recognised = recognition_counts(self.truth, self.detections())
+        group = np.array(self.groups or ["all"] * self.truth.num_classes)[self.truth.label]
+        counts = {}
+        for name in dict.fromkeys(self.groups or ["all"]):
+            own = (group == name) & ~self.truth.ignored
+            counts[name] = int(own.sum()), int(localised[own].sum()), int(recognised[own].sum())
+        return counts
 
     def _may_be_wrong(self, found: DetectionArrays) -> np.ndarray | None:
         """(N,) bool, detections that are wrong if they match no object; None for all."""

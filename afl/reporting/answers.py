@@ -235,8 +235,15 @@ def tuning_text(answer: pd.DataFrame) -> str:
     return markdown(["setting", *(" ".join(column) for column in answer.columns)], rows)
 
 
+def recognition_text(localised: pd.DataFrame, recognised: pd.DataFrame) -> str:
+    """Detectors by group and loss: the localised share of all objects, then the recognised share of these, in percent."""
+    return "\n\n".join(
+        [fit_text(localised, "localised objects, %"), fit_text(recognised, "recognised, % of these")]
+    )
+
+
 def fit_text(found: pd.DataFrame, metric: str) -> str:
-    """Detectors by training and validation images. Every loss but the first shows its difference to the first."""
+    """Detectors by (part, loss), such as training and validation images. Every loss but the first shows its difference to the first."""
     where, losses = (list(found.columns.unique(level)) for level in (0, 1))
 
     def cells(values: pd.Series) -> list[str]:

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
+from afl.config import read_config
 from afl.reporting import load_records
 from afl.reporting.pages.material import Gallery
 from afl.tracking import FINISHED, Record, read_record
 from afl.training.checkpoint import LAST
-from afl.training.data import RunData, read_data
+from afl.training.data import RunData, build_evaluator, read_data
 from afl.training.evaluation import evaluate_run
 from afl.training.folds import DETECTIONS, kept_detections
 from afl.training.load import load_run
@@ -99,6 +100,26 @@ def gallery_of(folder: Path, record: Record, data: RunData, images: Sequence[int
         labels = torch.tensor([label_of[one["category_id"]] for one in own], dtype=torch.int64)
         pictures.append(picture_of(data.val, i, Detections(boxes, scores, labels)))
     return Gallery(record, data.statistics.names, data.statistics.groups, pictures)
+
+
+def recognition_of(folder: Path, shift: float | None = None) -> dict[str, tuple[int, int, int]] | None:
+    """Objects, localised and recognised ones by frequency group, from the kept detections of a run; None if it has none.
+
+    Args:
+        shift: tau of ``PostHocAdjustment``, with which the weights of the run are evaluated again; None for the kept detections.
+    """
+    if not (folder / DETECTIONS).exists():
+        return None
+    config = read_config(folder)
+    evaluator = build_evaluator(config, read_data(config))
+    if shift is None:
+        evaluator.process_results(kept_detections(folder / DETECTIONS))
+        return evaluator.recognition()
+    link = f"+loss.chain.posthoc={{_target_:afl.losses.PostHocAdjustment,_partial_:true,tau:{shift}}}"
+    with tempfile.TemporaryDirectory() as scratch:
+        evaluate_run(load_run(folder, [link, "trainer.pictures=0"]), Path(scratch))
+        evaluator.process_results(kept_detections(Path(scratch) / DETECTIONS))
+    return evaluator.recognition()
 
 
 def figures_on_training_images(folder: Path) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from afl.reporting.documents import refreshed
 from afl.reporting.frame import frame
 from afl.tables.committed import KeptTable, kept_table, write_answer
 from afl.tracking import FINISHED, names_afl, write_json, write_text
-from scripts.reports.material import figures_on_training_images
+from scripts.reports.material import figures_on_training_images, recognition_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "results/README.md", "docs/choose.md", "docs/detectors.md")
@@ -250,6 +250,48 @@ def fit(
             "name their folder: runs=FOLDER"
         )
     kept.write("fit.md", "\n\n".join(answered))
+
+
+def recognition(
+    table: str = "foda",
+    losses: Sequence[str] = ("fl", "afl"),
+    shifts: Sequence[float] = (),
+    runs: str = "outputs",
+    results: str = "results",
+) -> None:
+    """Which part of the objects is localised, and which part of these gets its class.
+
+        python -m scripts.report recognition [table=foda] [losses=[fl,afl]] [shifts=[0.3,0.6]] [runs=outputs]
+
+    An object is localised if a detection of any class overlaps it by at least 0.5, and recognised if the detection with the highest
+    score among these has its class. Kept detections of the table's runs in ``runs`` are counted. ``shifts`` also evaluates the
+    weights of the first loss with logits shifted by tau ln(n_c / max n), the post-hoc logit adjustment, for each of these tau. The
+    counts are kept in RESULTS/TABLE/recognition.json. Writes RESULTS/TABLE/recognition.md.
+    """
+    kept = kept_table(table, results)
+    path = kept.folder / "recognition.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    own = _long(kept)
+    own = own[own.loss.isin(losses)].drop_duplicates("key")
+    first = own[own.loss == losses[0]]
+    shifted = {tau: f"{losses[0]}, shift {tau:g}" for tau in shifts}
+    for tau, name in shifted.items():
+        keys = ["+".join(f"{part} shift {tau:g}" for part in key.split("+")) for key in first.key]
+        own = pd.concat([own, first.assign(loss=name, key=keys)])
+    for key in (part for keys in own.key for part in keys.split("+") if part not in known):
+        folder, _, tau = key.partition(" shift ")
+        counts = recognition_of(Path(runs) / folder, float(tau) if tau else None)
+        if counts:
+            known[key] = counts
+            write_json(path, known)
+    order = [losses[0], *shifted.values(), *losses[1:]]
+    localised, recognised = questions.recognition(own, known, order)
+    if localised.empty:
+        sys.exit(
+            f"no run of {', '.join(losses)} in {kept.folder / 'records'} has been counted or has its detections in {runs}; "
+            "name their folder: runs=FOLDER"
+        )
+    kept.write("recognition.md", answers.recognition_text(localised, recognised))
 
 
 def documents() -> None:

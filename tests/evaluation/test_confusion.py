@@ -90,6 +90,24 @@ def test_counts_equal_those_of_the_slow_matcher(objects, rows):
     assert evaluator.confusion() == slowly(objects, found)
 
 
+@settings(max_examples=150, deadline=None)
+@given(a_truth, st.tuples(some_found, some_found))
+def test_recognition_equals_a_search_of_every_object(objects, rows):
+    found = [Found([r[0] for r in own], [r[1] for r in own], [r[2] for r in own]) for own in rows]
+    evaluator = CocoEvaluator(truth(objects), groups=GROUPS)
+    evaluator.process([0, 1], found)
+    expected = {group: [0, 0, 0] for group in GROUPS}
+    for image, label, box, crowd in objects:
+        own = found[image]
+        close = [n for n in range(len(own.scores)) if iou(own.boxes[n].tolist(), box) >= 0.5]
+        if not crowd:
+            counts = expected[GROUPS[label]]
+            counts[0] += 1
+            counts[1] += bool(close)
+            counts[2] += bool(close) and own.labels[max(close, key=lambda n: own.scores[n])] == label
+    assert evaluator.recognition() == {group: tuple(counts) for group, counts in expected.items()}
+
+
 def test_groups_separate_the_right_class_from_others_of_the_same_group():
     counts = {(0, 0): 3, (0, 1): 2, (1, 1): 5, (1, 2): 4, (2, BACKGROUND): 7, (BACKGROUND, 2): 9}
     table = confusion_by_group(counts, ["r", "r", "f"])

@@ -29,6 +29,9 @@ COMMITTED = [
     ("fit", ["table=trashcan"], "trashcan/fit.md"),
     ("classes", [], "trashcan/classes.md"),
     ("gate", [], "gate.md"),
+    ("recognition", ["shifts=[0.3,0.6]"], "foda/recognition.md"),
+    ("recognition", ["table=ccp"], "ccp/recognition.md"),
+    ("recognition", ["table=confirmation", "shifts=[0.3,0.6]"], "confirmation/recognition.md"),
 ]
 
 
@@ -39,8 +42,9 @@ def results(tmp_path):
         own = tmp_path / folder.parent.name
         own.mkdir()
         (own / "records").symlink_to(folder)
-        if (folder.parent / "fit.json").exists():
-            (own / "fit.json").write_bytes((folder.parent / "fit.json").read_bytes())
+        for name in ("fit.json", "recognition.json"):
+            if (folder.parent / name).exists():
+                (own / name).write_bytes((folder.parent / name).read_bytes())
     return tmp_path
 
 
@@ -109,6 +113,7 @@ def test_impossible_questions_give_one_line(results, tmp_path):
         (["contrast", "table=search", "loss=afl", f"results={few}"], "no loss afl|no seed with afl"),
         (["mechanism", "table=search", "losses=[mine]", f"results={results}"], "no seed with runs of fl and of mine"),
         (["gate", "tables=[short]", "loss=fl", f"results={results}"], "no finished run of fl in .* has a gate"),
+        (["recognition", f"results={few}", "table=trashcan", f"runs={tmp_path}"], "runs=FOLDER"),
         (["noise", "tables=search"], "Did you mean table"),
         (["nois"], "Did you mean noise"),
     ):  # fmt: skip
@@ -137,6 +142,24 @@ def test_fit_gives_the_figures_of_evaluate_and_saves_them(tmp_path, capsys):
     text = (tmp_path / "results/shapes/fit.md").read_text()
     assert text in capsys.readouterr().out
     assert f"| fcos | {100 * kept['AP']:.1f} | {100 * record.metrics['AP']:.1f} |" in text
+
+
+def test_recognition_counts_kept_detections_and_evaluates_shifted_logits(tmp_path, monkeypatch):
+    options = [
+        "dataset=shapes_lvis", "dataset.folder.num_train=24", "dataset.folder.num_val=10", "initial_weights=null",
+        "logger=none", "trainer.progress=none", "trainer.batch_size=4", "trainer.max_duration=8steps",
+        "trainer.device=cpu", f"paths.output={tmp_path}/outputs", f"paths.cache={tmp_path}/cache",
+    ]  # fmt: skip
+    record = run_cell(compose_cell(detector="fcos", loss="fl", overrides=options))
+    write_record(tmp_path / "results" / "shapes" / "records" / "one.json", record)
+    arguments = ["recognition", "table=shapes", "losses=[fl]", "shifts=[0,3]", f"results={tmp_path}/results"]
+    main([*arguments, f"runs={tmp_path}/outputs"])
+    kept = json.loads((tmp_path / "results/shapes/recognition.json").read_text())
+    plain, unshifted, shifted = (kept[record.key + end] for end in ("", " shift 0", " shift 3"))
+    assert plain == unshifted != shifted and {group: n for group, (n, _, _) in plain.items()} == {
+        group: n for group, (n, _, _) in shifted.items()
+    }
+    main([*arguments, f"runs={tmp_path}/nowhere"])
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -366,6 +367,25 @@ def test_fit_is_a_mean_over_common_seeds_and_the_average_over_detectors(record):
     assert "| AP_r | training images: fl | training images: afl | validation: fl | validation: afl |" in text
     assert "| fcos | 60.0 | 70.0 (+10.0) | 35.0 | 40.0 (+5.0) |" in text
     assert questions.fit(own, {}, ["fl"], "AP_r").empty
+
+
+def test_recognition_takes_the_objects_of_common_units_together(record):
+    records = [record("fcos", loss, seed) for loss in ("fl", "afl") for seed in (0, 1)] + [
+        record("centernet", "fl", 0)
+    ]
+    counts = {one.key: {"r": (10, 4, 1), "f": (100, 50, 40)} for one in records}
+    first, second = (one for one in records if one.loss == "afl")
+    parts = f"{first.key}+other"
+    counts["other"] = {"r": (10, 6, 5), "f": (100, 50, 20)}
+    del counts[second.key]  # so seed 1 has no pair
+    records[records.index(first)] = dataclasses.replace(first, key=parts)
+    localised, recognised = questions.recognition(frame(records), counts, ["fl", "afl"])
+    assert list(localised.index) == ["fcos"]
+    assert localised.loc["fcos"].tolist() == pytest.approx([40, 50, 50, 50])
+    assert recognised.loc["fcos"].tolist() == pytest.approx([25, 60, 80, 60])
+    text = answers.recognition_text(localised, recognised)
+    assert "| fcos | 25.0 | 60.0 (+35.0) | 80.0 | 60.0 (-20.0) |" in text
+    assert questions.recognition(frame(records), {}, ["fl"])[0].empty
 
 
 def rows_of(figures: dict[str, tuple[float, float, float]]) -> pd.DataFrame:
