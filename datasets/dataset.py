@@ -81,7 +81,7 @@ class DetectionDataset:
         masks = self.extreme_source == "masks"
         return Sample(
             image=self._image(i),
-            boxes=index.boxes[chosen],
+            boxes=index.boxes[chosen].astype(np.float32),
             labels=index.labels[chosen].astype(np.int64),
             ignored=index.crowd[chosen] | index.difficult[chosen],
             image_id=int(index.image_ids[i]),

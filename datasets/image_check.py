@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from datasets.defects import Defect, DefectLog, warn_of_defects
+from datasets.errors import printable
 from datasets.files import DamagedFile, read_checked, write_checked
-from datasets.images import ImageError, read_image
+from datasets.images import ImageError, read_header, read_image
 from datasets.index import AnnotationIndex
 
 MANY_IMAGES = 2000  # from this number on, a message announces the check
@@ -104,18 +105,29 @@ def _check(
         if stamp is None
     ]
 
-    def error_of(i: int) -> ImageError | None:
+    def check(i: int) -> tuple[ImageError | None, bool]:
+        """The reason why an image cannot be used, and whether its header asks viewers to rotate it."""
         try:
             read_image(index, i)
         except ImageError as error:
-            return error
-        return None
+            return error, False
+        header = read_header(index.image_path(i))
+        return None, header is not None and header[2] in range(2, 9)
 
+    turned = []
     # OpenCV decodes without holding the interpreter lock.
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for i, error in zip(numbers, pool.map(error_of, numbers), strict=True):
+        for i, (error, rotated) in zip(numbers, pool.map(check, numbers), strict=True):
             if error is not None:
                 found.append((i, error.kind, error.problem, error.remedy))
+            if rotated:
+                turned.append(index.image_path(i))
+    if turned:
+        _log.warning(
+            "%d images have an EXIF rotation, such as %s. Their boxes are taken to belong to the stored pixels, as in MS COCO. If they "
+            "were drawn on the rotated picture, store the images without EXIF rotation.",
+            len(turned), printable(str(turned[0])),
+        )  # fmt: skip
     return sorted(found)
 
 

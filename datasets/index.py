@@ -31,11 +31,11 @@ class AnnotationIndex:
         file_names: (N,) paths below ``image_root``.
         heights, widths: (N,) int32 pixels.
         offsets: (N + 1,) int64; image i has annotations offsets[i] to offsets[i + 1].
-        boxes: (A, 4) float32 xyxy.
+        boxes: (A, 4) float64 xyxy, so that an evaluation has the numbers of the file.
         labels: (A,) int32 class numbers.
         crowd: (A,) bool, regions with many objects.
         difficult: (A,) bool, VOC's flag.
-        areas: (A,) float32 square pixels, of the mask if the data set has this area, otherwise of the box.
+        areas: (A,) float64 square pixels, of the mask if the data set has this area, otherwise of the box.
         annotation_ids: (A,) int64.
         extreme_points: (A, 4, 2) float32 (x, y) of top, left, bottom, right; NaN without a mask.
         polygon_points: (V, 2) float32 vertices of all polygons.
@@ -172,8 +172,7 @@ class AnnotationIndex:
             listed = self.category_ids[labels].tolist()
             for i, image in enumerate(images):
                 image[keys[name]] = listed[offsets[i] : offsets[i + 1]]
-        corners = self.boxes.astype(np.float64)
-        xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
+        xywh = np.concatenate([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], axis=1).tolist()
         image_ids = np.repeat(self.image_ids, np.diff(self.offsets)).tolist()
         category_ids = self.category_ids[self.labels].tolist()
         areas, ids = self.areas.tolist(), self.annotation_ids.tolist()

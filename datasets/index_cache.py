@@ -19,7 +19,7 @@ from datasets.index import AnnotationIndex
 
 # Part of every content hash and therefore of every run key.  A change of the cache's layout changes only CACHE_VERSION.
 FORMAT_VERSION = 1
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 
 _ARRAYS = (
     "image_ids", "heights", "widths", "offsets", "boxes", "labels", "crowd", "difficult", "areas",

@@ -94,6 +94,8 @@ def read_voc(
         reader = _Reader(root, names, files, xml_files, log)
         for number, image in enumerate(images, start=1):
             reader.read(number, image)
+        if not names:
+            raise DataError(_why_no_classes(lists, images, folders, log))
         return reader.builder.build(
             image_root=root,
             sources=lists,
@@ -108,11 +110,27 @@ def read_voc(
         "classes": classes,
         "policy": policy,
         # Image lists contain no suffixes; the files in the image folders determine them.
+        "annotations": [path.relative_to(root).as_posix() for path in xml_files],
         "images": [sorted(name for found in files[folder].values() for name in found) for folder in folders],
     }
     sources = [*lists, *xml_files]
     index = cached_index(build, reader=READER_VERSION, sources=sources, settings=settings, cache=cache)
     return without_bad_images(index, root, lists, log, remedy, cache)
+
+
+def _why_no_classes(
+    lists: Sequence[Path], images: Sequence[_Listed], folders: Sequence[Path], log: DefectLog
+) -> str:
+    """Why no annotation of the listed images names a class."""
+    named = ", ".join(map(str, lists))
+    if not images:
+        return f"{named} has no image names; write one in each line"
+    for folder in folders:
+        if not (folder / "Annotations").is_dir():
+            return f"{folder} has no folder Annotations; put the XML files of {named} there"
+    examples = [example for defect in log.defects.values() for example in defect.examples]
+    first = f"; the first bad record: {examples[0]}" if examples else ""
+    return f"no annotation of {named} has an object with a class name{first}; add the objects, or set dataset.classes"
 
 
 class _Reader:

@@ -128,13 +128,17 @@ def read_names(path: Path) -> list[str]:
     """The class names in a YAML file: its list ``names``, or its mapping ``names`` from the numbers 0, 1, 2 ... to names.
 
     Raises:
-        DataError: the file cannot be read, or ``names`` is missing or has another form.
+        DataError: the file cannot be read, or ``names`` is missing or has another form, or the labels have key points.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path} cannot be read as YAML ({reason}); correct it") from error
+    if isinstance(content, dict) and "kpt_shape" in content:
+        raise DataError(
+            f"{path} has kpt_shape, but labels with key points cannot be read; export the boxes or the polygons"
+        )
     found = content.get("names") if isinstance(content, dict) else None
     if isinstance(found, dict):
         if any(type(number) is not int for number in found) or set(found) != set(range(len(found))):

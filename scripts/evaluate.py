@@ -27,7 +27,7 @@ written to evaluation.json in the run directory. The run's record does not chang
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from afl.config import read_config
@@ -56,6 +56,7 @@ def main(arguments: list[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     quiet_libraries()
     if options["both"]:
+        _require_kept_detections(checkpoint, overrides)
         show_both(evaluate_with_both(folder, overrides), folder)
         return
     run = load_run(folder, overrides, Path(checkpoint) if checkpoint else None)
@@ -66,6 +67,20 @@ def main(arguments: list[str]) -> None:
         groups = dict(zip(run.data.statistics.names, run.data.statistics.groups, strict=True))
         show(metrics, groups, str(run.checkpoint))
     leave_world()
+
+
+def _require_kept_detections(checkpoint: str | None, overrides: Sequence[str]) -> None:
+    """Reject what would change the detections, which ``both=true`` takes from the run."""
+    names = [text.lstrip("+~").partition("=")[0] for text in overrides]
+    given = ["checkpoint"] if checkpoint else []
+    given += [
+        name for name in names if name.startswith(("detector", "loss", "backbone", "trainer.test_time"))
+    ]
+    if given:
+        raise ValueError(
+            f"both=true compares the evaluators on the run's detections, which {', '.join(given)} cannot change; leave it out, or leave "
+            "out both=true to detect again"
+        )
 
 
 def show(metrics: Mapping, groups: Mapping[str, str], title: str) -> None:

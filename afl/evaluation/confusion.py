@@ -24,7 +24,8 @@ def confusion_counts(
 
     In each image, detections with a score of at least ``MIN_SCORE`` are matched in order of descending score. Each is matched to
     the unmatched object with the largest overlap, regardless of class, if the overlap is at least ``IOU``. An unmatched
-    detection that overlaps an ignored object (crowd, difficult) by at least ``IOU`` is not counted.
+    detection that overlaps an ignored object (crowd, difficult) by at least ``IOU`` is not counted. The overlap with a crowd is
+    the part of the detection inside it, as in COCO's evaluation.
 
     Args:
         truth: of all images.
@@ -50,8 +51,8 @@ def confusion_counts(
         if len(rows) and len(objects):
             overlap = pairwise_iou(
                 found.boxes[rows].astype(float),
-                truth.boxes[objects].astype(float),
-                np.zeros(len(objects), bool),
+                truth.boxes[objects],
+                truth.crowd[objects],
             )
         else:
             overlap = np.zeros((len(rows), len(objects)))
@@ -95,7 +96,7 @@ def recognition_counts(truth: GroundTruth, found: DetectionArrays) -> tuple[np.n
             continue
         rows = rows[np.argsort(-found.scores[rows], kind="stable")]
         boxes = found.boxes[rows].astype(float)
-        close = pairwise_iou(boxes, truth.boxes[objects].astype(float), np.zeros(len(objects), bool)) >= IOU
+        close = pairwise_iou(boxes, truth.boxes[objects], np.zeros(len(objects), bool)) >= IOU
         localised[objects] = close.any(axis=0)
         best = found.label[rows[close.argmax(axis=0)]]
         recognised[objects] = localised[objects] & (best == truth.label[objects])

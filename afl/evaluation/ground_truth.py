@@ -25,6 +25,7 @@ class GroundTruth:
         label: (A,) int64 class numbers.
         boxes: (A, 4) float64 (x, y, width, height) in pixels of the original image.
         area: (A,) float64 ``area`` of the annotation, or the area of its box if the file has none.
+        crowd: (A,) bool: regions with many objects.
         ignored: (A,) bool: crowd, difficult or ignored objects, which count neither as missed nor as false positives.
     """
 
@@ -36,6 +37,7 @@ class GroundTruth:
     label: np.ndarray
     boxes: np.ndarray
     area: np.ndarray
+    crowd: np.ndarray
     ignored: np.ndarray
 
     @classmethod
@@ -64,7 +66,7 @@ class GroundTruth:
         label = np.empty(len(annotations), np.int64)
         boxes = np.empty((len(annotations), 4), np.float64)
         area = np.empty(len(annotations), np.float64)
-        ignored = np.empty(len(annotations), bool)
+        crowd, ignored = np.empty((2, len(annotations)), bool)
         for row, annotation in enumerate(annotations):
             where = f"annotation {annotation.get('id', row)} of the ground truth"
             if annotation["image_id"] not in image_of:
@@ -82,6 +84,7 @@ class GroundTruth:
             label[row] = label_of[annotation["category_id"]]
             boxes[row] = box
             area[row] = annotation.get("area", box[2] * box[3])
+            crowd[row] = bool(annotation.get("iscrowd"))
             ignored[row] = any(annotation.get(flag) for flag in ("iscrowd", "ignore", "difficult"))
         return cls(
             image_ids=image_ids,
@@ -92,12 +95,16 @@ class GroundTruth:
             label=label,
             boxes=boxes,
             area=area,
+            crowd=crowd,
             ignored=ignored,
         )
 
     def take(self, rows: np.ndarray) -> GroundTruth:
         """The same images and classes with the annotations ``rows`` (indices or a mask)."""
-        arrays = {name: getattr(self, name)[rows] for name in ("image", "label", "boxes", "area", "ignored")}
+        arrays = {
+            name: getattr(self, name)[rows]
+            for name in ("image", "label", "boxes", "area", "crowd", "ignored")
+        }
         return replace(self, **arrays)
 
     @property

@@ -54,7 +54,7 @@ def test_an_unchanged_sample_equals_the_annotation(real):
     for i in range(len(real)):
         sample = dataset[(3, i)]
         chosen = real.annotations(i)
-        np.testing.assert_array_equal(sample.boxes, real.boxes[chosen])
+        np.testing.assert_array_equal(sample.boxes, real.boxes[chosen].astype(np.float32))
         np.testing.assert_array_equal(sample.labels, real.labels[chosen])
         np.testing.assert_array_equal(sample.ignored, real.crowd[chosen])
         assert sample.image.shape[:2] == sample.original_size == (real.heights[i], real.widths[i])

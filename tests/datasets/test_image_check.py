@@ -8,6 +8,7 @@ import os
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from datasets import (
     DataError,
@@ -63,6 +64,17 @@ def test_broken_images_are_skipped_and_counted_or_rejected_before_training(write
     # Training would also have rejected the image.
     with pytest.raises(DataError, match="is damaged"):
         DetectionDataset(whole, PadOnly())[0, 0]
+
+
+def test_images_that_viewers_rotate_are_counted_in_a_warning(write_coco, small_coco, caplog):
+    path, root = write_coco(small_coco)
+    read_coco(path, root)
+    assert not caplog.records
+    rotated = Image.Exif()
+    rotated[0x0112] = 3
+    Image.fromarray(PICTURE).save(root / "a.jpg", exif=rotated)
+    assert counts(read_coco(path, root)) == {}
+    assert "1 images have an EXIF rotation, such as" in caplog.text and "a.jpg" in caplog.text
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".bmp", ".gif"])

@@ -71,9 +71,21 @@ def test_coco_dict_equals_the_file_for_pycocotools(shared_data):
         expected = truth.anns[annotation["id"]]
         for key in ("image_id", "category_id", "iscrowd"):
             assert annotation[key] == expected[key]
-        np.testing.assert_allclose(annotation["bbox"], expected["bbox"], atol=1e-4)
-        np.testing.assert_allclose(annotation["area"], expected["area"], rtol=1e-6)
+        np.testing.assert_allclose(annotation["bbox"], expected["bbox"], atol=1e-12)
+        assert annotation["area"] == expected["area"]
     json.dumps(content)
+
+
+def test_boxes_and_areas_keep_all_digits_of_the_file(write_coco, small_coco):
+    for number, annotation in enumerate(small_coco["annotations"]):
+        annotation |= {"bbox": [1.01 + number, 2.37, 7.13, 9.91], "area": 33.333333333}
+    index = read_coco(*write_coco(small_coco))
+    kept = {annotation["id"]: annotation for annotation in index.coco_dict()["annotations"]}
+    for annotation in small_coco["annotations"]:
+        own = kept[annotation["id"]]
+        assert (
+            own["bbox"] == pytest.approx(annotation["bbox"], abs=1e-12) and own["area"] == annotation["area"]
+        )
 
 
 @pytest.mark.parametrize("compressed", [True, False])

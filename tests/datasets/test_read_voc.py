@@ -243,8 +243,26 @@ def test_if_all_classes_are_unknown_the_found_ones_are_named(voc, policy):
 
 def test_a_folder_without_objects_has_no_classes(tmp_path):
     root = own_voc(tmp_path, ["photo"], xml=XML.partition("<object>")[0] + "</annotation>")
-    with pytest.raises(DataError, match="train.txt has no classes"):
+    with pytest.raises(
+        DataError, match="no annotation of .*train.txt has an object with a class name; add the objects"
+    ):
         read_voc(root, ["train"])
+
+
+def test_a_list_without_classes_gives_the_reason(tmp_path):
+    root = own_voc(tmp_path, ["photo"])
+    (root / "Annotations").rename(root / "annotations")
+    with pytest.raises(DataError, match="has no folder Annotations; put the XML files of .*train.txt there"):
+        read_voc(root, ["train"], policy="skip")
+    (root / "annotations").rename(root / "Annotations")
+    (root / "Annotations" / "photo.xml").write_text(XML.replace("<annotation>", '<annotation xmlns="urn:x">'))
+    with pytest.raises(
+        DataError, match="no annotation of .* the first bad record: .*photo.xml has no 'size/width'"
+    ):
+        read_voc(root, ["train"], policy="skip")
+    (root / "ImageSets" / "Main" / "train.txt").write_text("\n")
+    with pytest.raises(DataError, match="train.txt has no image names"):
+        read_voc(root, ["train"], policy="skip")
 
 
 def test_the_cache_is_updated_when_xml_files_change(voc, tmp_path):
@@ -253,6 +271,24 @@ def test_the_cache_is_updated_when_xml_files_change(voc, tmp_path):
     path = voc / "VOC2012" / "Annotations" / "2008_000001.xml"
     path.write_text(path.read_text().replace("<xmax>12</xmax>", "<xmax>15</xmax>"))
     assert read_voc(voc, BOTH, cache=tmp_path / "cache").boxes[3].tolist() == [10, 20, 15, 30]
+
+
+@pytest.mark.parametrize("classes", [None, ["dog", "cat"]])
+def test_renamed_xml_files_change_the_content(tmp_path, classes):
+    root, cache = own_voc(tmp_path, ["a", "b", "c"]), tmp_path / "cache"
+    place = root / "Annotations"
+    for name, start in (("a", 1), ("b", 2), ("c", 3)):
+        (place / f"{name}.xml").write_text(XML.replace("<xmin>1</xmin>", f"<xmin>{start}</xmin>"))
+    first = read_voc(root, ["train"], classes=classes, cache=cache)
+    (place / "a.xml").rename(place / "z.xml")
+    (place / "b.xml").rename(place / "a.xml")
+    (place / "z.xml").rename(place / "b.xml")
+    second = read_voc(root, ["train"], classes=classes, cache=cache)
+    assert first.boxes[::2, 0].tolist() == [0, 1, 2] and second.boxes[::2, 0].tolist() == [1, 0, 2]
+    assert second.content_hash != first.content_hash
+    (place / "c.xml").rename(place / "d.xml")
+    with pytest.raises(DataError, match="c.xml does not exist"):
+        read_voc(root, ["train"], classes=classes, cache=cache)
 
 
 def test_a_missing_list_gives_an_error_with_the_command_for_the_data(voc):

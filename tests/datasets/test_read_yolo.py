@@ -108,6 +108,7 @@ BAD_YAML = {
     "twice": ("names: [cat, cat]", "names has 'cat' twice"),
     "nc": ("nc: 4\nnames: [cat, dog]", "has nc = 4 but 2 names"),
     "broken": ("names: [cat", "cannot be read as YAML"),
+    "pose": ("names: [cat]\nkpt_shape: [17, 3]", "has kpt_shape, but labels with key points cannot be read"),
 }
 
 

@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from afl.evaluation.coco_evaluator import CocoEvaluator
 from afl.evaluation.evaluator import METRICS
+from datasets import read_coco
 
 
 def run_pycocotools(ground_truth, results, category_ids=None, max_detections=100):
@@ -54,6 +55,22 @@ def test_figures_equal_the_coco_api_sample(shared_data, feed, backend):
     for name, value in zip(("AP", "AP50", "AP75", "AP_s", "AP_m", "AP_l"), figures, strict=False):
         assert result[name] == pytest.approx(value, abs=1e-6), name
     assert result["AR"] == pytest.approx(figures[8], abs=1e-6)
+
+
+def test_the_reader_changes_no_figure_of_the_coco_api_sample(shared_data, feed, monkeypatch):
+    folder = shared_data / "evaluators" / "coco"
+    expected = json.loads((folder / "expected.json").read_text())
+    path, results = folder / expected["annotations"], json.loads((folder / expected["results"]).read_text())
+    monkeypatch.setattr(
+        "datasets.coco.without_bad_images", lambda index, *_: index
+    )  # the sample has no images
+    figures = []
+    for truth in (json.loads(path.read_text()), read_coco(path, folder).coco_dict()):
+        evaluator = CocoEvaluator(truth)
+        feed(evaluator, truth, results)
+        figures.append(evaluator.evaluate())
+    assert figures[0].pop("per_class") == pytest.approx(figures[1].pop("per_class"), abs=1e-12)
+    assert figures[0] == pytest.approx(figures[1], abs=1e-12)
 
 
 @pytest.mark.parametrize("backend", ["official", "fast"])

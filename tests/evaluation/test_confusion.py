@@ -43,10 +43,13 @@ def truth(objects, images=2):
     }
 
 
-def iou(a, b):
+def iou(a, b, crowd=False):
+    """Of two boxes; for a crowd ``b`` the part of ``a`` inside it."""
     width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
     height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
     both = width * height
+    if crowd:
+        return both / ((a[2] - a[0]) * (a[3] - a[1]))
     return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
 
 
@@ -59,7 +62,7 @@ def slowly(objects, found):
         for n in sorted(range(len(own.scores)), key=lambda n: (-own.scores[n], n)):
             if own.scores[n] < 0.3:
                 continue
-            overlaps = [(iou(own.boxes[n].tolist(), box), k) for k, (_, box, _) in enumerate(here)]
+            overlaps = [(iou(own.boxes[n].tolist(), box, crowd), k) for k, (_, box, crowd) in enumerate(here)]
             free = [
                 pair for pair in overlaps if pair[1] not in taken and not here[pair[1]][2] and pair[0] >= 0.5
             ]

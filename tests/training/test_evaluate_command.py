@@ -74,6 +74,9 @@ def test_both_evaluators_are_compared_on_the_detections_of_the_run(small_cell, c
     before = sorted(path.name for path in folder.iterdir())
     command.main([f"run={folder}", "both=true"])
     assert "official" in capsys.readouterr().out and sorted(path.name for path in folder.iterdir()) == before
+    for unused in ("checkpoint=other.pt", "detector.score_threshold=0.9", "+trainer.test_time.flip=true"):
+        with pytest.raises(ValueError, match="both=true compares the evaluators on the run's detections"):
+            command.main([f"run={folder}", "both=true", unused])
     # The detections of another run belong to other images.
     kept = json.loads((folder / "detections.json").read_text()) or [
         {"bbox": [0, 0, 1, 1], "score": 0.5, "category_id": 1}
