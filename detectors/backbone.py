@@ -60,9 +60,19 @@ class ResNetBackbone(nn.Module):
         self.stages = nn.ModuleList([body.layer1, body.layer2, body.layer3, body.layer4])
         width = 64 if name in ("resnet18", "resnet34") else 256
         self.channels = {stride: width * 2**i for i, stride in enumerate(STRIDES)}
-        frozen = [self.stem, *self.stages][: frozen_stages + 1] if frozen_stages else []
-        for module in frozen:
+        self.frozen_parts = frozen_stages + 1 if frozen_stages else 0
+        for module in self._frozen():
             module.requires_grad_(False)
+
+    def _frozen(self) -> list[nn.Module]:
+        return [self.stem, *self.stages][: self.frozen_parts]
+
+    def train(self, mode: bool = True) -> ResNetBackbone:
+        """Set the mode; the batch norms of frozen stages keep their statistics."""
+        super().train(mode)
+        for module in self._frozen():
+            module.eval()
+        return self
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         """Compute {4: C2, 8: C3, 16: C4, 32: C5} of images (B, 3, H, W)."""

@@ -166,7 +166,8 @@ class CenterNet(nn.Module):
         scores, labels, cells = top_peaks(keep_peaks(outputs["heat"].float().sigmoid()), self.max_detections)
         boxes, scores, labels = on_cpu(self._boxes(outputs, cells), scores, labels)
         boxes = clip_boxes(boxes, image_sizes.cpu().unsqueeze(1))
-        solid = (boxes[..., 2:] > boxes[..., :2]).all(-1)
+        # Cells with a score of 0 are not peaks. They fill the list if a map has fewer peaks.
+        solid = (boxes[..., 2:] > boxes[..., :2]).all(-1) & (scores > 0)
         return [
             Detections(boxes=b[kept], scores=s[kept], labels=c[kept])
             for b, s, c, kept in zip(boxes, scores, labels, solid, strict=True)

@@ -4,7 +4,7 @@ The corner of a box has no local evidence, so each cell receives the largest val
 left corner one walk goes down (along a possible left side) and one goes right (along a possible top side). A running
 maximum along one axis computes all walks of that axis; walks against the axis flip it before and after.
 
-Among equal values, the gradient goes to the last one on the walk. The official kernel chooses the first, and a maximum of pairs would
+Among equal values, the gradient goes to the first one on the walk. The official kernel chooses the last, and a maximum of pairs would
 split the gradient. All three are subgradients, and ties are common only among the zeros after a ReLU.
 """
 

@@ -9,7 +9,8 @@ same class, tags that differ by at most 0.5, and corners that span a box; Gaussi
 
 Differences from the official code: a feature pyramid replaces the two hourglasses, so there is no intermediate supervision; crowd
 regions are ignored instead of learned as objects; the number of objects is not limited; both corners of a pair must be peaks (if a map
-has fewer than 100 peaks, the official code adds other cells to the list); there is no flipped second pass. Pull and push are means over
+has fewer than 100 peaks, the official code adds other cells to the list); the flipped second pass is a setting of the
+evaluation, ``trainer.test_time.flip``, and not a part of ``decode``. Pull and push are means over
 images, and the official code sums them over the images of a GPU, about five. Its weight of 0.1 therefore corresponds to 0.5 here, for
 every batch size.
 """

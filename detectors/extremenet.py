@@ -12,7 +12,8 @@ extreme points. Objects without known extreme points are not positives, and loca
 Differences from the official code: the Gaussian radius is corrected and has overlap 0.3 (``legacy_radius`` restores the old one); a
 feature pyramid replaces the two hourglasses; crowd regions are ignored; the number of objects is not limited; the centre's target is
 the cell that decoding reads, halfway between the cells of the points, and not the cell of their exact middle, which may be a neighbour;
-ghosts are determined by the scores before any of them is halved; there is no flipped second pass.
+ghosts are determined by the scores before any of them is halved; the flipped second pass is a setting of the
+evaluation, ``trainer.test_time.flip``, and not a part of ``decode``.
 """
 
 from __future__ import annotations

@@ -36,7 +36,9 @@ class Tower(nn.Module):
                 self.norms.append(nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(levels)))
             else:
                 one = (
-                    nn.GroupNorm(32 if channels % 32 == 0 else 8, channels)
+                    nn.GroupNorm(
+                        32 if channels % 32 == 0 and channels > 32 else min(8, channels // 2), channels
+                    )
                     if norm == "group"
                     else nn.Identity()
                 )

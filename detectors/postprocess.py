@@ -111,5 +111,14 @@ def suppress(
     boxes = clip_boxes(boxes, size)
     solid = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)
     boxes, scores, labels = boxes[solid], scores[solid], labels[solid]
-    keep = batched_nms(boxes, scores, labels, iou)[:limit]
+    keep = per_class_nms(boxes, scores, labels, iou)[:limit]
     return Detections(boxes=boxes[keep], scores=scores[keep], labels=labels[keep])
+
+
+def per_class_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) -> Tensor:
+    """Positions of the boxes (N, 4) that non-maximum suppression of each class keeps, best first.
+
+    torchvision moves the classes apart by adding to the coordinates. In float32, the coordinates of 1,203 classes would lose their
+    digits: the grid of the last ones is an eighth of a pixel.
+    """
+    return batched_nms(boxes.double(), scores.double(), labels, iou)

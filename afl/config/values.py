@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from afl.config.overrides import ConfigError
 
+_ONE_LENGTH = re.compile(r"\s*[0-9]+(\.[0-9]*)?\s*(steps?|epochs?|images?|percent|%)\s*")
 LARGEST_SEED = 2**32 - 1  # of NumPy's generators
 
 
@@ -36,7 +37,7 @@ class Number:
             return self.optional
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return False
-        if self.whole and value != int(value):
+        if self.whole and not isinstance(value, int):
             return False
         return (value > self.least if self.above else value >= self.least) and value <= self.most
 
@@ -77,7 +78,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Length:
-    """A duration such as ``600steps``; ``afl.training.duration`` converts it.
+    """A duration such as ``600steps``, or a sum of durations; ``afl.training.duration`` converts it.
 
     Attributes:
         optional: null is accepted.
@@ -88,10 +89,10 @@ class Length:
     def accepts(self, value: Any) -> bool:
         if value is None:
             return self.optional
-        return bool(re.fullmatch(r"\s*[0-9]+(\.[0-9]*)?\s*(steps?|epochs?|images?|percent|%)\s*", str(value)))
+        return all(_ONE_LENGTH.fullmatch(part) for part in str(value).split("+"))
 
     def __str__(self) -> str:
-        return "a duration such as 600steps, 12epochs, 20000images or 10percent" + (
+        return "a duration such as 600steps, 12epochs, 20000images, 10percent or 600steps+12epochs" + (
             " or null" if self.optional else ""
         )
 

@@ -29,8 +29,8 @@ class ClassificationTarget:
         num_images: B, number of images in the batch.
         positive: (P,) int64, flat indices of the positive elements, unique; ``PADDING`` entries are skipped.
         value: (P,) float in [0, 1], soft target of each positive; None means 1 everywhere.
-        ignored: (R,) bool, locations that take no part in the loss (a positive there still counts: a
-            detector never lists one); None means none.
+        ignored: (R,) bool, locations that take no part in the loss; None means none. A positive there still
+            counts, such as the point of an object inside a crowd region on a heat map.
         negative_index: (K,) int64, flat indices of negatives whose loss is scaled, unique;
             ``PADDING`` entries are skipped. Where a positive and a scaled negative meet, the positive wins.
         negative_scale: (K,) float in [0, 1], factor of those negatives' loss, (1 - Y)^4 on heat maps.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from afl.config import ConfigError
 from afl.reporting import Table, agreement, build_table, connect, load_records, server_records
 from afl.reporting.records import unit_name
 from afl.tables.cells import cells_of
@@ -30,7 +31,25 @@ def act(config: DictConfig) -> None:
             f"action is {config.action!r} and source is {config.source!r}; action must be build, run or plan, and source must be "
             "disk or wandb"
         )
+    _check_numbers(config)
     actions[config.action](config)
+
+
+def _check_numbers(config: DictConfig) -> None:
+    """Reject seeds that are not a list of whole numbers, and fewer than one job; a single seed becomes a list.
+
+    Raises:
+        ConfigError: naming the setting and its form.
+    """
+    if type(config.seeds) is int:
+        config.seeds = [config.seeds]
+    seeds = config.seeds
+    if seeds is not None and not (
+        OmegaConf.is_list(seeds) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    ):
+        raise ConfigError(f"seeds is {seeds!r}; it needs a list of whole numbers, such as seeds=[0,1,2]")
+    if type(config.jobs) is not int or config.jobs < 1:
+        raise ConfigError(f"jobs is {config.jobs!r}; it needs a whole number of at least 1")
 
 
 def _plan(config: DictConfig) -> None:
@@ -48,7 +67,14 @@ def _run(config: DictConfig) -> None:
     if config.publish:
         seeds = sorted({*seeds, *(record.seed for record in kept)})
         _refuse_smaller(config, seeds, kept)
+        finished = {_file_name(record, config.table) for record in kept if record.status == FINISHED}
         for record in records:
+            if record.status != FINISHED and _file_name(record, config.table) in finished:
+                console.out(
+                    f"{_file_name(record, config.table)} failed; its committed record is kept",
+                    highlight=False,
+                )
+                continue
             write_record(_kept_folder(config) / f"{_file_name(record, config.table)}.json", portable(record))
         table = build_table(_kept_records(config), table_spec(config.table, seeds))
         _write(table, Path(config.results) / name)
@@ -104,6 +130,7 @@ def _build(config: DictConfig) -> None:
     """Build the table from the committed records, or from the records of a W&B project."""
     name = config.table.name
     if config.source == "wandb":
+        _refuse_from_server(config)
         records = _on_server(config)
         if not records:
             sys.exit(f"W&B project {config.project} has no record of a run of table={name}")
@@ -175,6 +202,24 @@ def _refuse_smaller(config: DictConfig, seeds: list[int], kept: list[Record]) ->
         raise ValueError(
             f"publish=true would drop {len(dropped)} of the records in {_kept_folder(config)}, including {dropped[0]}; leave out "
             "seeds=... and table....=..., or leave out publish=true to write a separate table"
+        )
+
+
+def _refuse_from_server(config: DictConfig) -> None:
+    """Refuse what the records of a server cannot give.
+
+    Raises:
+        ConfigError: the table would be published without its records, or its runs are combined from folds.
+    """
+    if config.publish:
+        raise ConfigError(
+            f"publish=true writes a table that is built from the records in {_kept_folder(config)}; leave out source=wandb, or leave out "
+            "publish=true to write a separate table"
+        )
+    if config.table.get("folds"):
+        raise ConfigError(
+            f"table={config.table.name} evaluates the detections of two folds together, which a W&B server does not have; build it from the "
+            "run directories: action=run"
         )
 
 

@@ -47,6 +47,13 @@ class Cell:
         except (DamagedRecord, FileNotFoundError):  # the run may be renaming it at this moment
             return None
 
+    def written(self) -> int | None:
+        """The time at which the record was written, in nanoseconds; None if there is none."""
+        try:
+            return (self.folder / "record.json").stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+
     @property
     def is_finished(self) -> bool:
         record = self.record()

@@ -76,7 +76,7 @@ def run(config: DictConfig, seeds: Sequence[int], console: Console) -> list[Reco
     clock = Clock(plan(config, list(seeds)), config.jobs)
     for line in clock.outlook():
         console.out(line, highlight=False)
-    before = {cell.name: cell.record() for cell in missing}
+    before = {cell.name: cell.written() for cell in missing}
     features = FeatureRuns(Path(config.paths.output))
     first, *later = sweeps_of(config.table)
     process, waiting = sweep(config, seeds, log_path, first), list(missing)
@@ -89,7 +89,7 @@ def run(config: DictConfig, seeds: Sequence[int], console: Console) -> list[Reco
                 console.out(line, highlight=False)
             for cell in list(waiting):
                 ended = cell.record()
-                if ended is not None and ended != before[cell.name]:
+                if ended is not None and cell.written() != before[cell.name]:
                     waiting.remove(cell)
                     clock.ended(ended)
                     place = f"[{len(cells) - len(waiting)}/{len(cells)}]"

@@ -32,7 +32,7 @@ def first_stage(config: DictConfig) -> DictConfig:
 def only_evaluates(config: DictConfig) -> bool:
     """Whether a run trains exactly as its first stage does, because its loss is focal loss with a post-hoc remedy."""
     own: Any = OmegaConf.to_container(config.loss)
-    return own.get("chain", {}).pop("posthoc", None) is not None and own == first_stage(config).loss
+    return (own.get("chain") or {}).pop("posthoc", None) is not None and own == first_stage(config).loss
 
 
 def keep_all_but_class_layers(detector: nn.Module) -> None:

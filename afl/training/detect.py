@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
 from afl.training.inputs import Batch, normalise
 from datasets import boxes_in_file
+from detectors.boxes import clip_boxes
 from detectors.contract import Detections
+from detectors.postprocess import per_class_nms
 
 DIVISOR = 32  # sides of network inputs
 
@@ -77,28 +78,30 @@ def detect_view(
         autocast: dtype of the network's arithmetic, None for float32.
     """
     height, width = images.shape[-2:]
+    stretch = torch.ones(2, device=sizes.device)
     if scale != 1.0:
-        new = [max(DIVISOR, round(side * scale / DIVISOR) * DIVISOR) for side in (height, width)]
+        new = [max(1, round(side * scale)) for side in (height, width)]
+        stretch = torch.tensor([new[0] / height, new[1] / width], device=sizes.device)
         images = F.interpolate(images, size=new, mode="bilinear", antialias=True, align_corners=False)
+        images = F.pad(images, (0, -new[1] % DIVISOR, 0, -new[0] % DIVISOR))
     images = images.flip(-1) if mirrored else images
     new_height, new_width = images.shape[-2:]
-    stretch = torch.tensor([new_height / height, new_width / width], device=sizes.device)
+    own = sizes * stretch
     # In a mirrored batch the padding is on the left, so the content extends to the right border.
-    content = (
-        torch.tensor([new_height, new_width], device=sizes.device).expand_as(sizes)
-        if mirrored
-        else sizes * stretch
-    )
+    content = torch.tensor([new_height, new_width], device=sizes.device).expand_as(sizes) if mirrored else own
     with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
         outputs = detector(images)
     found = []
-    for one in detector.decode(outputs, content):
+    for one, size in zip(detector.decode(outputs, content), own, strict=True):
         boxes = one.boxes
         if mirrored:
             boxes = torch.stack(
                 [new_width - boxes[:, 2], boxes[:, 1], new_width - boxes[:, 0], boxes[:, 3]], 1
             )
-        found.append(Detections(boxes / stretch.flip(0).repeat(2), one.scores, one.labels))
+            boxes = clip_boxes(boxes, size.to(boxes.device))
+        inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        boxes = boxes / stretch.to(boxes.device).flip(0).repeat(2)
+        found.append(Detections(boxes[inside], one.scores[inside], one.labels[inside]))
     return found
 
 
@@ -107,7 +110,7 @@ def merge(views: list[Detections], nms_iou: float, limit: int) -> Detections:
     boxes, scores, labels = (
         torch.cat([getattr(view, name) for view in views]) for name in ("boxes", "scores", "labels")
     )
-    keep = batched_nms(boxes, scores, labels, nms_iou)[:limit]
+    keep = per_class_nms(boxes, scores, labels, nms_iou)[:limit]
     return Detections(boxes[keep], scores[keep], labels[keep])
 
 

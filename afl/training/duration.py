@@ -65,4 +65,4 @@ class Duration:
             steps += self.more.in_steps(
                 images_per_epoch=images_per_epoch, batch_size=batch_size, total_steps=total_steps
             )
-        return max(1, round(steps)) if self.amount > 0 else 0
+        return max(1, round(steps)) if steps > 0 else 0

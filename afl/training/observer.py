@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from afl.tracking import MetricsLog, Tracker, overview
+from afl.tracking import MetricsLog, Tracker, overview, read_metrics
 from afl.training.evaluation import Evaluation
 from afl.training.learner import Learner
 from afl.training.loop import Observer
@@ -46,6 +47,12 @@ class RunObserver(Observer):
 
     def stopping(self) -> None:
         self._progress.pause()
+
+    def show_curves(self, path: Path) -> None:
+        """Send the curves in a file to the tracker."""
+        for line in read_metrics(path):
+            step = line.pop("step")
+            self._tracker.log(step, {**overview(line), **line})
 
     def write(self, step: int, figures: Mapping[str, Any]) -> None:
         """Write the figures of a step; only on the first process."""

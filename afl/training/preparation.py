@@ -15,13 +15,19 @@ import torch
 from omegaconf import DictConfig
 
 from afl.config import ConfigError
-from afl.tracking import unwritable
+from afl.tracking import MetricsLog, read_metrics, unwritable
 from afl.training.build import bound, build_detector, build_schedule, loop_options
-from afl.training.checkpoint import CheckpointError, load_checkpoint, load_latest, reason, set_aside
+from afl.training.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    load_latest,
+    reason,
+    save_checkpoint,
+    set_aside,
+)
 from afl.training.classifier_stage import (
     first_stage,
     keep_all_but_class_layers,
-    only_evaluates,
     wants_second_stage,
 )
 from afl.training.compiled import compiled_forward, wants_compiled
@@ -36,7 +42,6 @@ from afl.training.optimizer import build_optimizer
 from afl.training.prior import initialise_priors
 from afl.training.run_identity import CURVES, Run
 from datasets import DataError
-from datasets.files import write_bytes
 
 Pretrain = Callable[..., Path]
 log = logging.getLogger(__name__)
@@ -59,10 +64,15 @@ def prepare(run: Run, pretrain: Pretrain) -> tuple[Training, Evaluation]:
     schedule = build_schedule(config, num_images=len(data.train), total_steps=options.total_steps)
     evaluation = Evaluation(config, data, world, run.folder, options)
     evaluation.check()
+    if world.is_main:
+        warn_of_frozen_random_weights(config)
     detector = build_detector(config, data.classes)
     if wants_second_stage(detector):
         keep_all_but_class_layers(detector)
-    saved = _resume(run) or _trained_by_first_stage(run, pretrain)
+    saved = _resume(run)
+    if saved is None and run.only_evaluates:
+        _take_over_first_stage(run, pretrain)
+        saved = _resume(run)
     wishes = (loss.image_repeats for loss in detector.classification.values())
     repeats = next((wish for wish in wishes if wish is not None), None)
     start_step = saved["step"] if saved else 0
@@ -94,6 +104,17 @@ def prepare(run: Run, pretrain: Pretrain) -> tuple[Training, Evaluation]:
         compiled=compiled_forward(detector) if compiled else None,
     )
     return training, evaluation
+
+
+def warn_of_frozen_random_weights(config: DictConfig) -> None:
+    """Log one line if parts of the backbone keep their random weights or their untrained statistics."""
+    backbone = config.backbone
+    frozen = backbone.get("frozen_stages") or backbone.get("frozen_batch_norm")
+    if frozen and not backbone.get("pretrained") and config.initial_weights is None:
+        log.warning(
+            "the backbone has random weights (backbone.pretrained=false), but parts of it are frozen, so it can hardly learn; add "
+            "backbone.frozen_batch_norm=false backbone.frozen_stages=0, or give a checkpoint as initial_weights"
+        )
 
 
 def _check_record(run: Run) -> None:
@@ -131,18 +152,28 @@ def _resume(run: Run) -> dict[str, Any] | None:
     return saved
 
 
-def _trained_by_first_stage(run: Run, pretrain: Pretrain) -> dict[str, Any] | None:
-    """The final checkpoint of the first stage, if the run only evaluates it; None if the run trains itself.
+def _take_over_first_stage(run: Run, pretrain: Pretrain) -> None:
+    """Make the final checkpoint and the curves of the first stage those of the run, which then only evaluates the checkpoint.
 
-    The curves of the first stage become those of the run. With several processes the run trains itself.
+    The evaluations of the first stage are left out of the curves, because they are without the post-hoc remedy.
+
+    Raises:
+        CheckpointError: the first stage is finished, but its checkpoint is missing or damaged.
     """
-    if run.world.size > 1 or not only_evaluates(run.config):
-        return None
     path = _with_kept_random_state(pretrain, first_stage(run.config), of_features=False)
-    saved = load_checkpoint(path)
-    write_bytes(run.folder / CURVES, (path.parents[1] / CURVES).read_bytes())
-    log.info("%s is trained like %s, and evaluates its checkpoint", run.key.name, path.parents[1].name)
-    return saved
+    try:
+        saved = load_checkpoint(path)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{run.title} evaluates the weights of {path.parents[1].name}, which cannot be used: {error}; delete {path.parents[1]} to train them again"
+        ) from error
+    log.info("%s is trained like %s, and evaluates its weights", run.key.name, path.parents[1].name)
+    with MetricsLog(run.folder / CURVES) as curves:
+        for line in read_metrics(path.parents[1] / CURVES):
+            if not any(name.startswith("val/") for name in line):
+                curves.log(line.pop("step"), line)
+    own = {"run": run.key.digest, "about": about(run.plain, run.data)}
+    save_checkpoint(run.folder / "checkpoints", {**saved, **own})
 
 
 def _restore(learner: Learner, saved: dict[str, Any], run: Run) -> None:

@@ -252,6 +252,8 @@ def _train_and_evaluate(run: Run, training: Training, evaluation: Evaluation, tr
     observer = RunObserver(
         curves=curves, tracker=tracker, progress=progress, evaluation=evaluation, learner=learner
     )
+    if run.only_evaluates:
+        observer.show_curves(run.folder / CURVES)
     try:
         train(replace(training, observer=observer))
     finally:

@@ -22,6 +22,7 @@ from afl.tracking import (
     read_record,
     run_key,
 )
+from afl.training.classifier_stage import only_evaluates
 from afl.training.data import RunData
 from afl.training.distributed import World
 from afl.training.initial_weights import identity
@@ -54,6 +55,11 @@ class Run:
     world: World
     interruption: Interruption
     git: dict[str, Any]
+
+    @property
+    def only_evaluates(self) -> bool:
+        """Whether the run evaluates the weights of its first stage; with several processes every run trains itself."""
+        return self.world.size == 1 and only_evaluates(self.config)
 
     def unfinished_record(self, error: str | None = None) -> Record:
         """The run's record without a result, with the status "failed".

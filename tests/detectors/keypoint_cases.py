@@ -98,7 +98,7 @@ def images_of(index: AnnotationIndex) -> Iterator[tuple[int, Targets, Tensor, tu
         yield (
             i,
             Targets(
-                boxes=torch.from_numpy(index.boxes[chosen])[None],
+                boxes=torch.from_numpy(index.boxes[chosen]).float()[None],
                 labels=torch.from_numpy(labels.astype(np.int64))[None],
                 ignored=torch.from_numpy(index.crowd[chosen] | index.difficult[chosen])[None],
                 image_sizes=torch.tensor([[height, width]]),

@@ -92,7 +92,9 @@ def ground_truth(name: str, shared_data: Path, generated: Path) -> GroundTruth:
             scale = min(short / min(height, width), limit / max(height, width))
             size = [round(height * scale), round(width * scale)]
             targets = Targets(
-                boxes=torch.from_numpy(index.boxes[chosen] * np.float32(scale)).unsqueeze(0),
+                boxes=torch.from_numpy(index.boxes[chosen].astype(np.float32) * np.float32(scale)).unsqueeze(
+                    0
+                ),
                 labels=torch.from_numpy(index.labels[chosen].astype(np.int64)).unsqueeze(0),
                 ignored=torch.from_numpy(index.crowd[chosen]).unsqueeze(0),
                 image_sizes=torch.tensor([size]),

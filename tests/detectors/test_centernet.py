@@ -102,6 +102,17 @@ def test_any_number_of_objects_and_a_batch_of_one_work(count, size_loss, loss):
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
 
 
+def test_cells_that_are_no_peaks_are_not_detections():
+    detector = network(1).eval()
+    rows = torch.arange(24.0)
+    bump = 4 - ((rows[:, None] - 9) ** 2 + (rows - 14) ** 2) / 10
+    outputs = detector(torch.zeros(1, 3, 96, 96))
+    outputs["heat"] = bump.T.reshape_as(outputs["heat"])
+    outputs["size"] = torch.full_like(outputs["size"], 20.0)
+    (found,) = detector.decode(outputs, torch.tensor([[96, 96]]))
+    assert found.scores.tolist() == pytest.approx([torch.sigmoid(torch.tensor(4.0)).item()])
+
+
 def test_a_negative_size_has_a_gradient_that_increases_it():
     model = network(1, size_loss="giou").train()
     targets = random_scene(5, 1, 3, 1, 64)

@@ -90,6 +90,26 @@ def test_resnet_equals_torchvision_up_to_its_pooling():
     torch.testing.assert_close(theirs.fc(ours(images)[32].mean((2, 3))), theirs(images))
 
 
+@pytest.mark.parametrize("frozen_stages", [0, 1, 2])
+def test_frozen_stages_of_a_resnet_do_not_change_in_training(frozen_stages):
+    backbone = ResNetBackbone(
+        name="resnet18", pretrained=False, frozen_batch_norm=False, frozen_stages=frozen_stages
+    ).train()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    backbone(torch.randn(2, 3, 64, 64))
+    moved = {name for name, value in backbone.state_dict().items() if not torch.equal(value, before[name])}
+    parts = ["stem", "stages.0", "stages.1", "stages.2", "stages.3"]
+    assert {part for part in parts if any(name.startswith(part) for name in moved)} == set(
+        parts[frozen_stages + 1 if frozen_stages else 0 :]
+    )
+
+
+@pytest.mark.parametrize("channels", [8, 32, 64, 96, 256])
+def test_a_group_of_a_tower_has_several_channels(channels):
+    tower = Tower(channels=channels, depth=1, norm="group", levels=1)
+    tower(torch.randn(1, channels, 1, 1), 0)
+
+
 def test_unknown_backbones_are_rejected():
     with pytest.raises(ValueError, match="resnet50"):
         ResNetBackbone(name="resnet51", pretrained=False, frozen_batch_norm=True)

@@ -9,7 +9,7 @@ from detectors.backbone import TinyBackbone
 from detectors.contract import ClassCounts
 from detectors.fcos import FCOS
 from detectors.objectbox import ObjectBox
-from detectors.postprocess import detect_on_levels, on_cpu, rows_of_images
+from detectors.postprocess import detect_on_levels, on_cpu, per_class_nms, rows_of_images
 from detectors.retinanet import RetinaNet
 
 
@@ -97,3 +97,22 @@ def test_large_class_numbers_survive_the_transfer():
     boxes, scores, found = on_cpu(torch.rand(1, 3, 4), torch.rand(1, 3), labels)
     assert boxes.shape == (1, 3, 4) and scores.shape == (1, 3)
     assert torch.equal(found, labels)
+
+
+def test_suppression_is_exact_for_the_last_of_many_classes():
+    torch.manual_seed(0)
+    corners = torch.rand(60, 300, 2) * 1200
+    boxes = torch.cat([corners, corners + 6 + 24 * torch.rand(60, 300, 2)], -1)
+    boxes[:, 150:] = boxes[:, :150] + torch.randn(60, 150, 4)
+    for own in boxes:
+        scores, labels = torch.rand(300), torch.randint(1100, 1203, (150,)).repeat(2)
+        expected = [
+            place
+            for label in labels.unique()
+            for place in (labels == label)
+            .nonzero()[:, 0][nms(own[labels == label], scores[labels == label], 0.5)]
+            .tolist()
+        ]
+        kept = per_class_nms(own, scores, labels, 0.5)
+        assert sorted(kept.tolist()) == sorted(expected)
+        assert torch.equal(scores[kept], scores[kept].sort(descending=True).values)

@@ -39,6 +39,41 @@ def test_every_view_finds_the_same_box_in_input_pixels(scale, mirrored):
     torch.testing.assert_close(found[1].boxes, torch.tensor([[60.0, 4.0, 64.0, 8.0]]), atol=blur, rtol=0)
 
 
+@pytest.mark.parametrize(("height", "width", "scale"), [(96, 96, 0.9), (96, 160, 1.1), (64, 96, 0.7)])
+def test_a_scaled_view_has_the_exact_scale_and_is_padded(height, width, scale):
+    seen = {}
+
+    class Watched(BrightSpot):
+        def forward(self, images):
+            seen["shape"], seen["images"] = images.shape, images
+            return super().forward(images)
+
+    images = torch.ones(1, 3, height, width)
+    (found,) = detect_view(
+        Watched(), images, torch.tensor([[height, width]]), scale=scale, mirrored=False, autocast=None
+    )
+    inner = round(height * scale), round(width * scale)
+    assert seen["shape"][-2:] == tuple(-(-side // 32) * 32 for side in inner)
+    assert (seen["images"][0, 0].any(1).sum(), seen["images"][0, 0].any(0).sum()) == inner
+    torch.testing.assert_close(found.boxes, torch.tensor([[0.0, 0.0, width, height]]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+def test_boxes_of_a_mirrored_view_end_at_the_image_and_those_in_its_padding_are_left_out(scale):
+    class WholeView(BrightSpot):
+        def decode(self, outputs, image_sizes):
+            height, width = outputs["images"].shape[-2:]
+            boxes = torch.tensor([[0.0, 0.0, width, height], [0.0, 0.0, 26 * scale, height]])
+            return [Detections(boxes, torch.tensor([0.9, 0.8]), torch.tensor([1, 1]))]
+
+    sizes = torch.tensor(
+        [[64, 70]]
+    )  # padded to 96 columns, the 26 last of which a mirrored view has on the left
+    images = torch.zeros(1, 3, 64, 96)
+    (found,) = detect_view(WholeView(), images, sizes, scale=scale, mirrored=True, autocast=None)
+    assert found.boxes.tolist() == [[0.0, 0.0, 70.0, 64.0]] and found.scores.tolist() == pytest.approx([0.9])
+
+
 def test_merging_keeps_the_better_of_two_views_and_other_classes():
     box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
     views = [

@@ -16,6 +16,7 @@ from afl.training import run_cell
 from afl.training.build import ConfigError, bound, check_preset
 from afl.training.compose import compose_cell
 from afl.training.data import loader_processes
+from afl.training.preparation import warn_of_frozen_random_weights
 
 OWNED = {
     "regime": {"trainer", "optimizer", "schedule", "initial_weights", "per_detector"},
@@ -152,3 +153,23 @@ def test_the_experiment_small_trains_a_custom_data_set(tmp_path):
     record = run_cell(config)
     assert (record.status, record.dataset, record.steps) == (FINISHED, "pets", 2)
     assert record.protocol["backbone"] == "lite0, ImageNet weights"
+
+
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [
+        (["backbone.pretrained=false"], True),
+        (["backbone.pretrained=false", "backbone.frozen_stages=0"], True),
+        (
+            ["backbone.pretrained=false", "backbone.frozen_stages=0", "backbone.frozen_batch_norm=false"],
+            False,
+        ),
+        (["backbone.pretrained=false", "initial_weights=some.pt"], False),
+        ([], False),
+        (["backbone=tiny"], False),
+    ],
+)
+def test_frozen_random_weights_are_warned_of(caplog, changes, warned):
+    config = compose_cell(detector="fcos", loss="fl", overrides=["dataset=foda", *changes])
+    warn_of_frozen_random_weights(config)
+    assert ("can hardly learn" in caplog.text) == warned
