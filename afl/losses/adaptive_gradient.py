@@ -12,7 +12,8 @@ over positives is below h, kappa is 0, the gate is 1, and the loss is class-bala
 = 1, a momentum of 0.99 and h = 1/2 are ours; results/protocol.md lists the ones that were searched.
 
 The gate works the same way on anchors, grids and heat maps. On a heat map W includes the scale (1 - Y)^4 of a negative. A
-soft positive has g = |p - y| and counts as one positive in ghat.
+soft positive has g = |p - y| and counts as one positive in ghat. A fresh head then has g of about y instead of 1 - prior, so on a
+map whose targets are mostly below a half (ObjectBox's objectness) ghat falls below h, and the gate opens, before anything is learnt.
 """
 
 from __future__ import annotations

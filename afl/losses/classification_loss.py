@@ -33,7 +33,7 @@ class ClassificationLoss(MapLoss):
         alpha: balance of positives and negatives; None takes the head's usual one; negative switches it off.
 
     Raises:
-        ValueError: a value is out of range, or two links of the chain set the gate.
+        ValueError: a value is out of range, or links of the chain exclude each other.
     """
 
     def __init__(
@@ -56,6 +56,17 @@ class ClassificationLoss(MapLoss):
             raise ValueError(
                 f"the links {', '.join(gates)} of the chain each set the gate, and a loss has only one; remove the others."
             )
+        fading = [name for name, link in self.chain.items() if link.fades]
+        if fading and gates:
+            raise ValueError(
+                f"the link {fading[0]} of the chain fades the loss in, and the gate of {gates[0]} would undo a part of it; remove one."
+            )
+        for request in ("image_repeats", "head_prior"):
+            asking = [name for name, link in self.chain.items() if getattr(link, request) is not None]
+            if len(asking) > 1:
+                raise ValueError(
+                    f"the links {', '.join(asking)} of the chain each set {request}, and a loss has only one; remove the others."
+                )
         if self.gamma < 0:
             raise ValueError(f"gamma is {gamma}, but the focusing exponent must not be negative.")
         if self.alpha > 1:
@@ -72,8 +83,7 @@ class ClassificationLoss(MapLoss):
     ) -> Tensor:
         weights = ElementWeights(alpha=self.alpha, gamma=self.gamma)
         with torch.no_grad():
-            for link in self.chain.values():
-                target = link.prepared(target)
+            target = self.prepared(target)
             for link in self.chain.values():
                 weights = link(logits.detach(), target, weights)
             if self.training:
@@ -86,13 +96,19 @@ class ClassificationLoss(MapLoss):
                 )
         return weighted_loss(logits, target, weights, normalizer)
 
+    def prepared(self, target: ClassificationTarget) -> ClassificationTarget:
+        """The changes of all links, one after the other."""
+        for link in self.chain.values():
+            target = link.prepared(target)
+        return target
+
     @property
     def wants_prior(self) -> bool:
         """Whether a link requests a prior."""
         return self._head_prior() is not None
 
     def prior_from_data(self, positives_per_image: float, elements_per_image: float) -> float:
-        """The prior of the first link that requests one; it does not depend on the data."""
+        """The prior of the link that requests one; it does not depend on the data."""
         prior = self._head_prior()
         return self.info.prior if prior is None else prior
 
@@ -102,7 +118,7 @@ class ClassificationLoss(MapLoss):
 
     @property
     def image_repeats(self) -> ImageRepeats | None:
-        """The request of the first link that has one."""
+        """The request of the link that has one."""
         wanted: list[Any] = [link.image_repeats for link in self.chain.values()]
         return next((repeats for repeats in wanted if repeats is not None), None)
 

@@ -107,6 +107,10 @@ class MapLoss(nn.Module, ABC):
     ) -> Tensor:
         """The loss; ``forward`` has checked the shapes."""
 
+    def prepared(self, target: ClassificationTarget) -> ClassificationTarget:
+        """The target that the loss uses, for example without the classes that are not verified in an image."""
+        return target
+
     @property
     def wants_prior(self) -> bool:
         """Whether the head must start at the probability that ``prior_from_data`` returns."""

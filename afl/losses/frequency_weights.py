@@ -11,6 +11,8 @@ weight 1.
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from afl.losses.class_weights import weights_of_positives
@@ -35,7 +37,9 @@ class FrequencyWeights(Weighting):
         if power < 0 or (cap is not None and cap < 1):
             raise ValueError(f"power is {power} and cap {cap}: not negative and at least 1 are needed.")
         n = info.instances_per_class.double().clamp(min=1.0)
-        self.register_buffer("weight", ((n.max() / n) ** power).clamp(max=cap).float())
+        self.register_buffer(
+            "weight", ((n.max() / n) ** power).clamp(max=math.inf if cap is None else cap).float()
+        )
 
     def forward(
         self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights

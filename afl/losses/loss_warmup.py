@@ -26,6 +26,7 @@ class LossWarmUp(Weighting):
         start: weight at the first step.
     """
 
+    fades = True
     steps: Tensor
 
     def __init__(self, info: MapInfo, *, steps: int, start: float = 0.1) -> None:

@@ -8,7 +8,7 @@ The link changes no weight and only requests this order of images, so it means t
 of steps of a run does not change.
 
 Default: t is 100 images over the number of training images. On LVIS, with 100,170 images, this is the published t of 0.001, and
-LVIS's frequent classes begin at 100 images.
+LVIS's frequent classes are in more than 100 images.
 
 Differs from the official code: the fraction of r_i is drawn again in every epoch, as in detectron2. The setting
 ``dataset.repeat_threshold`` requests the same; a run with both is refused.

@@ -52,6 +52,11 @@ class SamplingFree(ClassificationLoss):
         self, info: MapInfo, *, chain: Mapping[str, Callable[[MapInfo], Weighting]] | None = None
     ) -> None:
         super().__init__(info, chain=chain, gamma=0.0, alpha=-1.0)
+        fading = [name for name, link in self.chain.items() if link.fades]
+        if fading:
+            raise ValueError(
+                f"the link {fading[0]} of the chain fades the loss in, but sampling_free scales the loss to the box terms; remove one."
+            )
         self.register_buffer("prior", torch.tensor(float(info.prior), dtype=torch.float64))
         self._guide: Tensor | None = None
 
@@ -109,7 +114,7 @@ class ElementCounter(MapLoss):
     """Replaces a map's loss while its positives and elements are counted; its loss is 0.
 
     Args:
-        info: the map.
+        loss: the loss that it replaces, whose prepared target is counted.
 
     Attributes:
         counted: (3,) float64 buffer: mass of positives, mass of all elements that take part, images.
@@ -117,8 +122,9 @@ class ElementCounter(MapLoss):
 
     counted: Tensor
 
-    def __init__(self, info: MapInfo) -> None:
-        super().__init__(info)
+    def __init__(self, loss: MapLoss) -> None:
+        super().__init__(loss.info)
+        self._prepare = loss.prepared
         self.register_buffer("counted", torch.zeros(3, dtype=torch.float64))
 
     def compute(
@@ -128,7 +134,7 @@ class ElementCounter(MapLoss):
         normalizer: Tensor,
         localization: Tensor | None,
     ) -> Tensor:
-        self.counted += torch.stack(count_elements(logits.detach(), target))
+        self.counted += torch.stack(count_elements(logits.detach(), self._prepare(target)))
         return logits.new_zeros((), dtype=torch.float32)
 
     def per_image(self) -> tuple[float, float]:

@@ -106,6 +106,7 @@ class Weighting(nn.Module):
 
     Attributes:
         sets_gate: whether ``forward`` sets ``ElementWeights.gate``; a chain has at most one such link.
+        fades: whether the link changes the size of the whole loss, which a gate or a scaled loss would undo.
         uses_overlap: whether the detector must fill ``target.overlap``.
         head_prior: probability that a fresh head must give to every element; None keeps the detector's own.
         image_repeats: how often training repeats images with rare classes; None leaves that to the data set.
@@ -113,6 +114,7 @@ class Weighting(nn.Module):
     """
 
     sets_gate: bool = False
+    fades: bool = False
     uses_overlap: bool = False
     head_prior: float | None = None
     image_repeats: ImageRepeats | None = None

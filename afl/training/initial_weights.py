@@ -26,7 +26,9 @@ GENERATED = ("seed", "num_train", "num_val", "more_classes", "image_size")  # of
 log = logging.getLogger(__name__)
 
 
-def start_from(config: DictConfig, detector: nn.Module, world: World, pretrain: Callable[..., Path]) -> None:
+def start_from(
+    config: DictConfig, detector: nn.Module, world: World, pretrain: Callable[..., Path]
+) -> list[nn.Module]:
     """Load ``config.initial_weights`` into the detector: null, ``shapes``, or a file with weights under ``model``.
 
     All weights with a matching name and shape are loaded. The class layer of another set of classes does not match, so it keeps
@@ -34,6 +36,9 @@ def start_from(config: DictConfig, detector: nn.Module, world: World, pretrain: 
 
     Args:
         pretrain: gives the checkpoint of a config, training it first if need be; ``of_features`` says whether all losses share it.
+
+    Returns:
+        The class layers whose weights were loaded.
 
     Raises:
         ConfigError: the file does not exist or contains no weights, or several processes ask for weights that must be trained
@@ -50,7 +55,7 @@ def start_from(config: DictConfig, detector: nn.Module, world: World, pretrain: 
             )
         path = pretrain(first_stage(config), of_features=False)
     elif source is None:
-        return
+        return []
     elif source == SHAPES:
         if world.size > 1:
             raise ConfigError(
@@ -74,6 +79,11 @@ def start_from(config: DictConfig, detector: nn.Module, world: World, pretrain: 
         restart_class_layers(detector)
     if world.is_main:
         log.info("starts from %s; fresh: %s", path, ", ".join(fresh) or "nothing")
+    if second_stage:
+        return []
+    own = {id(parameter): name for name, parameter in detector.named_parameters()}
+    layers = (layer for layers in detector.class_layers().values() for layer in layers)
+    return [layer for layer in layers if own[id(layer.bias)] not in fresh]
 
 
 def identity(config: DictConfig) -> str:

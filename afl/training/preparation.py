@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig
+from torch import nn
 
 from afl.config import ConfigError
 from afl.tracking import MetricsLog, read_metrics, unwritable
@@ -77,12 +78,13 @@ def prepare(run: Run, pretrain: Pretrain) -> tuple[Training, Evaluation]:
     repeats = next((wish for wish in wishes if wish is not None), None)
     start_step = saved["step"] if saved else 0
     batches = training_batches(config, data, world, start_step, repeats)
+    loaded: list[nn.Module] = []
     if saved is None:
-        start_from(config, detector, world, partial(_with_kept_random_state, pretrain))
+        loaded = start_from(config, detector, world, partial(_with_kept_random_state, pretrain))
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
     detector.to(world.device, memory_format=layout)
     if saved is None:
-        initialise_priors(detector, batches, world, channels_last=options.channels_last)
+        initialise_priors(detector, batches, world, channels_last=options.channels_last, loaded=loaded)
     optimizer = build_optimizer(bound(config.optimizer.factory), detector, config.optimizer.weight_decay)
     average = moving_average(detector, config.trainer.ema) if config.trainer.ema else None
     learner = Learner(detector, optimizer, average)

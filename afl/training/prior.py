@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
 
@@ -22,17 +22,25 @@ log = logging.getLogger(__name__)
 
 @torch.no_grad()
 def initialise_priors(
-    detector: nn.Module, batches: Iterable[Batch], world: World, *, channels_last: bool
+    detector: nn.Module,
+    batches: Iterable[Batch],
+    world: World,
+    *,
+    channels_last: bool,
+    loaded: Sequence[nn.Module] = (),
 ) -> None:
     """Count positives and elements, compute each loss's prior from the counts, and set the biases of its last layers.
 
     The counts come from the first ``BATCHES`` batches. Detectors whose losses do not choose a prior are not changed.
+
+    Args:
+        loaded: class layers that start from trained weights, whose biases stay.
     """
     wanting = [name for name, loss in detector.classification.items() if loss.wants_prior]
     if not wanting:
         return
     losses = dict(detector.classification)
-    counters = {name: ElementCounter(loss.info).to(world.device) for name, loss in losses.items()}
+    counters = {name: ElementCounter(loss).to(world.device) for name, loss in losses.items()}
     was_training = detector.training
     detector.eval()  # counting must not change running statistics
     try:
@@ -45,9 +53,11 @@ def initialise_priors(
         detector.train(was_training)
     for name in wanting:
         prior = losses[name].prior_from_data(*counters[name].per_image())
-        for layer in detector.class_layers()[name]:
+        kept = {id(layer) for layer in loaded}
+        fresh = [layer for layer in detector.class_layers()[name] if id(layer) not in kept]
+        for layer in fresh:
             layer.bias.fill_(prior_bias(prior))
-        if world.is_main:
+        if world.is_main and fresh:
             log.info("%s: the head starts at a probability of %.2g, chosen by its loss", name, prior)
 
 

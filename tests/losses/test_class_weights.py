@@ -7,7 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afl.losses import ClassWeights, ElementWeights, PositiveScale, class_balanced_weights
+from afl.losses import (
+    ClassWeights,
+    ElementWeights,
+    FrequencyWeights,
+    PositiveScale,
+    class_balanced_weights,
+)
 from tests.losses.cases import make_info, plain_target
 
 COUNTS = torch.tensor([1400.0, 567.0, 87.0, 12.0, 3.0, 2.0])
@@ -120,3 +126,9 @@ def test_positive_scale_is_mean_of_class_weights_over_instances():
 def test_positive_scale_of_weights_with_mean_one_over_instances_is_one():
     link = PositiveScale(make_info(COUNTS.tolist()), normalize="instances", cap=10.0)
     assert link.scale.item() == pytest.approx(1.0)
+
+
+def test_frequency_weights_without_a_cap_are_the_ratio_of_the_counts():
+    weight = FrequencyWeights(make_info(COUNTS.tolist()), power=0.5, cap=None).weight
+    torch.testing.assert_close(weight, (1400.0 / COUNTS) ** 0.5)
+    assert FrequencyWeights(make_info(COUNTS.tolist()), power=0.5, cap=3.0).weight.max() == 3.0

@@ -18,6 +18,7 @@ from afl.losses import (
     ClassWeights,
     ElementWeights,
     GradientBalance,
+    RepeatFactorSampling,
     ScheduledGradient,
     class_balanced_weights,
 )
@@ -112,6 +113,9 @@ def test_a_chain_has_at_most_one_gate():
         with pytest.raises(ValueError, match="^the links one, two of the chain each set the gate"):
             chain(**links)
     assert list(chain(one=scheduled, two=on_positives).chain) == ["one", "two"]
+    repeats = partial(RepeatFactorSampling, images=10.0)
+    with pytest.raises(ValueError, match="^the links one, two of the chain each set image_repeats"):
+        chain(one=repeats, two=partial(RepeatFactorSampling, images=30.0, count_instances=True))
     assert list(chain(weights=ClassWeights, one=adaptive).chain) == ["weights", "one"]
 
 

@@ -1,9 +1,11 @@
 """The warmed-up loss is the loss times a factor that rises linearly."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from afl.losses import ClassificationLoss, LossWarmUp
+from afl.losses import AdaptiveGradient, ClassificationLoss, LossWarmUp, SamplingFree
 from tests.losses.cases import make_info, random_logits, random_target
 
 
@@ -26,6 +28,18 @@ def test_the_ramp_survives_a_checkpoint():
     other = LossWarmUp(make_info([9.0] * 3), steps=10)
     other.load_state_dict(link.state_dict())
     assert other.factor.item() == pytest.approx(0.1 + 0.9 * 0.4)
+
+
+def test_a_gate_or_a_scaled_loss_that_would_undo_the_ramp_is_rejected():
+    info, ramp = make_info([9.0] * 3), partial(LossWarmUp, steps=4)
+    with pytest.raises(
+        ValueError, match="the link warm of the chain fades the loss in, and the gate of gate"
+    ):
+        ClassificationLoss(info, chain={"gate": AdaptiveGradient, "warm": ramp})
+    with pytest.raises(
+        ValueError, match="the link warm of the chain fades the loss in, but sampling_free scales"
+    ):
+        SamplingFree(info, chain={"warm": ramp})
 
 
 def test_invalid_ramps_are_rejected():

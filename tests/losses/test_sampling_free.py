@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 
-from afl.losses import ClassWeights, ElementCounter, SamplingFree, class_balanced_weights, count_elements
+from afl.losses import (
+    ClassWeights,
+    ElementCounter,
+    FederatedSampling,
+    SamplingFree,
+    class_balanced_weights,
+    count_elements,
+)
 from tests.losses.cases import loss_and_gradient, make_info, plain_target, random_logits, random_target
 from tests.losses.sampling_cases import dense_losses
 
@@ -110,13 +118,25 @@ def test_counted_elements_equal_those_of_the_dense_target():
 
 
 def test_the_counter_replaces_the_loss_and_returns_means_over_images():
-    counter, seen = ElementCounter(make_info(COUNTS)), []
+    counter, seen = ElementCounter(SamplingFree(make_info(COUNTS))), []
     for seed, positives in enumerate((3, 8)):
         target = random_target(seed, positives=positives, scaled=0)
         seen.append(positives)
         logits = random_logits(seed, target)
         assert counter(logits, target, N, localization=torch.tensor(1.0)) == 0
     assert counter.per_image() == (sum(seen) / 4, 150.0)
+
+
+def test_the_counter_counts_the_elements_that_the_loss_uses():
+    loss = SamplingFree(make_info(COUNTS), chain={"federated": partial(FederatedSampling, size=2)})
+    target = random_target(3, positives=4, scaled=0, verified=False)
+    logits = random_logits(3, target)
+    counter = ElementCounter(loss)
+    counter(logits, target, N)
+    expected = [float(value) for value in count_elements(logits.detach(), loss.prepared(target))]
+    positives, elements = counter.per_image()
+    assert (positives, elements) == (expected[0] / expected[2], expected[1] / expected[2])
+    assert elements < 150
 
 
 def test_prior_of_retinanet_on_coco_is_a_share_of_anchors_over_classes():
@@ -194,7 +214,8 @@ def step(rank):
         target = replace(target, image=target.image[:30], num_images=1, positive=positive)
         logits, box = logits[30 * rank : 30 * rank + 30], shares[rank]
     logits.requires_grad_()
-    counter, loss = ElementCounter(make_info(COUNTS)), SamplingFree(make_info(COUNTS))
+    loss = SamplingFree(make_info(COUNTS))
+    counter = ElementCounter(loss)
     counter(logits, target, normalizer)
     value, gradient = loss_and_gradient(loss(logits, target, normalizer, box), logits)
     return {"value": value, "gradient": gradient, "counts": torch.tensor(counter.per_image())}

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 from afl.training.build import build_detector
 from afl.training.data import read_data, training_batches
 from afl.training.distributed import World
+from afl.training.initial_weights import start_from
 from afl.training.inputs import normalise, targets_of
 from afl.training.prior import adapt_threshold, initialise_priors
 from detectors.contract import ClassCounts
@@ -67,6 +68,29 @@ def test_every_map_starts_at_the_prior_of_its_loss(small_cell, detector, loss, p
     for layers in model.class_layers().values():
         for layer in layers:
             torch.testing.assert_close(layer.bias.sigmoid(), torch.full_like(layer.bias, prior))
+
+
+def test_trained_class_layers_keep_their_biases(small_cell, tmp_path):
+    config = small_cell("fcos", "eqlv2")
+    classes = read_data(config).classes
+    trained = build_detector(config, classes)
+    (layer,) = trained.class_layers()["classification"]
+    torch.nn.init.uniform_(layer.bias, -3, -1)
+    torch.save({"model": trained.state_dict()}, tmp_path / "trained.pt")
+    config.initial_weights = str(tmp_path / "trained.pt")
+    world = World(0, 1, torch.device("cpu"))
+    model = build_detector(config, classes)
+    loaded = start_from(config, model, world, lambda *_, **__: pytest.fail("trained"))
+    initialise_priors(model, iter([]), world, channels_last=True, loaded=loaded)
+    (own,) = model.class_layers()["classification"]
+    assert torch.equal(own.bias, layer.bias)
+    # A layer of another number of classes is fresh.
+    other = ClassCounts(torch.ones(7), torch.ones(7))
+    model = build_detector(config, other)
+    loaded = start_from(config, model, world, lambda *_, **__: pytest.fail("trained"))
+    initialise_priors(model, iter([]), world, channels_last=True, loaded=loaded)
+    (own,) = model.class_layers()["classification"]
+    torch.testing.assert_close(own.bias.sigmoid(), torch.full_like(own.bias, 0.001))
 
 
 def test_losses_without_a_prior_change_nothing(small_cell):
