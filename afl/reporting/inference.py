@@ -77,10 +77,12 @@ def difference(d: np.ndarray) -> Difference:
 def _random(a: float, b: float, e: float, rows: int, columns: int) -> Interval:
     """The interval with random detectors, from the mean squares of detectors, units and residual."""
     size, free_a, free_b = rows * columns, rows - 1, columns - 1
-    if e > min(
-        a, b
-    ):  # a variance component is negative and counts as zero, which leaves the larger mean square
-        return max(_interval(a / size, free_a), _interval(b / size, free_b), key=lambda own: own.half)
+    if e > min(a, b):
+        # A negative variance component counts as zero. If one is negative, the larger mean square is left; if both are, the residual.
+        left = [_interval(a / size, free_a), _interval(b / size, free_b)]
+        if e > max(a, b):
+            left.append(_interval(e / size, free_a * free_b))
+        return max(left, key=lambda own: own.half)
     total = a + b - e
     below = a**2 / free_a + b**2 / free_b + e**2 / (free_a * free_b)
     return _interval(total / size, max(1, math.floor(total**2 / below)) if below else free_a)

@@ -64,6 +64,21 @@ def test_random_detectors_of_a_two_by_two_layout_equal_the_sums_by_hand():
     assert found.freedom == 1 and found.half == pytest.approx(T[1] * math.sqrt(20 / 4) / 100, rel=1e-5)
 
 
+def test_random_detectors_keep_the_residual_if_it_exceeds_both_mean_squares():
+    # A Latin square: rows and columns have the mean 1, so MS_A and MS_B are 0; MS_E is 6 / 4.
+    found = difference(np.array([[2.0, 0.0, 1.0], [1.0, 2.0, 0.0], [0.0, 1.0, 2.0]]) / 100).random_detectors
+    assert found.freedom == 4 and found.half == pytest.approx(T[4] * math.sqrt(1.5 / 9) / 100, rel=1e-6)
+    # Row means 1 and -1, column means 1 and -1, interaction 2: MS_A = MS_B = 4, MS_E = 16.
+    found = difference(np.array([[4.0, -2.0], [-2.0, 0.0]]) / 100).random_detectors
+    assert found.freedom == 1 and found.half == pytest.approx(T[1] * math.sqrt(16 / 4) / 100, rel=1e-5)
+
+
+def test_random_detectors_keep_the_larger_mean_square_if_only_one_exceeds_the_residual():
+    # Row means 4 and -4, column means 0, interaction 1: MS_A 64, MS_B 0, MS_E 4.
+    found = difference(np.array([[5.0, 3.0], [-5.0, -3.0]]) / 100).random_detectors
+    assert found.freedom == 1 and found.half == pytest.approx(T[1] * math.sqrt(64 / 4) / 100, rel=1e-5)
+
+
 def test_intervals_need_two_units_and_random_detectors_need_two_detectors():
     one = difference(np.array([[0.1], [0.2]]))
     assert (one.unpooled, one.pooled, one.random_detectors) == (None, None, None)
