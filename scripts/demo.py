@@ -45,6 +45,8 @@ def main(arguments: list[str]) -> int:
         return 0
     quiet_libraries()
     options = options_of(arguments, DEFAULTS)
+    if not 0 <= options["port"] <= 65535:
+        raise ValueError(f"port={options['port']} is not a port; it needs a number from 0 to 65535")
     from afl.predict import load_predictor
     from afl.zoo import names
 

@@ -161,6 +161,9 @@ def main(arguments: list[str]) -> int:
 def demo(arguments: list[str]) -> int:
     """Draw the detections of a detector of the zoo in images of the zoo; returns the exit code."""
     options = options_of(arguments, {"run": None, "output": "outputs/demo.png"})
+    output = Path(options["output"])
+    if output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise ValueError(f"output={output} is not an image file; give it the suffix .png or .jpg")
     import cv2
 
     from afl.predict import load_predictor
@@ -178,8 +181,7 @@ def demo(arguments: list[str]) -> int:
     sheet = kept_sheet(
         predictor, ZOO / entry.kept["folder"], 4, f"{entry.name}: validation images. {entry.note}"
     )
-    output = Path(options["output"])
-    write_bytes(output, cv2.imencode(output.suffix or ".png", sheet[..., ::-1])[1].tobytes())
+    write_bytes(output, cv2.imencode(output.suffix, sheet[..., ::-1])[1].tobytes())
     print(
         f"{entry.name}: AP {100 * entry.metrics['AP']:.1f} on the whole validation set; 4 of its images: {output}"
     )

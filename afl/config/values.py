@@ -97,8 +97,31 @@ class Length:
         )
 
 
+@dataclass(frozen=True)
+class Device:
+    """``auto`` or a device on which training runs."""
+
+    def accepts(self, value: Any) -> bool:
+        return isinstance(value, str) and re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", value) is not None
+
+    def __str__(self) -> str:
+        return "auto, cpu, cuda or a GPU such as cuda:1"
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A list of numbers above 0, not empty."""
+
+    def accepts(self, value: Any) -> bool:
+        one = Number(above=True)
+        return OmegaConf.is_list(value) and len(value) > 0 and all(one.accepts(number) for number in value)
+
+    def __str__(self) -> str:
+        return "a list of numbers above 0, such as [0.75,1.0,1.25]"
+
+
 COUNT, FOLDER = Number(1, whole=True), Text("a folder")
-RULES: dict[str, Number | Word | Text | Length] = {
+RULES: dict[str, Number | Numbers | Device | Word | Text | Length] = {
     "seed": Number(0, LARGEST_SEED, whole=True),
     "cell.dataset": Text("the data set's name"),
     "dataset.name": Text("the data set's name"),
@@ -124,6 +147,8 @@ RULES: dict[str, Number | Word | Text | Length] = {
     "trainer.compile": Word((True, False, "auto")),
     "trainer.progress": Word(("auto", "bar", "lines", "none")),
     "trainer.fixed_detections": Number(1, whole=True, optional=True),
+    "trainer.device": Device(),
+    "trainer.test_time.scales": Numbers(),
     "trainer.evaluator": Word(("official", "fast")),
     "schedule.warmup": Length(),
     "optimizer.factory.lr": Number(),

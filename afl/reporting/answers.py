@@ -115,8 +115,8 @@ def ranking_text(found: Sequence[Ranked], detectors: Sequence[str], baseline: st
 
 RANKING_READING = """Differences to {baseline} x 100, averaged over {detectors}; ranked by {first}. After ± the half-width of the 95 % interval that pools
 the noise of the detectors, bold where it excludes zero; "unpooled" is that of the means over detectors by unit. P values are exact, over
-the signs of single differences, and adjusted over all losses and metrics of this table (Holm). Step time and memory of a run are
-medians of their ratios to the run of {baseline} on the same detector and unit."""
+the signs of single differences, and adjusted over all losses and metrics of this table (Holm). Step time and memory are
+those of a training step on a CPU as multiples of focal loss's, the mean of RetinaNet and CenterNet (results/benchmark)."""
 
 
 def _gain(own: Difference) -> str:

@@ -40,7 +40,7 @@ class Record:
         data_hash: fingerprint of the data set.
         train_seconds, eval_seconds: wall time, over all attempts of a run that was interrupted.
         images_per_second: training throughput.
-        peak_memory_bytes: largest memory of the process, or of the GPU if one was used.
+        peak_memory_bytes: largest memory of the run on a GPU; on a CPU that of the process, which may have trained other runs before.
         parameters: number of trained parameters.
         steps: optimiser steps taken.
         curves: path of ``metrics.jsonl``, relative to the record.

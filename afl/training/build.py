@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import pkgutil
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
@@ -15,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from afl.config import CONF, ConfigError
+from afl.losses.contract import MapInfo, MapLoss
 from afl.training.duration import Duration
 from afl.training.loop import LoopOptions
 from afl.training.schedule import Schedule, warmed_up
@@ -108,20 +111,35 @@ def instantiate(config: DictConfig, **arguments: Any) -> Any:
     """
     check_targets(config, config._get_full_key(None))
     # A copy: Hydra would permanently resolve the references of the whole config.
-    return _call(OmegaConf.to_container(config, resolve=True), arguments)
+    return _call(OmegaConf.to_container(config, resolve=True), arguments, config._get_full_key(None))
 
 
-def _call(config: dict[str, Any], arguments: dict[str, Any]) -> Any:
+def _call(config: dict[str, Any], arguments: dict[str, Any], place: str) -> Any:
+    with explained(place):
+        try:
+            if not arguments:
+                return hydra.utils.instantiate(config, _convert_="all")
+            return hydra.utils.instantiate(config, _convert_="all", _partial_=True)(**arguments)
+        except InstantiationException as error:
+            # Raise the constructor's own error without Hydra's wrapper.
+            cause: BaseException = error
+            while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+                cause = cause.__cause__
+            raise cause from None
+
+
+@contextlib.contextmanager
+def explained(place: str) -> Iterator[None]:
+    """Turn the errors of a constructor that received unsuitable settings into one that names their place in the config.
+
+    Raises:
+        ConfigError: in place of a TypeError or an IndexError.
+    """
     try:
-        if not arguments:
-            return hydra.utils.instantiate(config, _convert_="all")
-        return hydra.utils.instantiate(config, _convert_="all", _partial_=True)(**arguments)
-    except InstantiationException as error:
-        # Raise the constructor's own error without Hydra's wrapper.
-        cause: BaseException = error
-        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
-            cause = cause.__cause__
-        raise cause from None
+        yield
+    except (TypeError, IndexError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{place} cannot be built: {reason}; correct its settings") from error
 
 
 def bound(config: DictConfig) -> Any:
@@ -131,7 +149,8 @@ def bound(config: DictConfig) -> Any:
     """
     check_targets(config, config._get_full_key(None))
     values: Any = OmegaConf.to_container(config, resolve=True)
-    return _call({name: value for name, value in values.items() if value is not None}, {})
+    given = {name: value for name, value in values.items() if value is not None}
+    return _call(given, {}, config._get_full_key(None))
 
 
 def check_preset(config: DictConfig) -> None:
@@ -160,7 +179,12 @@ def _published_regime(dataset: str) -> str:
 def build_detector(config: DictConfig, classes: ClassCounts) -> nn.Module:
     """Build the backbone, the classification losses and the detector that uses them."""
     backbone = instantiate(config.backbone)
-    loss = instantiate(config.loss)
+    make_loss = instantiate(config.loss)
+
+    def loss(info: MapInfo) -> MapLoss:
+        with explained("loss"):
+            return make_loss(info)
+
     return instantiate(config.detector, backbone=backbone, classes=classes, loss=loss)
 
 
@@ -207,5 +231,7 @@ def build_schedule(config: DictConfig, *, num_images: int, total_steps: int) -> 
     warmup = Duration.parse(config.schedule.warmup).in_steps(
         images_per_epoch=num_images, batch_size=config.trainer.batch_size, total_steps=total_steps
     )
-    schedule = bound(config.schedule.factory)(total_steps=total_steps)
+    with explained("schedule.factory"):
+        schedule = bound(config.schedule.factory)(total_steps=total_steps)
+        schedule(0)
     return warmed_up(schedule, min(warmup, total_steps // 10), config.schedule.warmup_start)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from afl.evaluation import CocoEvaluator, Evaluator, LvisEvaluator, VocEvaluator
 from afl.losses import ImageRepeats
-from afl.training.build import ConfigError, instantiate
+from afl.training.build import ConfigError, explained, instantiate
 from afl.training.compiled import DIVISORS, DIVISORS_COMPILED, wants_compiled
 from afl.training.distributed import World
 from datasets import (
@@ -66,10 +66,11 @@ def read_data(config: DictConfig) -> RunData:
         DataError: the splits have different classes.
     """
     train = instantiate(config.dataset.train)
-    val = (
-        instantiate(config.dataset.val) if config.subset is None else learnable_images(train, **config.subset)
-    )
-    train = train if config.subset is None else val
+    if config.subset is None:
+        val = instantiate(config.dataset.val)
+    else:
+        with explained("subset"):
+            train = val = learnable_images(train, **config.subset)
     require_usable_splits(train, val)
     return RunData(train=train, val=val, statistics=ClassStatistics.from_index(train))
 

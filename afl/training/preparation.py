@@ -17,7 +17,7 @@ from torch import nn
 
 from afl.config import ConfigError
 from afl.tracking import MetricsLog, read_metrics, unwritable
-from afl.training.build import bound, build_detector, build_schedule, loop_options
+from afl.training.build import bound, build_detector, build_schedule, explained, loop_options
 from afl.training.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -85,7 +85,8 @@ def prepare(run: Run, pretrain: Pretrain) -> tuple[Training, Evaluation]:
     detector.to(world.device, memory_format=layout)
     if saved is None:
         initialise_priors(detector, batches, world, channels_last=options.channels_last, loaded=loaded)
-    optimizer = build_optimizer(bound(config.optimizer.factory), detector, config.optimizer.weight_decay)
+    with explained("optimizer.factory"):
+        optimizer = build_optimizer(bound(config.optimizer.factory), detector, config.optimizer.weight_decay)
     average = moving_average(detector, config.trainer.ema) if config.trainer.ema else None
     learner = Learner(detector, optimizer, average)
     if saved:

@@ -173,6 +173,8 @@ def _train_and_record(run: Run) -> Record:
     torch.manual_seed(run.config.seed)
     np.random.seed(run.config.seed)
     random.seed(run.config.seed)
+    if run.world.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(run.world.device)
     tracker: Tracker = NullTracker()
     # A run that fails during preparation writes nothing, unless an earlier attempt has already written files.
     begun = (run.folder / CONFIG).exists()

@@ -20,7 +20,6 @@ COLUMNS: dict[str, Callable[[Entry], str]] = {
     **{name: partial(_figure, name) for name in FIGURES},
     "parameters, M": lambda entry: f"{entry.run['parameters'] / 1e6:.2f}",
     "ms per image": lambda entry: f"{entry.speed['milliseconds']:.0f}",
-    "training memory, GiB": lambda entry: f"{entry.run['peak_memory_bytes'] / 2**30:.1f}",
     "training, min": lambda entry: f"{entry.run['train_seconds'] / 60:.1f}",
 }
 HEAD = """# Trained detectors
@@ -53,8 +52,8 @@ AP is x 100, of the stored weights on the whole validation set, with the data se
 rare, common and frequent classes. One seed each: these figures describe the files and do not compare losses. The
 [results](../results/README.md) do, over seeds and with intervals. {note}
 
-*ms per image* is the processor time of one image on one core ({speeds}), with decoding: the median over 20 images of the fastest of five passes. *Training memory* is the peak of the training
-process, and *training* its wall time on one thread ({devices}), while other programs ran. Training of Shapes detectors starts from features that
+*ms per image* is the processor time of one image on one core ({speeds}), with decoding: the median over 20 images of the fastest of five passes. *Training* is the wall time of
+the training on one thread ({devices}), while other programs ran. Training of Shapes detectors starts from features that
 are learnt once for each detector, in about three minutes, which are not counted. Training on `foda` starts from ImageNet features.
 """
 FORMAT = """

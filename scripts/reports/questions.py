@@ -79,12 +79,12 @@ def ranking(table: str = "remedies", results: str = "results") -> None:
 
         python -m scripts.report ranking [table=remedies]
 
-    Gains with 95 % intervals and p values adjusted for their number (Holm), step time and memory as multiples of the baseline's. A
-    table that is still being filled is ranked over the detectors that have the most losses. Writes RESULTS/TABLE/ranking.md.
+    Gains with 95 % intervals and p values adjusted for their number (Holm), and the time and memory of a training step as multiples
+    of focal loss's, from RESULTS/benchmark. A table that is still being filled is ranked over the detectors that have the most losses. Writes RESULTS/TABLE/ranking.md.
     """
     kept = kept_table(table, results)
     whole = kept.most_complete()
-    found = questions.ranking(whole)
+    found = questions.ranking(whole, questions.step_costs(Path(results) / "benchmark" / "remedies.json"))
     kept.write("ranking.md", answers.ranking_text(found, whole.spec.detectors, whole.spec.baseline))
 
 

@@ -3,8 +3,9 @@
 import pytest
 from omegaconf import OmegaConf
 
-from afl.config import ConfigError, check_values, unknown_setting
+from afl.config import CONF, ConfigError, check_values, unknown_setting
 from afl.config.values import RULES
+from afl.training.duration import Duration
 from scripts.entry import compose_config
 
 BASE = compose_config(["detector=fcos", "backbone=tiny"])
@@ -27,6 +28,12 @@ BASE.cell = {"dataset": "shapes"}
         ("trainer.batch_size", "abc", "whole number"),
         ("trainer.batch_size", 2.5, "whole number"),
         ("trainer.num_workers", -1, "whole number of at least 0"),
+        ("trainer.batch_size", 4.0, "whole number"),
+        ("seed", 1e3, "whole number"),
+        ("trainer.device", "mps", "trainer.device is 'mps'; it needs auto, cpu, cuda or a GPU such as cuda:1"),
+        ("trainer.test_time.scales", ["big"], "a list of numbers above 0"),
+        ("trainer.test_time.scales", [], "a list of numbers above 0"),
+        ("trainer.max_duration", "600steps+", "a duration such as"),
         ("trainer.max_duration", 60, "a duration such as 600steps"),
         ("trainer.checkpoint_every", "often", "a duration such as"),
         ("trainer.ema", 2, "a number above 0 and at most 1 or null"),
@@ -52,3 +59,25 @@ def test_the_rules_name_existing_settings():
     config.cell = {"dataset": "custom"}
     for key in RULES:
         assert unknown_setting(key, config) is None, key
+
+
+PRESETS = [
+    f"experiment={path.relative_to(CONF / 'experiment').with_suffix('')}"
+    for path in sorted((CONF / "experiment").rglob("*.yaml"))
+]
+DATASETS = [f"dataset={path.stem}" for path in sorted((CONF / "dataset").glob("*.yaml"))]
+REGIMES = [f"regime={path.stem}" for path in sorted((CONF / "regime").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("choice", [*PRESETS, *DATASETS, *REGIMES])
+def test_the_values_of_every_preset_are_accepted(choice):
+    own = [] if choice.count("/") else ["detector=fcos"]
+    check_values(compose_config([*own, "dataset.name=birds", "dataset.root=/data/birds", choice]))
+
+
+@pytest.mark.parametrize("text", ["600steps+12epochs", "1.5epochs", " 10 percent ", "20000images + 1step"])
+def test_a_duration_that_can_be_parsed_is_accepted(text):
+    config = BASE.copy()
+    config.trainer.max_duration = text
+    check_values(config)
+    assert Duration.parse(text).amount > 0

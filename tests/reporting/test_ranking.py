@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import product
 from pathlib import Path
 
@@ -15,16 +16,16 @@ from scripts.report import main
 SPEC = TableSpec(
     "small", ["fcos", "retinanet"], ["fl", "rfs", "eql", "acsl"], ["shapes"], [0, 1], ["AP", "AP_r"], "fl"
 )
-# AP over FL's by (detector, seed), and the speed and memory of the loss as multiples of FL's.
+# AP over FL's by (detector, seed), and the time and memory of a step as multiples of FL's.
 GAINS = {"rfs": (0.02, 0.01, 0.03, 0.02), "eql": (-0.01, 0.0, -0.02, -0.01)}
-SPEED, MEMORY = {"fl": 100.0, "rfs": 100.0, "eql": 80.0}, {"fl": 1000, "rfs": 1000, "eql": 1100}
+COSTS = {"rfs": (1.0, 1.0), "eql": (1.25, 1.1)}
 
 
 def records(record, dataset="shapes", detectors=("fcos", "retinanet"), seeds=(0, 1)):
     places = list(product(("fcos", "retinanet"), (0, 1)))
     return [
         record(
-            detector, loss, seed, dataset=dataset, images_per_second=SPEED[loss], peak_memory_bytes=MEMORY[loss],
+            detector, loss, seed, dataset=dataset,
             metrics={name: 0.3 + GAINS[loss][place] if loss in GAINS else 0.3 for name in ("AP", "AP_r", "AP_c", "AP_f")},
         )
         for place, (detector, seed) in enumerate(places)
@@ -40,7 +41,7 @@ def sign_flips(values) -> float:
 
 
 def test_losses_are_sorted_by_gain_with_corrected_p_values_and_costs(record):
-    found = questions.ranking(build_table(records(record), SPEC))
+    found = questions.ranking(build_table(records(record), SPEC), COSTS)
     assert [one.loss for one in found] == ["rfs", "fl", "eql"]  # acsl has no run
     first, base, last = found
     assert first.gain == pytest.approx(0.02) and base.gains == {} and last.gain == pytest.approx(-0.01)
@@ -57,7 +58,7 @@ def test_losses_are_sorted_by_gain_with_corrected_p_values_and_costs(record):
 
 def test_a_table_without_a_comparison_is_rejected(record):
     with pytest.raises(ValueError, match="has no loss with a run on every detector"):
-        questions.ranking(build_table(records(record)[:1], SPEC))
+        questions.ranking(build_table(records(record)[:1], SPEC), {})
 
 
 def test_an_incomplete_table_is_ranked_over_its_most_complete_detectors(record, tmp_path, capsys):
@@ -70,9 +71,21 @@ def test_an_incomplete_table_is_ranked_over_its_most_complete_detectors(record, 
         "retinanet",
         "fcos",
     ]
+    rows = [
+        {
+            "what": f"{loss} / fl, step of {detector} ({kind}), CPU",
+            "ratio": ratio + change,
+            "ours_memory": 3,
+            "theirs_memory": 2,
+        }
+        for detector, kind, change in (("retinanet", "anchors", 0.1), ("centernet", "heat maps", -0.3))
+        for loss, ratio in (("rfs", 1.0), ("eql", 1.5))
+    ]
+    (tmp_path / "benchmark").mkdir()
+    (tmp_path / "benchmark" / "remedies.json").write_text(json.dumps({"rows": rows}))
     main(["ranking", "table=remedies", f"results={tmp_path}"])
     text = (tmp_path / "remedies" / "ranking.md").read_text()
     assert text in capsys.readouterr().out and "averaged over retinanet, fcos;" in text
-    assert "| 1 | rfs | +2.5 | — |" in text and "| 2 x 1 | 1.00 | 1.00 |" in text
+    assert "| 1 | rfs | +2.5 | — |" in text and "| 2 x 1 | 0.90 | 1.50 |" in text
     main(["trade", "table=remedies", f"results={tmp_path}", f"output={tmp_path}"])
     assert Path(tmp_path / "trade-remedies.png").stat().st_size > 1000

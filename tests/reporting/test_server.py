@@ -49,7 +49,7 @@ def tables(tmp_path, where, *overrides):
             "tables",
             overrides=[
                 "table=voc", "table.detectors=[fcos,centernet]", "table.losses=[fl,afl]", "table.metrics=[AP,AP50]",
-                f"results={tmp_path}/{where}", f"paths.data={tmp_path}/none", "publish=true", *overrides,
+                f"results={tmp_path}/{where}", f"tables={tmp_path}/{where}", f"paths.data={tmp_path}/none", *overrides,
             ],
         )  # fmt: skip
 
@@ -79,7 +79,7 @@ def build(config, capsys) -> dict[str, bytes]:
 def test_disk_and_server_give_the_same_bytes(voc_records, tmp_path, monkeypatch, capsys):
     for number, one in enumerate(voc_records):
         write_record(tmp_path / "disk" / "voc" / "records" / f"{number}.json", one)
-    disk = build(tables(tmp_path, "disk"), capsys)
+    disk = build(tables(tmp_path, "disk", "publish=true"), capsys)
     others = [SimpleNamespace(name="x", id="1", config={}, summary={"AP": 0.9})]
     api = StandIn([server_run(one, n) for n, one in enumerate(reversed(voc_records))] + others)
     monkeypatch.setattr(actions, "connect", lambda: api)

@@ -8,6 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from afl.config import CONF
+from afl.tables import actions
 from afl.tables import sweep as sweeping
 from afl.tables.cells import cells_of, compose_cells
 from afl.tables.committed import portable
@@ -176,6 +177,56 @@ def test_a_published_table_keeps_every_run_of_the_committed_one(finished, tmp_pa
             with pytest.raises(SystemExit, match="would drop .* of the records"):
                 main(smaller)
     assert folder_of(tmp_path / "results") == committed
+
+
+def test_a_failed_run_does_not_replace_a_finished_record(finished, tmp_path, capsys, monkeypatch):
+    for path in (tmp_path / "results" / "shapes" / "records").iterdir():
+        path.unlink()
+    main(published(OmegaConf.merge(finished, {"action": "run"})))
+    committed = folder_of(tmp_path / "results" / "shapes" / "records")
+    monkeypatch.setattr(
+        actions,
+        "run",
+        lambda *_: [
+            dataclasses.replace(record, status=FAILED, metrics={}, error="x")
+            for record in finished_records(finished)
+        ],
+    )
+    with pytest.raises(SystemExit):
+        main(published(OmegaConf.merge(finished, {"action": "run"})))
+    assert folder_of(tmp_path / "results" / "shapes" / "records") == committed
+    assert "failed; its committed record is kept" in capsys.readouterr().out
+
+
+def finished_records(config: DictConfig) -> list[Record]:
+    return [cell.record() for cell in cells_of(config, [0])]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": "0,1"}, "seeds is '0,1'; it needs a list of whole numbers"),
+        ({"seeds": [0, "a"]}, "it needs a list of whole numbers"),
+        ({"seeds": [-1]}, "it needs a list of whole numbers"),
+        ({"jobs": 0}, "jobs is 0; it needs a whole number of at least 1"),
+        ({"jobs": "two"}, "jobs is 'two'"),
+        ({"source": "wandb", "publish": True}, "leave out source=wandb, or leave out publish=true"),
+    ],
+)
+def test_impossible_settings_of_a_table_give_one_line(tmp_path, changes, message):
+    with pytest.raises(SystemExit, match=message) as stopped:
+        main(OmegaConf.merge(tables(tmp_path), changes))
+    assert "\n" not in stopped.value.code
+
+
+def test_a_single_seed_is_a_list_of_one(finished, capsys):
+    main(OmegaConf.merge(finished, {"action": "plan", "seeds": 0, "measure": False}))
+    assert "seeds 0" in capsys.readouterr().out
+
+
+def test_a_table_of_folds_is_not_built_from_a_server(tmp_path):
+    with pytest.raises(SystemExit, match="two folds together, which a W&B server does not have"):
+        main(tables(tmp_path, "table=ccp", "source=wandb"))
 
 
 @pytest.mark.parametrize("folder", ["out (1)", "vögel, #2", "it's = {a} & b;!", 'say "no"', "~x"])

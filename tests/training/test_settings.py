@@ -173,3 +173,33 @@ def test_frozen_random_weights_are_warned_of(caplog, changes, warned):
     config = compose_cell(detector="fcos", loss="fl", overrides=["dataset=foda", *changes])
     warn_of_frozen_random_weights(config)
     assert ("can hardly learn" in caplog.text) == warned
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "optimizer.factory.momentum=0.9",
+            "optimizer.factory cannot be built: .*momentum.*; correct its settings",
+        ),
+        ("+optimizer.factory.betas=[0.9]", "optimizer.factory cannot be built: "),
+        ("+schedule.factory.gamma=0.5", "schedule.factory cannot be built: .*gamma"),
+        ("loss.gamma=null", "loss cannot be built: "),
+        ("detector.strides=3", "detector cannot be built: "),
+        ("subset={images:8}", "subset cannot be built: .*missing"),
+        ("loss.chain=null", None),
+    ],
+)
+def test_settings_that_a_constructor_does_not_accept_give_one_line(tmp_path, change, message):
+    own = [
+        "dataset.folder.num_train=24", "dataset.folder.num_val=10", "initial_weights=null", "logger=none", "trainer.progress=none",
+        "trainer.max_duration=2steps", "trainer.batch_size=4", "trainer.device=cpu", "trainer.pictures=0",
+        f"paths.output={tmp_path}/runs", f"paths.cache={tmp_path}/cache",
+    ]  # fmt: skip
+    config = compose_cell(detector="fcos", loss="fl", overrides=["dataset=shapes_lvis", *own, change])
+    if message is None:
+        assert run_cell(config).status == FINISHED
+        return
+    with pytest.raises(ConfigError, match=message) as error:
+        run_cell(config)
+    assert "\n" not in str(error.value) and not list(tmp_path.glob("runs/*/record.json"))

@@ -16,13 +16,13 @@ from afl.reporting.questions.contrasts import (
 )
 from afl.reporting.questions.dynamics import QUARTERS, gate_opening, push_over_training, push_ratios
 from afl.reporting.questions.forms import forms
-from afl.reporting.questions.ranking import Ranked, ranking
+from afl.reporting.questions.ranking import Ranked, ranking, step_costs
 from afl.reporting.questions.recognition import recognition
 from afl.reporting.questions.search import choice, fit
 from afl.reporting.questions.tuning import DEFAULTS, tuning
 
 __all__ = [
     "DEFAULTS", "QUARTERS", "Ranked", "adjusted", "choice", "classes", "contrast", "contrasts", "family", "fit", "forms", "gains", "gate_opening", "half_width",
-    "mean_of", "most_moved", "moved_by", "noise", "pooled_deviation", "push_over_training", "push_ratios", "ranking", "recognition",
+    "mean_of", "most_moved", "moved_by", "noise", "pooled_deviation", "push_over_training", "push_ratios", "ranking", "recognition", "step_costs",
     "tuning",
 ]  # fmt: skip

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import median
+from pathlib import Path
+from statistics import fmean
 
 from afl.reporting.inference import Difference
 from afl.reporting.questions.contrasts import adjusted, contrasts
 from afl.reporting.table import Table
-from afl.tracking.record import FINISHED, Record
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class Ranked:
         loss: its name.
         gains: difference to the baseline by metric, in [0, 1], over detectors and units; empty for the baseline.
         p: p value by single difference of each metric, adjusted over all losses and metrics of the table (Holm).
-        time: seconds of training for an image as a multiple of the baseline's; None if no record has it.
-        memory: largest memory of the process as a multiple of the baseline's; None if no record has it.
+        time: processor time of a training step as a multiple of the baseline's; None if it was not measured.
+        memory: most bytes of tensors alive in that step as a multiple of the baseline's; None if they were not measured.
     """
 
     loss: str
@@ -36,10 +37,11 @@ class Ranked:
         return next(iter(self.gains.values())).mean if self.gains else 0.0
 
 
-def ranking(table: Table) -> list[Ranked]:
+def ranking(table: Table, costs: Mapping[str, tuple[float, float]]) -> list[Ranked]:
     """The losses of a table, the largest gain in its first metric first; losses without a unit on every detector are left out.
 
-    Time and memory are medians over the cells that have a cell of the baseline with the same data set, detector and unit.
+    Args:
+        costs: of ``step_costs``.
 
     Raises:
         ValueError: the table has no baseline, or no loss to compare with it.
@@ -61,31 +63,28 @@ def ranking(table: Table) -> list[Ranked]:
             loss,
             own,
             {metric: corrected[loss, baseline, metric][1] for metric in own},
-            _ratio(table, loss, _seconds),
-            _ratio(table, loss, lambda record: record.peak_memory_bytes),
+            *costs.get(loss, (1.0, 1.0) if loss == baseline else (None, None)),
         )
         for loss, own in gains.items()
     ]
     return sorted(ranked, key=lambda one: -one.gain)
 
 
-def _seconds(record: Record) -> float | None:
-    """Seconds of training per image."""
-    return 1 / record.images_per_second if record.images_per_second else None
+def step_costs(path: Path) -> dict[str, tuple[float, float]]:
+    """Time and memory of a training step with each loss as multiples of focal loss's, averaged over the detectors that were measured.
 
-
-def _ratio(table: Table, loss: str, cost: Callable[[Record], float | None]) -> float | None:
-    """Median ratio of a cost of a loss's records to the cost of the corresponding records of the baseline."""
-    ratios = []
-    for (dataset, detector, name, unit), record in table.cells.items():
-        base = table.cells[dataset, detector, str(table.spec.baseline), unit]
-        if (
-            name == loss
-            and record is not None
-            and base is not None
-            and {record.status, base.status} == {FINISHED}
-        ):
-            own, other = cost(record), cost(base)
-            if own and other:
-                ratios.append(own / other)
-    return median(ratios) if ratios else None
+    Args:
+        path: ``remedies.json`` of the benchmark; empty if it does not exist. The times in the records of a table depend on what
+            else ran on the machine, and the memory of a process on the runs before.
+    """
+    if not path.exists():
+        return {}
+    rows: dict[str, list[tuple[float, float]]] = {}
+    for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+        loss, found, _ = row["what"].partition(" / fl, step of ")
+        if found:
+            rows.setdefault(loss, []).append((row["ratio"], row["ours_memory"] / row["theirs_memory"]))
+    return {
+        loss: (fmean(time for time, _ in own), fmean(memory for _, memory in own))
+        for loss, own in rows.items()
+    }
