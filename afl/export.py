@@ -2,8 +2,8 @@
 
 The exported network computes the outputs of the detector's ``forward`` from pixels: normalisation, backbone, pyramid and heads. It
 does not include decoding (peaks, grouping, NMS), which differs between the detectors and depends on the data. The docstrings of
-``forward`` describe each output; sizes of levels are left out, because they follow from the image. Metadata of the file: ``classes``, ``category_ids``, ``detector``, ``strides``, ``outputs`` and
-``input``, as JSON.
+``forward`` describe each output; sizes of levels are left out, because they follow from the image. Metadata of the file: ``classes``,
+``category_ids``, ``detector``, ``strides``, ``outputs`` and ``input``, as JSON.
 
 This module needs onnx, onnxscript and, for the check, onnxruntime (the extra ``export``).
 """

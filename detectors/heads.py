@@ -35,13 +35,9 @@ class Tower(nn.Module):
             if norm == "batch_per_level":
                 self.norms.append(nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(levels)))
             else:
-                one = (
-                    nn.GroupNorm(
-                        32 if channels % 32 == 0 and channels > 32 else min(8, channels // 2), channels
-                    )
-                    if norm == "group"
-                    else nn.Identity()
-                )
+                # A group has at least two channels, so that a level of one cell can be normalised.
+                groups = 32 if channels % 32 == 0 and channels > 32 else min(8, channels // 2)
+                one = nn.GroupNorm(groups, channels) if norm == "group" else nn.Identity()
                 self.norms.append(nn.ModuleList([one] * levels))
         self.activation = nn.ReLU(inplace=True)
         for conv in self.convs:

@@ -89,8 +89,8 @@ def heatmap_targets(
 
     An unnormalised Gaussian with sigma = (2 r + 1) / 6 is drawn around each point, inside the square of radius r. Where two
     Gaussians of a class overlap, the higher value is used. The point's cell is positive, and the other cells of the Gaussian are
-    negatives with the weight (1 - Y)^4. Elements in ignored regions are ignored, except positives. Memory is proportional to the number of cells in
-    the squares.
+    negatives with the weight (1 - Y)^4. Elements in ignored regions are ignored, except positives. Memory is proportional to
+    the number of cells in the squares.
 
     Args:
         cells: (K, B, M, 2) int64 column, row of each object's point in each map.

@@ -46,10 +46,10 @@ HERE = Path(__file__).parent / "reports"
 # The module in ``scripts.reports`` of each command; the function has the command's name.
 MODULES = {
     "html": "html", "dataset": "dataset", "compare": "compare", "gallery": "gallery", "heads": "heads",
-    "figures": "figures", "push": "figures", "trade": "figures", "screen": "screen", "contrast": "questions", "ranking": "questions", "noise": "questions", "classes": "questions",
-    "mechanism": "questions", "gate": "questions", "choice": "questions", "forms": "questions", "tuning": "questions", "fit": "questions",
-    "recognition": "questions",
-    "documents": "questions",
+    "figures": "figures", "push": "figures", "trade": "figures", "screen": "screen",
+    "contrast": "questions", "ranking": "questions", "noise": "questions", "classes": "questions", "mechanism": "questions",
+    "gate": "questions", "choice": "questions", "forms": "questions", "tuning": "questions", "fit": "questions",
+    "recognition": "questions", "documents": "questions",
 }  # fmt: skip
 
 

@@ -7,9 +7,9 @@ Tan et al., Equalization Loss for Long-Tailed Object Recognition, CVPR 2020, eq.
 E(r) is 1 at a location that belongs to an object and 0 on background. T is 1 for the classes that are rarer than lambda. So w_j is 0
 on negatives of rare classes at objects of other classes, and 1 everywhere else.
 
-Default: classes in fewer than 100 training images (LVIS's frequent classes are in more than 100); the paper's lambda of 1.76e-3 on LVIS v0.5 is
-100 of 57,000 images. The paper's element loss is cross-entropy. Here it is the head's focal loss, because a dense head also learns the
-background, which the paper leaves to a first stage.
+Default: classes in fewer than 100 training images (LVIS's frequent classes are in more than 100); the paper's lambda of 1.76e-3
+on LVIS v0.5 is 100 of 57,000 images. The paper's element loss is cross-entropy. Here it is the head's focal loss, because a dense
+head also learns the background, which the paper leaves to a first stage.
 
 Anchors, grids and heat maps: ``at_objects`` says which locations belong to an object. ObjectBox's objectness has one class and
 keeps plain weights.

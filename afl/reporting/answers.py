@@ -65,7 +65,8 @@ def contrasts_text(found: Mapping[tuple[str, str, str], Difference], best: str |
         halves = [_half(own.mean, one) for one in (own.unpooled, own.pooled, own.random_detectors)]
         pairs = zip((own.p_units, own.p_differences), p[place], strict=True)
         return [
-            f"{loss} - {against}" + (" (best other)" if against == best else ""), metric, rounded(100 * own.mean, "+"), f"{own.detectors} x {own.units}", *halves,
+            f"{loss} - {against}" + (" (best other)" if against == best else ""), metric,
+            rounded(100 * own.mean, "+"), f"{own.detectors} x {own.units}", *halves,
             *(f"{_p(plain)} ({_p(corrected)})" for plain, corrected in pairs),
         ]  # fmt: skip
 

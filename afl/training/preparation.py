@@ -168,7 +168,8 @@ def _take_over_first_stage(run: Run, pretrain: Pretrain) -> None:
         saved = load_checkpoint(path)
     except CheckpointError as error:
         raise CheckpointError(
-            f"{run.title} evaluates the weights of {path.parents[1].name}, which cannot be used: {error}; delete {path.parents[1]} to train them again"
+            f"{run.title} evaluates the weights of {path.parents[1].name}, which cannot be used: {error}; delete {path.parents[1]} to "
+            "train them again"
         ) from error
     log.info("%s is trained like %s, and evaluates its weights", run.key.name, path.parents[1].name)
     with MetricsLog(run.folder / CURVES) as curves:

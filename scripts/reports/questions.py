@@ -80,7 +80,8 @@ def ranking(table: str = "remedies", results: str = "results") -> None:
         python -m scripts.report ranking [table=remedies]
 
     Gains with 95 % intervals and p values adjusted for their number (Holm), and the time and memory of a training step as multiples
-    of focal loss's, from RESULTS/benchmark. A table that is still being filled is ranked over the detectors that have the most losses. Writes RESULTS/TABLE/ranking.md.
+    of focal loss's, from RESULTS/benchmark. A table that is still being filled is ranked over the detectors that have the most
+    losses. Writes RESULTS/TABLE/ranking.md.
     """
     kept = kept_table(table, results)
     whole = kept.most_complete()

@@ -22,7 +22,7 @@ from afl.reporting.questions.search import choice, fit
 from afl.reporting.questions.tuning import DEFAULTS, tuning
 
 __all__ = [
-    "DEFAULTS", "QUARTERS", "Ranked", "adjusted", "choice", "classes", "contrast", "contrasts", "family", "fit", "forms", "gains", "gate_opening", "half_width",
-    "mean_of", "most_moved", "moved_by", "noise", "pooled_deviation", "push_over_training", "push_ratios", "ranking", "recognition", "step_costs",
-    "tuning",
+    "DEFAULTS", "QUARTERS", "Ranked", "adjusted", "choice", "classes", "contrast", "contrasts", "family", "fit", "forms", "gains",
+    "gate_opening", "half_width", "mean_of", "most_moved", "moved_by", "noise", "pooled_deviation", "push_over_training", "push_ratios",
+    "ranking", "recognition", "step_costs", "tuning",
 ]  # fmt: skip
