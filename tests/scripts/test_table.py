@@ -118,6 +118,13 @@ def test_a_full_disk_gives_one_line_and_keeps_the_old_table(finished, tmp_path, 
     assert first == {path.name: path.read_bytes() for path in folder.glob("*.*")}
 
 
+def test_a_table_that_is_being_filled_names_its_missing_runs(finished, tmp_path, capsys):
+    next((tmp_path / "results" / "shapes" / "records").iterdir()).unlink()
+    main(published(finished))
+    assert "Not run yet (1 of 4)" in capsys.readouterr().out
+    assert "Not run yet (1 of 4)" in (tmp_path / "results" / "shapes" / "table.md").read_text()
+
+
 def test_a_damaged_record_counts_as_missing(finished):
     cells = cells_of(finished, [0])
     (cells[0].folder / "record.json").write_text('{"schema": 1, "key"')
