@@ -165,7 +165,11 @@ def mechanism_text(found: pd.DataFrame, parts: Sequence[int]) -> str:
         heads.append([f"until step {step:.0f}" for step in chosen.step])
         cells = [" / ".join(f"{part[group]:.1f}" for group in GROUPS) for _, part in chosen.iterrows()]
         rows.append([detector, loss, *cells])
-    return markdown(["detector", "loss", *heads[0]], rows, text=2)
+    return markdown(["detector", "loss", *heads[0]], rows, text=2) + "\n\n" + MECHANISM_READING
+
+
+MECHANISM_READING = """Each cell is rare / common / frequent. Gradients are measured only in the batches that a run logs, one in every trainer.log_every
+steps. A column is the mean over a tenth of these batches, not over all steps; its head names the last step of the tenth."""
 
 
 def gate_text(tables: Mapping[str, pd.DataFrame]) -> str:

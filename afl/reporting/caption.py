@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -10,6 +11,7 @@ from afl.reporting.spec import TableSpec
 from afl.tracking import FINISHED, RECONSTRUCTION, Record, names_afl
 
 SHOWN = 6  # cells named in a note, before "and n more"
+EXCLUDED = re.compile(r"; group means leave out (?P<number>\d+) classes(?:, without (?P<names>.+))?$")
 LONGEST = 160  # characters of an error in a note
 
 
@@ -58,7 +60,19 @@ def _protocol(records: Iterable[Record]) -> list[str]:
     for record in records:
         for name, value in record.protocol.items():
             values[name].add(str(value))
-    return [f"{name} {' / '.join(sorted(found))}" for name, found in values.items()]
+    return [f"{name} {' / '.join(sorted(map(_readable, found)))}" for name, found in values.items()]
+
+
+def _readable(value: str) -> str:
+    """The value in words, if it is the note of a record of several folds."""
+    return EXCLUDED.sub(_excluded, value)
+
+
+def _excluded(note: re.Match) -> str:
+    if note["number"] == "0":
+        return ""
+    number = "one class" if note["number"] == "1" else f"{note['number']} classes"
+    return f"; group means exclude {number} ({note['names']})"
 
 
 def _device(record: Record) -> str:

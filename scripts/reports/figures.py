@@ -39,7 +39,7 @@ def figures(records: str = "", runs: str = "", table: str = "shapes", results: s
         python -m scripts.report figures records=FOLDER
 
     The gradient of every loss against p (in an example of a map if it depends on the rest of the map), AFL's gate, class weights
-    against class count, and the gradient mass over training if there are records of fl, cbl or afl.
+    against class count, and the gradient mass in the logged batches over training if there are records of fl, cbl or afl.
     """
     if records and runs:
         raise ValueError("figures are drawn from records=FOLDER or from runs=FOLDER, not from both")
@@ -131,8 +131,10 @@ def push(
 
         python -m scripts.report push [tables=[shapes,trashcan]] [losses=[cbfl,afl]] [output=FOLDER]
 
-    The push is the sum of |dL/dz| as a multiple of the table's baseline on the same seeds, averaged over detectors. Each table is a
-    row of one figure; losses=[] draws every loss of the tables. Writes push.png and push.pdf into RESULTS/figures.
+    The push is the sum of |dL/dz| as a multiple of the table's baseline on the same seeds, averaged over detectors. It is measured
+    only in logged batches, one in every trainer.log_every steps. A point is the mean over a tenth of them, which may be one batch,
+    and is missing if these have no positive of the group. Each table is a row of one figure; losses=[] draws every loss of the
+    tables. Writes push.png and push.pdf into RESULTS/figures.
     """
     material = {}
     for name in tables:

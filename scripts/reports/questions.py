@@ -44,8 +44,8 @@ def contrast(
         python -m scripts.report contrast table=confirmation loss=afl against=fl other=confirmation_lr
 
     Without ``against``: the loss against focal loss, class-balanced focal loss, deferred weights and the best other loss, if the
-    table has them. Writes RESULTS/TABLE/LOSS-contrasts.md, and by detector the loss against cbfl_instances, which is AFL without
-    its gate. With ``against``: by detector only, in RESULTS/TABLE/LOSS-against-AGAINST.md. With ``other``, a table of the same
+    table has them. Writes RESULTS/TABLE/LOSS-contrasts.md, and for a form of AFL also, by detector, AFL against cbfl_instances,
+    which is AFL without its gate. With ``against``: by detector only, in RESULTS/TABLE/LOSS-against-AGAINST.md. With ``other``, a table of the same
     detectors and units with other settings: the loss against AGAINST (default: the baseline) of that table, in
     RESULTS/TABLE/LOSS-against-AGAINST-of-OTHER.md.
     """
@@ -67,7 +67,7 @@ def contrast(
         if not found:
             sys.exit(f"{kept.folder / 'records'} has no seed with {loss} and another loss on every detector")
         kept.write(f"{loss}-contrasts.md".replace("/", "_"), answers.contrasts_text(found, best))
-    if not against and ("cbfl_instances" not in whole.spec.losses or loss == "cbfl_instances"):
+    if not against and not (names_afl(loss) and "cbfl_instances" in whole.spec.losses):
         return
     other = against or "cbfl_instances"
     text = answers.contrast_text(questions.contrast(whole, loss, other), loss, other)
@@ -117,11 +117,14 @@ def mechanism(
     parts: Sequence[int] = (0, 2, -1),
     results: str = "results",
 ) -> None:
-    """The gradient of a loss on the positives of each frequency group as a multiple of the baseline's, early and late.
+    """The gradient of a loss on the positives of each frequency group as a multiple of the baseline's, early and late, in the
+    batches that a run logs.
 
         python -m scripts.report mechanism [table=shapes] [losses=[cbfl_instances,afl]] [parts=[0,2,-1]]
 
-    ``parts`` are tenths of the training, from 0; negative ones count from the end. Writes RESULTS/TABLE/mechanism.md.
+    ``parts`` are tenths of the logged batches, from 0; negative ones count from the end. Gradients are measured only in logged
+    batches, one in every trainer.log_every steps: of 840 steps with log_every=50steps a tenth has one or two. Writes
+    RESULTS/TABLE/mechanism.md.
     """
     kept = kept_table(table, results)
     found = questions.push_ratios(_long(kept), losses, kept.spec.baseline)
@@ -135,6 +138,8 @@ def mechanism(
 def gate(
     tables: Sequence[str] = (
         "shapes",
+        "data_seeds",
+        "confirmation",
         "scratch",
         "short",
         "closed",
@@ -142,6 +147,8 @@ def gate(
         "trashcan_frames",
         "trashcan",
         "photos_gpu",
+        "foda",
+        "forms_ccp",
     ),
     loss: str = "afl",
     results: str = "results",

@@ -24,6 +24,24 @@ COMMITTED = [
     ("noise", ["table=search"], "search/noise.md"),
     ("contrast", ["table=shapes"], "shapes/afl-against-cbfl_instances.md"),
     ("contrast", ["table=confirmation"], "confirmation/afl-contrasts.md"),
+    ("contrast", ["table=bccd"], "bccd/afl-contrasts.md"),
+    *(
+        ("contrast", ["table=shapes", f"loss={loss}"], f"shapes/{loss}-contrasts.md")
+        for loss in ("cbfl_instances", "cbl", "ohem", "ghm", "sampling_free")
+    ),
+    *(
+        (
+            "contrast",
+            ["table=confirmation_lr", f"loss={loss}", f"against={loss}", "other=confirmation"],
+            f"confirmation_lr/{loss}-against-{loss}-of-confirmation.md",
+        )
+        for loss in ("fl", "afl")
+    ),
+    (
+        "contrast",
+        ["table=trashcan_frames", "loss=ablation/afl_head", "against=afl", "other=trashcan_frames"],
+        "trashcan_frames/ablation_afl_head-against-afl-of-trashcan_frames.md",
+    ),
     ("mechanism", [], "shapes/mechanism.md"),
     ("fit", [], "shapes/fit.md"),
     ("fit", ["table=trashcan"], "trashcan/fit.md"),
@@ -90,6 +108,11 @@ def test_a_contrast_with_one_loss_is_written_by_detector(results, capsys):
     main(["contrast", "table=search", "loss=ablation/afl_tau025", "against=fl", f"results={results}"])
     text = (results / "search" / "ablation_afl_tau025-against-fl.md").read_text(encoding="utf-8")
     assert text in capsys.readouterr().out and "| retinanet | +1.3 ± 1.9 |" in text
+
+
+def test_only_forms_of_afl_are_compared_by_detector_with_their_weights(results):
+    main(["contrast", "loss=ohem", f"results={results}"])
+    assert [path.name for path in (results / "shapes").glob("ohem*.md")] == ["ohem-contrasts.md"]
 
 
 def test_contrasts_of_the_main_table_equal_a_manual_computation(results):

@@ -187,6 +187,25 @@ def test_caption_states_protocol_device_code_and_reconstruction(record):
     assert "reconstruction" not in one_row(record, {"fl": [0.30], "baflo": [0.3]}).caption
 
 
+@pytest.mark.parametrize(
+    ("note", "words"),
+    [
+        ("2 together; group means leave out 0 classes", "folds 2 together."),
+        (
+            "2 together; group means leave out 1 classes, without hat",
+            "folds 2 together; group means exclude one class (hat).",
+        ),
+        (
+            "2 together; group means leave out 2 classes, without hat, tie",
+            "folds 2 together; group means exclude 2 classes (hat, tie).",
+        ),
+    ],
+)
+def test_the_caption_names_the_classes_that_folds_exclude(record, note, words):
+    spec = replace(SPEC, detectors=("fcos",), losses=("fl",), metrics=("AP",), seeds=(0,))
+    assert words in build_table([record(protocol={"folds": note})], spec).caption
+
+
 def test_mixed_states_of_the_code_and_protocols_are_named(record):
     records = [record(loss=loss, seed=seed) for loss in ("fl", "afl") for seed in (0, 1)]
     records[3] = replace(records[3], git={"sha": "f" * 40, "dirty": True, "source": "cccccc"})

@@ -1,4 +1,4 @@
-"""Gradients of positives and AFL's gate over the training."""
+"""Gradients of positives and AFL's gate over the training, from the steps that a run logs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ def push_ratios(found: pd.DataFrame, losses: Sequence[str], baseline: str) -> pd
 
         ratio = sum over seeds of S_loss / sum over seeds of S_baseline,    S: sum of |dL/dz| over the group's positives
 
-    S is the mean over the logged steps of a part of the training, summed over a detector's maps, before the normaliser.
+    S is summed over a detector's maps, before the normaliser. It is measured only in logged batches, one in every
+    ``trainer.log_every`` steps, and is the mean over those of a part: with ten parts of 17 logged batches, one or two.
 
     Returns:
-        Rows (detector, loss, part), columns r, c, f and ``step``, the last step of the part; NaN if the baseline's positives
-        have no gradient.
+        Rows (detector, loss, part), columns r, c, f and ``step``, the last logged step of the part; NaN if the baseline's positives
+        have no gradient, or a logged part has no positive of the group.
     """
     own = found[found.metric == "positive"]
     sums = own.pivot_table(
@@ -47,7 +48,7 @@ def push_ratios(found: pd.DataFrame, losses: Sequence[str], baseline: str) -> pd
 
 
 def push_over_training(found: pd.DataFrame, losses: Sequence[str], baseline: str) -> pd.DataFrame:
-    """``push_ratios`` averaged over detectors (geometric mean).
+    """``push_ratios``, thus from logged batches only, averaged over the detectors that have one (geometric mean).
 
     Returns:
         Rows (loss, part), columns r, c, f and ``middle``, the middle of the part in percent of the training.
