@@ -25,7 +25,9 @@ def drawn(record, losses):
 
 
 def test_lines_are_ratios_and_dots_are_gains(record):
-    panel, side = drawn(record, ["l4"]).axes
+    figure = drawn(record, ["l4"])
+    panel, side = figure.axes
+    assert "in logged batches" in figure.get_suptitle()
     _, *groups = panel.lines
     for line in groups:
         assert line.get_ydata() == pytest.approx([3.0, 3.0]) and line.get_xdata() == pytest.approx([25, 75])

@@ -60,7 +60,7 @@ def draw_push(tables: Mapping[str, tuple[Table, pd.DataFrame]], losses: Sequence
             for panel, loss in zip(panels, drawn, strict=True):
                 if block == 0 or down > 1:
                     panel.set_title(loss)
-        title = "Sum of |∂L/∂z| over the positives of a group, and the gain of its AP"
+        title = "Sum of |∂L/∂z| over the positives of a group in logged batches, and the gain of its AP"
         figure.suptitle(with_reconstruction(title, drawn))
         handles = [Line2D([], [], color=color) for color in GROUP_COLORS.values()]
         figure.legend(handles, list(GROUPS.values()), loc="outside lower center", ncols=3)
