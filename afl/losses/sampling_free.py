@@ -114,7 +114,8 @@ class ElementCounter(MapLoss):
     """Replaces a map's loss while its positives and elements are counted; its loss is 0.
 
     Args:
-        loss: the loss that it replaces, whose prepared target is counted.
+        info: the map.
+        prepared: the changes that the replaced loss makes to its target, ``MapLoss.prepared``; None for none.
 
     Attributes:
         counted: (3,) float64 buffer: mass of positives, mass of all elements that take part, images.
@@ -122,9 +123,13 @@ class ElementCounter(MapLoss):
 
     counted: Tensor
 
-    def __init__(self, loss: MapLoss) -> None:
-        super().__init__(loss.info)
-        self._prepare = loss.prepared
+    def __init__(
+        self,
+        info: MapInfo,
+        prepared: Callable[[ClassificationTarget], ClassificationTarget] | None = None,
+    ) -> None:
+        super().__init__(info)
+        self._prepare = prepared or self.prepared
         self.register_buffer("counted", torch.zeros(3, dtype=torch.float64))
 
     def compute(

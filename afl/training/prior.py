@@ -40,7 +40,9 @@ def initialise_priors(
     if not wanting:
         return
     losses = dict(detector.classification)
-    counters = {name: ElementCounter(loss).to(world.device) for name, loss in losses.items()}
+    counters = {
+        name: ElementCounter(loss.info, loss.prepared).to(world.device) for name, loss in losses.items()
+    }
     was_training = detector.training
     detector.eval()  # counting must not change running statistics
     try:

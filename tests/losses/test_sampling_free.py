@@ -118,7 +118,7 @@ def test_counted_elements_equal_those_of_the_dense_target():
 
 
 def test_the_counter_replaces_the_loss_and_returns_means_over_images():
-    counter, seen = ElementCounter(SamplingFree(make_info(COUNTS))), []
+    counter, seen = ElementCounter(make_info(COUNTS)), []
     for seed, positives in enumerate((3, 8)):
         target = random_target(seed, positives=positives, scaled=0)
         seen.append(positives)
@@ -131,7 +131,7 @@ def test_the_counter_counts_the_elements_that_the_loss_uses():
     loss = SamplingFree(make_info(COUNTS), chain={"federated": partial(FederatedSampling, size=2)})
     target = random_target(3, positives=4, scaled=0, verified=False)
     logits = random_logits(3, target)
-    counter = ElementCounter(loss)
+    counter = ElementCounter(loss.info, loss.prepared)
     counter(logits, target, N)
     expected = [float(value) for value in count_elements(logits.detach(), loss.prepared(target))]
     positives, elements = counter.per_image()
@@ -214,8 +214,7 @@ def step(rank):
         target = replace(target, image=target.image[:30], num_images=1, positive=positive)
         logits, box = logits[30 * rank : 30 * rank + 30], shares[rank]
     logits.requires_grad_()
-    loss = SamplingFree(make_info(COUNTS))
-    counter = ElementCounter(loss)
+    counter, loss = ElementCounter(make_info(COUNTS)), SamplingFree(make_info(COUNTS))
     counter(logits, target, normalizer)
     value, gradient = loss_and_gradient(loss(logits, target, normalizer, box), logits)
     return {"value": value, "gradient": gradient, "counts": torch.tensor(counter.per_image())}
