@@ -387,6 +387,10 @@ def test_recognition_takes_the_objects_of_common_units_together(record):
     text = answers.recognition_text(localised, recognised)
     assert "| fcos | 25.0 | 60.0 (+35.0) | 80.0 | 60.0 (-20.0) |" in text
     assert questions.recognition(frame(records), {}, ["fl"])[0].empty
+    both = [record("fcos", "fl", 0), record("fcos", "fl", 0, dataset="ccp")]
+    own = {one.key: {"r": (10, 5, n)} for n, one in enumerate(both)}
+    _, recognised = questions.recognition(frame(both), own, ["fl"])
+    assert recognised.iloc[:, 0].to_dict() == {"ccp fcos": 20, f"{both[0].dataset} fcos": 0}
 
 
 def rows_of(figures: dict[str, tuple[float, float, float]]) -> pd.DataFrame:

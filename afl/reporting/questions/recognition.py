@@ -22,14 +22,15 @@ def recognition(
         counts: by run key.
 
     Returns:
-        Two tables. Rows: detectors, then their average; columns (group, loss); objects of all units for which every loss has counts
+        Two tables. Rows: detectors, then their average, or, in a table of several data sets, data set and detector; columns (group, loss); objects of all units for which every loss has counts
         are taken together, x 100.
     """
     runs = found[found.loss.isin(losses)].drop_duplicates("key")
     runs = runs[[all(part in counts for part in key.split("+")) for key in runs.key]]
-    runs = runs[runs.groupby(["detector", "unit"]).loss.transform("nunique") == len(losses)]
+    runs = runs[runs.groupby(["dataset", "detector", "unit"]).loss.transform("nunique") == len(losses)]
+    several = runs.dataset.nunique() > 1
     rows = [
-        (run.detector, run.loss, group, *numbers)
+        (f"{run.dataset} {run.detector}" if several else run.detector, run.loss, group, *numbers)
         for run in runs.itertuples()
         for part in run.key.split("+")
         for group, numbers in counts[part].items()
@@ -39,12 +40,8 @@ def recognition(
     shares = sums.localised / sums.objects, sums.recognised / sums.localised
     groups = [group for group in ("all", "r", "c", "f") if group in set(long.group)]
     columns = pd.MultiIndex.from_product([groups, losses])
-    return tuple(
-        _with_average(100 * share.unstack(["group", "loss"]).reindex(columns=columns)) for share in shares
-    )
-
-
-def _with_average(table: pd.DataFrame) -> pd.DataFrame:
-    if len(table) > 1:
-        table.loc[AVERAGE] = table.mean()
-    return table
+    tables = [100 * share.unstack(["group", "loss"]).reindex(columns=columns) for share in shares]
+    for table in tables:
+        if len(table) > 1 and not several:
+            table.loc[AVERAGE] = table.mean()
+    return tables[0], tables[1]
