@@ -62,6 +62,7 @@ def _run(config: DictConfig) -> None:
     require_trainable(config.table)
     _print_pin(config)
     seeds = list(config.seeds or [0])
+    table_spec(config.table, seeds)  # a table that cannot be built is refused before its runs are trained
     records = run(config, seeds, console)
     kept = _kept_records(config)
     if config.publish:

@@ -226,6 +226,12 @@ def test_impossible_settings_of_a_table_give_one_line(tmp_path, changes, message
     assert "\n" not in stopped.value.code
 
 
+def test_a_table_that_cannot_be_built_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(actions, "run", lambda *_: pytest.fail("trained"))
+    with pytest.raises(SystemExit, match="baseline 'fl' of table 'shapes' is not among its losses"):
+        main(OmegaConf.merge(tables(tmp_path), {"action": "run", "table": {"losses": ["afl"]}}))
+
+
 def test_a_single_seed_is_a_list_of_one(finished, capsys):
     main(OmegaConf.merge(finished, {"action": "plan", "seeds": 0, "measure": False}))
     assert "seeds 0" in capsys.readouterr().out
