@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from pycocotools.mask import iou as pairwise_iou
@@ -39,14 +39,7 @@ def confusion_counts(
     """
     may_be_wrong = np.ones(len(found), bool) if may_be_wrong is None else may_be_wrong
     counts: Counter[tuple[int, int]] = Counter()
-    objects_by_image = np.argsort(truth.image, kind="stable")
-    object_starts = np.searchsorted(truth.image[objects_by_image], np.arange(len(truth.image_ids) + 1))
-    good = np.flatnonzero(found.scores >= MIN_SCORE)
-    starts = np.searchsorted(found.image[good], np.arange(len(truth.image_ids) + 1))
-    for number in range(len(truth.image_ids)):
-        objects = objects_by_image[object_starts[number] : object_starts[number + 1]]
-        rows = good[starts[number] : starts[number + 1]]
-        rows = rows[np.argsort(-found.scores[rows], kind="stable")]
+    for objects, rows in _by_image(truth, found, MIN_SCORE):
         ignored = truth.ignored[objects]
         if len(rows) and len(objects):
             overlap = pairwise_iou(
@@ -84,23 +77,31 @@ def recognition_counts(truth: GroundTruth, found: DetectionArrays) -> tuple[np.n
         (A,) bool localised and (A,) bool recognised, of all annotations; ignored ones are neither.
     """
     localised, recognised = np.zeros((2, len(truth.label)), bool)
-    objects_by_image = np.argsort(truth.image, kind="stable")
-    numbers = np.arange(len(truth.image_ids) + 1)
-    object_starts = np.searchsorted(truth.image[objects_by_image], numbers)
-    starts = np.searchsorted(found.image, numbers)
-    for number in numbers[:-1]:
-        objects = objects_by_image[object_starts[number] : object_starts[number + 1]]
-        objects = objects[~truth.ignored[objects]]
-        rows = np.arange(starts[number], starts[number + 1])
+    for everything, rows in _by_image(truth, found):
+        objects = everything[~truth.ignored[everything]]
         if not len(objects) or not len(rows):
             continue
-        rows = rows[np.argsort(-found.scores[rows], kind="stable")]
         boxes = found.boxes[rows].astype(float)
         close = pairwise_iou(boxes, truth.boxes[objects], np.zeros(len(objects), bool)) >= IOU
         localised[objects] = close.any(axis=0)
         best = found.label[rows[close.argmax(axis=0)]]
         recognised[objects] = localised[objects] & (best == truth.label[objects])
     return localised, recognised
+
+
+def _by_image(
+    truth: GroundTruth, found: DetectionArrays, min_score: float = -np.inf
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The annotations of each image, and its detections with at least this score, the highest score first."""
+    numbers = np.arange(len(truth.image_ids) + 1)
+    annotations = np.argsort(truth.image, kind="stable")
+    detections = np.flatnonzero(found.scores >= min_score)
+    starts = np.searchsorted(truth.image[annotations], numbers)
+    found_starts = np.searchsorted(found.image[detections], numbers)
+    for number in numbers[:-1]:
+        rows = detections[found_starts[number] : found_starts[number + 1]]
+        order = np.argsort(-found.scores[rows], kind="stable")
+        yield annotations[starts[number] : starts[number + 1]], rows[order]
 
 
 def confusion_by_group(

@@ -59,6 +59,10 @@ class LvisEvaluator(Evaluator):
             self.backend = "official"
         self.negative = self._pairs(ground_truth["images"], "neg_category_ids")
         self.not_exhaustive = self._pairs(ground_truth["images"], "not_exhaustive_category_ids")
+        # Keys of the images and classes that were checked: the class is annotated there, or known to be absent.
+        self._checked = np.union1d(
+            self._keys(self.truth.image, self.truth.label), self._keys(*self.negative.T)
+        )
 
     def _pairs(self, images: Iterable[Mapping], field: str) -> np.ndarray:
         """(n, 2) int64 image positions and classes that ``field`` lists; classes that the file lacks are skipped."""
@@ -81,17 +85,13 @@ class LvisEvaluator(Evaluator):
             from afl.evaluation.fast import lvis_curves
 
             # By LVIS's rules these do not count. Of 300 detections of an image they are most.
-            found = found.take(np.flatnonzero(np.isin(self._keys(found.image, found.label), self._checked())))
+            found = found.take(np.flatnonzero(np.isin(self._keys(found.image, found.label), self._checked)))
         return lvis_curves(self.truth, found, self.negative, self.not_exhaustive)
 
     def _may_be_wrong(self, found: DetectionArrays) -> np.ndarray:
         """Detections of classes that were checked and exhaustively annotated in their image."""
-        exhaustive = np.setdiff1d(self._checked(), self._keys(*self.not_exhaustive.T))
+        exhaustive = np.setdiff1d(self._checked, self._keys(*self.not_exhaustive.T))
         return np.isin(self._keys(found.image, found.label), exhaustive)
-
-    def _checked(self) -> np.ndarray:
-        """Keys of the images and classes that were checked: the class is annotated there, or known to be absent."""
-        return np.union1d(self._keys(self.truth.image, self.truth.label), self._keys(*self.negative.T))
 
     def _keys(self, image: np.ndarray, label: np.ndarray) -> np.ndarray:
         """One number for each pair of an image position and a class."""

@@ -51,12 +51,14 @@ class RunObserver(Observer):
     def show_curves(self, path: Path) -> None:
         """Send the curves in a file to the tracker."""
         for line in read_metrics(path):
-            step = line.pop("step")
-            self._tracker.log(step, {**overview(line), **line})
+            self._show(line.pop("step"), line)
 
     def write(self, step: int, figures: Mapping[str, Any]) -> None:
         """Write the figures of a step; only on the first process."""
         self._curves.log(step, figures)
+        self._show(step, figures)
+
+    def _show(self, step: int, figures: Mapping[str, Any]) -> None:
         self._tracker.log(step, {**overview(figures), **figures})
 
     def write_metrics(self, step: int, metrics: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from omegaconf import OmegaConf
@@ -237,7 +238,7 @@ def fit(
     """
     kept = kept_table(table, results)
     path = kept.folder / "fit.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = _measured_before(path)
     for record in kept.records:
         wanted = record.status == FINISHED and record.loss in losses and record.key not in known
         measured = figures_on_training_images(Path(runs) / record.key) if wanted else None
@@ -260,6 +261,11 @@ def fit(
     kept.write("fit.md", "\n\n".join(answered))
 
 
+def _measured_before(path: Path) -> dict[str, Any]:
+    """Figures by run key that an earlier call has kept in a file; empty if there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
 def recognition(
     table: str = "foda",
     losses: Sequence[str] = ("fl", "afl"),
@@ -278,7 +284,7 @@ def recognition(
     """
     kept = kept_table(table, results)
     path = kept.folder / "recognition.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = _measured_before(path)
     own = _long(kept)
     own = own[own.loss.isin(losses)].drop_duplicates("key")
     first = own[own.loss == losses[0]]

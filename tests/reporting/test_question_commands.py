@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from afl.reporting import load_records, questions
 from afl.reporting.frame import frame
 from afl.tables.committed import kept_table
-from afl.tracking import write_record
+from afl.tracking import Record, write_record
 from afl.training import run_cell
 from afl.training.compose import compose_cell
 from scripts.evaluate import main as evaluate
@@ -144,7 +144,8 @@ def test_impossible_questions_give_one_line(results, tmp_path):
             main(arguments)
 
 
-def test_fit_gives_the_figures_of_evaluate_and_saves_them(tmp_path, capsys):
+def short_run(tmp_path) -> Record:
+    """The record of a run of a few steps in ``outputs``, also kept as one of the table ``shapes`` in ``results``."""
     options = [
         "dataset=shapes_lvis", "dataset.folder.num_train=24", "dataset.folder.num_val=10", "initial_weights=null",
         "logger=none", "trainer.progress=none", "trainer.batch_size=4", "trainer.max_duration=8steps",
@@ -152,6 +153,11 @@ def test_fit_gives_the_figures_of_evaluate_and_saves_them(tmp_path, capsys):
     ]  # fmt: skip
     record = run_cell(compose_cell(detector="fcos", loss="fl", overrides=options))
     write_record(tmp_path / "results" / "shapes" / "records" / "one.json", record)
+    return record
+
+
+def test_fit_gives_the_figures_of_evaluate_and_saves_them(tmp_path, capsys):
+    record = short_run(tmp_path)
     arguments = ["fit", "losses=[fl]", "metrics=[AP]", f"results={tmp_path}/results"]
     with pytest.raises(SystemExit, match="none of the runs of fl .* runs=FOLDER"):
         main([*arguments, f"runs={tmp_path}/nowhere"])
@@ -167,14 +173,8 @@ def test_fit_gives_the_figures_of_evaluate_and_saves_them(tmp_path, capsys):
     assert f"| fcos | {100 * kept['AP']:.1f} | {100 * record.metrics['AP']:.1f} |" in text
 
 
-def test_recognition_counts_kept_detections_and_evaluates_shifted_logits(tmp_path, monkeypatch):
-    options = [
-        "dataset=shapes_lvis", "dataset.folder.num_train=24", "dataset.folder.num_val=10", "initial_weights=null",
-        "logger=none", "trainer.progress=none", "trainer.batch_size=4", "trainer.max_duration=8steps",
-        "trainer.device=cpu", f"paths.output={tmp_path}/outputs", f"paths.cache={tmp_path}/cache",
-    ]  # fmt: skip
-    record = run_cell(compose_cell(detector="fcos", loss="fl", overrides=options))
-    write_record(tmp_path / "results" / "shapes" / "records" / "one.json", record)
+def test_recognition_counts_kept_detections_and_evaluates_shifted_logits(tmp_path):
+    record = short_run(tmp_path)
     arguments = ["recognition", "table=shapes", "losses=[fl]", "shifts=[0,3]", f"results={tmp_path}/results"]
     main([*arguments, f"runs={tmp_path}/outputs"])
     kept = json.loads((tmp_path / "results/shapes/recognition.json").read_text())
