@@ -70,13 +70,11 @@ def _run(config: DictConfig) -> None:
         _refuse_smaller(config, seeds, kept)
         finished = {_file_name(record, config.table) for record in kept if record.status == FINISHED}
         for record in records:
-            if record.status != FINISHED and _file_name(record, config.table) in finished:
-                console.out(
-                    f"{_file_name(record, config.table)} failed; its committed record is kept",
-                    highlight=False,
-                )
+            file_name = _file_name(record, config.table)
+            if record.status != FINISHED and file_name in finished:
+                console.out(f"{file_name} failed; its committed record is kept", highlight=False)
                 continue
-            write_record(_kept_folder(config) / f"{_file_name(record, config.table)}.json", portable(record))
+            write_record(_kept_folder(config) / f"{file_name}.json", portable(record))
         table = build_table(_kept_records(config), table_spec(config.table, seeds))
         _write(table, Path(config.results) / name)
         console.print(table.to_rich())

@@ -22,8 +22,8 @@ def recognition(
         counts: by run key.
 
     Returns:
-        Two tables. Rows: detectors, then their average, or, in a table of several data sets, data set and detector; columns (group, loss); objects of all units for which every loss has counts
-        are taken together, x 100.
+        Two tables. Rows: detectors, then their average, or, in a table of several data sets, data set and detector; columns (group,
+        loss); objects of all units for which every loss has counts are taken together, x 100.
     """
     runs = found[found.loss.isin(losses)].drop_duplicates("key")
     runs = runs[[all(part in counts for part in key.split("+")) for key in runs.key]]
