@@ -89,14 +89,9 @@ def gate(u: Tensor, strength: float | Tensor, out: Tensor | None = None) -> Tens
         u: size of the weighted gradient without alpha_t, W G_gamma(g), any shape.
         strength: kappa / tau, 0 switches the gate off.
     """
-    return gate_divisor(u, strength, out).reciprocal_()
-
-
-def gate_divisor(u: Tensor, strength: float | Tensor, out: Tensor | None = None) -> Tensor:
-    """1 / A = 1 + strength u: dividing by it is one operation less than multiplying by the gate."""
     if isinstance(strength, Tensor):
-        return torch.mul(u, strength, out=out).add_(1.0)
-    return torch.add(u.new_ones(()), u, alpha=strength, out=out)
+        return torch.mul(u, strength, out=out).add_(1.0).reciprocal_()
+    return torch.add(u.new_ones(()), u, alpha=strength, out=out).reciprocal_()
 
 
 def gate_of_gated(gated: Tensor, strength: float | Tensor) -> Tensor:

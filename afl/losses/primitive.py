@@ -27,7 +27,6 @@ from afl.losses.gradient import (
     computing_type,
     distance,
     gate,
-    gate_divisor,
     gradient_size,
     modulated_cross_entropy,
     modulation,
@@ -111,12 +110,13 @@ def _dense_negatives(
     strength: float | Tensor
     if weights.gate is not None:
         # The gate gets gradients that are scaled already: this times scale times u is kappa / tau times u.
-        gate = torch.where(scale > 0, weights.gate / scale, 0.0)
-        # A number saves an operation, and reading it from a CPU tensor is free.
-        strength = gate.item() if gate.ndim == 0 and gate.device.type == "cpu" else gate
+        strength = torch.where(scale > 0, weights.gate / scale, 0.0)
+        if strength.ndim == 0 and strength.device.type == "cpu":
+            # A number saves an operation, and reading it from a CPU tensor is free.
+            strength = strength.item()
     else:
         strength = 0.0
-    # An open gate divides by 1: on a CPU, where reading it is free, it is skipped.
+    # An open gate multiplies by 1: on a CPU, where reading it is free, it is skipped.
     gated = not (isinstance(strength, float) and strength == 0.0)
     if table.serves(logits, target, weights, strength):
         return table.dense_negatives(logits, target, weights, scale, strength, gradient)
@@ -132,9 +132,9 @@ def _dense_negatives(
             block.g, block.factor, block.loss, weights.gamma, out=rows if direct else block.spare
         )
         if gated:
-            divisor = gate_divisor(size, strength, out=block.g)
-            total += block.loss.div_(divisor).sum()
-            size.div_(divisor)
+            closed = gate(size, strength, out=block.g)
+            total += block.loss.mul_(closed).sum()
+            size.mul_(closed)
         if rows is not None and not direct:
             rows.copy_(size)
     return total
