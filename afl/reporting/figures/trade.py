@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from afl.reporting.figures.style import BLUE, GREY, RED, styled, with_reconstruction
@@ -18,6 +19,9 @@ from afl.reporting.table import Table
 from afl.tracking import names_afl
 
 TAILS, HEADS = ("AP_r", "AP_c"), ("AP_f", "AP_c")
+# Places of a name around its point: directions in radians, from the upper right, and distances in points.
+_DIRECTIONS = np.pi / 4 + np.linspace(0, 2 * np.pi, 16, endpoint=False)
+_DISTANCES = (4, 8, 14, 21, 30, 40, 52)
 
 
 def trades(table: Table) -> tuple[str, str, dict[str, tuple[Estimate, Estimate]]]:
@@ -47,7 +51,7 @@ def draw_trade(table: Table) -> Figure:
     """
     tail, head, points = trades(table)
     with styled():
-        figure = Figure(figsize=(5.2, 4.4))
+        figure = Figure(figsize=(6.4, 5.2))
         axis = figure.subplots()
         axis.axhline(0.0, color=GREY, linewidth=0.6)
         axis.axvline(0.0, color=GREY, linewidth=0.6)
@@ -87,7 +91,7 @@ def draw_trade(table: Table) -> Figure:
 
 
 def _label(axis: Axes, points: Mapping[str, tuple[Estimate, Estimate]]) -> None:
-    """Write each name at its point, in the first place around it that covers no point, no interval and no other name."""
+    """Write each name at the nearest place around its point that covers the fewest points, intervals and other names."""
     taken = []
     for high, right in points.values():
         x, y, wide, tall = (100 * value for value in (right.mean, high.mean, right.half or 0, high.half or 0))
@@ -99,25 +103,29 @@ def _label(axis: Axes, points: Mapping[str, tuple[Estimate, Estimate]]) -> None:
             Bbox.from_extents(left[0], middle[1] - 1, end[0], middle[1] + 1),
             Bbox.from_extents(middle[0] - 1, 2 * middle[1] - top[1], middle[0] + 1, top[1]),
         ]
-    places = [(x, y) for far in (3, 9, 16, 25, 36) for y in (far, -far, 0) for x in (3, -3, 30, -30)]
+    scale = axis.figure.dpi / 72
+    ways = list(zip(np.cos(_DIRECTIONS), np.sin(_DIRECTIONS), strict=True))
     for loss, (high, right) in points.items():
         point = 100 * right.mean, 100 * high.mean
-        best: Annotation | None = None
-        least = len(taken) + 1
-        for x, y in places:
-            text = axis.annotate(
-                loss.rsplit("/", 1)[-1], point, xytext=(x, y), textcoords="offset points", fontsize=6,
-                ha="left" if x > 0 else "right", va="center" if y == 0 else "bottom" if y > 0 else "top",
-                arrowprops={"arrowstyle": "-", "linewidth": 0.3, "color": GREY} if max(abs(x), abs(y)) > 3 else None,
-            )  # fmt: skip
-            box = text.get_window_extent()
-            outside = box.x0 < axis.bbox.x0 or box.x1 > axis.bbox.x1
-            covered = box.count_overlaps(taken) + len(taken) * outside
-            worse: Annotation | None = text
-            if covered < least:
-                worse, best, least = best, text, covered
-            if worse:
-                worse.remove()
-            if not least:
-                break
-        taken.append(best.get_window_extent())
+        text = axis.annotate(
+            loss.rsplit("/", 1)[-1], point, xytext=(0, 0), textcoords="offset points", fontsize=6, ha="center",
+            va="center", arrowprops={"arrowstyle": "-", "linewidth": 0.3, "color": GREY, "shrinkA": 0, "shrinkB": 2},
+        )  # fmt: skip
+        # Text's own method: that of an annotation includes the line to the point.
+        own = Text.get_window_extent(text)
+        x, y = axis.transData.transform(point)
+        middles = [
+            (x + across * (scale * distance + own.width / 2), y + up * (scale * distance + own.height / 2))
+            for distance in _DISTANCES
+            for across, up in ways
+        ]
+        boxes = [
+            Bbox.from_bounds(u - own.width / 2, v - own.height / 2, own.width, own.height) for u, v in middles
+        ]
+        covered = [
+            box.count_overlaps(taken) + len(taken) * (not axis.bbox.x0 <= box.x0 <= box.x1 <= axis.bbox.x1)
+            for box in boxes
+        ]
+        best = int(np.argmin(covered))
+        text.set_position(((middles[best][0] - x) / scale, (middles[best][1] - y) / scale))
+        taken.append(boxes[best])
