@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import pandas as pd
 
@@ -241,10 +241,24 @@ def tuning_text(answer: pd.DataFrame) -> str:
 
 
 def recognition_text(localised: pd.DataFrame, recognised: pd.DataFrame) -> str:
-    """Detectors by group and loss: the localised share of all objects, then the recognised share of these, in percent."""
-    return "\n\n".join(
-        [fit_text(localised, "localised objects, %"), fit_text(recognised, "recognised, % of these")]
-    )
+    """A row for each detector and loss: the localised share of all objects of each group, and the recognised share of these.
+
+    Every loss but the first shows its difference to the first.
+    """
+    shares = {"localised": localised, "recognised": recognised}
+    groups, losses = (list(localised.columns.unique(level)) for level in (0, 1))
+
+    def cell(share: pd.DataFrame, detector: Hashable, group: str, loss: str) -> str:
+        value, first = share.loc[detector, (group, loss)], share.loc[detector, (group, losses[0])]
+        return rounded(value) + (f" ({rounded(value - first, '+')})" if loss != losses[0] else "")
+
+    rows = [
+        [str(detector), loss, *(cell(share, detector, group, loss) for share in shares.values() for group in groups)]
+        for detector in localised.index
+        for loss in losses
+    ]
+    header = ["detector", "loss", *(f"{name} {group}" for name in shares for group in groups)]
+    return "Localised: % of all objects. Recognised: % of the localised objects.\n\n" + markdown(header, rows)
 
 
 def fit_text(found: pd.DataFrame, metric: str) -> str:

@@ -90,6 +90,7 @@ ARMS: dict[str, Callable[[MapInfo], Step]] = {
     "inverse_weights": partial(oracles.ByFrequency, power=1.0),
     # They train like focal loss; tests/training/test_posthoc.py tests their changes.
     "posthoc_adjustment": Family,
+    "ablation/posthoc_tau03": Family,
     "norcal": Family,
     "tau_norm": Family,
     "fracal": Family,

@@ -385,7 +385,8 @@ def test_recognition_takes_the_objects_of_common_units_together(record):
     assert localised.loc["fcos"].tolist() == pytest.approx([40, 50, 50, 50])
     assert recognised.loc["fcos"].tolist() == pytest.approx([25, 60, 80, 60])
     text = answers.recognition_text(localised, recognised)
-    assert "| fcos | 25.0 | 60.0 (+35.0) | 80.0 | 60.0 (-20.0) |" in text
+    assert "| fcos | fl | 40.0 | 50.0 | 25.0 | 80.0 |" in text
+    assert "| fcos | afl | 50.0 (+10.0) | 50.0 (+0.0) | 60.0 (+35.0) | 60.0 (-20.0) |" in text
     assert questions.recognition(frame(records), {}, ["fl"])[0].empty
     both = [record("fcos", "fl", 0), record("fcos", "fl", 0, dataset="ccp")]
     own = {one.key: {"r": (10, 5, n)} for n, one in enumerate(both)}
