@@ -253,7 +253,11 @@ def recognition_text(localised: pd.DataFrame, recognised: pd.DataFrame) -> str:
         return rounded(value) + (f" ({rounded(value - first, '+')})" if loss != losses[0] else "")
 
     rows = [
-        [str(detector), loss, *(cell(share, detector, group, loss) for share in shares.values() for group in groups)]
+        [
+            str(detector),
+            loss,
+            *(cell(share, detector, group, loss) for share in shares.values() for group in groups),
+        ]
         for detector in localised.index
         for loss in losses
     ]

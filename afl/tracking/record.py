@@ -38,8 +38,8 @@ class Record:
         environment: ``environment()``.
         git: ``git_state()``.
         data_hash: fingerprint of the data set.
-        train_seconds, eval_seconds: wall time, over all attempts of a run that was interrupted.
-        images_per_second: training throughput.
+        train_seconds, eval_seconds: wall time, over all attempts of a run that was interrupted; no training if a run only evaluates.
+        images_per_second: training throughput; None if a run only evaluates.
         peak_memory_bytes: largest memory of the run on a GPU; on a CPU that of the process, which may have trained other runs before.
         parameters: number of trained parameters.
         steps: optimiser steps taken.

@@ -269,6 +269,7 @@ def _train_and_evaluate(run: Run, training: Training, evaluation: Evaluation, tr
     seconds = time.perf_counter() - started
     per_class = metrics.pop("per_class")
     record = run.unfinished_record()
+    images = options.total_steps * options.batch_size
     if is_main:
         observer.write_metrics(options.total_steps, metrics)
         curves.close()
@@ -291,9 +292,10 @@ def _train_and_evaluate(run: Run, training: Training, evaluation: Evaluation, tr
         metrics=metrics,
         per_class=per_class,
         gradient_dynamics=summarize(read_metrics(run.folder / CURVES)) if is_main else {},
-        train_seconds=learner.seconds,
+        # A run that only evaluates has the seconds of another run's training.
+        train_seconds=0.0 if run.only_evaluates else learner.seconds,
         eval_seconds=seconds,
-        images_per_second=options.total_steps * options.batch_size / max(learner.seconds, 1e-9),
+        images_per_second=None if run.only_evaluates else images / max(learner.seconds, 1e-9),
         peak_memory_bytes=_peak_memory(run.world),
         parameters=sum(p.numel() for p in learner.detector.parameters() if p.requires_grad),
         steps=options.total_steps,
