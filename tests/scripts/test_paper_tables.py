@@ -13,9 +13,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from afl.config import CONF
+from afl.config import CONF, ConfigError
 from afl.tables import sweep as sweeping
 from afl.tables.cells import compose_cells, preset
+from afl.tables.pinned import pinned, require_trainable
 from afl.training.compose import compose_cell
 from afl.training.cost import network_cost
 from afl.training.duration import Duration
@@ -59,6 +60,16 @@ def test_a_table_names_the_commits_of_its_committed_records(path):
     commits = {sha[:7] for sha in seen if sha}  # a machine without git records no commit
     named = list(OmegaConf.load(path).get("trained_at", []))
     assert sorted(commits) == named if commits or not seen else len(named) == 1
+
+
+@pytest.mark.parametrize("commit", ["3221426", "12e4567"])
+def test_a_commit_that_yaml_reads_as_a_number_is_refused_with_its_table(commit):
+    table = OmegaConf.create(f"{{name: mine, trainable: false, trained_at: [3e1815c, {commit}]}}")
+    for question in (pinned, require_trainable):
+        with pytest.raises(
+            ConfigError, match="trained_at of table=mine has the number .* in quotation marks"
+        ):
+            question(table)
 
 
 def test_every_detector_and_data_set_has_one_experiment():
