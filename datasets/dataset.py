@@ -1,9 +1,9 @@
-"""The map from (epoch, image number, step) to an augmented sample."""
+"""The map from (epoch, image number, repetition, step) to an augmented sample."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -20,11 +20,26 @@ ExtremeSource = Literal["masks", "box_sides"]
 AUGMENTATION_STREAM, BATCH_STREAM = 1, 3
 
 
+class SampleKey(NamedTuple):
+    """The place of a sample in the training.
+
+    Attributes:
+        epoch: from 0.
+        image: number of the image in the index.
+        repetition: how often the epoch contains the image earlier. Each repetition is augmented differently.
+        step: of the batch, with which the sample shares random numbers; None for none.
+    """
+
+    epoch: int
+    image: int
+    repetition: int = 0
+    step: int | None = None
+
+
 class DetectionDataset:
     """Samples of one split.
 
-    A sample depends only on (seed, epoch, image number) and the step of its batch, not on the order of calls or the
-    process. Without a step it shares no random numbers with other samples.
+    A sample depends only on the seed and its ``SampleKey``, not on the order of calls or the process.
 
     Args:
         index: the annotations.
@@ -66,11 +81,13 @@ class DetectionDataset:
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, key: tuple[int, int] | tuple[int, int, int]) -> Sample:
-        epoch, i, *step = key
-        rng = np.random.default_rng([AUGMENTATION_STREAM, self.seed, epoch, i])
-        shared = np.random.default_rng([BATCH_STREAM, self.seed, *step]) if step else None
-        sample = self.transform(self.unchanged(i), rng, shared)
+    def __getitem__(self, key: SampleKey | tuple[int, int]) -> Sample:
+        epoch, image, repetition, step = SampleKey(*key)
+        own = [AUGMENTATION_STREAM, self.seed, epoch, image]
+        # Without repetition the numbers are those of a training without repeat factors.
+        rng = np.random.default_rng([*own, repetition] if repetition else own)
+        shared = None if step is None else np.random.default_rng([BATCH_STREAM, self.seed, step])
+        sample = self.transform(self.unchanged(image), rng, shared)
         if self.extreme_source == "box_sides":
             sample.extreme_points = extreme_points_of_boxes(sample.boxes)
         return sample

@@ -64,6 +64,7 @@ class EpochPlan:
         self.groups = groups
         self._starts = [0]
         self._orders: dict[int, np.ndarray] = {}
+        self._repetitions: dict[int, np.ndarray] = {}
 
     @property
     def images_per_epoch(self) -> float:
@@ -116,21 +117,33 @@ class EpochPlan:
             self._starts.append(self._starts[-1] + len(self.order(len(self._starts) - 1)))
         return self._starts[epoch]
 
-    def batch(self, step: int) -> list[tuple[int, int]]:
-        """This rank's (epoch, image number) pairs of one step."""
+    def repetitions(self, epoch: int) -> np.ndarray:
+        """For each entry of ``order(epoch)``, how often the epoch contains its image earlier."""
+        if epoch not in self._repetitions:
+            order = self.order(epoch)
+            by_image = np.argsort(order, kind="stable")
+            first = np.searchsorted(order[by_image], order[by_image])
+            earlier = np.empty_like(order)
+            earlier[by_image] = np.arange(len(order)) - first
+            self._repetitions = {e: r for e, r in self._repetitions.items() if e >= epoch - 1}
+            self._repetitions[epoch] = earlier
+        return self._repetitions[epoch]
+
+    def batch(self, step: int) -> list[tuple[int, int, int]]:
+        """(Epoch, image number, repetition of the image in the epoch) of each image that this rank has in one step."""
         share = self.batch_size // self.world_size
         first = step * self.batch_size + self.rank * share
         return [self._at(position) for position in range(first, first + share)]
 
-    def _at(self, position: int) -> tuple[int, int]:
+    def _at(self, position: int) -> tuple[int, int, int]:
         if self.repeat_factors is None:
             epoch, offset = divmod(position, self.num_images)
-        else:
-            while self._starts[-1] <= position:
-                self._start(len(self._starts))
-            epoch = int(np.searchsorted(self._starts, position, side="right")) - 1
-            offset = position - self._starts[epoch]
-        return epoch, int(self.order(epoch)[offset])
+            return epoch, int(self.order(epoch)[offset]), 0
+        while self._starts[-1] <= position:
+            self._start(len(self._starts))
+        epoch = int(np.searchsorted(self._starts, position, side="right")) - 1
+        offset = position - self._starts[epoch]
+        return epoch, int(self.order(epoch)[offset]), int(self.repetitions(epoch)[offset])
 
 
 def aspect_groups(index: AnnotationIndex) -> np.ndarray:

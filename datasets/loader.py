@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datasets.batch import Batch, Sample, collate
-from datasets.dataset import DetectionDataset
+from datasets.dataset import DetectionDataset, SampleKey
 from datasets.epoch_plan import EpochPlan
 from datasets.errors import DataError
 
@@ -57,21 +57,21 @@ def make_eval_loader(
     divisors: tuple[int, int] = (32, 32),
 ) -> Iterable[Batch]:
     """Batches that together, over all ranks, contain each image exactly once; the last one may be smaller."""
-    mine = [(0, i) for i in range(rank, len(dataset), world_size)]
+    mine = [SampleKey(0, i) for i in range(rank, len(dataset), world_size)]
     batches = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
     return _loader(dataset, batches, num_workers, pin_memory, divisors)
 
 
 class _Steps:
-    """Keys (epoch, image number, step) of the plan's batches from step ``start`` to ``stop`` - 1."""
+    """Keys (epoch, image number, repetition, step) of the plan's batches from step ``start`` to ``stop`` - 1."""
 
     def __init__(self, plan: EpochPlan, start: int, stop: int | None) -> None:
         self.plan, self.start, self.stop = plan, start, stop
 
-    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+    def __iter__(self) -> Iterator[list[SampleKey]]:
         steps = itertools.count(self.start) if self.stop is None else range(self.start, self.stop)
         for step in steps:
-            yield [(epoch, i, step) for epoch, i in self.plan.batch(step)]
+            yield [SampleKey(*place, step) for place in self.plan.batch(step)]
 
 
 def _loader(
@@ -118,7 +118,7 @@ class _SampleOrMessage(Dataset[Sample | str]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int] | tuple[int, int, int]) -> Sample | str:
+    def __getitem__(self, key: SampleKey) -> Sample | str:
         try:
             return self.dataset[key]
         except DataError as error:

@@ -49,7 +49,7 @@ def test_every_image_is_used_once_per_epoch_for_any_world_size(num_images, world
         assert all(len(part) == share for part in parts)
         seen.update(key for part in parts for key in part)
     for epoch in (0, 1):
-        assert all(seen[(epoch, i)] == 1 for i in range(num_images))
+        assert all(seen[(epoch, i, 0)] == 1 for i in range(num_images))
     assert max(seen.values()) == 1
 
 
@@ -72,7 +72,7 @@ def test_grouped_epochs_have_the_same_images_and_few_mixed_batches(groups, world
     for epoch in range(3):
         assert sorted(plan.order(epoch)) == sorted(plain.order(epoch))
     # In each epoch, only the batch that the previous epoch began and the batches of the remaining images are mixed.
-    mixed = [len({int(groups[i]) for _, i in plan.batch(step)}) > 1 for step in range(plan.steps(3))]
+    mixed = [len({int(groups[i]) for _, i, _ in plan.batch(step)}) > 1 for step in range(plan.steps(3))]
     assert sum(mixed) <= 3 * (1 + len(set(groups.tolist()))) + 1
     # The stream can start at any step, and the ranks share the batch of one process.
     step = plan.steps(2)
@@ -86,7 +86,7 @@ def test_grouped_epochs_have_the_same_images_and_few_mixed_batches(groups, world
 def test_full_batches_of_a_large_epoch_have_one_group_and_a_random_order():
     groups = np.arange(1000) % 2
     plan = EpochPlan(1000, 4, seed=1, groups=groups)
-    kinds = [{int(groups[i]) for _, i in plan.batch(step)} for step in range(250)]
+    kinds = [{int(groups[i]) for _, i, _ in plan.batch(step)} for step in range(250)]
     assert all(len(kind) == 1 for kind in kinds)
     # 125 batches of each group in random order change the group about 125 times (standard deviation 8).
     assert 90 < sum(one != other for one, other in pairwise(kinds)) < 160
@@ -112,7 +112,7 @@ def padding_and_shapes(sizes: np.ndarray, grouped: bool, divisors: tuple[int, in
         sides = rng.choice((640, 672, 704, 736, 768, 800), 16)
         images = [
             resized_size(*sizes[i].tolist(), sides[0 if grouped else k], 1333)
-            for k, (_, i) in enumerate(plan.batch(step))
+            for k, (_, i, _) in enumerate(plan.batch(step))
         ]
         height, width = padded_size(images, divisors)
         padded += height * width * len(images)
@@ -220,9 +220,28 @@ def test_images_are_repeated_according_to_their_factor():
     # The stream consists of the orders of the epochs, and it can start at any step.
     fresh = EpochPlan(4, 3, seed=0, repeat_factors=factors)
     late = fresh.batch(40)
-    stream = [(epoch, int(i)) for epoch in range(30) for i in plan.order(epoch)]
+    stream = []
+    for epoch in range(30):
+        seen = Counter()
+        for i in plan.order(epoch):
+            stream.append((epoch, int(i), seen[i]))
+            seen[i] += 1
     assert late == stream[120:123]
     assert [key for step in range(41) for key in fresh.batch(step)] == stream[:123]
+
+
+def test_every_repetition_of_an_image_is_augmented_differently(dataset):
+    plan = EpochPlan(len(dataset), 10, seed=0, repeat_factors=np.full(len(dataset), 3.0))
+    plain = EpochPlan(len(dataset), 10, seed=0)
+    shown = {}
+    for batch in make_train_loader(dataset, plan, num_steps=18):
+        for image_id, matrix in zip(batch.image_ids.tolist(), batch.matrices, strict=True):
+            shown.setdefault(image_id, []).append(tuple(matrix.flatten().tolist()))
+    assert len(shown) == 60 and all(len(set(matrices)) == 3 for matrices in shown.values())
+    # The first occurrence is the one of a training without repetition.
+    for batch in make_train_loader(dataset, plain, num_steps=6):
+        for image_id, matrix in zip(batch.image_ids.tolist(), batch.matrices, strict=True):
+            assert shown[image_id][0] == tuple(matrix.flatten().tolist())
 
 
 def equal(one: Batch, other: Batch) -> bool:
