@@ -143,7 +143,11 @@ def load_features(module: nn.Module, path: str | Path) -> list[str]:
     Raises:
         ValueError: no weight of the backbone matches, because the file belongs to another architecture.
     """
-    state = torch.load(path, map_location="cpu", weights_only=True)["model"]
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    state = saved["model"]
+    if saved.get("average") is not None:
+        # The weights that the run evaluates: its moving average.
+        state = {name.removeprefix("module."): value for name, value in saved["average"].items()}
     own = {
         name: value for name, value in module.state_dict().items() if not name.startswith("classification.")
     }

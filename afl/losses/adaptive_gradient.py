@@ -60,7 +60,7 @@ class AdaptiveGradient(Weighting):
         super().__init__()
         check_gate(kappa, tau)
         self.kappa_0, self.tau, self.negatives = float(kappa), float(tau), negatives
-        self.sets_gate = negatives
+        self.sets_gate, self.reads_positive_weights = negatives, not negatives
         self.maturity = Maturity(
             prior=info.prior,
             threshold=threshold,

@@ -38,6 +38,8 @@ class AnchoredGradient(Weighting):
         kappa: how early the weights give way to focal loss, not negative; 0 switches the link off.
     """
 
+    reads_positive_weights = True
+
     def __init__(self, info: MapInfo, *, kappa: float = 1.0) -> None:
         super().__init__()
         if kappa < 0:

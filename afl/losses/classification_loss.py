@@ -61,6 +61,13 @@ class ClassificationLoss(MapLoss):
             raise ValueError(
                 f"the link {fading[0]} of the chain fades the loss in, and the gate of {gates[0]} would undo a part of it; remove one."
             )
+        names = list(self.chain)
+        undoing = [name for name, link in self.chain.items() if link.reads_positive_weights]
+        if fading and undoing and names.index(fading[0]) < names.index(undoing[-1]):
+            raise ValueError(
+                f"the link {fading[0]} of the chain fades the loss in, and {undoing[-1]} after it would undo a part of it; put "
+                f"{fading[0]} last."
+            )
         for request in ("image_repeats", "head_prior"):
             asking = [name for name, link in self.chain.items() if getattr(link, request) is not None]
             if len(asking) > 1:

@@ -13,9 +13,10 @@ loss is cross-entropy without alpha (``gamma: 0``, ``alpha: -1``).
 
 Normalisation. The official code replaces M by the number n of non-empty bins, and N cancels: L = sum_i CE_i / (n S_b(i)), a
 mean over bins of mean losses, as large as the loss of one element. Here every loss is divided by its detector's normaliser,
-the mean over ranks of the number of positives, at least 1. The weight therefore contains that number,
+the mean over ranks of the number of positives, which counts as at least 1 in all ranks together. The weight therefore
+contains that number,
 
-    W_i = max(P, ranks) / (n S_b(i)),    P, R and S summed over ranks
+    W_i = max(P, 1) / (n S_b(i)),    P, R and S summed over ranks
 
 and after the division the loss is exactly the official one, for any number of processes.
 
@@ -83,7 +84,7 @@ class GradientHarmonizing(Weighting):
     ) -> ElementWeights:
         at_positives = self._bin(positive_hardness(logits, target)).long()
         seen = self._histogram(logits, target, at_positives)
-        counts = torch.cat([seen, target.num_positives().reshape(1), seen.new_ones(1)])
+        counts = torch.cat([seen, target.num_positives().reshape(1)])
         if self.training:
             # Here and not in ``update``: the weights of this very step depend on all ranks.
             counts = all_reduce_sum(counts)
@@ -93,9 +94,8 @@ class GradientHarmonizing(Weighting):
             density = self._moved(seen)
         else:
             density = torch.where(self.running > 0, self.running, seen)
-        number, ranks = counts[self.bins :]
         filled = seen > 0
-        share = torch.maximum(number, ranks) / filled.sum().clamp(min=1)
+        share = counts[self.bins].clamp(min=1) / filled.sum().clamp(min=1)
         weight = torch.where(filled, share / torch.where(filled, density, 1.0), 0.0)
         weight = weight.to(computing_type(logits.dtype))
         return replace(weights.times(positive=weight[at_positives]), negative_bin=weight)

@@ -44,6 +44,8 @@ class RelativeCap(Weighting):
         threshold: h, the mean g at which the cap is gone.
     """
 
+    reads_positive_weights = True
+
     size: Tensor
     pending: Tensor
 

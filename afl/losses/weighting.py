@@ -106,6 +106,7 @@ class Weighting(nn.Module):
 
     Attributes:
         sets_gate: whether ``forward`` sets ``ElementWeights.gate``; a chain has at most one such link.
+        reads_positive_weights: whether the link depends on the weights that the links before it give to positives.
         fades: whether the link changes the size of the whole loss, which a gate or a scaled loss would undo.
         uses_overlap: whether the detector must fill ``target.overlap``.
         head_prior: probability that a fresh head must give to every element; None keeps the detector's own.
@@ -114,6 +115,7 @@ class Weighting(nn.Module):
     """
 
     sets_gate: bool = False
+    reads_positive_weights: bool = False
     fades: bool = False
     uses_overlap: bool = False
     head_prior: float | None = None

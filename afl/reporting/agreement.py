@@ -14,6 +14,7 @@ from typing import Any
 
 from afl.reporting.intervals import t_quantile
 from afl.reporting.markdown import markdown
+from afl.reporting.records import variant_of
 from afl.reporting.table import Table
 
 EQUAL, WITHIN, OUTSIDE, UNKNOWN = "equal", "within noise", "outside noise", "noise unknown"
@@ -81,9 +82,11 @@ def _noise(losses: Mapping[str, Mapping[Any, float]]) -> float | None:
     """t(0.975) times the standard deviation of one run, pooled over losses; None without a repeated cell."""
     squares, freedom = [], 0
     for values in losses.values():
-        mean = _mean(values) if values else 0.0
-        squares += [(value - mean) ** 2 for value in values.values()]
-        freedom += max(0, len(values) - 1)
+        # Variants of a data set differ in more than the seed.
+        for variant in {variant_of(unit) for unit in values}:
+            own = {unit: value for unit, value in values.items() if variant_of(unit) == variant}
+            squares += [(value - _mean(own)) ** 2 for value in own.values()]
+            freedom += len(own) - 1
     return t_quantile(freedom) * math.sqrt(math.fsum(squares) / freedom) if freedom else None
 
 

@@ -9,7 +9,8 @@ replication (Scheffé, The Analysis of Variance, chapters 4 and 7; A: detectors,
     pooled              variance MS_W / (I J), I (J - 1) degrees of freedom, MS_W = (SS_B + SS_E) / (I (J - 1))
                         detectors share one noise and are independent within a unit
     random detectors    variance (MS_A + MS_B - MS_E) / (I J), degrees of freedom by Satterthwaite, rounded down
-                        detectors are a sample of detectors, units a sample of units; a negative component counts as zero
+                        detectors are a sample of detectors, units a sample of units; a negative component counts as zero,
+                        and of the intervals that are then possible the widest is taken
 
 P values are two-sided and exact: the share of all assignments of signs whose mean is at least as far from zero as the observed
 one. Signs belong to units (the strict reading) or to every single difference (detectors independent, as in ``pooled``).
@@ -78,7 +79,8 @@ def _random(a: float, b: float, e: float, rows: int, columns: int) -> Interval:
     """The interval with random detectors, from the mean squares of detectors, units and residual."""
     size, free_a, free_b = rows * columns, rows - 1, columns - 1
     if e > min(a, b):
-        # A negative variance component counts as zero. If one is negative, the larger mean square is left; if both are, the residual.
+        # A negative variance component counts as zero. One mean square is left, with few degrees of freedom: the widest interval
+        # that these mean squares allow is the cautious choice.
         left = [_interval(a / size, free_a), _interval(b / size, free_b)]
         if e > max(a, b):
             left.append(_interval(e / size, free_a * free_b))

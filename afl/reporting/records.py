@@ -49,6 +49,11 @@ def unit_name(variant: Mapping[str, object], seed: int) -> Unit:
     return "-".join([*(f"{name}{value}" for name, value in variant.items()), f"s{seed}"]) if variant else seed
 
 
+def variant_of(unit: Unit) -> str:
+    """The part of a unit's name that describes the variant, such as ``split0``; empty if a unit is a seed."""
+    return str(unit).rpartition("-s")[0]
+
+
 def cell_of(record: Record, variants: Iterable[str] = ()) -> CellName:
     """(dataset, detector, loss, unit).
 

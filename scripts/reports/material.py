@@ -22,6 +22,7 @@ from afl.training.folds import DETECTIONS, kept_detections
 from afl.training.load import load_run
 from afl.training.pictures import picture_of
 from afl.training.run_identity import RECORD
+from datasets import DataError
 from detectors.contract import Detections
 
 
@@ -50,8 +51,12 @@ def data_of(record: Record) -> RunData:
     """The data set that a run was trained on.
 
     Raises:
-        DataError: it is not on this machine, or it is damaged.
+        DataError: it is not on this machine, or it is damaged; or the record is of several folds, which have several training sets.
     """
+    if "train" not in record.config.get("dataset", {}):
+        raise DataError(
+            f"the record {record.key} combines folds, and each fold has training images of its own"
+        )
     return read_data(OmegaConf.create(dict(record.config)))
 
 

@@ -150,6 +150,13 @@ def test_load_features_loads_matching_tensors(tmp_path):
     assert second.classification.running_mean.eq(0).all()
     for name, value in first.backbone.state_dict().items():
         torch.testing.assert_close(second.backbone.state_dict()[name], value)
+    # The run of a checkpoint with a moving average evaluates the average.
+    average = {f"module.{name}": value + 1 for name, value in first.state_dict().items()}
+    saved = {"model": first.state_dict(), "average": {"n_averaged": torch.tensor(3), **average}}
+    torch.save(saved, tmp_path / "b.pt")
+    load_features(second, tmp_path / "b.pt")
+    for name, value in first.backbone.named_parameters():
+        torch.testing.assert_close(second.backbone.get_parameter(name), value + 1)
     with pytest.raises(ValueError, match="trained with the same backbone"):
         load_features(torch.nn.Linear(2, 2), tmp_path / "a.pt")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from afl.losses import ClassificationLoss, ElementWeights, GradientHarmonizing, negatives
+from afl.losses import ClassificationLoss, ElementWeights, GradientHarmonizing, ghm, negatives
 from afl.losses.reference import dense_target
 from tests.losses.cases import loss_and_gradient, make_info, plain_target, random_logits, random_target
 
@@ -125,3 +125,24 @@ def test_block_size_and_device_path_do_not_change_the_result(monkeypatch, on_hos
 def test_options_out_of_range_are_named(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         build(**options)
+
+
+@pytest.mark.parametrize("positives", [0, 1, 2, 5])
+def test_two_processes_give_the_loss_of_one_also_with_fewer_positives_than_processes(monkeypatch, positives):
+    parts = [random_target(k, positives=(positives + 1 - k) // 2, scaled=0, padding=0) for k in range(2)]
+    logits = [random_logits(k, part) for k, part in enumerate(parts)]
+    added = [GradientHarmonizing(make_info([1.0] * 5)) for _ in range(2)]
+    sums: list[torch.Tensor] = []
+    monkeypatch.setattr(ghm, "all_reduce_sum", lambda counts: sums.append(counts.clone()) or counts)
+    for link, z, part in zip(added, logits, parts, strict=True):
+        link(z.detach(), part, PLAIN)
+    monkeypatch.setattr(ghm, "all_reduce_sum", lambda counts: sums[0] + sums[1])
+    # Detectors divide by the mean over ranks of the number of positives, at least 1 in all ranks together.
+    share = torch.tensor(max(positives, 1) / 2, dtype=torch.float64)
+    mean = sum(build()(z, part, share) for z, part in zip(logits, parts, strict=True)) / 2
+
+    z, y = torch.cat(logits).detach(), torch.cat([torch.zeros_like(z) for z in logits])
+    y.view(-1)[torch.cat([parts[0].positive, parts[1].positive + logits[0].numel()])] = 1.0
+    weight = Official(30, 0.75).weights(z, y, torch.ones_like(z))
+    expected = (weight * F.binary_cross_entropy_with_logits(z, y, reduction="none")).sum()
+    torch.testing.assert_close(mean, expected, rtol=1e-9, atol=0)

@@ -5,7 +5,14 @@ from functools import partial
 import pytest
 import torch
 
-from afl.losses import AdaptiveGradient, ClassificationLoss, LossWarmUp, SamplingFree
+from afl.losses import (
+    AdaptiveGradient,
+    AnchoredGradient,
+    ClassificationLoss,
+    LossWarmUp,
+    RelativeCap,
+    SamplingFree,
+)
 from tests.losses.cases import make_info, random_logits, random_target
 
 
@@ -40,6 +47,18 @@ def test_a_gate_or_a_scaled_loss_that_would_undo_the_ramp_is_rejected():
         ValueError, match="the link warm of the chain fades the loss in, but sampling_free scales"
     ):
         SamplingFree(info, chain={"warm": ramp})
+
+
+@pytest.mark.parametrize("link", [AnchoredGradient, RelativeCap, partial(AdaptiveGradient, negatives=False)])
+def test_a_link_that_reads_the_faded_weights_of_positives_is_refused_after_the_ramp_only(link):
+    info, ramp = make_info([9.0] * 3), partial(LossWarmUp, steps=4)
+    with pytest.raises(ValueError, match="put warm last"):
+        ClassificationLoss(info, chain={"warm": ramp, "other": link})
+    info, target, one = make_info([9.0] * 5), random_target(0), torch.ones((), dtype=torch.float64)
+    logits = random_logits(1, target)
+    faded = ClassificationLoss(info, chain={"other": link, "warm": ramp})(logits, target, one)
+    plain = ClassificationLoss(info, chain={"other": link})(logits, target, one)
+    torch.testing.assert_close(faded, 0.1 * plain, rtol=1e-5, atol=0)
 
 
 def test_invalid_ramps_are_rejected():

@@ -10,7 +10,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from afl.reporting import TableSpec, build_table
+from afl.reporting.agreement import agreements
 from afl.reporting.intervals import t_quantile
+from afl.reporting.pages.material import Material
+from afl.reporting.pages.results import results_section
+from afl.reporting.questions import noise
 from afl.tables import sweep as sweeping
 from afl.tables.cells import Cell, settings_of
 from afl.tracking import FAILED, FINISHED, Record, write_record
@@ -30,6 +34,9 @@ SPEC = TableSpec(
     name="photos", detectors=["fcos"], losses=["fl", "afl"], datasets=["ccp", "foda", "bccd"], seeds=[0, 1], metrics=["AP"],
     variants={"ccp": {"split": [0, 1]}, "foda": {"draw": [0, 1]}},
 )  # fmt: skip
+
+
+CCP = dataclasses.replace(SPEC, losses=["fl"], datasets=["ccp"], baseline="fl")
 
 
 def test_every_variant_with_every_seed_is_a_unit():
@@ -60,6 +67,41 @@ def test_an_interval_is_over_the_units_and_differences_are_within_a_unit():
     )
     assert "ccp,fcos,afl,split1-s1,finished,0.31" in table.to_csv()
     assert "bccd/fcos/afl/s1" in " ".join(table.notes) or "and" in " ".join(table.notes)
+
+
+def test_noise_over_seeds_leaves_out_the_differences_between_variants():
+    figures = {(0, 0): 0.10, (1, 0): 0.30, (0, 1): 0.12, (1, 1): 0.28}
+    table = build_table(
+        [record("ccp", "fl", seed, ap, split=split) for (split, seed), ap in figures.items()], CCP
+    )
+    (own,) = noise(table).itertuples()
+    # Two pairs of seeds, each with squares 2 x 0.01^2.
+    assert own.freedom == 2 and own.spread == pytest.approx(math.sqrt(4e-4 / 2))
+    (agreement,) = agreements(table, table)
+    assert agreement.allowed == pytest.approx(t_quantile(2) * own.spread * math.sqrt(1 / 4 + 1 / 4))
+    one_seed = dataclasses.replace(CCP, seeds=[0])
+    single = build_table(
+        [record("ccp", "fl", 0, figures[split, 0], split=split) for split in (0, 1)], one_seed
+    )
+    (agreement,) = agreements(single, single)
+    assert agreement.allowed is None and noise(single).freedom.tolist() == [0]
+
+
+def test_the_page_has_the_runs_of_all_variants():
+    pairs = {(0, 0): (0.10, 0.13), (1, 0): (0.30, None)}
+    records = [
+        record("ccp", loss, seed, pair[k], split=split)
+        for (split, seed), pair in pairs.items()
+        for k, loss in enumerate(("fl", "afl"))
+        if pair[k] is not None
+    ]
+    table = build_table(records, dataclasses.replace(CCP, losses=["fl", "afl"], seeds=[0]))
+    material = Material(tables=[table])
+    assert [one.metrics["AP"] for one in material.records(table, "ccp", "fcos", "fl")] == [0.10, 0.30]
+    # Differences are within units that have both.
+    base, other = material.pairs(table, "ccp", "fcos", "afl")
+    assert [one.metrics["AP"] for one in (*base, *other)] == [0.10, 0.13]
+    assert results_section(table).content["units"] == 2
 
 
 def test_a_record_without_the_variant_is_rejected():

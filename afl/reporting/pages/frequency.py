@@ -46,10 +46,9 @@ def _by_group(material: Material, found: Table, dataset: str) -> list[Chart]:
     """A chart for each detector: difference of each loss to the baseline by frequency group."""
     style, charts, baseline = styles(found.spec), [], found.spec.baseline
     for detector in found.spec.detectors:
-        base = _group_values(material.records(found, dataset, detector, baseline))
         series = {}
         for loss in found.spec.losses:
-            values = _group_values(material.records(found, dataset, detector, loss))
+            base, values = map(_group_values, material.pairs(found, dataset, detector, loss))
             pairs = list(zip(values, base, strict=True))
             points = [None if None in pair else 100 * (pair[0] - pair[1]) for pair in pairs]
             if loss == baseline or points == [None] * len(points):
@@ -80,15 +79,14 @@ def _group_values(records: Sequence[Record]) -> list[float | None]:
 
 def _by_class(material: Material, found: Table, dataset: str) -> dict[str, list[Chart]]:
     """For each loss a chart for each detector: AP of every class with the baseline and with the loss."""
-    counts, baseline = material.instances[dataset], found.spec.baseline
-    arms = sorted((loss for loss in found.spec.losses if loss != baseline), key="afl".__ne__)
+    counts = material.instances[dataset]
+    arms = sorted((loss for loss in found.spec.losses if loss != found.spec.baseline), key="afl".__ne__)
     shown = {}
     for loss in arms:
         charts = []
         for detector in found.spec.detectors:
-            base = material.records(found, dataset, detector, baseline)
-            other = material.records(found, dataset, detector, loss)
-            if base and other and (chart := _classes(detector_name(detector), base, other, counts)):
+            base, other = material.pairs(found, dataset, detector, loss)
+            if base and (chart := _classes(detector_name(detector), base, other, counts)):
                 charts.append(chart)
         if charts:
             shown[loss] = charts

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from afl.reporting.records import Unit
 from afl.reporting.spec import TableSpec
 from afl.reporting.table import Table
 from afl.tracking import FINISHED, Picture, Record
@@ -55,9 +56,24 @@ class Material:
         return self.tables[0]
 
     def records(self, table: Table, dataset: str, detector: str, loss: str) -> list[Record]:
-        """Finished runs of a cell, one for each seed."""
-        cells = (table.cells.get((dataset, detector, loss, seed)) for seed in table.spec.seeds)
-        return [record for record in cells if record is not None and record.status == FINISHED]
+        """Finished runs of a cell, one for each unit."""
+        return list(self._by_unit(table, dataset, detector, loss).values())
+
+    def pairs(
+        self, table: Table, dataset: str, detector: str, loss: str
+    ) -> tuple[list[Record], list[Record]]:
+        """Finished runs of the baseline and of a loss, of the units that have both."""
+        baseline = self._by_unit(table, dataset, detector, table.spec.baseline or "")
+        own = self._by_unit(table, dataset, detector, loss)
+        both = [unit for unit in own if unit in baseline]
+        return [baseline[unit] for unit in both], [own[unit] for unit in both]
+
+    @staticmethod
+    def _by_unit(table: Table, dataset: str, detector: str, loss: str) -> dict[Unit, Record]:
+        cells = {unit: table.cells.get((dataset, detector, loss, unit)) for unit in table.spec.units(dataset)}
+        return {
+            unit: found for unit, found in cells.items() if found is not None and found.status == FINISHED
+        }
 
 
 def styles(spec: TableSpec) -> dict[str, str]:

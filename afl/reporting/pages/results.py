@@ -28,7 +28,8 @@ def results_section(found: Table) -> Section:
     content = {
         "baseline": spec.baseline,
         "losses": spec.losses,
-        "seeds": len(spec.seeds),
+        "units": max(len(spec.units(dataset)) for dataset in spec.datasets),
+        "repeated": "units" if spec.variants else "seeds",
         "sure": sum(sure),
         "compared": len(sure),
         "differences": [_differences(block, found, several) for block in found.blocks]

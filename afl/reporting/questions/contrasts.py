@@ -10,6 +10,7 @@ import pandas as pd
 from afl.reporting.frame import AVERAGE
 from afl.reporting.inference import Difference, difference, holm
 from afl.reporting.intervals import Estimate, estimate, paired_difference, t_quantile
+from afl.reporting.records import variant_of
 from afl.reporting.table import Table
 from afl.tracking import names_afl
 
@@ -18,6 +19,9 @@ def noise(table: Table) -> pd.DataFrame:
     """The change of a figure when only the seed changes, pooled over the losses of a row.
 
         spread^2 = sum over losses and seeds of (x - mean of the loss)^2 / sum over losses of (n - 1)
+
+    where variants of a data set, such as splits, are counted apart, as if each were a loss:
+
         paired^2 = the same of the differences to the baseline by seed
 
     A single loss has three to five seeds, which are too few to estimate its standard deviation alone.
@@ -31,9 +35,15 @@ def noise(table: Table) -> pd.DataFrame:
     found = {}
     for place, own in wide.groupby(level=["dataset", "detector", "metric"], sort=False):
         moved = own.drop(columns=table.spec.baseline).sub(base.loc[own.index], axis=0)
-        spread, freedom = pooled_deviation(own)
-        found[place] = {"spread": spread, "paired": pooled_deviation(moved)[0], "freedom": freedom}
+        spread, freedom = pooled_deviation(_variants_apart(own))
+        paired, _ = pooled_deviation(_variants_apart(moved))
+        found[place] = {"spread": spread, "paired": paired, "freedom": freedom}
     return pd.DataFrame.from_dict(found, orient="index").rename_axis(["dataset", "detector", "metric"])
+
+
+def _variants_apart(by_unit: pd.DataFrame) -> pd.DataFrame:
+    """A column for each (loss, variant), so that only seeds of one variant are in a column."""
+    return by_unit.set_index(by_unit.index.get_level_values("unit").map(variant_of), append=True).unstack(-1)
 
 
 def pooled_deviation(columns: pd.DataFrame) -> tuple[float, int]:
