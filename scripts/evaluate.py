@@ -33,6 +33,11 @@ from pathlib import Path
 from afl.config import read_config
 from scripts.entry import asks_for_help, own_options, printable, quiet_libraries, run_command
 
+# Settings that change which boxes a run detects, or on which images.
+DETECTING = (
+    "detector", "loss", "backbone", "subset", "trainer.test_time", "trainer.fixed_detections", "dataset.image_size",
+    "dataset.eval_transform", "dataset.val",
+)  # fmt: skip
 DEFAULTS = {"run": None, "checkpoint": None, "both": False}
 
 
@@ -73,9 +78,7 @@ def _require_kept_detections(checkpoint: str | None, overrides: Sequence[str]) -
     """Reject what would change the detections, which ``both=true`` takes from the run."""
     names = [text.lstrip("+~").partition("=")[0] for text in overrides]
     given = ["checkpoint"] if checkpoint else []
-    given += [
-        name for name in names if name.startswith(("detector", "loss", "backbone", "trainer.test_time"))
-    ]
+    given += [name for name in names if name.startswith(DETECTING)]
     if given:
         raise ValueError(
             f"both=true compares the evaluators on the run's detections, which {', '.join(given)} cannot change; leave it out, or leave "
@@ -90,11 +93,11 @@ def show(metrics: Mapping, groups: Mapping[str, str], title: str) -> None:
     from rich.text import Text
 
     console = Console()
-    overall = Table(title=Text(printable(title)), title_justify="left")
-    for name in metrics:
+    overall = Table("metric", title=Text(printable(title)), title_justify="left")
+    overall.add_column("x 100", justify="right")
+    for name, value in metrics.items():
         if name != "per_class":
-            overall.add_column(name, justify="right")
-    overall.add_row(*(_percent(value) for name, value in metrics.items() if name != "per_class"))
+            overall.add_row(name, _percent(value))
     console.print(overall)
     classes = Table("class", "group", "AP")
     for name, value in sorted(

@@ -134,7 +134,12 @@ def _add(arguments: list[str]) -> int:
     images = options["images"]
     if images is None:
         images = _spec()["images"].get(cell.dataset, 0)
-    name = options["name"] or f"{cell.detector}-{cell.dataset.removesuffix('_lvis')}-{cell.loss}"
+    name = (
+        options["name"]
+        or f"{cell.detector}-{cell.dataset.removesuffix('_lvis')}-{cell.loss.replace('/', '_')}"
+    )
+    if "/" in name:
+        raise ValueError(f"name={name}: the name of an entry must not contain a slash")
     _tell(make_entry(name, run, zoo, command=command_of(config), images=images))
     _write_page(zoo)
     return 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from afl.config import quoted
+from afl.config import ConfigError, quoted
 from afl.tracking import FINISHED, DamagedRecord, Record, read_record
 from afl.tracking.run_key import VARIANT
 from afl.training.build import check_preset
@@ -110,6 +110,11 @@ def _compose(config: DictConfig, loss: str, dataset: str, detector: str) -> Dict
         *preset(config, detector), f"dataset={dataset}", *paths, *config.table.overrides, *config.overrides,
     ]  # fmt: skip
     composed = compose_cell(detector=detector, loss=loss, overrides=overrides)
+    if composed.dataset.name != dataset:
+        raise ConfigError(
+            f"table={config.table.name} lists the data set {dataset}, but its runs have dataset.name={composed.dataset.name}, so the "
+            f"table would not find them; list {composed.dataset.name}, and describe own data in conf/dataset/{composed.dataset.name}.yaml"
+        )
     check_preset(composed)
     return composed
 

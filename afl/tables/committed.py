@@ -83,7 +83,7 @@ def kept_table(name: str, results: str | Path) -> KeptTable:
     records = load_records(sorted((folder / "records").glob("*.json")))
     if not records:
         raise ConfigError(
-            f"{folder / 'records'} has no records yet; train them: python -m scripts.table table={name} action=run"
+            f"{folder / 'records'} has no records yet; train them: python -m scripts.table table={name} action=run publish=true"
         )
     return KeptTable(folder, spec, records)
 

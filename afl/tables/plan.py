@@ -206,9 +206,10 @@ def _images(cell: DictConfig, images_per_epoch: int) -> int:
 
 def _counts(cell: DictConfig, datasets: DataSets | None) -> Size:
     """Number of images and classes: of the data if it is available, otherwise as published."""
-    if datasets is None:
+    if datasets is None and cell.dataset.name in SIZES:
         return SIZES[cell.dataset.name]
-    data = datasets.of(cell)
+    # Data without published numbers is needed; if it is missing, the message names its folder.
+    data = (datasets or DataSets()).of(cell)
     return Size(len(data.train), len(data.val), len(data.classes))
 
 

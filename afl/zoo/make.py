@@ -94,7 +94,8 @@ def make_entry(name: str, run: Path, zoo: Path, *, command: str, images: int) ->
     figures = {"speed": _speed(predictor, loaded.data.val)}
     if kept is not None:
         found = kept_ap(predictor, kept)
-        figures["kept"] = {"folder": f"{IMAGES}/{kept.name}", "images": images, "AP": found}
+        number = min(images, len(loaded.data.val))
+        figures["kept"] = {"folder": f"{IMAGES}/{kept.name}", "images": number, "AP": found}
     write_entry(path, replace(entry, **figures), rounded)
     read_entry(path)
     return path
@@ -105,10 +106,14 @@ def _kept_images(run: LoadedRun, zoo: Path, images: int) -> Path | None:
 
     Raises:
         CheckpointError: the folder holds other images already.
+        ValueError: the number is negative.
     """
+    if images < 0:
+        raise ValueError(f"images is {images}, but the number of images to keep must not be negative")
     if not images:
         return None
     val = run.data.val
+    images = min(images, len(val))
     chosen = val.select(np.linspace(0, len(val) - 1, images).round().astype(int).tolist())
     folder = zoo / IMAGES / run.config.cell.dataset
     truth = _truth(chosen)
@@ -130,13 +135,19 @@ def _kept_images(run: LoadedRun, zoo: Path, images: int) -> Path | None:
 
 
 def _truth(index: AnnotationIndex) -> dict[str, Any]:
-    """The annotations of ``index`` in MS COCO's format, boxes only, with file names without folders."""
+    """The annotations of ``index`` in MS COCO's format, boxes only, with file names without folders.
+
+    Files of different folders can have the same name; then each name starts with the image id.
+    """
     whole = index.coco_dict()
+    names = [Path(file).name for file in index.file_names]
+    if len({name.lower() for name in names}) < len(names):
+        names = [f"{image['id']}_{name}" for image, name in zip(whole["images"], names, strict=True)]
     fields = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
     return {
         "images": [
-            {**{key: image[key] for key in ("id", "width", "height")}, "file_name": Path(file).name}
-            for image, file in zip(whole["images"], index.file_names, strict=True)
+            {**{key: image[key] for key in ("id", "width", "height")}, "file_name": name}
+            for image, name in zip(whole["images"], names, strict=True)
         ],
         "annotations": [{key: one[key] for key in fields} for one in whole["annotations"]],
         "categories": [{key: one[key] for key in ("id", "name")} for one in whole["categories"]],

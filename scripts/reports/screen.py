@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from afl.config.choices import unknown_choice
 from afl.reporting.markdown import markdown
 from afl.training.build import build_detector
 from afl.training.compose import compose_cell
@@ -23,10 +24,14 @@ def screen(
     to frequent classes. The outputs are those of the run's last checkpoint on its training images.
 
     Raises:
-        ValueError: no run is named.
+        ValueError: no run is named, a loss does not exist, or the batches have no positive.
     """
     if not run:
         raise ValueError("which run? python -m scripts.report screen run=outputs/NAME losses=[fl,afl]")
+    if batches < 1:
+        raise ValueError(f"batches is {batches}; at least 1 is needed")
+    if problem := unknown_choice([f"loss={','.join(losses)}"]):
+        raise ValueError(problem)
     loaded = load_run(Path(run), list(overrides))
     detectors = {}
     for name in losses:
@@ -36,6 +41,8 @@ def screen(
     found = positive_gradients(loaded, {"": loaded.detector, **detectors}, batches=batches)
     own = found.pop("")
     groups = [group for group in "rcf" if own.get(group)]
+    if not groups:
+        raise ValueError(f"the {batches} batches have no positive; ask for more: batches={10 * batches}")
     rows = []
     for name, sums in found.items():
         ratio = {group: sums[group] / own[group] for group in groups}

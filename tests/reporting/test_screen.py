@@ -55,3 +55,6 @@ def test_the_command_prints_a_ratio_of_one_for_the_loss_of_the_run(folder, capsy
     assert {cell.strip() for cell in row.strip("|").split("|")[1:]} == {"1.00"}
     with pytest.raises(ValueError, match="which run"):
         main(["screen"])
+    for wrong, words in (("losses=[fl,af]", "Did you mean loss=afl"), ("batches=0", "at least 1")):
+        with pytest.raises(ValueError, match=words):
+            main(["screen", f"run={folder}", wrong])

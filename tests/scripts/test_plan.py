@@ -20,6 +20,7 @@ from afl.training import ConfigError, run_cell
 from afl.training.compose import compose_cell
 from afl.training.cost import Throughput, network_cost, training_size
 from afl.training.initial_weights import pretraining_config
+from datasets import DataError
 from scripts.table import main
 
 SMALL = [
@@ -260,6 +261,29 @@ def test_a_row_whose_experiment_has_another_data_set_cannot_be_planned():
     with pytest.raises(
         ConfigError, match="protocol of detector=cornernet dataset=coco, not of .*regime=published_voc"
     ):
+        plan(config, [0])
+
+
+def test_a_data_set_with_another_name_than_its_entry_is_refused_before_training():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("tables", overrides=["table=short", "action=plan", "table.datasets=[shapes]"])
+    with pytest.raises(
+        ConfigError, match="lists the data set shapes, .*dataset.name=shapes_lvis.*; list shapes_lvis"
+    ):
+        plan(config, [0])
+
+
+def test_missing_data_of_a_users_own_is_named(tmp_path):
+    options = [
+        "table=short",
+        "action=plan",
+        "table.datasets=[custom]",
+        "table.overrides=[]",
+        f"paths.data={tmp_path}",
+    ]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("tables", overrides=options)
+    with pytest.raises(DataError, match=str(tmp_path)):
         plan(config, [0])
 
 

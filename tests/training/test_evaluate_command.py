@@ -73,6 +73,13 @@ def test_both_evaluators_are_compared_on_the_detections_of_the_run(small_cell, c
         assert own == pytest.approx(record.metrics, abs=1e-9)
     before = sorted(path.name for path in folder.iterdir())
     command.main([f"run={folder}", "both=true"])
+    for change in (
+        "+trainer.fixed_detections=1000",
+        "dataset.image_size=32",
+        "dataset.val.split=train",
+    ):
+        with pytest.raises(ValueError, match="both=true compares the evaluators on the run's detections"):
+            command.main([f"run={folder}", "both=true", change])
     assert "official" in capsys.readouterr().out and sorted(path.name for path in folder.iterdir()) == before
     for unused in ("checkpoint=other.pt", "detector.score_threshold=0.9", "+trainer.test_time.flip=true"):
         with pytest.raises(ValueError, match="both=true compares the evaluators on the run's detections"):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -22,8 +23,9 @@ from afl.config import CONF
 from afl.predict import load_predictor
 from afl.tracking import differing, read_record
 from afl.training.checkpoint import CheckpointError
-from afl.zoo import ZOO, names, read_entry, write_entry, zoo_file
+from afl.zoo import ZOO, make, names, read_entry, write_entry, zoo_file
 from afl.zoo.page import page
+from datasets import read_coco
 from scripts import zoo as command
 from scripts.predict import main as predict
 
@@ -223,6 +225,12 @@ def test_an_entry_from_a_run_gives_the_detections_of_the_run(tmp_path, monkeypat
     )  # fmt: skip
     record = run_cell(config)
     run = tmp_path / "outputs" / record.key
+    for wrong, words in (("images=-1", "must not be negative"), ("name=a/b", "must not contain a slash")):
+        with pytest.raises(ValueError, match=words):
+            command.main(["add", f"run={run}", wrong, f"zoo={tmp_path}/wrong"])
+    command.main(["add", f"run={run}", "images=99", f"zoo={tmp_path}/all"])
+    all_kept, _ = read_entry(tmp_path / "all" / "retinanet-shapes-afl.safetensors")
+    assert all_kept.kept["images"] == 10
     command.main(["add", "name=mine", f"run={run}", "images=3", f"zoo={tmp_path}/zoo"])
     path = tmp_path / "zoo" / "mine.safetensors"
     entry, _ = read_entry(path)
@@ -250,3 +258,17 @@ def test_an_entry_from_a_run_gives_the_detections_of_the_run(tmp_path, monkeypat
             f"output={tmp_path}/found",
         ]
     )
+
+
+def test_kept_images_with_one_file_name_in_two_folders_stay_apart(tmp_path):
+    folder = tmp_path / "set"
+    images = []
+    for number, camera in enumerate(("cam0", "cam1"), start=7):
+        (folder / camera).mkdir(parents=True)
+        cv2.imwrite(str(folder / camera / "0.png"), np.full((40, 40, 3), number, np.uint8))
+        images.append({"id": number, "file_name": f"{camera}/0.png", "width": 40, "height": 40})
+    box = {"image_id": 7, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0, "id": 1}
+    truth = {"images": images, "annotations": [box], "categories": [{"id": 1, "name": "bird"}]}
+    (folder / "all.json").write_text(json.dumps(truth))
+    names = [image["file_name"] for image in make._truth(read_coco(folder / "all.json", folder))["images"]]
+    assert names == ["7_0.png", "8_0.png"]
