@@ -49,6 +49,19 @@ COMMITTED = [
     ("gate", [], "gate.md"),
     ("recognition", ["shifts=[0.3,0.6]"], "foda/recognition.md"),
     ("recognition", ["table=ccp"], "ccp/recognition.md"),
+    (
+        "recognition",
+        ["table=confirmation_foda", "losses=[fl,afl,afl_anchored_head]", "shifts=[0.3]"],
+        "confirmation_foda/recognition.md",
+    ),
+    ("contrast", ["table=confirmation_foda"], "confirmation_foda/afl-contrasts.md"),
+    (
+        "contrast",
+        ["table=confirmation_foda", "loss=afl_anchored_head"],
+        "confirmation_foda/afl_anchored_head-contrasts.md",
+    ),
+    ("contrast", ["table=remedies"], "remedies/afl-contrasts.md"),
+    ("ranking", [], "remedies/ranking.md"),
     ("recognition", ["table=confirmation", "shifts=[0.3,0.6]"], "confirmation/recognition.md"),
 ]
 
