@@ -61,7 +61,6 @@ COMMITTED = [
         "confirmation_foda/afl_anchored_head-contrasts.md",
     ),
     ("contrast", ["table=remedies"], "remedies/afl-contrasts.md"),
-    ("ranking", [], "remedies/ranking.md"),
     ("recognition", ["table=confirmation", "shifts=[0.3,0.6]"], "confirmation/recognition.md"),
 ]
 
