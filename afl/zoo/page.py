@@ -54,7 +54,7 @@ rare, common and frequent classes. One seed each: these figures describe the fil
 
 *ms per image* is the processor time of one image on one core ({speeds}), with decoding: the median over 20 images of the fastest of five passes. *Training* is the wall time of
 the training on one thread ({devices}), while other programs ran. Training of Shapes detectors starts from features that
-are learnt once for each detector, in about three minutes, which are not counted. Training on `foda` starts from ImageNet features.
+are learnt once for each detector, in two to four minutes, which are not counted. Training on `foda` starts from ImageNet features.
 """
 FORMAT = """
 ## The files

@@ -236,8 +236,8 @@ def half(target: ClassificationTarget, rank: int) -> ClassificationTarget:
 def train(method: str, rank: int | None) -> dict[str, torch.Tensor]:
     """State after four steps and the logits' gradients: of rank 0 or 1 on its image, or of one process.
 
-    GHM counts on the detectors' normaliser, the mean over ranks, at least 1, whose floor is another one for
-    two processes; the other methods' gradients are taken before the normaliser.
+    GHM counts on the detectors' normaliser, the mean over ranks of a number that is at least 1 in all ranks together;
+    the other methods' gradients are taken before the normaliser.
     """
     loss, gradients = build(method), []
     for step, positives in enumerate([30, 30, 0, 30]):
@@ -251,7 +251,7 @@ def train(method: str, rank: int | None) -> dict[str, torch.Tensor]:
         if rank is None:
             normalizer = whole
         else:
-            normalizer = (target.is_positive.sum().float() / 2).clamp(min=1)
+            normalizer = target.is_positive.sum().float().clamp(min=1) / 2
             logits = logits.chunk(2)[rank]
             target = half(target, rank)
         logits.requires_grad_()
