@@ -72,6 +72,8 @@ ARMS: dict[str, Callable[[MapInfo], Step]] = {
     "fl_warmup": partial(Family, warm_up=210),
     "rfs": Family,
     "irfs": Family,
+    "afl_irfs": partial(Family, **AFL),
+    "afl_anchored_head_irfs": partial(Family, weights=HEAD, anchor=1.0),
     "federated": partial(oracles.Federated, inner=Family),
     "federated_rfs": partial(oracles.Federated, inner=Family),
     "efl_rfs": partial(oracles.ByGradients, focal=True),
