@@ -6,7 +6,9 @@ lists the channels of every stride in ``channels``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import torch
@@ -132,6 +134,14 @@ def _stage(before: int, width: int, count: int, stride: int) -> nn.Sequential:
     return nn.Sequential(first, *(resnet.BasicBlock(width, width) for _ in range(count - 1)))
 
 
+def evaluated_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights that the run of a checkpoint evaluates: the moving average if the run keeps one."""
+    if checkpoint.get("average") is None:
+        return checkpoint["model"]
+    average = checkpoint["average"].items()
+    return {name.removeprefix("module."): value for name, value in average if name.startswith("module.")}
+
+
 def load_features(module: nn.Module, path: str | Path) -> list[str]:
     """Load the tensors in ``path`` whose name and shape match ``module``; other tensors keep their values.
 
@@ -143,11 +153,7 @@ def load_features(module: nn.Module, path: str | Path) -> list[str]:
     Raises:
         ValueError: no weight of the backbone matches, because the file belongs to another architecture.
     """
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    state = saved["model"]
-    if saved.get("average") is not None:
-        # The weights that the run evaluates: its moving average.
-        state = {name.removeprefix("module."): value for name, value in saved["average"].items()}
+    state = evaluated_weights(torch.load(path, map_location="cpu", weights_only=True))
     own = {
         name: value for name, value in module.state_dict().items() if not name.startswith("classification.")
     }

@@ -124,13 +124,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def evaluated_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights that the checkpoint's run evaluates: the moving average if the run keeps one."""
-    if state["average"] is None:
-        return state["model"]
-    return {k.removeprefix("module."): v for k, v in state["average"].items() if k.startswith("module.")}
-
-
 def load_latest(folder: Path, run_digest: str) -> tuple[dict[str, Any] | None, list[str]]:
     """The newest good checkpoint of a run.
 

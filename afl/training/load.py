@@ -13,8 +13,9 @@ from torch import nn
 
 from afl.config import ConfigError, check_values, read_config
 from afl.training.build import build_detector
-from afl.training.checkpoint import LAST, CheckpointError, evaluated_weights, load_checkpoint
+from afl.training.checkpoint import LAST, CheckpointError, load_checkpoint
 from afl.training.data import RunData, read_data
+from detectors.backbone import evaluated_weights
 
 
 @dataclass(frozen=True)

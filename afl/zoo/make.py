@@ -18,13 +18,14 @@ from omegaconf import OmegaConf
 
 from afl.predict import Predictor, load_predictor
 from afl.tracking import environment, names_afl, read_record, write_json
-from afl.training.checkpoint import CheckpointError, evaluated_weights, load_checkpoint
+from afl.training.checkpoint import CheckpointError, load_checkpoint
 from afl.training.evaluation import evaluate_run
 from afl.training.load import LoadedRun, load_run
 from afl.training.run_identity import RECORD
 from afl.zoo.files import NOTE, SUFFIX, Entry, read_entry, stored, write_entry
 from afl.zoo.kept_images import ANNOTATIONS, kept_ap
 from datasets import AnnotationIndex, read_image_file
+from detectors.backbone import evaluated_weights
 
 IMAGES = "images"
 TIMED, PASSES = 20, 5  # images whose time is measured, and how often

@@ -103,6 +103,15 @@ def test_local_runs_are_shown_with_the_tables_of_results_and_are_drawn(runs, tmp
     assert "results-runs" not in path.read_text()
 
 
+def test_the_page_of_all_committed_tables_has_a_section_for_each(repository, tmp_path):
+    path = tmp_path / "report.html"
+    main(["html", f"results={repository}/results", f"runs={tmp_path}/none", f"output={path}"])
+    shown = set(re.findall(r'<section id="results-([\w-]+)"', path.read_text()))
+    assert shown == {folder.parent.name for folder in (repository / "results").glob("*/records")}
+    seen = visit(path, tmp_path)
+    assert seen["errors"] == [] and seen["console"] == [] and seen["requests"] == [] and seen["overflow"] <= 0
+
+
 def test_an_empty_report_names_the_next_command(tmp_path):
     with pytest.raises(ValueError, match="train something first"):
         main(["html", f"results={tmp_path}", f"runs={tmp_path}/none"])

@@ -25,15 +25,16 @@ def results_section(found: Table) -> Section:
         for difference in (entry.difference for entry in entries.values())
         if row != AVERAGE and difference is not None and difference.half is not None
     ]
+    baseline = spec.baseline if len(spec.losses) > 1 else None
     content = {
-        "baseline": spec.baseline,
+        "baseline": baseline,
         "losses": spec.losses,
         "units": max(len(spec.units(dataset)) for dataset in spec.datasets),
         "repeated": "units" if spec.variants else "seeds",
         "sure": sum(sure),
         "compared": len(sure),
         "differences": [_differences(block, found, several) for block in found.blocks]
-        if spec.baseline
+        if baseline
         else [],
         "blocks": {_heading(block, several): _rows(block, found) for block in found.blocks},
         "notes": found.notes,
