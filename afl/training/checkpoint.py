@@ -12,12 +12,10 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch import Tensor
 
 from afl.tracking import sync_folder
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from afl.training.inputs import Batch, normalise
+from afl.training.precision import network_precision
 from datasets import boxes_in_file
 from detectors.boxes import clip_boxes
 from detectors.contract import Detections
@@ -89,7 +90,7 @@ def detect_view(
     own = sizes * stretch
     # In a mirrored batch the padding is on the left, so the content extends to the right border.
     content = torch.tensor([new_height, new_width], device=sizes.device).expand_as(sizes) if mirrored else own
-    with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
+    with network_precision(images.device.type, autocast):
         outputs = detector(images)
     found = []
     for one, size in zip(detector.decode(outputs, content), own, strict=True):

@@ -21,6 +21,7 @@ from afl.training.inputs import Batch, normalise, targets_of
 from afl.training.interruption import Interruption
 from afl.training.learner import Learner
 from afl.training.optimizer import set_learning_rate
+from afl.training.precision import network_precision
 from afl.training.schedule import Schedule
 from detectors.contract import weighted_sum
 
@@ -140,7 +141,7 @@ def train(run: Training) -> None:
             last_part = part == options.accumulate - 1
             keep_local = world.size > 1 and not last_part
             with forward.no_sync() if keep_local else contextlib.nullcontext():
-                with torch.autocast(device_type, options.autocast, enabled=options.autocast is not None):
+                with network_precision(device_type, options.autocast):
                     outputs = forward(images)
                 with run.dynamics if logged and last_part else contextlib.nullcontext():
                     losses = detector.losses(outputs, targets)

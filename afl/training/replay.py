@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from afl.training.checkpoint import UNREADABLE, CheckpointError, read_archive, reason
+from afl.training.precision import network_precision
 from detectors.contract import Targets, weighted_sum
 
 PARTS = ("step", "images", "image_ids", "targets", "model")
@@ -56,7 +57,7 @@ def replay(detector: nn.Module, path: Path, autocast: torch.dtype | None) -> Rep
     except UNREADABLE as error:
         raise CheckpointError(f"{path} is not the saved batch of this run ({reason(error)})") from error
     detector.train()
-    with torch.autocast("cpu", autocast, enabled=autocast is not None):
+    with network_precision("cpu", autocast):
         outputs = detector(images)
     losses = detector.losses(outputs, targets)
     total = weighted_sum(losses, detector.loss_weights)

@@ -33,9 +33,7 @@ def results_section(found: Table) -> Section:
         "repeated": "units" if spec.variants else "seeds",
         "sure": sum(sure),
         "compared": len(sure),
-        "differences": [_differences(block, found, several) for block in found.blocks]
-        if baseline
-        else [],
+        "differences": [_differences(block, found, several) for block in found.blocks] if baseline else [],
         "blocks": {_heading(block, several): _rows(block, found) for block in found.blocks},
         "notes": found.notes,
     }
