@@ -24,6 +24,7 @@ from afl.training.data import read_data, training_batches
 from afl.training.distributed import World
 from afl.training.inputs import normalise, targets_of
 from afl.training.optimizer import build_optimizer, parameter_groups
+from afl.training.precision import network_precision
 from detectors.contract import weighted_sum
 
 PARTS = ("input", "normalise", "forward", "losses", "backward", "clip", "optimizer")
@@ -93,7 +94,7 @@ def one_step(config, data, settings: set[str]) -> Callable[[], list[float]]:
         clock.append(time.perf_counter())
         images = normalise(batch.images, last)
         clock.append(time.perf_counter())
-        with torch.autocast("cpu", torch.bfloat16, enabled="bf16" in settings):
+        with network_precision("cpu", torch.bfloat16 if "bf16" in settings else None):
             outputs = forward(images)
         clock.append(time.perf_counter())
         losses = detector.losses(outputs, targets_of(batch))

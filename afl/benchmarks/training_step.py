@@ -34,6 +34,7 @@ from afl.training.compiled import compiled_forward
 from afl.training.compose import compose_cell
 from afl.training.inputs import normalise
 from afl.training.optimizer import build_optimizer
+from afl.training.precision import network_precision
 from detectors.contract import ClassCounts, Targets, weighted_sum
 
 CLASSES, OBJECTS = 80, 8
@@ -159,7 +160,7 @@ def gradient_work(
     def work() -> None:
         detector.zero_grad(set_to_none=True)
         x = normalise(images, channels_last=True)
-        with torch.autocast(device.type, autocast, enabled=autocast is not None):
+        with network_precision(device.type, autocast):
             outputs = forward(x)
         losses = detector.losses(outputs, targets)
         del outputs
@@ -216,7 +217,7 @@ def their_step(
 
     def work() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, autocast, enabled=autocast is not None):
+        with network_precision(device.type, autocast):
             losses = model(listed, truth)
         sum(losses.values()).backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
