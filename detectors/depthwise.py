@@ -1,8 +1,8 @@
-"""Depthwise convolution with a fast backward pass on a CPU.
+"""Depthwise convolution with a fast backward pass in bfloat16 on a CPU.
 
 PyTorch computes the backward pass of a bfloat16 depthwise convolution with a reference kernel, which takes ten times as long as
 necessary for 5x5 on 1,152 channels. Here the gradient of the input is a transposed convolution, and the gradient of the weight is one
-product and sum for each of the k x k taps, both in float32.
+product and sum for each of the k x k taps, both in float32. In float32 PyTorch's own backward pass is twice as fast.
 """
 
 from __future__ import annotations
@@ -26,13 +26,17 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, 
     Returns:
         (B, C, (h + 2 padding - k) // stride + 1, ...), in the autocast type if autocast is enabled.
     """
-    channels = x.shape[1]
-    if x.device.type != "cpu" or not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)):
-        return F.conv2d(x, weight, bias, stride, padding, 1, channels)
-    if torch.is_autocast_enabled("cpu"):
-        dtype = torch.get_autocast_dtype("cpu")
+    needs_gradient = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    if x.device.type == "cpu" and dtype == torch.bfloat16 and needs_gradient and fast_bfloat16():
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    return _DepthwiseConv.apply(x, weight, bias, stride, padding)
+        return _DepthwiseConv.apply(x, weight, bias, stride, padding)
+    return F.conv2d(x, weight, bias, stride, padding, 1, x.shape[1])
+
+
+def fast_bfloat16() -> bool:
+    """Whether this CPU has fast bfloat16 convolutions. Otherwise ``afl.training.precision`` computes them in float32."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 class _DepthwiseConv(torch.autograd.Function):

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from detectors.depthwise import fast_bfloat16
+
 
 @contextlib.contextmanager
 def network_precision(device_type: str, dtype: torch.dtype | None) -> Iterator[None]:
@@ -33,11 +35,6 @@ def network_precision(device_type: str, dtype: torch.dtype | None) -> Iterator[N
                 yield
         else:
             yield
-
-
-def fast_bfloat16() -> bool:
-    """Whether this CPU has fast bfloat16 convolutions."""
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 class WideConvolutions(TorchFunctionMode):

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from detectors.depthwise import depthwise_conv
+from detectors import depthwise
+from detectors.depthwise import _DepthwiseConv, depthwise_conv
 
 CASES = [
     (3, 1, 1, 7, 6),
@@ -22,7 +23,7 @@ def test_gradients_equal_those_of_torch(kernel, stride, padding, height, width):
     x = torch.randn(2, 3, height, width, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(3, 1, kernel, kernel, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
-    ours = depthwise_conv(x, weight, bias, stride, padding)
+    ours = _DepthwiseConv.apply(x, weight, bias, stride, padding)
     theirs = F.conv2d(x, weight, bias, stride, padding, 1, 3)
     torch.testing.assert_close(ours, theirs)
     upstream = torch.randn_like(theirs)
@@ -34,15 +35,19 @@ def test_gradients_equal_those_of_torch(kernel, stride, padding, height, width):
         torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("needs", [(True, False), (False, True)])
-def test_frozen_inputs_and_weights_have_no_gradient(needs):
-    x = torch.randn(1, 2, 5, 5, requires_grad=needs[0])
-    weight = torch.randn(2, 1, 3, 3, requires_grad=needs[1])
+def test_frozen_inputs_and_weights_have_no_gradient(monkeypatch, needs, fast):
+    monkeypatch.setattr(depthwise, "fast_bfloat16", lambda: fast)
+    x = torch.randn(1, 2, 5, 5, dtype=torch.bfloat16, requires_grad=needs[0])
+    weight = torch.randn(2, 1, 3, 3, dtype=torch.bfloat16, requires_grad=needs[1])
     depthwise_conv(x, weight, None, 1, 1).sum().backward()
     assert (x.grad is not None, weight.grad is not None) == needs
 
 
-def test_autocast_gives_bfloat16_maps_and_gradients_close_to_float32():
+@pytest.mark.parametrize("fast", [True, False])
+def test_autocast_gives_bfloat16_maps_and_gradients_close_to_float32(monkeypatch, fast):
+    monkeypatch.setattr(depthwise, "fast_bfloat16", lambda: fast)
     torch.manual_seed(0)
     x, weight = torch.randn(2, 8, 9, 9), torch.randn(8, 1, 5, 5, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):

@@ -9,6 +9,7 @@ from torch import nn
 
 from afl.training import precision
 from afl.training.precision import network_precision
+from detectors import depthwise
 from detectors.depthwise import depthwise_conv
 
 
@@ -76,7 +77,8 @@ def test_depthwise_convolutions_agree_with_autocast(monkeypatch):
     x, weight = torch.randn(2, 8, 9, 9, requires_grad=True), torch.randn(8, 1, 3, 3, requires_grad=True)
     found = {}
     for fast in (True, False):
-        monkeypatch.setattr(precision, "fast_bfloat16", lambda fast=fast: fast)
+        for module in (precision, depthwise):
+            monkeypatch.setattr(module, "fast_bfloat16", lambda fast=fast: fast)
         with network_precision("cpu", torch.bfloat16):
             y = depthwise_conv(x, weight, None, 2, 1)
         found[fast] = [y, *torch.autograd.grad(y.float().square().sum(), [x, weight])]
