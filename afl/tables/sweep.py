@@ -15,6 +15,7 @@ from rich.console import Console
 
 from afl.config import quoted
 from afl.tables.cells import Cell, cells_of
+from afl.tables.child import interrupted_by_signals, start, stop
 from afl.tables.plan import FEATURES, Plan, Row, plan
 from afl.tracking import FINISHED, Record
 from afl.tracking.record import DamagedRecord, read_record
@@ -41,7 +42,7 @@ def sweep(
     ]  # fmt: skip
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with open(log_path, "a", encoding="utf-8") as file:
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        return start(command, file)
 
 
 def variants(table: DictConfig, dataset: str) -> list[str]:
@@ -60,6 +61,7 @@ def sweeps_of(table: DictConfig) -> list[list[str]]:
     return [[name] for name in together] if table.get("variants") or table.get("folds") else [together]
 
 
+@interrupted_by_signals()
 def run(config: DictConfig, seeds: Sequence[int], console: Console) -> list[Record]:
     """Train the missing runs and print one line for each run that ends; returns all existing records of the table."""
     cells = cells_of(config, seeds)
@@ -102,9 +104,9 @@ def run(config: DictConfig, seeds: Sequence[int], console: Console) -> list[Reco
             time.sleep(POLL_SECONDS)
         process.wait()
     except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
-        console.print("\nstopped; the same command continues from here")
+        console.print("\nstopping; the runs save a checkpoint, Ctrl-C again to stop without it")
+        stop(process)
+        console.print("stopped; the same command continues from here")
         raise SystemExit(130) from None
     if waiting:
         names = ", ".join(cell.name for cell in waiting)
