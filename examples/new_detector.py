@@ -1,4 +1,4 @@
-"""A new detector that works with every loss: one level, and one positive cell for each object.
+"""A new detector for all losses but PISA, QFL and VFL: one level, and one positive cell for each object.
 
     python -m examples.new_detector
 
