@@ -16,7 +16,7 @@ The paper uses cross-entropy on two maps. Here each map has an instance of the c
 - ``objectness`` has all cells and one class. It separates foreground from background, so focal terms, gates and hard sampling act here.
   The soft target of a positive is its detached SDIoU, clamped to [0, 1], so that a level unlearns objects beyond its reach. The loss is
   divided by the number of positive cells, because a mean over all cells would make a focal loss vanish. With one class there are no class
-  weights. A gate that depends on |p - y| of the positives opens within a hundred steps, because y is small while the boxes are poor.
+  weights. A gate that depends on |p - y| of the positives opens within 150 steps, because y is small while the boxes are poor.
 - ``class`` has only the positive cells and C classes. It separates frequent from rare classes, so class weights act here. Each claim of a
   cell by an object is a separate location, whose object's class is positive and whose other classes are negative. The loss is divided by
   the number of claims, so the initial loss is about -ln(prior), as for an image classifier.
