@@ -36,7 +36,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, 
 
 def fast_bfloat16() -> bool:
     """Whether this CPU has fast bfloat16 convolutions. Otherwise ``afl.training.precision`` computes them in float32."""
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 class _DepthwiseConv(torch.autograd.Function):
