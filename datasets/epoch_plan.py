@@ -63,8 +63,7 @@ class EpochPlan:
         self.repeat_factors = repeat_factors
         self.groups = groups
         self._starts = [0]
-        self._orders: dict[int, np.ndarray] = {}
-        self._repetitions: dict[int, np.ndarray] = {}
+        self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     @property
     def images_per_epoch(self) -> float:
@@ -77,7 +76,11 @@ class EpochPlan:
 
     def order(self, epoch: int) -> np.ndarray:
         """Image numbers of one epoch, in order."""
-        if epoch not in self._orders:
+        return self._epoch(epoch)[0]
+
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image numbers of one epoch, in order, and for each of them how often the epoch contains its image earlier."""
+        if epoch not in self._epochs:
             rng = np.random.default_rng([ORDER_STREAM, self.seed, epoch])
             numbers = np.arange(self.num_images)
             if self.repeat_factors is not None:
@@ -86,12 +89,12 @@ class EpochPlan:
                 more = rng.random(self.num_images) < self.repeat_factors - whole
                 numbers = np.repeat(numbers, (whole + more).astype(np.int64))
             # Two epochs can share a batch; older ones are not needed again.
-            self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1}
+            self._epochs = {e: known for e, known in self._epochs.items() if e >= epoch - 1}
             order = rng.permutation(numbers)
             if self.groups is not None:
                 order = self._grouped(order, self.groups, self._start(epoch), rng)
-            self._orders[epoch] = order
-        return self._orders[epoch]
+            self._epochs[epoch] = order, _repetitions(order)
+        return self._epochs[epoch]
 
     def _grouped(
         self, order: np.ndarray, groups: np.ndarray, start: int, rng: np.random.Generator
@@ -117,18 +120,6 @@ class EpochPlan:
             self._starts.append(self._starts[-1] + len(self.order(len(self._starts) - 1)))
         return self._starts[epoch]
 
-    def repetitions(self, epoch: int) -> np.ndarray:
-        """For each entry of ``order(epoch)``, how often the epoch contains its image earlier."""
-        if epoch not in self._repetitions:
-            order = self.order(epoch)
-            by_image = np.argsort(order, kind="stable")
-            first = np.searchsorted(order[by_image], order[by_image])
-            earlier = np.empty_like(order)
-            earlier[by_image] = np.arange(len(order)) - first
-            self._repetitions = {e: r for e, r in self._repetitions.items() if e >= epoch - 1}
-            self._repetitions[epoch] = earlier
-        return self._repetitions[epoch]
-
     def batch(self, step: int) -> list[tuple[int, int, int]]:
         """(Epoch, image number, repetition of the image in the epoch) of each image that this rank has in one step."""
         share = self.batch_size // self.world_size
@@ -138,12 +129,22 @@ class EpochPlan:
     def _at(self, position: int) -> tuple[int, int, int]:
         if self.repeat_factors is None:
             epoch, offset = divmod(position, self.num_images)
-            return epoch, int(self.order(epoch)[offset]), 0
-        while self._starts[-1] <= position:
-            self._start(len(self._starts))
-        epoch = int(np.searchsorted(self._starts, position, side="right")) - 1
-        offset = position - self._starts[epoch]
-        return epoch, int(self.order(epoch)[offset]), int(self.repetitions(epoch)[offset])
+        else:
+            while self._starts[-1] <= position:
+                self._start(len(self._starts))
+            epoch = int(np.searchsorted(self._starts, position, side="right")) - 1
+            offset = position - self._starts[epoch]
+        order, repetitions = self._epoch(epoch)
+        return epoch, int(order[offset]), int(repetitions[offset])
+
+
+def _repetitions(order: np.ndarray) -> np.ndarray:
+    """For each entry, how often the same number occurs before it."""
+    by_number = np.argsort(order, kind="stable")
+    first = np.searchsorted(order[by_number], order[by_number])
+    earlier = np.empty_like(order)
+    earlier[by_number] = np.arange(len(order)) - first
+    return earlier
 
 
 def aspect_groups(index: AnnotationIndex) -> np.ndarray:

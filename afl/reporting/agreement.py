@@ -8,13 +8,13 @@ entry in twenty is outside by chance.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from afl.reporting.intervals import t_quantile
 from afl.reporting.markdown import markdown
-from afl.reporting.records import variant_of
 from afl.reporting.table import Table
 
 EQUAL, WITHIN, OUTSIDE, UNKNOWN = "equal", "within noise", "outside noise", "noise unknown"
@@ -67,27 +67,22 @@ def agreements(own: Table, kept: Table) -> list[Agreement]:
                         both = math.sqrt(1 / len(mine) + 1 / len(committed))
                         found.append(
                             Agreement(
-                                dataset, detector, loss, metric, _mean(mine), _mean(committed),
+                                dataset, detector, loss, metric,
+                                own=statistics.fmean(mine.values()), kept=statistics.fmean(committed.values()),
                                 allowed=None if noise is None else noise * both, equal=mine == committed,
                             )
                         )  # fmt: skip
     return found
 
 
-def _mean(values: Mapping[Any, float]) -> float:
-    return math.fsum(values.values()) / len(values)
-
-
 def _noise(losses: Mapping[str, Mapping[Any, float]]) -> float | None:
-    """t(0.975) times the standard deviation of one run, pooled over losses; None without a repeated cell."""
-    squares, freedom = [], 0
-    for values in losses.values():
-        # Variants of a data set differ in more than the seed.
-        for variant in {variant_of(unit) for unit in values}:
-            own = {unit: value for unit, value in values.items() if variant_of(unit) == variant}
-            squares += [(value - _mean(own)) ** 2 for value in own.values()]
-            freedom += len(own) - 1
-    return t_quantile(freedom) * math.sqrt(math.fsum(squares) / freedom) if freedom else None
+    """t(0.975) times the standard deviation of one run, pooled over losses and variants of the data set; None without a repeated cell."""
+    import pandas as pd  # slow to import, and a plan needs no frame
+
+    from afl.reporting.questions import pooled_deviation, variants_apart
+
+    deviation, freedom = pooled_deviation(variants_apart(pd.DataFrame(losses).rename_axis("unit")))
+    return t_quantile(freedom) * deviation if freedom else None
 
 
 def other_protocol(own: Table, kept: Table) -> list[str]:

@@ -13,6 +13,7 @@ from afl.reporting.questions.contrasts import (
     half_width,
     noise,
     pooled_deviation,
+    variants_apart,
 )
 from afl.reporting.questions.dynamics import QUARTERS, gate_opening, push_over_training, push_ratios
 from afl.reporting.questions.forms import forms
@@ -24,5 +25,5 @@ from afl.reporting.questions.tuning import DEFAULTS, tuning
 __all__ = [
     "DEFAULTS", "QUARTERS", "Ranked", "adjusted", "choice", "classes", "contrast", "contrasts", "family", "fit", "forms", "gains",
     "gate_opening", "half_width", "mean_of", "most_moved", "moved_by", "noise", "pooled_deviation", "push_over_training", "push_ratios",
-    "ranking", "recognition", "step_costs", "tuning",
+    "ranking", "recognition", "step_costs", "tuning", "variants_apart",
 ]  # fmt: skip

@@ -35,13 +35,13 @@ def noise(table: Table) -> pd.DataFrame:
     found = {}
     for place, own in wide.groupby(level=["dataset", "detector", "metric"], sort=False):
         moved = own.drop(columns=table.spec.baseline).sub(base.loc[own.index], axis=0)
-        spread, freedom = pooled_deviation(_variants_apart(own))
-        paired, _ = pooled_deviation(_variants_apart(moved))
+        spread, freedom = pooled_deviation(variants_apart(own))
+        paired, _ = pooled_deviation(variants_apart(moved))
         found[place] = {"spread": spread, "paired": paired, "freedom": freedom}
     return pd.DataFrame.from_dict(found, orient="index").rename_axis(["dataset", "detector", "metric"])
 
 
-def _variants_apart(by_unit: pd.DataFrame) -> pd.DataFrame:
+def variants_apart(by_unit: pd.DataFrame) -> pd.DataFrame:
     """A column for each (loss, variant), so that only seeds of one variant are in a column."""
     return by_unit.set_index(by_unit.index.get_level_values("unit").map(variant_of), append=True).unstack(-1)
 
