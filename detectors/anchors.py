@@ -12,6 +12,7 @@ from afl.losses.fused import uses_triton
 from detectors.boxes import (
     blocks_of_objects,
     box_area,
+    cell_centres,
     pairwise_intersection,
     pairwise_iou,
 )
@@ -29,13 +30,7 @@ def base_anchors(size: float, ratios: tuple[float, ...], scales: tuple[float, ..
 
 def grid_anchors(base: Tensor, height: int, width: int, stride: int) -> Tensor:
     """Anchors of one level, (height * width * A, 4), centred on each location of the map, row by row."""
-    device = base.device
-    y, x = torch.meshgrid(
-        (torch.arange(height, device=device) + 0.5) * stride,
-        (torch.arange(width, device=device) + 0.5) * stride,
-        indexing="ij",
-    )
-    centre = torch.stack([x, y, x, y], -1).reshape(-1, 1, 4)
+    centre = cell_centres(height, width, stride, base.device).repeat(1, 2).unsqueeze(1)
     return (centre + base).reshape(-1, 4)
 
 

@@ -1,4 +1,4 @@
-"""Geometry shared by the detectors: pairwise overlaps, box losses, padded selections, clipping."""
+"""Geometry shared by the detectors: pairwise overlaps, box losses, clipping, cells of a map."""
 
 from __future__ import annotations
 
@@ -93,20 +93,24 @@ def clip_boxes(boxes: Tensor, size: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(boxes, low.to(boxes)), high.to(boxes))
 
 
-def nonzero_padded(mask: Tensor, size: int) -> Tensor:
-    """Positions of the true entries of a flat bool mask, (n,) int64, padded with -1 on an accelerator.
-
-    On an accelerator the result always has ``size`` entries, because counting them would make the host wait for the device.
-    ``size`` must be an upper bound of their number. On a CPU the result has no padding.
-    """
-    if mask.device.type == "cpu":
-        return mask.nonzero().flatten()
-    return torch.nonzero_static(mask, size=min(size, mask.numel()), fill_value=-1).flatten()
+def middles_of_sides(boxes: Tensor) -> Tensor:
+    """Extreme points (B, N, 4, 2) of boxes (B, N, 4) xyxy: top, left, bottom, right."""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    x, y = (x1 + x2) / 2, (y1 + y2) / 2
+    return torch.stack([torch.stack(p, -1) for p in ((x, y1), (x1, y), (x, y2), (x2, y))], -2)
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
     """Sum of the values where the mask is true; other values, NaN included, are ignored."""
     return torch.where(mask, values, torch.zeros_like(values)).sum()
+
+
+def cell_centres(height: int, width: int, stride: int, device: torch.device) -> Tensor:
+    """(H * W, 2) x, y in pixels of the centre of every cell, row by row."""
+    y, x = torch.meshgrid(
+        torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
+    )
+    return (torch.stack([x, y], -1).reshape(-1, 2) + 0.5) * stride
 
 
 def cells_inside(boxes: Tensor, mask: Tensor, points: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ from detectors.heatmap import (
 )
 from detectors.normalizer import mean_over_ranks
 from detectors.point_head import heatmap_losses, losses_of_maps, point_heads
+from detectors.postprocess import rows_of_images
 from detectors.soft_nms import MIN_SCORE, as_detections, soft_suppress
 
 
@@ -195,7 +196,8 @@ class CornerNet(nn.Module):
         best, index = pair_scores.flatten(1).topk(most)
         row = torch.div(index, right.shape[2], rounding_mode="floor")
         column = index % right.shape[2]
-        boxes = torch.cat([_rows(points[first], row), _rows(points[second], column)], -1) * self.stride
+        corners = [rows_of_images(points[first], row), rows_of_images(points[second], column)]
+        boxes = torch.cat(corners, -1) * self.stride
         found = soft_suppress(
             boxes,
             best,
@@ -233,8 +235,3 @@ def pull_and_push(first: Tensor, second: Tensor, valid: Tensor) -> tuple[Tensor,
     pairs = pairs & ~torch.eye(valid.shape[1], dtype=torch.bool, device=valid.device)
     push = torch.where(pairs, near, 0.0).sum((1, 2)) / (count * (count - 1)).clamp(min=1)
     return pull, push
-
-
-def _rows(values: Tensor, index: Tensor) -> Tensor:
-    """The rows (B, N, D) of ``values`` (B, K, D) at positions (B, N)."""
-    return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))

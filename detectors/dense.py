@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from afl.losses.sampling import nonzero_padded
 from afl.losses.target import PADDING, ClassificationTarget
-from detectors.boxes import nonzero_padded
 from detectors.contract import Targets
 from detectors.fpn import FeaturePyramid
 from detectors.heads import Tower

@@ -27,13 +27,13 @@ from detectors.boxes import (
     aligned_iou,
     blocks_of_objects,
     box_area,
+    cell_centres,
     cells_inside,
     masked_sum,
 )
 from detectors.contract import ClassCounts, Detections, LossFactory, Outputs, Targets
 from detectors.dense import Positives, pyramid_and_towers
 from detectors.heads import as_map, normal_init, prior_bias
-from detectors.heatmap import cell_centres
 from detectors.normalizer import mean_over_ranks
 from detectors.postprocess import detect_on_levels, rows_of_images
 from detectors.rows import rows_at

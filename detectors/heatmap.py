@@ -15,8 +15,9 @@ from torch import Tensor
 
 from afl.losses.fused import uses_triton
 from afl.losses.target import PADDING, ClassificationTarget
-from detectors.boxes import cells_inside, masked_sum
+from detectors.boxes import cell_centres, cells_inside, masked_sum
 from detectors.contract import Targets
+from detectors.postprocess import rows_of_images
 
 PENALTY_POWER = (
     4  # beta of CornerNet's equation 1: a negative at height Y of a Gaussian has the weight (1 - Y)^4
@@ -198,14 +199,6 @@ def owners(
     return (target.positive.unsqueeze(1) == element).int().argmax(1)
 
 
-def cell_centres(height: int, width: int, stride: int, device: torch.device) -> Tensor:
-    """(H * W, 2) x, y in pixels of the centre of every cell, row by row."""
-    y, x = torch.meshgrid(
-        torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
-    )
-    return (torch.stack([x, y], -1).reshape(-1, 2) + 0.5) * stride
-
-
 def gather_cells(features: Tensor, cells: Tensor) -> Tensor:
     """The values (B, M, D), float32, of a map (B, D, H, W) at cells (B, M, 2) column, row.
 
@@ -213,7 +206,7 @@ def gather_cells(features: Tensor, cells: Tensor) -> Tensor:
     """
     flat = features.float().flatten(2).transpose(1, 2)
     index = cells[..., 1] * features.shape[-1] + cells[..., 0]
-    return flat.gather(1, index.unsqueeze(-1).expand(-1, -1, flat.shape[-1]))
+    return rows_of_images(flat, index)
 
 
 def offset_loss(offsets: Tensor, points: Tensor, cells: Tensor, mask: Tensor, stride: int) -> Tensor:

@@ -36,8 +36,9 @@ import torch
 from torch import Tensor, nn
 
 from afl.losses.contract import MapInfo
+from afl.losses.sampling import nonzero_padded
 from afl.losses.target import PADDING, ClassificationTarget
-from detectors.boxes import aligned_iou, cells_inside, masked_sum, nonzero_padded
+from detectors.boxes import aligned_iou, cells_inside, masked_sum
 from detectors.contract import ClassCounts, Detections, LossFactory, Outputs, Targets
 from detectors.dense import pyramid_and_towers
 from detectors.heads import as_map, normal_init, prior_bias

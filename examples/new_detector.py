@@ -17,11 +17,10 @@ from torch import Tensor, nn
 
 from afl.losses import AdaptiveGradient, ClassificationLoss, ClassificationTarget, ClassWeights
 from detectors import TinyBackbone
-from detectors.boxes import aligned_giou, masked_sum
+from detectors.boxes import aligned_giou, cell_centres, masked_sum
 from detectors.contract import ClassCounts, Detections, LossFactory, Outputs, Targets
 from detectors.fpn import FeaturePyramid
 from detectors.heads import Tower, as_map, normal_init, prior_bias
-from detectors.heatmap import cell_centres
 from detectors.normalizer import mean_over_ranks
 from detectors.postprocess import detect_on_levels, rows_of_images
 from examples.scenes import scenes, train

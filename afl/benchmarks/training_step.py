@@ -35,6 +35,7 @@ from afl.training.compose import compose_cell
 from afl.training.inputs import normalise
 from afl.training.optimizer import build_optimizer
 from afl.training.precision import network_precision
+from detectors.boxes import middles_of_sides
 from detectors.contract import ClassCounts, Targets, weighted_sum
 
 CLASSES, OBJECTS = 80, 8
@@ -242,13 +243,6 @@ def scene(batch: int, size: int, classes: int, device: torch.device) -> tuple[to
     corner = torch.rand(batch, OBJECTS, 2, generator=random) * (size - sides)
     labels = torch.randint(classes, (batch, OBJECTS), generator=random)
     return images.to(device), torch.cat([corner, corner + sides], -1).to(device), labels.to(device)
-
-
-def middles_of_sides(boxes: torch.Tensor) -> torch.Tensor:
-    """Extreme points (B, N, 4, 2) of boxes (B, N, 4) xyxy: top, left, bottom, right."""
-    x1, y1, x2, y2 = boxes.unbind(-1)
-    x, y = (x1 + x2) / 2, (y1 + y2) / 2
-    return torch.stack([torch.stack(p, -1) for p in ((x, y1), (x1, y), (x, y2), (x2, y))], -2)
 
 
 def _sgd(groups: list[dict], **more: object) -> torch.optim.Optimizer:

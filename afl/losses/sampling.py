@@ -117,7 +117,7 @@ def keep_hardest_elements(
         return weights.times(negative_element=hardest_elements(losses, target, quota, most))
     locations, classes = logits.shape
     worst = largest_negative_losses(logits, target, weights)
-    row = _positions(hardest(worst, target.image, quota), most)
+    row = nonzero_padded(hardest(worst, target.image, quota), most)
     found, real = row.clamp(min=0), row >= 0
     # One location more than the map, where padding is written.
     slot = torch.full((locations + 1,), -1, dtype=torch.int32, device=logits.device)
@@ -187,7 +187,7 @@ def hardest_elements(losses: Tensor, target: ClassificationTarget, quota: Tensor
         (R, C) bool, an eighth to a half of the logits' memory.
     """
     locations, classes = losses.shape
-    row = _positions(hardest(losses.amax(1), target.image, quota), most)
+    row = nonzero_padded(hardest(losses.amax(1), target.image, quota), most)
     worst = losses[row.clamp(min=0)]
     worst = torch.where((worst > 0) & (row >= 0).unsqueeze(1), worst, -torch.inf)
     image = target.image[row.clamp(min=0)].repeat_interleave(classes)
@@ -270,8 +270,12 @@ def _without_ignored(hardness: Tensor, target: ClassificationTarget) -> Tensor:
     return hardness if target.ignored is None else hardness.masked_fill(target.ignored, -torch.inf)
 
 
-def _positions(mask: Tensor, most: int) -> Tensor:
-    """Positions of the true entries; off the CPU padded with -1 to a length known without waiting."""
+def nonzero_padded(mask: Tensor, size: int) -> Tensor:
+    """Positions of the true entries of a flat bool mask, (n,) int64, padded with ``PADDING`` on an accelerator.
+
+    On an accelerator the result always has ``size`` entries, or as many as the mask, because counting them would make the host
+    wait for the device. ``size`` must be an upper bound of their number. On a CPU the result has no padding.
+    """
     if on_host(mask):
-        return mask.nonzero().squeeze(1)
-    return torch.nonzero_static(mask, size=min(most, mask.numel()), fill_value=-1).squeeze(1)
+        return mask.nonzero().flatten()
+    return torch.nonzero_static(mask, size=min(size, mask.numel()), fill_value=PADDING).flatten()

@@ -28,6 +28,7 @@ from afl.training.loop import Observer, Training, train
 from afl.training.optimizer import build_optimizer
 from datasets.batch import Batch
 from detectors.backbone import FrozenBatchNorm
+from detectors.boxes import middles_of_sides
 from detectors.contract import ClassCounts
 
 DIVISOR = 32  # sides of batches
@@ -194,28 +195,18 @@ def random_batches(config: DictConfig, num_classes: int) -> Iterator[Batch]:
     size = torch.tensor([width, height], dtype=torch.float32)
     centers = torch.rand(count, OBJECTS, 2, generator=generator) * size
     halves = (0.02 + 0.3 * torch.rand(count, OBJECTS, 2, generator=generator) ** 2) * size
-    low, high = (centers - halves).clamp(min=0), torch.minimum(centers + halves, size)
-    middle = (low + high) / 2
-    points = torch.stack(
-        [
-            torch.stack([middle[..., 0], low[..., 1]], -1),
-            torch.stack([low[..., 0], middle[..., 1]], -1),
-            torch.stack([middle[..., 0], high[..., 1]], -1),
-            torch.stack([high[..., 0], middle[..., 1]], -1),
-        ],
-        2,
-    )
+    boxes = torch.cat([(centers - halves).clamp(min=0), torch.minimum(centers + halves, size)], -1)
     sizes = torch.tensor([[height, width]]).repeat(count, 1)
     batch = Batch(
         images=torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator),
-        boxes=torch.cat([low, high], -1),
+        boxes=boxes,
         labels=torch.randint(num_classes, (count, OBJECTS), generator=generator),
         ignored=torch.zeros(count, OBJECTS, dtype=torch.bool),
         sizes=sizes,
         image_ids=torch.arange(count),
         original_sizes=sizes,
         matrices=torch.eye(2, 3).repeat(count, 1, 1),
-        extreme_points=points if config.needs_extreme_points else None,
+        extreme_points=middles_of_sides(boxes) if config.needs_extreme_points else None,
         verified=torch.ones(count, num_classes, dtype=torch.bool) if config.dataset.federated else None,
     )
     while True:
