@@ -136,20 +136,15 @@ class FCOS(nn.Module):
         }
 
     @torch.no_grad()
-    def match(self, outputs: Outputs, targets: Targets) -> tuple[Tensor, Tensor]:
-        """Match locations with objects; of several eligible objects, a location is matched to the smallest.
-
-        Returns:
-            match: (B, A) int64, position of the object in its image, or ``BACKGROUND``.
-            eligible: (B, M) bool, objects with at least one eligible location.
-        """
+    def match(self, outputs: Outputs, targets: Targets) -> Tensor:
+        """The object of each location: (B, A) int64, its position in its image, or ``BACKGROUND``. Of several eligible objects the
+        smallest is taken."""
         strides = outputs["strides"]
         x, y = outputs["points"].t().contiguous()
         lower, upper = self._level_ranges(strides)
         shape = (len(targets.boxes), len(strides))
         smallest = torch.full(shape, math.inf, device=x.device)
         match = torch.full(shape, BACKGROUND, device=x.device)
-        eligible = torch.zeros_like(targets.valid)
         for images, first, boxes in blocks_of_objects(targets.boxes, targets.valid, len(strides)):
             x1, y1, x2, y2 = (side.unsqueeze(-1) for side in boxes.unbind(-1))
             left, top, right, bottom = x - x1, y - y1, x2 - x, y2 - y
@@ -166,8 +161,7 @@ class FCOS(nn.Module):
             area, which = torch.where(candidate, box_area(boxes).unsqueeze(-1), math.inf).min(1)
             match[images] = torch.where(area < smallest[images], which + first, match[images])
             smallest[images] = torch.minimum(smallest[images], area)
-            eligible[images, first : first + boxes.shape[1]] = candidate.any(2)
-        return match, eligible
+        return match
 
     def _level_ranges(self, strides: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper limit (A,) of the distance from a location to the farthest side, in pixels: (lower, upper]. The
@@ -179,7 +173,7 @@ class FCOS(nn.Module):
     @torch.no_grad()
     def assign(self, outputs: Outputs, targets: Targets) -> tuple[ClassificationTarget, Positives]:
         """The map's target, and the positive locations."""
-        match, _ = self.match(outputs, targets)
+        match = self.match(outputs, targets)
         (batch, num_cells), count = match.shape, targets.labels.shape[1]
         # An open interval of 2 r strides contains at most ceil(2 r) locations.
         most = count * math.ceil(2 * self.center_radius) ** 2 * len(self.strides)
@@ -193,25 +187,6 @@ class FCOS(nn.Module):
             else None,
         )
         return target, positives
-
-    def assignment_statistics(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
-        """Count the objects without positive locations: scalars over the batch.
-
-        ``objects``: number of objects. ``without_positive``: objects without a positive location. ``covered_by_smaller``: the
-        part of these whose eligible locations are all matched to smaller objects; the others are between the locations.
-        """
-        match, eligible = self.match(outputs, targets)
-        # The additional slot is for the background.
-        assigned = torch.zeros(
-            match.shape[0], targets.labels.shape[1] + 1, dtype=torch.bool, device=match.device
-        )
-        assigned.scatter_(1, match + 1, True)
-        without = targets.valid & ~assigned[:, 1:]
-        return {
-            "objects": targets.valid.sum(),
-            "without_positive": without.sum(),
-            "covered_by_smaller": (without & eligible).sum(),
-        }
 
     def losses(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
         """``classification``, ``box`` and ``centerness``, each divided by the number of positive locations."""

@@ -273,25 +273,6 @@ class ObjectBox(nn.Module):
         raw = rows_at(outputs["distances"].flatten(0, 1), claims.padded_location, distinct=False)
         return activate(raw, reach)
 
-    def assignment_statistics(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
-        """Count the cases that the assignment cannot represent: scalars over the batch.
-
-        ``objects``: number of objects. ``too_large``: objects with a side beyond the reach of every level. ``shared_cells``: cells
-        claimed by several objects.
-        """
-        claims = self.assign(outputs, targets)
-        reach = outputs["reach"][claims.location % outputs["cells"].shape[0]].unsqueeze(1)
-        within = (claims.present & (claims.distances < reach).all(1)).to(torch.int64)
-        reached = torch.zeros(targets.labels.numel(), dtype=torch.int64, device=within.device)
-        reached.scatter_reduce_(0, claims.object, within, "amax")
-        claimed = torch.zeros(outputs["objectness"].numel(), dtype=torch.int64, device=within.device)
-        claimed.index_add_(0, claims.location, claims.present.to(torch.int64))
-        return {
-            "objects": targets.valid.sum(),
-            "too_large": (targets.valid.flatten() & (reached == 0)).sum(),
-            "shared_cells": (claimed > 1).sum(),
-        }
-
     def losses(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
         """``objectness`` divided by the number of positive cells, ``class`` and ``box`` by the number of claims."""
         claims = self.assign(outputs, targets)

@@ -339,10 +339,13 @@ def test_decoding_encoded_ground_truth_gives_full_ap(name, shared_data, tmp_path
     for number, image in truth.images.items():
         with torch.no_grad():
             outputs = model(image.pixels)
-        encode(outputs, model.assign(outputs, image.targets), image.targets)
+        claims = model.assign(outputs, image.targets)
+        encode(outputs, claims, image.targets)
         found[number] = model.decode(outputs, image.targets.image_sizes)[0]
-        statistics = model.assignment_statistics(outputs, image.targets)
-        too_large, objects = too_large + int(statistics["too_large"]), objects + int(statistics["objects"])
+        within = (claims.distances < outputs["reach"][claims.location].unsqueeze(1)).all(1)
+        valid = image.targets.valid.flatten().nonzero().flatten().tolist()
+        too_large += len(set(valid) - set(claims.object[within].tolist()))
+        objects += len(valid)
     # Two objects of coco_sample fill images of 1333 pixels, and the coarsest level reaches 512 pixels to each side.
     assert too_large == {"shapes": 0, "coco_sample": 2, "bccd": 0}[name] and objects > 200
     assert truth.average_precision(found, {}) >= 0.99
@@ -372,22 +375,6 @@ def test_scores_are_objectness_times_class():
     logits = torch.tensor([2.0, -1.0])
     torch.testing.assert_close(found.scores, torch.tensor(1.0).sigmoid() * logits.sigmoid())
     assert found.labels.tolist() == [0, 1]
-
-
-def test_objects_beyond_every_level_are_counted():
-    # Level 16 reaches 16 cells, 256 pixels, from the cell's far corner.
-    boxes = [[[0.0, 0.0, 440.0, 440.0], [0.0, 0.0, 560.0, 200.0], [4.0, 4.0, 40.0, 40.0]]]
-    targets = make_targets(boxes, [[0, 1, 2]], size=(576, 576))
-    model = objectbox(backbone=BlankBackbone(4, 8, 16))
-    statistics = model.assignment_statistics(model(torch.zeros(1, 3, 576, 576)), targets)
-    assert {name: int(value) for name, value in statistics.items()} == {
-        "objects": 3,
-        "too_large": 1,
-        "shared_cells": 0,
-    }
-    # A crowd region of that size is not an object.
-    ignored = make_targets(boxes, [[0, 1, 2]], [[False, True, False]], size=(576, 576))
-    assert model.assignment_statistics(model(torch.zeros(1, 3, 576, 576)), ignored)["too_large"] == 0
 
 
 @pytest.mark.parametrize("most", [0, 4])
