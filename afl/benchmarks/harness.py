@@ -12,13 +12,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from afl.tracking import git_state
+from afl.tracking.environment import cpu_name
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def machine() -> dict[str, object]:
     """Everything except the code that the figures depend on."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2),
@@ -142,12 +142,3 @@ def machine() -> dict[str, object]:
         "python": platform.python_version(),
         "git": git_state(),
     }
-
-
-def _cpu_name() -> str:
-    facts = Path("/proc/cpuinfo")
-    if facts.is_file():
-        for line in facts.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

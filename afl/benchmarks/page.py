@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from afl.benchmarks.harness import quantity
+from afl.reporting.markdown import markdown
 
 COLUMNS = ("what", "ours", "theirs", "ratio", "memory, ours", "theirs", "budget", "verdict", "against")
 
@@ -50,8 +51,6 @@ def page_of(folder: Path, subjects: Iterable[str]) -> str:
             f"{facts['cpu']}, {facts['threads']} thread(s) of {facts['cores']} cores, load {facts['load']} at the end, {facts['gpu']}, "
             f"torch {facts['torch']}, Python {facts['python']}, source {facts['git']['source']}.",
             "",
-            "| " + " | ".join(COLUMNS) + " |",
-            "| --- |" + " ---: |" * 6 + " --- | --- |",
-            *("| " + " | ".join(cells(row)) + " |" for row in content["rows"]),
+            markdown(COLUMNS, map(cells, content["rows"]), align="--- " + "---: " * 6 + "--- ---"),
         ]
     return "\n".join(lines) + "\n"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from afl.benchmarks.harness import machine
 from afl.benchmarks.step_parts import PARTS
+from afl.reporting.markdown import markdown
 from afl.tracking import git_state, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,74 +101,63 @@ def _commit(figures: dict) -> str:
 def page_of(figures: dict) -> str:
     """The page as Markdown, from the figures alone."""
     facts, after, before = figures["machine"], figures["after"], figures["before"]
-    lines = [
+    shipped = {detector: variants["shipped"] for detector, variants in after.items()}
+    longest = ", ".join(f"{max(PARTS, key=parts.get)} ({detector})" for detector, parts in shipped.items())
+    names = [name for name in next(iter(after.values())) if name != "shipped"]
+    ratios = [
+        [
+            detector,
+            *(f"{sum(variants[name].values()) / sum(shipped[detector].values()):.2f}x" for name in names),
+        ]
+        for detector, variants in after.items()
+    ]
+    sections = [
         "# Where the time of one training step goes",
-        "",
         f"LongTail Shapes, 16 images of 96 x 96 pixels, loss `{LOSS}`, backbone `tiny`, one thread of {facts['cpu']}, load "
         f"{facts['load']} at the end, torch {facts['torch']}. Milliseconds: medians over {figures['steps']} steps, then over "
         f"{figures['rounds']} process(es); images were decoded before. On a GPU unmeasured ({facts['gpu']} here).",
-        "",
-        "Made from `parts.json` by `python -m scripts.benchmark profile against=CHECKOUT`, where CHECKOUT is the project before its",
+        "Made from `parts.json` by `python -m scripts.benchmark profile against=CHECKOUT`, where CHECKOUT is the project before its\n"
         f"kernels, windows for Gaussian targets and fused optimisers{_commit(figures)}; without `against` the column *before* stays as "
         "it is.",
-        "",
-        "| detector | " + " | ".join(PARTS) + " | step | before | faster |",
-        "| --- |" + " ---: |" * (len(PARTS) + 3),
+        _table_of_parts(shipped, before),
+        "## What bounds it",
+        _table_of_shares(shipped),
+        f"The longest part: {longest}.",
     ]
-    for detector, variants in after.items():
-        parts = variants["shipped"]
+    if before:
+        rows = [[detector, *_milliseconds(parts)] for detector, parts in before.items()]
+        sections += ["## The same parts before", markdown(["detector", *PARTS], rows)]
+    sections += [
+        "## What each setting buys",
+        "A step with another setting over the shipped one (bf16, channels_last, fused optimiser, not compiled), both taking turns in "
+        "one process: above 1 the shipped one is faster.",
+        markdown(["detector", *names], ratios),
+    ]
+    if "compiled" not in names:
+        sections.append("The compiled step was not measured (`compiled=false`).")
+    return "\n\n".join(sections) + "\n"
+
+
+def _milliseconds(parts: dict[str, float]) -> list[str]:
+    return [f"{parts[name]:.1f}" for name in PARTS]
+
+
+def _table_of_parts(shipped: dict[str, dict[str, float]], before: dict[str, dict[str, float]] | None) -> str:
+    rows = []
+    for detector, parts in shipped.items():
         total = sum(parts.values())
         old = sum(before[detector].values()) if before else None
-        cells = [f"{parts[name]:.1f}" for name in PARTS]
-        cells += [f"{total:.1f}", f"{old:.1f}" if old else "", f"{old / total:.2f}x" if old else ""]
-        lines.append(f"| {detector} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "## What bounds it",
-        "",
-        "| detector | network (forward + backward) | losses and targets | input | the rest |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    for detector, variants in after.items():
-        parts = variants["shipped"]
+        compared = [f"{old:.1f}", f"{old / total:.2f}x"] if old else ["", ""]
+        rows.append([detector, *_milliseconds(parts), f"{total:.1f}", *compared])
+    return markdown(["detector", *PARTS, "step", "before", "faster"], rows)
+
+
+def _table_of_shares(shipped: dict[str, dict[str, float]]) -> str:
+    rows = []
+    for detector, parts in shipped.items():
         total = sum(parts.values())
         shares = [parts["forward"] + parts["backward"], parts["losses"], parts["input"]]
         shares.append(total - sum(shares))
-        lines.append(
-            f"| {detector} | " + " | ".join(f"{100 * share / total:.0f} %" for share in shares) + " |"
-        )
-    bounding = {
-        name: max(PARTS, key=lambda part, own=variants["shipped"]: own[part])
-        for name, variants in after.items()
-    }
-    lines += ["", f"The longest part: {', '.join(f'{part} ({name})' for name, part in bounding.items())}."]
-    if before:
-        lines += [
-            "",
-            "## The same parts before",
-            "",
-            "| detector | " + " | ".join(PARTS) + " |",
-            "| --- |" + " ---: |" * len(PARTS),
-        ]
-        lines += [
-            f"| {detector} | " + " | ".join(f"{parts[name]:.1f}" for name in PARTS) + " |"
-            for detector, parts in before.items()
-        ]
-    names = [name for name in next(iter(after.values())) if name != "shipped"]
-    lines += [
-        "",
-        "## What each setting buys",
-        "",
-        "A step with another setting over the shipped one (bf16, channels_last, fused optimiser, not compiled), both taking turns in "
-        "one process: above 1 the shipped one is faster.",
-        "",
-        "| detector | " + " | ".join(names) + " |",
-        "| --- |" + " ---: |" * len(names),
-    ]
-    for detector, variants in after.items():
-        total = sum(variants["shipped"].values())
-        ratios = [f"{sum(variants[name].values()) / total:.2f}x" for name in names]
-        lines.append(f"| {detector} | " + " | ".join(ratios) + " |")
-    if "compiled" not in names:
-        lines += ["", "The compiled step was not measured (`compiled=false`)."]
-    return "\n".join(lines) + "\n"
+        rows.append([detector, *(f"{100 * share / total:.0f} %" for share in shares)])
+    head = ["detector", "network (forward + backward)", "losses and targets", "input", "the rest"]
+    return markdown(head, rows)

@@ -14,6 +14,7 @@ from afl.losses import MapInfo, MapLoss
 from afl.reporting.figures.curves import EXAMPLE_OVERLAP, LOGITS, map_curves
 from afl.reporting.figures.losses import draw_gradients_in_a_map
 from afl.reporting.figures.style import BLUE, GREY, WIDTH, styled
+from afl.reporting.markdown import markdown
 from afl.tracking import RECONSTRUCTION, names_afl
 
 Curves = tuple[np.ndarray, np.ndarray]
@@ -57,15 +58,13 @@ def losses_page(
                 "",
                 f"![Size of the gradient of {name} against the probability]({pictures.name}/{file})",
             ]
-        own = [(table, rows[table][name]) for table in TABLES if name in rows[table]]
+        own = [
+            [f"[{table}](../results/{table}/table.md)", *(rows[table][name].get(m, "–") for m in METRICS)]
+            for table in TABLES
+            if name in rows[table]
+        ]
         if own:
-            lines += ["", "| table | " + " | ".join(METRICS) + " |", "| --- |" + " ---: |" * len(METRICS)]
-            lines += [
-                f"| [{table}](../results/{table}/table.md) | "
-                + " | ".join(found.get(m, "–") for m in METRICS)
-                + " |"
-                for table, found in own
-            ]
+            lines += ["", markdown(["table", *METRICS], own)]
         sections.append("\n".join(lines))
     return HEAD + "\n\n".join(sections) + "\n"
 

@@ -31,7 +31,7 @@ def environment(device: str = "cpu") -> dict:
     gpu = (
         torch.cuda.get_device_name(kind if kind.type == "cuda" else 0) if torch.cuda.is_available() else None
     )
-    cpu = _cpu_name()
+    cpu = cpu_name()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -83,7 +83,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -35,6 +35,7 @@ from torch import Tensor
 from afl.losses import ClassificationTarget, ElementWeights, MapLoss
 from afl.losses.gradient import alpha_balance, computing_type, gate_of_gated
 from afl.losses.negatives import Eraser
+from afl.losses.sampling import on_host
 
 QUANTILES = (0.1, 0.5, 0.9)
 ALL = "all"
@@ -89,15 +90,15 @@ class GradientDynamics:
             for name, loss in self._losses.items()
             for key, value in loss.statistics().items()
         }
-        on_host = _on_host(named | kept)
+        numbers = _copied(named | kept)
         # A group without elements has no quantiles and no mean weight.
         figures = {
-            f"gradient/{key}": float(on_host[key])
+            f"gradient/{key}": float(numbers[key])
             for key in named
-            if key.endswith(("/count", "/sum")) or float(on_host[f"{key.rpartition('/')[0]}/count"]) > 0
+            if key.endswith(("/count", "/sum")) or float(numbers[f"{key.rpartition('/')[0]}/count"]) > 0
         }
         for key in kept:
-            value = on_host[key].to(kept[key].dtype)
+            value = numbers[key].to(kept[key].dtype)
             figures[f"gradient/{key}"] = float(value.mean())
             if value.ndim == 1:
                 for group, members in self._members(len(value), value.device).items():
@@ -225,15 +226,10 @@ def element_figures(
 
 def _only(numbers: Tensor, wanted: Tensor) -> Tensor:
     """The selected numbers of (K,); on an accelerator all of them, with NaN instead of the others, so that the host does not wait."""
-    if not _reads_all(numbers):
+    if not on_host(numbers):
         return torch.where(wanted, numbers, torch.nan)
     own = numbers[wanted]
     return own if len(own) else numbers.new_full((1,), torch.nan)
-
-
-def _reads_all(tensor: Tensor) -> bool:
-    """Whether the tensor is in the memory of the host, so that values can be read without waiting."""
-    return tensor.device.type == "cpu"
 
 
 def _negatives_by_class(
@@ -243,7 +239,7 @@ def _negatives_by_class(
     locations, classes = gradient.shape
     count = torch.zeros(classes, dtype=torch.int64, device=gradient.device)
     total = torch.zeros(classes, dtype=torch.float64, device=gradient.device)
-    rows = max(locations, 1) if _reads_all(gradient) else max(BLOCK // classes, 1)
+    rows = max(locations, 1) if on_host(gradient) else max(BLOCK // classes, 1)
     # One element after the block, where positives of other blocks are written.
     buffer = torch.empty(min(rows, max(locations, 1)) * classes + 1, dtype=torch.bool, device=gradient.device)
     eraser = Eraser(replace(target, negative_index=None), locations, rows, filler=False)
@@ -272,7 +268,7 @@ def _negative_at(index: Tensor, target: ClassificationTarget) -> Tensor:
     return negative
 
 
-def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copy tensors to the CPU as float64, in one transfer from each device."""
     found: dict[str, Tensor] = {}
     for device in {value.device for value in tensors.values()}:
