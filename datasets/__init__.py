@@ -19,7 +19,7 @@ from datasets.shapes import generate_pretraining_shapes, generate_shapes, read_s
 from datasets.splits import require_usable_splits
 from datasets.statistics import ClassStatistics, frequency_groups
 from datasets.transforms import CropTransform, EvalResize, FixedTransform, PadOnly, ResizeTransform
-from datasets.voc import VOC_CLASSES, read_voc
+from datasets.voc import read_voc
 from datasets.yolo import read_yolo
 
 __all__ = [
@@ -38,7 +38,6 @@ __all__ = [
     "Polygons",
     "ResizeTransform",
     "Sample",
-    "VOC_CLASSES",
     "aspect_groups",
     "boxes_in_file",
     "collate",

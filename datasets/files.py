@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
 import io
 import json
@@ -121,11 +122,6 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an uncompressed ``.npz`` file with ``atomic_file``."""
-    write_bytes(path, arrays_as_bytes(arrays))
-
-
 def arrays_as_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     """Content of an uncompressed ``.npz`` file."""
     buffer = io.BytesIO()
@@ -186,7 +182,7 @@ class NoLocks(OSError):
 
 def remove_abandoned(path: Path) -> None:
     """Remove temporary files of ``path`` whose writers are dead; those of running writers stay."""
-    for temporary in path.parent.glob(f".{_escaped(path.name)}.*.tmp"):
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         try:
             # A younger file may not be locked yet.
             if time.time() - temporary.stat().st_mtime < YOUNG_SECONDS:
@@ -222,11 +218,6 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _escaped(name: str) -> str:
-    """The name without glob patterns."""
-    return "".join(f"[{character}]" if character in "*?[" else character for character in name)
 
 
 def _lock_if_possible(handle: int) -> None:

@@ -25,12 +25,6 @@ from datasets.locations import DEFAULT_REMEDY, require_file, require_folder, req
 
 READER_VERSION = "voc-1"
 
-VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
-    "tvmonitor",
-)  # fmt: skip
-
 
 class _Listed(NamedTuple):
     """An image of a list: its data set folder, and its path below Annotations and JPEGImages without suffix."""

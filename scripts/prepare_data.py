@@ -106,8 +106,7 @@ def fetch(name: str, arguments: list[str]) -> int:
     with transfer_progress(Console()) as (progress, say):
         changed = obtain(wanted, sources, progress=progress, say=say)
     print(printable(f"{name} is complete in {folders}"))
-    # Checksums have verified the images. Only `check` decodes them.
-    return _report(dataset, decode=False) if changed else 0
+    return _report(dataset) if changed else 0
 
 
 def convert(name: str, arguments: list[str]) -> int:
@@ -128,7 +127,7 @@ def convert(name: str, arguments: list[str]) -> int:
 
     {"ccp": prepare_ccp, "chula": prepare_chula, "foda": prepare_foda}[name](release, root)
     print(printable(f"{name} is complete in {root}"))
-    return _report(dataset, decode=False)
+    return _report(dataset)
 
 
 def instrument(arguments: list[str]) -> int:
@@ -146,11 +145,12 @@ def instrument(arguments: list[str]) -> int:
 
 
 def check(overrides: list[str]) -> int:
-    """Report on both splits of a data set. Every image is decoded."""
-    return _report(_dataset(overrides), decode=True)
+    """Report on both splits of a data set."""
+    return _report(_dataset(overrides))
 
 
-def _report(dataset: DictConfig, decode: bool) -> int:
+def _report(dataset: DictConfig) -> int:
+    """Read both splits, which decodes the images that were not checked before, and print their defects."""
     from afl.training.build import instantiate
     from datasets import require_usable_splits
 

@@ -24,7 +24,6 @@ from afl.tracking.wandb import WandbTracker
 from datasets.files import (
     remove_leftovers,
     sync_folder,
-    write_arrays,
     write_bytes,
     write_json,
     write_text,
@@ -63,7 +62,6 @@ __all__ = [
     "sync_folder",
     "unwritable",
     "writable",
-    "write_arrays",
     "write_bytes",
     "write_json",
     "write_record",

@@ -17,6 +17,15 @@ SCHEMA = 1
 FINISHED, FAILED = "finished", "failed"
 
 
+# Types of the fields that readers rely on.
+KINDS = {
+    **dict.fromkeys(("key", "dataset", "detector", "loss"), str),
+    "seed": int,
+    **dict.fromkeys(("config", "protocol", "metrics", "per_class", "groups"), Mapping),
+    **dict.fromkeys(("gradient_dynamics", "environment", "git"), Mapping),
+}
+
+
 class DamagedRecord(ValueError):
     """A file does not contain a record, or its content was changed."""
 
@@ -169,21 +178,7 @@ def record_from(data: Any, path: str | Path) -> Record:
         if name not in data or name not in known:
             word = "lacks" if name in known else "has an unknown field"
             raise ValueError(f"{path} {word} {name!r}; delete it and run the cell again")
-    for name, kind in (
-        ("key", str),
-        ("dataset", str),
-        ("detector", str),
-        ("loss", str),
-        ("seed", int),
-        ("config", Mapping),
-        ("protocol", Mapping),
-        ("metrics", Mapping),
-        ("per_class", Mapping),
-        ("groups", Mapping),
-        ("gradient_dynamics", Mapping),
-        ("environment", Mapping),
-        ("git", Mapping),
-    ):
+    for name, kind in KINDS.items():
         if not isinstance(data[name], kind):
             raise ValueError(f"{path}: field {name!r} is a {type(data[name]).__name__}; run the cell again")
     for name, value in data["metrics"].items():
