@@ -12,6 +12,7 @@ returns all of them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -292,11 +293,6 @@ def _sample(image: Image) -> Sample:
 
 
 def _parts(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
-    part: list[Sample] = []
-    for sample in samples:
-        part.append(sample)
-        if len(part) == size:
-            yield part
-            part = []
-    if part:
+    left = iter(samples)
+    while part := list(itertools.islice(left, size)):
         yield part

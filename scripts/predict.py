@@ -29,7 +29,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scripts.entry import asks_for_help, options_of, quiet_libraries, run_command
 
@@ -91,16 +91,8 @@ def main(arguments: list[str]) -> int:
     quiet_libraries()
     if arguments[:1] == ["demo"]:
         return demo(arguments[1:])
-    for argument in arguments:
-        if "=" not in argument and Path(argument).exists():
-            raise ValueError(f"write images={argument} for this file or folder")
-    options = options_of(arguments, DEFAULTS)
-    for name in ("run", "images"):
-        if options[name] is None:
-            raise ValueError(f"which {name}? python -m scripts.predict run=outputs/NAME images=FOLDER")
+    options = _options(arguments)
     score, output = options["score"], Path(options["output"])
-    if not 0 <= score <= 1:
-        raise ValueError(f"score is {score!r}; it is a number from 0 to 1")
     test_time = _views(options)
     files, root = image_files(Path(options["images"]), without=output)
     if options["pictures"] and output.resolve() == root.resolve():
@@ -123,12 +115,7 @@ def main(arguments: list[str]) -> int:
         test_time=None if test_time is None else TestTime(**test_time),
         batch_size=options["batch"],
     )
-    dataset = predictor.config.dataset
-    if predictor.config.cell.dataset.startswith("shapes"):
-        print(GENERATED.format(options["run"], dataset.image_size), file=sys.stderr)
-    elif options["run"].startswith("zoo:"):
-        names = ", ".join(map(str, predictor.names))
-        print(KNOWN.format(options["run"], len(predictor.names), dataset.name, names), file=sys.stderr)
+    _print_note(options["run"], predictor)
     pictures = Pictures(files)
     document = {"images": [], "annotations": [], "categories": _categories(predictor)}
     stream, console = predictor.stream(pictures, score=score), Console(stderr=True)
@@ -208,6 +195,34 @@ def image_files(place: Path, without: Path | None = None) -> tuple[list[Path], P
     if not files:
         raise FileNotFoundError(f"images={place}: the folder has no image ({', '.join(SUFFIXES)})")
     return files, place
+
+
+def _options(arguments: list[str]) -> dict[str, Any]:
+    """The options of the command.
+
+    Raises:
+        ValueError: an option is missing, unknown or has an impossible value.
+    """
+    for argument in arguments:
+        if "=" not in argument and Path(argument).exists():
+            raise ValueError(f"write images={argument} for this file or folder")
+    options = options_of(arguments, DEFAULTS)
+    for name in ("run", "images"):
+        if options[name] is None:
+            raise ValueError(f"which {name}? python -m scripts.predict run=outputs/NAME images=FOLDER")
+    if not 0 <= options["score"] <= 1:
+        raise ValueError(f"score is {options['score']!r}; it is a number from 0 to 1")
+    return options
+
+
+def _print_note(run: str, predictor: Predictor) -> None:
+    """Say what a detector of generated images, or of the zoo, knows."""
+    dataset = predictor.config.dataset
+    if predictor.config.cell.dataset.startswith("shapes"):
+        print(GENERATED.format(run, dataset.image_size), file=sys.stderr)
+    elif run.startswith("zoo:"):
+        names = ", ".join(map(str, predictor.names))
+        print(KNOWN.format(run, len(predictor.names), dataset.name, names), file=sys.stderr)
 
 
 def _describe(

@@ -68,11 +68,11 @@ def contrast(
         if not found:
             sys.exit(f"{kept.folder / 'records'} has no seed with {loss} and another loss on every detector")
         kept.write(f"{loss}-contrasts.md".replace("/", "_"), answers.contrasts_text(found, best))
-    if not against and not (names_afl(loss) and "cbfl_instances" in whole.spec.losses):
-        return
-    other = against or "cbfl_instances"
-    text = answers.contrast_text(questions.contrast(whole, loss, other), loss, other)
-    kept.write(f"{loss}-against-{other}.md".replace("/", "_"), text)
+        if names_afl(loss) and "cbfl_instances" in whole.spec.losses:
+            against = "cbfl_instances"
+    if against:
+        text = answers.contrast_text(questions.contrast(whole, loss, against), loss, against)
+        kept.write(f"{loss}-against-{against}.md".replace("/", "_"), text)
 
 
 def ranking(table: str = "remedies", results: str = "results") -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from afl.evaluation.groups import mean_defined
 from afl.reporting.names import GROUPS, detector_name, percent
 from afl.reporting.pages.chart import Chart, extent, paint
 from afl.reporting.pages.material import Material, styles
@@ -74,7 +75,7 @@ def _by_group(material: Material, found: Table, dataset: str) -> list[Chart]:
 
 def _group_values(records: Sequence[Record]) -> list[float | None]:
     """Means over seeds of AP_r, AP_c and AP_f."""
-    return [_mean([record.metrics.get(f"AP_{group}") for record in records]) for group in GROUPS]
+    return [mean_defined([record.metrics.get(f"AP_{group}") for record in records]) for group in GROUPS]
 
 
 def _by_class(material: Material, found: Table, dataset: str) -> dict[str, list[Chart]]:
@@ -98,7 +99,9 @@ def _classes(
 ) -> Chart | None:
     points = []  # (training instances, AP of the baseline, AP of the loss, group, class)
     for name, count in counts.items():
-        before, after = (_mean([record.per_class.get(name) for record in runs]) for runs in (base, other))
+        before, after = (
+            mean_defined([record.per_class.get(name) for record in runs]) for runs in (base, other)
+        )
         if before is not None and after is not None and count > 0:
             points.append((count, 100 * before, 100 * after, base[0].groups.get(name, "f"), name))
     if not points:
@@ -136,8 +139,3 @@ def _draw_means(chart: Chart, points: Sequence[tuple], baseline: str, loss: str)
             f"{name}, {len(part)} classes: {value:.1f}" for part, value in zip(bins, values, strict=True)
         ]
         chart.points(at, values, style, notes, "dot", "-")
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
