@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -148,30 +149,49 @@ def settings_of(table: DictConfig, dataset: str) -> list[tuple[dict[str, object]
     return list(itertools.product(combinations, folds))
 
 
-def cell_of(
-    config: DictConfig, composed: DictConfig, data: RunData, variant: dict[str, object], fold: str | None
+def _cell(
+    config: DictConfig, plain: dict[str, Any], data: RunData, variant: dict[str, object], fold: str | None
 ) -> Cell:
-    """The run of a composed config, below the table's output folder."""
-    key = cell_key(composed, data)
+    """The run of a resolved config, below the table's output folder."""
+    key = cell_key(plain, data)
     words = [f"{name}{value}" for name, value in variant.items() if name not in VARIANT]
     unit = "-".join([key.slug.removesuffix(f"-fold_{fold}"), *words])
     name = f"{unit}-fold_{fold}" if fold else unit
     return Cell(name, Path(config.paths.output) / key.name, unit, fold)
 
 
-def runs_of(config: DictConfig, cell: DictConfig, seed: int, datasets: DataSets) -> list[Cell]:
-    """All runs of a composed config with one seed: one for each variant and fold of its data set.
+def by_row(composed: Mapping[Name, DictConfig]) -> list[dict[Name, DictConfig]]:
+    """The configs of each row (data set, detector), in the order of the rows' first configs."""
+    rows = dict.fromkeys(name[1:] for name in composed)
+    return [{name: cell for name, cell in composed.items() if name[1:] == row} for row in rows]
+
+
+def runs_of(
+    config: DictConfig, row: Mapping[Name, DictConfig], seed: int, datasets: DataSets
+) -> dict[Name, list[Cell]]:
+    """All runs of a row with one seed: for each config, one for each variant and fold of the row's data set.
+
+    Resolving a config takes a hundredth of a second, so everything but the loss is resolved once for all losses.
+
+    Args:
+        row: the configs of one data set and detector, which differ only in the loss.
 
     Raises:
         DataError: the data of a variant is missing.
     """
-    found = []
-    for variant, fold in settings_of(config.table, cell.cell.dataset):
-        own = copy.deepcopy(cell)
-        own.seed = seed
-        for name, value in {**variant, **({"fold": fold} if fold else {})}.items():
-            own.dataset[name] = value
-        found.append(cell_of(config, own, datasets.of(own), variant, fold))
+    found: dict[Name, list[Cell]] = {name: [] for name in row}
+    own = copy.deepcopy(next(iter(row.values())))
+    own.seed = seed
+    for variant, fold in settings_of(config.table, own.cell.dataset):
+        for setting, value in {**variant, **({"fold": fold} if fold else {})}.items():
+            own.dataset[setting] = value
+        data = datasets.of(own)
+        plain: Any = OmegaConf.to_container(own, resolve=True)
+        for name, cell in row.items():
+            own.loss = cell.loss
+            loss = OmegaConf.to_container(own.loss, resolve=True)
+            whole = {**plain, "loss": loss, "cell": {**plain["cell"], "loss": name[0]}}
+            found[name].append(_cell(config, whole, data, variant, fold))
     return found
 
 
@@ -182,6 +202,10 @@ def cells_of(config: DictConfig, seeds: Sequence[int]) -> list[Cell]:
         DataError: a data set is missing.
     """
     composed, datasets = compose_cells(config), DataSets()
-    return [
-        run for seed in seeds for cell in composed.values() for run in runs_of(config, cell, seed, datasets)
-    ]
+    found: list[Cell] = []
+    for seed in seeds:
+        runs: dict[Name, list[Cell]] = {}
+        for row in by_row(composed):
+            runs |= runs_of(config, row, seed, datasets)
+        found += [run for name in composed for run in runs[name]]
+    return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from afl.reporting import load_records
-from afl.tables.cells import Cell, DataSets, Name, compose_cells, compose_rows, runs_of, settings_of
+from afl.tables.cells import Cell, DataSets, Name, by_row, compose_cells, compose_rows, runs_of, settings_of
 from afl.tables.pinned import pinned, require_trainable
 from afl.tables.speed import Speeds, gpu_steps, sources
 from afl.tracking import FINISHED, differing
@@ -134,11 +134,8 @@ def plan(config: DictConfig, seeds: Sequence[int]) -> Plan:
         str(config.measure).lower(),
         gpu_steps(Path(config.results) / "benchmark" / "gpu.json"),
     )
-    cells: dict[tuple[str, str], list[Name]] = {}
-    for name in composed:
-        cells.setdefault((name[1], name[2]), []).append(name)
-    rows = [_row(config, names, composed, datasets, seeds, speeds) for names in cells.values()]
-    own = [composed[names[0]] for names in cells.values() if composed[names[0]].initial_weights == SHAPES]
+    rows = [_row(config, row, datasets, seeds, speeds) for row in by_row(composed)]
+    own = [cell for cell in first.values() if cell.initial_weights == SHAPES]
     if own:
         rows.append(_pretraining(config, own, speeds))
     notes += speeds.notes([row.source for row in rows])
@@ -158,36 +155,33 @@ def plan(config: DictConfig, seeds: Sequence[int]) -> Plan:
 
 def _row(
     config: DictConfig,
-    names: Sequence[Name],
-    composed: dict[Name, DictConfig],
+    cells: Mapping[Name, DictConfig],
     datasets: DataSets | None,
     seeds: Sequence[int],
     speeds: Speeds,
 ) -> Row:
-    _, dataset, detector = names[0]
-    cell = composed[names[0]]
+    (_, dataset, detector), cell = next(iter(cells.items()))
     counts = _counts(cell, datasets)
     repeats = len(settings_of(config.table, dataset))
     cost = network_cost(cell, counts.classes)
-    known = speeds.of(cell, [loss for loss, _, _ in names], counts.classes, cost.forward_macs)
+    known = speeds.of(cell, [loss for loss, _, _ in cells], counts.classes, cost.forward_macs)
+    # Without the data the run keys are unknown.
+    found = [] if datasets is None else [runs_of(config, cells, seed, datasets) for seed in seeds]
     hours_each, hours_left, done = [], 0.0, 0
-    for name, speed in zip(names, known, strict=True):
-        own = composed[name]
+    for (name, own), speed in zip(cells.items(), known, strict=True):
         views = len(own.trainer.test_time.scales) * (2 if own.trainer.test_time.flip else 1)
         evaluation = speed.eval_seconds or views * counts.val_images / (3 * speed.images_per_second)
         shared = FIRST_STAGE in config.table.losses and only_evaluates(own)
         images = 0 if shared else _images(own, counts.train_images)
         hours = (images / speed.images_per_second + evaluation) / 3600
-        # Without the data the run keys are unknown.
-        runs = [] if datasets is None else [r for seed in seeds for r in runs_of(config, own, seed, datasets)]
-        finished = sum(run.is_finished for run in runs)
+        finished = sum(run.is_finished for runs in found for run in runs[name])
         hours_each.append(hours)
         hours_left += hours * (len(seeds) * repeats - finished)
         done += finished
     detections = counts.val_images * cell.dataset.max_detections * DETECTION_BYTES
     return Row(
         name=detector if len(config.table.datasets) == 1 else f"{dataset} {detector}",
-        runs=len(names) * len(seeds) * repeats,
+        runs=len(cells) * len(seeds) * repeats,
         done=done,
         hours_each=statistics.fmean(hours_each),
         hours_left=hours_left,

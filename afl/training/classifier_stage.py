@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
-from afl.training.compose import compose_cell
+from afl.config import composed
 from detectors.heads import normal_init, prior_bias
 
 FIRST_STAGE = "fl"
@@ -24,7 +24,7 @@ def first_stage(config: DictConfig) -> DictConfig:
     """The run that the second stage starts from: the same settings with focal loss."""
     stage = copy.deepcopy(config)
     with open_dict(stage):
-        stage.loss = compose_cell(detector=config.cell.detector, loss=FIRST_STAGE, overrides=[]).loss
+        stage.loss = _first_loss()
         stage.cell.loss = FIRST_STAGE
     return stage
 
@@ -32,7 +32,11 @@ def first_stage(config: DictConfig) -> DictConfig:
 def only_evaluates(config: DictConfig) -> bool:
     """Whether a run trains exactly as its first stage does, because its loss is focal loss with a post-hoc remedy."""
     own: Any = OmegaConf.to_container(config.loss)
-    return (own.get("chain") or {}).pop("posthoc", None) is not None and own == first_stage(config).loss
+    return (own.get("chain") or {}).pop("posthoc", None) is not None and own == _first_loss()
+
+
+def _first_loss() -> DictConfig:
+    return composed([f"+loss={FIRST_STAGE}"], None).loss
 
 
 def keep_all_but_class_layers(detector: nn.Module) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -86,17 +86,14 @@ def start_from(
     return [layer for layer in layers if own[id(layer.bias)] not in fresh]
 
 
-def identity(config: DictConfig) -> str:
-    """The part of the run key that identifies the initial weights: a digest of their training or of their file."""
-    source = config.initial_weights
+def identity(config: Mapping[str, Any]) -> str:
+    """The part of the run key that identifies the initial weights of a resolved config: a digest of their training or of their file."""
+    source = config["initial_weights"]
     if source is None:
         return ""
     if source == SHAPES:
-        parts = {
-            part: OmegaConf.to_container(config[part], resolve=True)
-            for part in ("backbone", "pyramid", "detector")
-        }
-        return _pretraining_identity(config.cell.detector, json.dumps(parts, sort_keys=True))
+        parts = {part: config[part] for part in ("backbone", "pyramid", "detector")}
+        return _pretraining_identity(config["cell"]["detector"], json.dumps(parts, sort_keys=True))
     return hashlib.sha256(_file(source).read_bytes()).hexdigest()[:12]
 
 

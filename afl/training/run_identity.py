@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,10 +159,11 @@ def described_run(
     Args:
         title: name of the run in messages; None for the name in its key.
     """
-    key = cell_key(config, data)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    key = cell_key(plain, data)
     return Run(
         config=config,
-        plain=OmegaConf.to_container(config, resolve=True),
+        plain=plain,
         key=key,
         folder=Path(config.paths.output) / key.name,
         title=title or key.slug,
@@ -172,8 +174,7 @@ def described_run(
     )
 
 
-def cell_key(config: DictConfig, data: RunData) -> RunKey:
+def cell_key(config: Mapping[str, Any], data: RunData) -> RunKey:
     """Key of a run, computed from its resolved config, the content of its data, and its initial weights."""
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    named = {part: {**plain[part], "name": plain["cell"][part]} for part in ("dataset", "detector", "loss")}
-    return run_key({**plain, **named}, data=f"{data.fingerprint}-{identity(config)}")
+    named = {part: {**config[part], "name": config["cell"][part]} for part in ("dataset", "detector", "loss")}
+    return run_key({**config, **named}, data=f"{data.fingerprint}-{identity(config)}")

@@ -138,9 +138,8 @@ def test_a_table_without_records_names_the_command_that_trains_them(tmp_path):
 
 def test_pretrained_features_are_identified_by_the_settings_that_affect_them():
     def features(*overrides: str) -> str:
-        return identity(
-            compose_cell(detector="centernet", loss="afl", overrides=["dataset=shapes", *overrides])
-        )
+        config = compose_cell(detector="centernet", loss="afl", overrides=["dataset=shapes", *overrides])
+        return identity(OmegaConf.to_container(config, resolve=True))
 
     assert features() == features(
         "paths.output=/elsewhere", "seed=3", "trainer.threads=2", "trainer.device=cpu"

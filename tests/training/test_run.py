@@ -330,7 +330,7 @@ def test_run_keys_depend_on_the_loss_but_not_on_paths(small_cell, tmp_path):
 
     def key(*arguments: str) -> str:
         config = small_cell(*arguments)
-        return cell_key(config, read_data(config)).name
+        return cell_key(OmegaConf.to_container(config, resolve=True), read_data(config)).name
 
     assert key("centernet", "fl") != key("centernet", "afl")
     assert key("centernet", "fl") != key("centernet", "fl", "loss.gamma=1.5")
