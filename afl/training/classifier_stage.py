@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ def only_evaluates(config: DictConfig) -> bool:
     return (own.get("chain") or {}).pop("posthoc", None) is not None and own == _first_loss()
 
 
+@functools.cache
 def _first_loss() -> DictConfig:
     return composed([f"+loss={FIRST_STAGE}"], None).loss
 
