@@ -25,6 +25,7 @@ from afl.config import (
     composed,
     did_you_mean,
     hydra_override,
+    is_group,
     members,
     unknown_choice,
     unknown_setting,
@@ -123,7 +124,7 @@ def _group_defaults(config_name: str) -> dict[str, str | None]:
     """The member of each group that a config chooses, or None."""
     entries = yaml.safe_load((CONF / f"{config_name}.yaml").read_text(encoding="utf-8"))["defaults"]
     named = {group: member for entry in entries if isinstance(entry, dict) for group, member in entry.items()}
-    return {group: member for group, member in named.items() if " " not in group and (CONF / group).is_dir()}
+    return {group: member for group, member in named.items() if " " not in group and is_group(group)}
 
 
 def _cells(choices: Sequence[str], config_name: str) -> list[DictConfig]:
@@ -155,7 +156,7 @@ def _is_choice(argument: str) -> bool:
     """Whether an argument chooses the member of a config group."""
     key = _key(argument)
     group = key.split("@")[0] if key else ""
-    return bool(group) and (group.startswith(("hydra/", "hydra.")) or (CONF / group).is_dir())
+    return bool(group) and (group.startswith(("hydra/", "hydra.")) or is_group(group))
 
 
 def misplaced(arguments: Sequence[str]) -> str | None:
@@ -188,6 +189,7 @@ def groups_help(config_name: str) -> str:
             width=112, initial_indent="    ", subsequent_indent=" " * 8, break_on_hyphens=False,
         )
         for group in _group_defaults(config_name)
+        if members(group)
     ]  # fmt: skip
     return "\n".join(
         [

@@ -93,7 +93,9 @@ def show(metrics: Mapping, groups: Mapping[str, str], title: str) -> None:
     from rich.text import Text
 
     console = Console()
-    overall = Table("metric", title=Text(printable(title)), title_justify="left")
+    # As the title of a table, it would be broken at the width of the table.
+    console.print(Text(printable(title)), soft_wrap=True)
+    overall = Table("metric")
     overall.add_column("x 100", justify="right")
     for name, value in metrics.items():
         if name != "per_class":
@@ -113,7 +115,9 @@ def show_both(figures: Mapping[str, Mapping], folder: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("metric", *figures, "difference", title=Text(printable(str(folder))), title_justify="left")
+    console = Console()
+    console.print(Text(printable(str(folder))), soft_wrap=True)
+    table = Table("metric", *figures, "difference")
     one, other = figures.values()
     for name, value in one.items():
         if name != "per_class":
@@ -123,7 +127,7 @@ def show_both(figures: Mapping[str, Mapping], folder: Path) -> None:
     pairs = [(value, other["per_class"][name]) for name, value in one["per_class"].items()]
     largest = max((_difference(*pair) for pair in pairs), default=0.0)
     table.add_row(f"AP of {len(pairs)} classes", "", "", f"{largest:.1e}")
-    Console().print(table)
+    console.print(table)
 
 
 def _difference(one: float | None, other: float | None) -> float:

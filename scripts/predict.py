@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     from afl.predict import Predictor
     from detectors.contract import Detections
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+# Those of datasets.images, whose import takes seconds.
+SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".ppm", ".pgm", ".pbm",
+)  # fmt: skip
 DEFAULTS = {
     "run": None,
     "images": None,
@@ -135,8 +138,9 @@ def main(arguments: list[str]) -> int:
     if not document["images"]:
         return 1
     write_json(output / "detections.json", document)
+    images, boxes = len(document["images"]), len(document["annotations"])
     print(
-        f"{len(document['images'])} image{'s' * (len(document['images']) != 1)}, {len(document['annotations'])} boxes with a score of at least {score:g} "
+        f"{images} image{'s' * (images != 1)}, {boxes} box{'es' * (boxes != 1)} with a score of at least {score:g} "
         f"({predictor.checkpoint}, step {predictor.step}); written: {output}/detections.json"
         + (" and the pictures next to it" if options["pictures"] else "")
     )
@@ -177,7 +181,7 @@ def demo(arguments: list[str]) -> int:
 
 def image_files(place: Path, without: Path | None = None) -> tuple[list[Path], Path]:
     """The file ``place``, or all image files in and below the folder ``place``, in order; and the folder that their names
-    are relative to.
+    are relative to. A link to a missing file counts as a file, so that reading it names it.
 
     Args:
         without: a folder inside ``place`` that is skipped.
@@ -189,7 +193,7 @@ def image_files(place: Path, without: Path | None = None) -> tuple[list[Path], P
         return [place], place.parent
     if not place.is_dir():
         raise FileNotFoundError(f"images={place}: there is no such file or folder")
-    files = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir())
     if without is not None and without.resolve() != place.resolve():
         files = [path for path in files if not path.resolve().is_relative_to(without.resolve())]
     if not files:

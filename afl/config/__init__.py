@@ -3,7 +3,7 @@
 Imports neither torch nor a data set, so that a command can report a typo before it loads them.
 """
 
-from afl.config.choices import did_you_mean, members, unknown_choice
+from afl.config.choices import did_you_mean, is_group, members, unknown_choice
 from afl.config.compose import composed
 from afl.config.overrides import (
     CONF,
@@ -29,6 +29,7 @@ __all__ = [
     "composed",
     "did_you_mean",
     "hydra_override",
+    "is_group",
     "members",
     "quoted",
     "read_config",

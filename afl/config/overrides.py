@@ -128,9 +128,9 @@ def unknown_setting(key: str, config: DictConfig) -> str | None:
     if isinstance(node, ListConfig) and name.isdigit() and int(name) < len(node):
         return None
     known = dotted_names(OmegaConf.to_container(config, resolve=False))
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    if not near:  # the right name in the wrong place
-        near = [one for one in known if one.rpartition(".")[2] == name][:1]
+    # The right name in the wrong place, or a misspelled name.
+    elsewhere = [one for one in known if one.rpartition(".")[2] == name]
+    near = difflib.get_close_matches(key, elsewhere or known, n=1, cutoff=0.0 if elsewhere else 0.5)
     return f"There is no {key}." + (f" Did you mean {near[0]}?" if near else "")
 
 

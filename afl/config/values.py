@@ -127,6 +127,7 @@ RULES: dict[str, Number | Numbers | Device | Word | Text | Length] = {
     "dataset.name": Text("the data set's name"),
     "dataset.root": FOLDER,
     "dataset.policy": Word(("error", "skip")),
+    "dataset.image_size": COUNT,
     "dataset.max_detections": COUNT,
     "dataset.repeat_threshold": Number(0, 1, above=True, optional=True),
     "paths.data": FOLDER,

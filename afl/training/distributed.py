@@ -78,20 +78,26 @@ def join_world(device: str) -> World:
 
 
 def choose_device(device: str, local: int = 0) -> torch.device:
-    """The device for ``auto`` (CUDA if available) or a torch device name; ``cuda`` without a number is the GPU ``local``.
+    """The device for ``auto`` (CUDA if available), ``cpu`` or ``cuda:N``; ``cuda`` without a number is the GPU ``local``.
 
     Raises:
-        ValueError: torch does not know the device, or CUDA is not available.
+        ValueError: the device is another one, or CUDA is not available.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device("cuda", local) if device == "cuda" else torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"device is {device!r}: {str(error).splitlines()[0]}") from None
+        raise ValueError(_unknown_device(device)) from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(_unknown_device(device))
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={device}, but torch sees no CUDA device; use cpu or auto")
     return chosen
+
+
+def _unknown_device(device: str) -> str:
+    return f"device is {device!r}; it needs auto, cpu, cuda or a GPU such as cuda:1"
 
 
 def leave_world() -> None:

@@ -65,14 +65,25 @@ def run_lock(folder: Path, *, wait: bool, while_waiting: Callable[[], None] = la
         time.sleep(PAUSE_SECONDS)
 
 
+def _not_writable(folder: Path, error: OSError) -> OSError:
+    return OSError(
+        f"the run directory {folder} cannot be written ({error.strerror}); set paths.output to a folder that you can write"
+    )
+
+
 def _opened(folder: Path) -> tuple[TextIO, bool]:
     """The open lock file of ``folder``, and whether this process holds its lock now."""
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _not_writable(folder, error) from error
         try:
             file = open(folder / LOCK, "a+", encoding="utf-8")
         except FileNotFoundError:  # another process has just removed the empty folder
             continue
+        except OSError as error:
+            raise _not_writable(folder, error) from error
         try:
             if not try_lock(file.fileno()):
                 return file, False

@@ -39,6 +39,7 @@ BASE.cell = {"dataset": "shapes"}
         ("trainer.ema", 2, "a number above 0 and at most 1 or null"),
         ("trainer.compile", 1, "true or false or auto"),
         ("trainer.progress", "loud", "auto or bar or lines or none"),
+        ("dataset.image_size", -3, "whole number of at least 1"),
         ("dataset.policy", "maybe", "error or skip"),
         ("dataset.name", None, "dataset.name is null"),
         ("dataset.root", None, "dataset.root is null; it needs a folder"),

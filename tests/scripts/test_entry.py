@@ -55,6 +55,9 @@ def test_launchers_of_plugins_and_of_the_project_are_accepted():
         (["-m", "detector"], "write detector=VALUE"),
         (["detector=fcoss"], "Did you mean detector=fcos?"),
         (["detector=fcos", "detector.fcos=1"], "There is no detector.fcos"),
+        # A group is not a suggestion if a setting of the same name exists elsewhere.
+        (["optimizer.lr=0.1"], "Did you mean optimizer.factory.lr?"),
+        (["local=no_such_file"], "no file conf/local/no_such_file.yaml"),
     ],
 )
 def test_a_mistake_gives_one_line(arguments, words):

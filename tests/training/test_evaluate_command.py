@@ -58,6 +58,14 @@ def test_class_names_are_not_parsed_as_markup(capsys):
     assert all(name in printed for name in ("bolt [m6]", "[/old] nut", "\\x1b[31mred", "猫", "[a].pt"))
 
 
+def test_a_long_path_is_printed_in_one_line(capsys):
+    path = "outputs/" + "long_name-" * 20 + "/checkpoints/last.pt"
+    command.show({"AP": 0.5, "per_class": {"cat": 0.5}}, {"cat": "r"}, path)
+    figures = {"AP": 0.5, "per_class": {"cat": 0.5}}
+    command.show_both({"fast": figures, "official": figures}, Path(path))
+    assert capsys.readouterr().out.splitlines().count(path) == 2
+
+
 @pytest.mark.parametrize(
     "name, metric", [("shapes_coco", "coco"), ("shapes_lvis", "lvis"), ("shapes_voc", "voc")]
 )

@@ -20,7 +20,8 @@ from afl.training.compose import compose_cell
 from afl.training.data import read_data
 from afl.training.detect import TestTime
 from datasets import read_image
-from scripts.predict import DEFAULTS, main
+from datasets.images import IMAGE_SUFFIXES
+from scripts.predict import DEFAULTS, SUFFIXES, main
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +147,24 @@ def test_images_are_not_overwritten_and_drawn_pictures_are_not_read(run, tmp_pat
     assert photo.read_bytes() == before and (tmp_path / "found" / photo.name).is_file()
 
 
+def test_a_folder_gives_every_image_that_can_be_read_and_names_the_others(run, tmp_path, capsys):
+    from PIL import Image
+
+    _, alone, val, _ = run
+    folder, suffixes = tmp_path / "photos", ("gif", "ppm", "bmp", "webp", "tif", "jp2", "png")
+    folder.mkdir()
+    for suffix in suffixes:
+        Image.open(val.image_path(0)).convert("RGB").save(folder / f"a.{suffix}")
+    (folder / "link.jpg").symlink_to("gone.jpg")
+    (folder / "folder.png").mkdir()
+    assert main([f"run={alone}", f"images={folder}", f"output={tmp_path}/found", "pictures=false"]) == 1
+    content = json.loads((tmp_path / "found" / "detections.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == sorted(f"a.{suffix}" for suffix in suffixes)
+    named = capsys.readouterr().err
+    assert "link.jpg cannot be read: No such file or directory" in named and "folder.png" not in named
+    assert set(SUFFIXES) == set(IMAGE_SUFFIXES)
+
+
 def refused(arguments: list[str], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words) as caught:
         main(arguments)
@@ -180,7 +199,12 @@ def test_bad_input_gives_one_line(run, tmp_path, capsys):
     refused([f"run={alone}", f"images={val.image_path(0)}", "scales=2", to], ValueError, "a list such as")
     refused([f"run={alone}", f"images={val.image_path(0)}", "batch=many", to], ValueError, "a whole number")
     refused([f"run={alone}", f"images={val.image_path(0)}", "batch=0", to], ValueError, "batch_size is 0")
-    refused([f"run={alone}", f"images={val.image_path(0)}", "device=warp", to], ValueError, "device")
+    for device in ("warp", "mps", "meta"):  # torch knows the last two
+        refused(
+            [f"run={alone}", f"images={val.image_path(0)}", f"device={device}", to],
+            ValueError,
+            f"device is '{device}'; it needs auto, cpu, cuda or a GPU such as cuda:1",
+        )
     with pytest.raises(ValueError, match="uint8 RGB"):
         load_predictor(alone)(np.zeros((4, 4), np.uint8))
     assert not (tmp_path / "out").exists()

@@ -22,7 +22,7 @@ from afl.training import ConfigError, run_cell
 from afl.training.build import check_targets
 from afl.training.data import read_data
 from afl.training.guard import NonFiniteLoss
-from afl.training.lock import RunBusy, run_lock
+from afl.training.lock import LOCK, RunBusy, run_lock
 from datasets import DataError
 from scripts import prepare_data
 
@@ -174,6 +174,19 @@ def test_a_locked_run_is_not_changed(small_cell, tmp_path):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             assert "is being run by process" in pool.apply(_try_lock, (str(tmp_path / "run"),))
     with run_lock(tmp_path / "run", wait=False):
+        pass
+
+
+def test_a_run_directory_that_cannot_be_written_is_named_with_the_setting(tmp_path):
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / "run"
+    with (
+        pytest.raises(OSError, match=f"{folder} cannot be written .Not a directory.; set paths.output"),
+        run_lock(folder, wait=False),
+    ):
+        pass
+    (tmp_path / "run" / LOCK).mkdir(parents=True)
+    with pytest.raises(OSError, match="set paths.output"), run_lock(tmp_path / "run", wait=False):
         pass
 
 
