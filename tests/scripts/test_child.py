@@ -75,14 +75,18 @@ def test_a_child_that_has_ended_is_no_error(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_interrupt_as_ctrl_c_does_and_handlers_are_restored(number):
-    before = signal.getsignal(number)
-    with interrupted_by_signals():
-        with pytest.raises(KeyboardInterrupt):
+    # The tests themselves may run under ``nohup``.
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with interrupted_by_signals():
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), number)
+                time.sleep(5)
+            # ``timeout`` sends its signal twice.
             os.kill(os.getpid(), number)
-            time.sleep(5)
-        # ``timeout`` sends its signal twice.
-        os.kill(os.getpid(), number)
-    assert signal.getsignal(number) is before
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
 
 
 def test_nohup_still_ignores_a_closed_terminal():
