@@ -82,3 +82,10 @@ def test_a_duration_that_can_be_parsed_is_accepted(text):
     config.trainer.max_duration = text
     check_values(config)
     assert Duration.parse(text).amount > 0
+
+
+@pytest.mark.parametrize("name", ["custom", "custom_voc", "custom_yolo"])
+def test_the_remedy_of_own_data_names_every_setting_of_a_path(name):
+    content = OmegaConf.to_container(OmegaConf.load(CONF / "dataset" / f"{name}.yaml"))
+    for key in {"root", *content["train"], *content["val"]} - {"_target_"}:
+        assert key in content["remedy"]
