@@ -55,10 +55,10 @@ def stop(process: subprocess.Popen) -> None:
 
 
 def _end_group(process: subprocess.Popen, number: int) -> None:
-    end = time.monotonic() + PATIENCE_SECONDS
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
         process.wait()
+        end = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < end:
             # A worker of joblib that has saved its run waits for another one.
             os.killpg(process.pid, number)

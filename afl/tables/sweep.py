@@ -104,9 +104,9 @@ def run(config: DictConfig, seeds: Sequence[int], console: Console) -> list[Reco
             time.sleep(POLL_SECONDS)
         process.wait()
     except KeyboardInterrupt:
-        console.print("\nstopping; the runs save a checkpoint, Ctrl-C again to stop without it")
+        _say(console, "\nstopping; the runs save a checkpoint, Ctrl-C again to stop without it")
         stop(process)
-        console.print("stopped; the same command continues from here")
+        _say(console, "stopped; the same command continues from here")
         raise SystemExit(130) from None
     if waiting:
         names = ", ".join(cell.name for cell in waiting)
@@ -114,6 +114,12 @@ def run(config: DictConfig, seeds: Sequence[int], console: Console) -> list[Reco
         text = f"no record of {names}. The end of {log_path}:\n{last}"
         console.out(text, highlight=False)
     return records_of(cells)
+
+
+def _say(console: Console, text: str) -> None:
+    """Print the text, unless the terminal has been closed."""
+    with contextlib.suppress(OSError):
+        console.print(text)
 
 
 def records_of(cells: Iterable[Cell]) -> list[Record]:

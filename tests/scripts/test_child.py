@@ -15,7 +15,7 @@ from afl.config import CONF
 from afl.tables.child import interrupted_by_signals, start, stop
 
 SLEEPER = "import time; print('ready', flush=True); time.sleep(300)"
-# A parent with a child of its own, as joblib's workers are.
+# A process that starts another process, as joblib does.
 FAMILY = f"""
 import subprocess, sys, time
 subprocess.Popen([sys.executable, "-c", {SLEEPER!r}])
@@ -98,7 +98,9 @@ def test_nohup_still_ignores_a_closed_terminal():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_sigterm_to_a_table_stops_its_runs_and_the_table_continues(tmp_path):
+@pytest.fixture
+def table(tmp_path) -> tuple[list[str], dict]:
+    """The command of a table with two runs at a time, and the arguments of its process."""
     small = (
         "[dataset.folder.num_train=24,dataset.folder.num_val=10,initial_weights=null,trainer.batch_size=4,"
         "trainer.max_duration=400steps,trainer.log_every=1steps,trainer.device=cpu]"
@@ -108,20 +110,57 @@ def test_sigterm_to_a_table_stops_its_runs_and_the_table_continues(tmp_path):
         "table.detectors=[centernet]", "table.losses=[fl,afl]", "table.datasets=[shapes_coco]", f"overrides={small}",
         f"paths.output={tmp_path}/outputs", f"paths.cache={tmp_path}/cache",
     ]  # fmt: skip
-    own = {"cwd": CONF.parent, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
-    process = subprocess.Popen(command, **own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return command, {"cwd": CONF.parent, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+
+
+def children_in_training(process: subprocess.Popen, outputs: Path) -> list[int]:
+    """The children of a table whose runs have trained for three steps."""
 
     def steps() -> int:
-        logs = (tmp_path / "outputs").glob("shapes_coco-*/metrics.jsonl")
-        return min([log.read_text().count("\n") for log in logs] or [0])
+        return min(
+            [log.read_text().count("\n") for log in outputs.glob("shapes_coco-*/metrics.jsonl")] or [0]
+        )
 
     while process.poll() is None and steps() < 3:
         time.sleep(0.1)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert children
+    return [int(child) for child in children]
+
+
+def assert_stopped(children: list[int], outputs: Path) -> None:
+    """No process remains, and a checkpoint but no record exists."""
+    assert all(members(child) == [] for child in children)
+    saved = list(outputs.glob("shapes_coco-*/checkpoints/last.pt"))
+    assert saved and not list(outputs.glob("shapes_coco-*/record.json"))
+
+
+def test_sigterm_to_a_table_stops_its_runs_and_the_table_continues(tmp_path, table):
+    command, own = table
+    process = subprocess.Popen(command, **own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    children = children_in_training(process, tmp_path / "outputs")
     process.terminate()
     process.terminate()
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 130 and "the same command continues from here" in printed, printed
-    assert children and all(members(int(child)) == [] for child in children)
-    saved = list((tmp_path / "outputs").glob("shapes_coco-*/checkpoints/last.pt"))
-    assert saved and not list((tmp_path / "outputs").glob("shapes_coco-*/record.json"))
+    assert_stopped(children, tmp_path / "outputs")
+
+
+def test_closing_the_terminal_of_a_table_stops_its_runs(tmp_path, table):
+    command, own = table
+    ours, theirs = os.openpty()
+    # A session with this terminal; the kernel sends SIGHUP to its leader, and later writes to the terminal fail.
+    opened = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", opened, *command],
+        **own,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    children = children_in_training(process, tmp_path / "outputs")
+    os.close(ours)
+    process.wait(timeout=120)
+    assert_stopped(children, tmp_path / "outputs")
