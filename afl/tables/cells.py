@@ -174,7 +174,7 @@ def runs_of(
     Resolving a config takes a hundredth of a second, so everything but the loss is resolved once for all losses.
 
     Args:
-        row: the configs of one data set and detector, which differ only in the loss.
+        row: the configs of one data set and detector. They differ only in the loss, and no other setting refers to the loss.
 
     Raises:
         DataError: the data of a variant is missing.

@@ -26,15 +26,12 @@ def network_precision(device_type: str, dtype: torch.dtype | None) -> Iterator[N
         device_type: "cpu" or "cuda".
         dtype: type of the network's arithmetic; None for float32.
     """
-    if dtype is None:
+    wide = device_type == "cpu" and dtype == torch.bfloat16 and not fast_bfloat16()
+    with (
+        torch.autocast(device_type, dtype, enabled=dtype is not None),
+        WideConvolutions() if wide else contextlib.nullcontext(),
+    ):
         yield
-        return
-    with torch.autocast(device_type, dtype):
-        if device_type == "cpu" and dtype == torch.bfloat16 and not fast_bfloat16():
-            with WideConvolutions():
-                yield
-        else:
-            yield
 
 
 class WideConvolutions(TorchFunctionMode):
