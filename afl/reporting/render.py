@@ -164,17 +164,11 @@ def _hole(entry: Entry) -> str:
     return FAILED if entry.failed else ABSENT
 
 
-def _incomplete(entry: Entry) -> str:
-    """The number of seeds behind a number, if some are missing."""
-    seeds, total = entry.value.n if entry.value else 0, entry.finished + entry.failed + entry.missing
-    return "" if seeds == total else f" [{seeds}/{total}]"
-
-
 def _plain_entry(entry: Entry, separator: str = " ") -> str:
     if entry.value is None:
         return _hole(entry)
     difference = f"{separator}({entry.difference.percent('+')})" if entry.difference else ""
-    return entry.value.percent() + difference + _incomplete(entry)
+    return entry.value.percent() + difference + entry.coverage
 
 
 def _markdown_entry(entry: Entry) -> str:
@@ -196,7 +190,7 @@ def _latex_entry(entry: Entry) -> str:
     value = rf"\textbf{{{value}}}" if entry.best else value
     if entry.difference:
         value += rf" {{\scriptsize ({_latex_number(entry.difference.percent('+'))})}}"
-    return value + _incomplete(entry)
+    return value + entry.coverage
 
 
 def _latex_number(text: str) -> str:

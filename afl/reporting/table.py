@@ -41,6 +41,12 @@ class Entry:
     missing: int
     best: bool = False
 
+    @property
+    def coverage(self) -> str:
+        """`` [1/2]`` for a mean over one of two seeds; empty for all seeds."""
+        seeds, total = self.value.n if self.value else 0, self.finished + self.failed + self.missing
+        return "" if seeds == total else f" [{seeds}/{total}]"
+
 
 @dataclass(frozen=True)
 class Block:

@@ -118,6 +118,15 @@ def test_figures_are_the_means_intervals_and_paired_differences_of_the_seeds(htm
     assert row.count('class="sure') == 1
 
 
+def test_a_mean_over_fewer_seeds_than_the_table_has_is_marked(record, material):
+    runs = [record(loss=loss, seed=seed) for loss, seed in (("fl", 0), ("fl", 1), ("afl", 0))]
+    table = build_table(
+        runs, TableSpec("runs", ["fcos"], ["fl", "afl"], ["shapes"], [0, 1], ["AP"], baseline="fl")
+    )
+    page = report(replace(material, tables=[table]))
+    assert page.count(" [1/2]<small>") == 1 and "[2/2]" not in page
+
+
 def test_names_are_escaped_and_the_page_has_no_external_references(html):
     assert "tin &lt;can&gt;" in html and "net &amp; rope" in html and "Toy &lt;1&gt;" in html
     assert "<can>" not in html and "<thing>" not in html

@@ -89,7 +89,7 @@ def _cell(entry: Entry) -> dict[str, Any]:
     cell = {
         "word": "",
         "value": percent(entry.value.mean),
-        "half": _half(entry.value.half),
+        "half": _half(entry.value.half) + entry.coverage,
         "difference": None,
     }
     if entry.difference is None:
