@@ -95,7 +95,8 @@ def _times_upstream(ctx: Any, upstream: Tensor) -> Tensor:
 
     The usual scalar 1 costs nothing on a CPU, where reading it is free. On a GPU reading it would stall the queue, so a
     kernel reads it and scales the buffer in place if necessary. The first backward hands that buffer out, so a second one
-    through the same graph leaves it alone and allocates another.
+    through the same graph leaves it alone and allocates another. A first factor of 0 leaves nothing to restore: a second
+    backward on a GPU then gives NaN.
     """
     (gradient,) = ctx.saved_tensors
     if upstream.ndim == 0 and uses_triton(gradient) and ctx.applied is None:

@@ -114,7 +114,8 @@ class _OwnGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, compute, differentiable):
         with no_autocast(logits.device):
-            loss, gradient = compute(logits, differentiable)
+            # A heat map of one image is a transposed view, and the passes write to flat positions.
+            loss, gradient = compute(logits.contiguous(), differentiable)
         if differentiable:
             save_gradient(ctx, gradient, logits.dtype)
         return loss

@@ -252,6 +252,22 @@ def test_empty_inputs_are_finite_from_the_first_step(arm, dense_positives):
         assert all(torch.as_tensor(number).isfinite().all() for number in loss.statistics().values())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("arm", ARMS)
+def test_logits_may_be_the_transposed_view_that_a_heat_map_of_one_image_is(arm, dtype):
+    """A map (1, C, h, w) becomes (R, C) logits without a copy, with the strides 1 and R."""
+    target = make_target(0, dense_positives=False)
+    z = distinct_logits(0, target).to(dtype)
+    found = []
+    for logits in (z.clone(), z.t().contiguous().t()):
+        loss, _ = build(arm, dense_positives=False)
+        logits.requires_grad_()
+        n, box = normalizer_of(target), torch.tensor(BOX)
+        found.append(loss_and_gradient(loss(logits, target, n, localization=box), logits))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("arm", ARMS)
 def test_a_saved_and_loaded_loss_continues_exactly(arm, tmp_path):
     (kept, _), (loaded, _) = build(arm), build(arm)
