@@ -14,6 +14,7 @@ from afl.config.overrides import ConfigError
 
 _ONE_LENGTH = re.compile(r"\s*[0-9]+(\.[0-9]*)?\s*(steps?|epochs?|images?|percent|%)\s*")
 LARGEST_SEED = 2**32 - 1  # of NumPy's generators
+SLOWEST_EMA = 0.999999  # with a decay of 1 the average would keep the weights of the first step
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ RULES: dict[str, Number | Numbers | Device | Word | Text | Length] = {
     "trainer.eval_batch_size": COUNT,
     "trainer.accumulate": COUNT,
     "trainer.clip_norm": Number(above=True, optional=True),
-    "trainer.ema": Number(0, 1, above=True, optional=True),
+    "trainer.ema": Number(0, SLOWEST_EMA, above=True, optional=True),
     "trainer.num_workers": Number(whole=True),
     "trainer.threads": Number(1, whole=True, optional=True),
     "trainer.pictures": Number(whole=True),
@@ -150,6 +151,7 @@ RULES: dict[str, Number | Numbers | Device | Word | Text | Length] = {
     "trainer.fixed_detections": Number(1, whole=True, optional=True),
     "trainer.device": Device(),
     "trainer.test_time.scales": Numbers(),
+    "trainer.test_time.nms_iou": Number(0, 1),
     "trainer.evaluator": Word(("official", "fast")),
     "schedule.warmup": Length(),
     "optimizer.factory.lr": Number(),

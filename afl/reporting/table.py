@@ -163,7 +163,7 @@ def _check_metrics(spec: TableSpec, finished: Collection[Record]) -> None:
         for record in finished:
             if metric in have[record.dataset] - record.metrics.keys():
                 raise ValueError(
-                    f"the record of {record.key} has no metric {metric!r}, which others of its data set have; run the cell again"
+                    f"the record of {record.key} has no metric {metric!r}, which others of its data set have; delete its folder and run the cell again"
                 )
 
 

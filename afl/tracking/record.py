@@ -172,7 +172,9 @@ def record_from(data: Any, path: str | Path) -> Record:
     if not isinstance(data, dict) or "schema" not in data:
         raise DamagedRecord(f"{path} is not the record of a run; delete it and run the cell again")
     if data["schema"] != SCHEMA:
-        raise ValueError(f"{path} has schema {data['schema']}, this code reads {SCHEMA}; run the cell again")
+        raise ValueError(
+            f"{path} has schema {data['schema']}, this code reads {SCHEMA}; delete it and run the cell again"
+        )
     known = {item.name: item for item in fields(Record)}
     for name in [*data, *known]:
         if name not in data or name not in known:
@@ -180,14 +182,18 @@ def record_from(data: Any, path: str | Path) -> Record:
             raise ValueError(f"{path} {word} {name!r}; delete it and run the cell again")
     for name, kind in KINDS.items():
         if not isinstance(data[name], kind):
-            raise ValueError(f"{path}: field {name!r} is a {type(data[name]).__name__}; run the cell again")
+            raise ValueError(
+                f"{path}: field {name!r} is a {type(data[name]).__name__}; delete it and run the cell again"
+            )
     for name, value in data["metrics"].items():
         if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
-            raise ValueError(f"{path}: metric {name!r} is {value!r}, not a number; run the cell again")
+            raise ValueError(
+                f"{path}: metric {name!r} is {value!r}, not a number; delete it and run the cell again"
+            )
     try:
         record = Record(**data)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}; run the cell again") from error
+        raise ValueError(f"{path}: {error}; delete it and run the cell again") from error
     cell = {name: data[name] for name in ("dataset", "detector", "loss", "seed")}
     if not names_run(record.key, **cell):
         content = ", ".join(f"{name} {value}" for name, value in cell.items())

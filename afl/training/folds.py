@@ -139,6 +139,7 @@ def fold_record(folders: Sequence[Path]) -> Record:
     )
     names = f", without {', '.join(folded.left_out)}" if folded.left_out else ""
     note = f"{len(folds)} together; group means leave out {len(folded.left_out)} classes{names}"
+    sources = _joined([record.git for record in records], "source")
     return replace(
         records[0],
         key="+".join(record.key for record in records),
@@ -148,12 +149,21 @@ def fold_record(folders: Sequence[Path]) -> Record:
         per_class=folded.per_class,
         groups=folded.groups,
         gradient_dynamics={},
+        environment=records[0].environment | _joined([record.environment for record in records], "device"),
+        # No single commit has code of several sources.
+        git=records[0].git | ({"sha": None, "dirty": None, **sources} if sources else {}),
         data_hash="+".join(str(record.data_hash) for record in records),
         train_seconds=sum(record.train_seconds or 0 for record in records),
         eval_seconds=sum(record.eval_seconds or 0 for record in records),
         steps=sum(record.steps or 0 for record in records),
         curves=None,
     )
+
+
+def _joined(parts: Sequence[Mapping], name: str) -> dict[str, str]:
+    """The different values of ``name`` in the parts, joined by ``+``; empty if all are equal."""
+    values = dict.fromkeys(str(part.get(name)) for part in parts)
+    return {name: "+".join(values)} if len(values) > 1 else {}
 
 
 def _of_own_images(fold: Fold) -> Sequence[Mapping]:

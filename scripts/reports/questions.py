@@ -30,6 +30,8 @@ def noise(table: str = "shapes", seeds: int = 5, results: str = "results") -> No
     Prints the standard deviation over seeds and the half-width that the interval of a difference over ``seeds`` seeds would have.
     Writes RESULTS/TABLE/noise.md.
     """
+    if seeds < 2:
+        sys.exit(f"seeds is {seeds}, but an interval needs two or more")
     kept = kept_table(table, results)
     if len(kept.seeds) < 2:
         sys.exit(f"{kept.folder / 'records'} has records of one seed; the spread over seeds needs two")

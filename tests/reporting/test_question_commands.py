@@ -144,6 +144,7 @@ def test_impossible_questions_give_one_line(results, tmp_path):
             (few / table / "records" / path.name).symlink_to(path)
     for arguments, words in (
         (["noise", "table=search", f"results={few}"], "needs two"),
+        (["noise", "table=search", "seeds=1", f"results={few}"], "seeds is 1, but an interval needs two or more"),
         (["classes", "losses=[fl,afl]", f"results={few}"], "no seed of .* has fl, afl on every detector yet"),
         (["contrast", "table=search", "loss=afl", f"results={few}"], "no loss afl|no seed with afl"),
         (["mechanism", "table=search", "losses=[mine]", f"results={results}"], "no seed with runs of fl and of mine"),

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from afl.tracking.record import Record, write_record
+from afl.tracking.record import Record, read_record, write_record
 from afl.training.build import ConfigError
 from afl.training.folds import Fold, evaluate_folds, fold_record
 
@@ -102,7 +103,6 @@ def test_folds_that_do_not_belong_together_are_rejected(folds):
 @pytest.fixture
 def runs(folds, tmp_path):
     """Run directories as the training command writes them, for a tiny set in two halves."""
-    (tmp_path / "images").mkdir()
     for name, fold in zip("ba", folds, strict=True):
         (tmp_path / f"{name}.json").write_text(json.dumps(fold.truth))
     folders = []
@@ -137,15 +137,39 @@ def runs(folds, tmp_path):
     return folders
 
 
-def test_both_runs_become_one_record(runs, folds, tmp_path, monkeypatch):
+@pytest.fixture
+def images(tmp_path):
+    (tmp_path / "images").mkdir()
     for image in range(1, 8):
         cv2.imwrite(str(tmp_path / "images" / f"{image}.jpg"), np.zeros((100, 100, 3), np.uint8))
+
+
+def test_both_runs_become_one_record(images, runs, folds):
     record = fold_record(runs)
     assert record.metrics["AP"] == pytest.approx(official(folds)[1][0], abs=1e-6)
     assert record.key == "tiny-fcos-fl-s0-fold_a+tiny-fcos-fl-s0-fold_b"
     assert record.steps == 20 and record.train_seconds == 4.0
     assert "fold" not in record.config["dataset"]
     assert record.protocol["folds"] == "2 together; group means leave out 1 classes, without four"
+
+
+@pytest.mark.parametrize("others", ["", "x"])
+def test_a_record_names_the_devices_and_sources_of_all_folds(images, runs, others):
+    for folder, name in zip(runs, ("one", f"one{others}"), strict=True):
+        path = folder / "record.json"
+        record = replace(
+            read_record(path),
+            environment={"device": f"gpu {name}", "cpu": "c"},
+            git={"source": name, "sha": "1234567", "dirty": False},
+        )
+        write_record(path, record)
+    record = fold_record(runs)
+    if others:
+        assert record.environment == {"device": "gpu one+gpu onex", "cpu": "c"}
+        assert record.git == {"source": "one+onex", "sha": None, "dirty": None}
+    else:
+        assert record.environment == {"device": "gpu one", "cpu": "c"}
+        assert record.git == {"source": "one", "sha": "1234567", "dirty": False}
 
 
 def test_runs_that_differ_in_more_than_the_fold_are_rejected(runs, tmp_path):
