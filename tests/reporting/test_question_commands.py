@@ -60,6 +60,14 @@ COMMITTED = [
         ["table=confirmation_foda", "loss=afl_anchored_head"],
         "confirmation_foda/afl_anchored_head-contrasts.md",
     ),
+    ("contrast", ["table=confirmation_foda", "loss=irfs"], "confirmation_foda/irfs-contrasts.md"),
+    ("contrast", ["table=afl_repeats", "loss=irfs"], "afl_repeats/irfs-contrasts.md"),
+    ("contrast", ["table=afl_repeats", "loss=afl_irfs"], "afl_repeats/afl_irfs-contrasts.md"),
+    (
+        "contrast",
+        ["table=afl_repeats", "loss=afl_irfs", "against=irfs"],
+        "afl_repeats/afl_irfs-against-irfs.md",
+    ),
     ("contrast", ["table=remedies"], "remedies/afl-contrasts.md"),
     ("recognition", ["table=confirmation", "shifts=[0.3,0.6]"], "confirmation/recognition.md"),
 ]
