@@ -204,6 +204,26 @@ def remove_abandoned(path: Path) -> None:
             os.close(handle)
 
 
+def files_below(folder: Path, above: frozenset[str] = frozenset()) -> list[Path]:
+    """Everything but folders in a folder and its subfolders, ordered by path.
+
+    Links to folders are followed, but not a link to a folder that contains it. ``Path.rglob`` follows no links to folders.
+
+    Args:
+        above: resolved paths of the folders that contain this one.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    own = os.path.realpath(folder)
+    if own in above:
+        return []
+    found: list[Path] = []
+    for path in folder.iterdir():
+        found += files_below(path, above | {own}) if path.is_dir() else [path]
+    return sorted(found)
+
+
 def remove_leftovers(folder: str | Path) -> None:
     """Remove all temporary files from a folder that no other process writes to."""
     for path in Path(folder).glob(".*.tmp"):

@@ -16,6 +16,7 @@ from datasets.classes import all_unknown, given_classes
 from datasets.defects import DefectLog, Policy
 from datasets.errors import DataError
 from datasets.fields import BadRecord, checked_box, inner_path, number_from, shown
+from datasets.files import files_below
 from datasets.image_check import without_bad_images
 from datasets.images import IMAGE_SUFFIXES
 from datasets.index import AnnotationIndex
@@ -73,7 +74,9 @@ def read_voc(
         images += [_listed(root / folder_name, line) for line in _lines(path)]
     folders = sorted({image.folder for image in images})
     if classes is None:
-        xml_files = [path for folder in folders for path in sorted((folder / "Annotations").rglob("*.xml"))]
+        places = [folder / "Annotations" for folder in folders]
+        found = [path for place in places if place.is_dir() for path in files_below(place)]
+        xml_files = [path for path in found if path.suffix == ".xml"]
     else:
         xml_files = [image.xml for image in images if image.xml.is_file()]
     files = {

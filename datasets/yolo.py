@@ -18,6 +18,7 @@ from datasets.classes import given_classes
 from datasets.defects import DefectLog, Policy
 from datasets.errors import DataError
 from datasets.fields import BadRecord, checked_box, number_from, shown
+from datasets.files import files_below
 from datasets.image_check import without_bad_images
 from datasets.images import IMAGE_SUFFIXES, read_header
 from datasets.index import AnnotationIndex
@@ -73,13 +74,16 @@ def read_yolo(
         .with_suffix(".txt")
         .as_posix()
         for split, labels in places.items()
-        for path in sorted((root / split).rglob("*"))
+        for path in files_below(root / split)
         if path.suffix.lower() in IMAGE_SUFFIXES
     }
     headers = [read_header(root / file) for file in images]
     folders = [root / labels for labels in places.values()]
     texts = [
-        path.relative_to(root).as_posix() for folder in folders for path in sorted(folder.rglob("*.txt"))
+        path.relative_to(root).as_posix()
+        for folder in folders
+        for path in files_below(folder)
+        if path.suffix.lower() == ".txt"
     ]
 
     def build(content_hash: str) -> AnnotationIndex:

@@ -39,10 +39,6 @@ if TYPE_CHECKING:
     from afl.predict import Predictor
     from detectors.contract import Detections
 
-# Those of datasets.images, whose import takes seconds.
-SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".ppm", ".pgm", ".pbm",
-)  # fmt: skip
 DEFAULTS = {
     "run": None,
     "images": None,
@@ -193,11 +189,14 @@ def image_files(place: Path, without: Path | None = None) -> tuple[list[Path], P
         return [place], place.parent
     if not place.is_dir():
         raise FileNotFoundError(f"images={place}: there is no such file or folder")
-    files = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir())
+    from datasets.files import files_below
+    from datasets.images import IMAGE_SUFFIXES
+
+    files = [path for path in files_below(place) if path.suffix.lower() in IMAGE_SUFFIXES]
     if without is not None and without.resolve() != place.resolve():
         files = [path for path in files if not path.resolve().is_relative_to(without.resolve())]
     if not files:
-        raise FileNotFoundError(f"images={place}: the folder has no image ({', '.join(SUFFIXES)})")
+        raise FileNotFoundError(f"images={place}: the folder has no image ({', '.join(IMAGE_SUFFIXES)})")
     return files, place
 
 

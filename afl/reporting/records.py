@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from afl.tracking import files_below
 from afl.tracking.record import FINISHED, Record, read_record
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,9 @@ def load_records(source: str | Path | Iterable[str | Path]) -> list[Record]:
         place = Path(place)
         if not place.exists():
             raise FileNotFoundError(f"{place} does not exist; records are read from folders of runs")
-        paths += sorted(place.rglob("record.json")) if place.is_dir() else [place]
+        paths += (
+            [path for path in files_below(place) if path.name == "record.json"] if place.is_dir() else [place]
+        )
     records = []
     for path in paths:
         try:

@@ -22,6 +22,7 @@ from afl.tracking.run_key import RunKey, differing, run_key
 from afl.tracking.tracker import Chart, NullTracker, Picture, Tracker
 from afl.tracking.wandb import WandbTracker
 from datasets.files import (
+    files_below,
     remove_leftovers,
     sync_folder,
     write_bytes,
@@ -50,6 +51,7 @@ __all__ = [
     "WandbTracker",
     "differing",
     "environment",
+    "files_below",
     "git_state",
     "mass_curves",
     "names_afl",

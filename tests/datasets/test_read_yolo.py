@@ -220,6 +220,27 @@ def test_a_list_of_classes_and_spaces_at_the_ends_of_lines_are_allowed(yolo):
     assert read(yolo).labels.tolist() == [1]
 
 
+def test_linked_folders_of_images_and_labels_are_read(yolo, tmp_path_factory):
+    """Without them an image would count as one without objects."""
+    disk = tmp_path_factory.mktemp("disk")
+    write_lines(yolo, "day 1/b", "2 0.5 0.5 0.2 0.1")
+    for place in ("images", "labels"):
+        (yolo / place / "day 1").rename(disk / place)
+        (yolo / place / "day 1").symlink_to(disk / place)
+    # `ln -s` run twice leaves such a link.
+    (disk / "images" / "images").symlink_to(disk / "images")
+    index = read(yolo)
+    assert index.file_names == ["images/a.png", "images/day 1/b.png"]
+    assert index.labels.tolist() == [1, 0, 2] and not index.defects
+
+
+def test_a_text_file_with_an_upper_case_suffix_is_not_ignored(yolo):
+    path = write_lines(yolo, "day 1/b", "2 0.5 0.5 0.2 0.1")
+    path.rename(path.with_suffix(".TXT"))
+    with pytest.raises(DataError, match=r"b\.TXT belongs to no image"):
+        read(yolo)
+
+
 def test_if_all_classes_are_unknown_the_found_numbers_are_named(yolo):
     write_lines(yolo, "a", "7 0.5 0.5 0.2 0.1", "9 0.5 0.5 0.2 0.1")
     with pytest.raises(DataError, match=r"they have the class numbers \[7, 9\], but only 0 to 2 have names"):

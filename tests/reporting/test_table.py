@@ -323,6 +323,14 @@ def test_records_are_found_in_run_folders_and_damaged_ones_are_named(tmp_path, r
         load_records(tmp_path / "nowhere")
 
 
+def test_a_run_folder_that_is_a_link_counts_once(tmp_path, record):
+    write_record(tmp_path / "disk" / "s0" / "record.json", record(seed=0))
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "s0").symlink_to(tmp_path / "disk" / "s0")
+    (tmp_path / "disk" / "s0" / "back").symlink_to(tmp_path / "runs")
+    assert [item.seed for item in load_records(tmp_path / "runs")] == [0]
+
+
 def test_many_losses_are_rows_instead_of_columns(record):
     losses = {f"loss{i}": [0.30 + i / 100, 0.32 + i / 100] for i in range(11)}
     few = {name: losses[name] for name in list(losses)[:10]}

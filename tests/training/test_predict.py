@@ -20,8 +20,7 @@ from afl.training.compose import compose_cell
 from afl.training.data import read_data
 from afl.training.detect import TestTime
 from datasets import read_image
-from datasets.images import IMAGE_SUFFIXES
-from scripts.predict import DEFAULTS, SUFFIXES, main
+from scripts.predict import DEFAULTS, main
 
 
 @pytest.fixture(scope="module")
@@ -156,13 +155,18 @@ def test_a_folder_gives_every_image_that_can_be_read_and_names_the_others(run, t
     for suffix in suffixes:
         Image.open(val.image_path(0)).convert("RGB").save(folder / f"a.{suffix}")
     (folder / "link.jpg").symlink_to("gone.jpg")
-    (folder / "folder.png").mkdir()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(val.image_path(0), elsewhere / "z.png")
+    (folder / "folder.png").symlink_to(elsewhere)
     assert main([f"run={alone}", f"images={folder}", f"output={tmp_path}/found", "pictures=false"]) == 1
     content = json.loads((tmp_path / "found" / "detections.json").read_text())
-    assert [image["file_name"] for image in content["images"]] == sorted(f"a.{suffix}" for suffix in suffixes)
+    assert [image["file_name"] for image in content["images"]] == [
+        *sorted(f"a.{suffix}" for suffix in suffixes),
+        "folder.png/z.png",
+    ]
     named = capsys.readouterr().err
-    assert "link.jpg cannot be read: No such file or directory" in named and "folder.png" not in named
-    assert set(SUFFIXES) == set(IMAGE_SUFFIXES)
+    assert "link.jpg cannot be read: No such file or directory" in named and "z.png" not in named
 
 
 def refused(arguments: list[str], error: type[Exception], words: str) -> None:
