@@ -145,8 +145,10 @@ def classes_text(found: pd.DataFrame, baseline: str) -> str:
     losses = list(found.columns.unique("loss"))
 
     def cell(row: pd.Series, loss: str) -> str:
-        value = mean_of(row, loss).percent()
-        return value if loss == baseline else f"{value} ({_bold(moved_by(row, loss, baseline))})"
+        mean = mean_of(row, loss)
+        if mean is None:
+            return "—"  # the mean of the other classes, if no seed has all of them
+        return mean.percent() + ("" if loss == baseline else f" ({_bold(moved_by(row, loss, baseline))})")
 
     rows = [[*place, *(cell(row, loss) for loss in losses)] for place, row in found.iterrows()]
     return markdown(["class", "group", *losses], rows, text=2)

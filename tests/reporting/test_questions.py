@@ -458,3 +458,19 @@ def test_detectors_without_a_setting_are_used_with_their_defaults(
         "| detector.alpha=0.5 | 70.0 (+15.0) | 40.0 (+5.0) | 40.0 (+0.0) | 20.0 (+0.0) | 42.5 (+5.0) |"
         in text
     )
+
+
+def test_the_mean_of_classes_that_no_split_has_together_is_a_dash() -> None:
+    """Each of two splits lacks another class, so no unit has a mean of the classes that are not shown."""
+    units = [(loss, unit) for loss in ("fl", "afl") for unit in ("split0-s0", "split1-s0")]
+    nan = float("nan")
+    found = pd.DataFrame(
+        [[0.1, 0.1, 0.5, 0.5], [0.3, nan, 0.3, nan], [nan, 0.4, nan, 0.4]],
+        index=pd.MultiIndex.from_tuples([("a", "r"), ("b", "c"), ("c", "f")], names=["name", "group"]),
+        columns=pd.MultiIndex.from_tuples(units, names=["loss", "unit"]),
+    )
+    text = answers.classes_text(questions.most_moved(found, "fl", shown=1), "fl")
+    assert text.splitlines()[-2:] == [
+        "| a | r | 10.0 ± 0.0 | 50.0 ± 0.0 (**+40.0 ± 0.0**) |",
+        "| mean of the other 2 |  | — | — |",
+    ]
