@@ -38,6 +38,7 @@ IMAGE_SUFFIXES = (
 )
 
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG"
+_TIFF = b"II*\0", b"MM\0*"
 _ORIENTATION = 0x0112
 _END_OF_JPEG, _END_OF_PNG = b"\xff\xd9", b"IEND"
 # In compressed data, byte 255 is followed by 0 or by a restart mark (D0 to D7). Any other pair is a marker.
@@ -51,7 +52,7 @@ class ImageError(DataError):
     """An image file is missing, damaged, or of another size than annotated.
 
     Attributes:
-        kind: ``missing_image``, ``broken_image`` or ``wrong_image_size``.
+        kind: ``missing_image``, ``broken_image``, ``rotated_image`` or ``wrong_image_size``.
         remedy: how to repair it.
     """
 
@@ -64,10 +65,17 @@ def read_image(index: AnnotationIndex, i: int) -> np.ndarray:
     """Image i (H, W, 3) uint8 RGB, in the orientation of its stored pixels.
 
     Raises:
-        ImageError: the file is missing, damaged, or of another size than its annotations say.
+        ImageError: the file is missing, damaged, a TIFF with a rotation, or of another size than its annotations say.
     """
     named = f"image {index.image_path(i)} (id {index.image_ids[i]})"
     data = _bytes_of(index.image_path(i), named)
+    if _is_rotated_tiff(data):
+        # OpenCV rotates TIFF images in spite of IMREAD_IGNORE_ORIENTATION.
+        raise ImageError(
+            "rotated_image",
+            f"{named} is a TIFF with an EXIF rotation, whose stored pixels cannot be read",
+            "store the image without EXIF rotation",
+        )
     annotated = int(index.widths[i]), int(index.heights[i])
     found = _header_size(data)
     if found is not None and found != annotated:
@@ -141,6 +149,16 @@ def _header_size(data: bytes) -> tuple[int, int] | None:
             return header.size
     except Exception:  # Pillow's plugins raise almost anything for damaged headers
         return None
+
+
+def _is_rotated_tiff(data: bytes) -> bool:
+    if not data.startswith(_TIFF):
+        return False
+    try:
+        with Image.open(io.BytesIO(data)) as header:
+            return header.getexif().get(_ORIENTATION, 1) in range(2, 9)
+    except Exception:  # Pillow's plugins raise almost anything for damaged headers
+        return False
 
 
 def _decode(data: bytes, flags: int) -> np.ndarray | None:

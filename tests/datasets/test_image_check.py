@@ -77,6 +77,18 @@ def test_images_that_viewers_rotate_are_counted_in_a_warning(write_coco, small_c
     assert "1 images have an EXIF rotation, such as" in caplog.text and "a.jpg" in caplog.text
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_rotated_tiff_is_rejected_because_opencv_decodes_it_rotated(write_coco, small_coco, orientation):
+    path, root = write_coco(small_coco)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(PICTURE).save(root / "a.jpg", format="TIFF", exif=exif)
+    index = read_coco(path, root, policy="skip")
+    assert counts(index) == ({} if orientation == 1 else {"rotated_image": 1})
+    if orientation == 1:
+        np.testing.assert_array_equal(read_image(index, 0), PICTURE)
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".bmp", ".gif"])
 def test_complete_images_of_every_format_pass(write_coco, small_coco, suffix):
     small_coco["images"][0]["file_name"] = f"c{suffix}"
