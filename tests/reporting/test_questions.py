@@ -282,6 +282,18 @@ def test_push_ratios_equal_a_manual_computation(record):
     assert questions.push_ratios(own, ["ohem"], "fl").empty
 
 
+def test_push_ratios_pair_the_runs_of_each_data_set(record):
+    own = frame(
+        [
+            record("fcos", "fl", 0, dataset="one", gradient_dynamics=pushed([1, 2], [10, 4], [40, 8])),
+            record("fcos", "fl", 0, dataset="two", gradient_dynamics=pushed([7, 7], [70, 7], [70, 7])),
+            record("fcos", "afl", 0, dataset="one", gradient_dynamics=pushed([2, 8], [10, 8], [20, 2])),
+        ]
+    )
+    found = questions.push_ratios(own, ["afl"], "fl")
+    assert found[["r", "c", "f"]].to_numpy() == pytest.approx(np.array([[2, 1, 0.5], [4, 2, 0.25]]))
+
+
 def opening(*kappas):
     """One map for each list of kappas, at steps 50, 100, ..., and another curve."""
     curves = {f"gradient/map{i}/adaptive_gradient/kappa": values for i, values in enumerate(kappas)}
@@ -370,6 +382,15 @@ def test_fit_is_a_mean_over_common_seeds_and_the_average_over_detectors(record):
     assert questions.fit(own, {}, ["fl"], "AP_r").empty
 
 
+def test_fit_leaves_out_a_data_set_without_one_of_the_losses(record):
+    runs = [
+        record("fcos", loss, 0, dataset=dataset, metrics={"AP": ap})
+        for dataset, loss, ap in (("one", "fl", 0.3), ("one", "afl", 0.4), ("two", "fl", 0.9))
+    ]
+    found = questions.fit(frame(runs), {run.key: run.metrics for run in runs}, ["fl", "afl"], "AP")
+    assert found.loc["fcos"].tolist() == pytest.approx([30, 40, 30, 40])
+
+
 def test_recognition_takes_the_objects_of_common_units_together(record):
     records = [record("fcos", loss, seed) for loss in ("fl", "afl") for seed in (0, 1)] + [
         record("centernet", "fl", 0)
@@ -446,6 +467,8 @@ def test_detectors_without_a_setting_are_used_with_their_defaults(
         run("centernet", 1, 0.4, 0.2), run("fcos", 0, 0.7, 0.5, detector_alpha=0.5), run("fcos", 1, 0.7, 0.3, detector_alpha=0.5),
         run("centernet", 0, 0.3, 0.1, loss_gamma=1.0), run("fcos", 0, 0.5, 0.3, loss_gamma=1.0),
     ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"centernet have no most frequent value of loss.gamma"):
+        questions.tuning([records[3], records[7]])
     answer = questions.tuning(records)
     assert list(answer.index) == ["detector.alpha=0.5", "defaults", "loss.gamma=1.0"]
     # Manual computation: FCOS (0.7, 0.4) with alpha, CenterNet with defaults (0.4, 0.2); defaults (0.55, 0.35) and (0.4, 0.2).

@@ -13,7 +13,7 @@ QUARTERS = {"a quarter": 0.25, "half": 0.5, "three quarters": 0.75, "all": 1.0}
 
 
 def push_ratios(found: pd.DataFrame, losses: Sequence[str], baseline: str) -> pd.DataFrame:
-    """The gradient of each loss on the positives of a frequency group, as a multiple of the baseline's on the same seeds:
+    """The gradient of each loss on the positives of a frequency group, as a multiple of the baseline's on the same data and seeds:
 
         ratio = sum over seeds of S_loss / sum over seeds of S_baseline,    S: sum of |dL/dz| over the group's positives
 
@@ -27,7 +27,7 @@ def push_ratios(found: pd.DataFrame, losses: Sequence[str], baseline: str) -> pd
     own = found[found.metric == "positive"]
     sums = own.pivot_table(
         index=["detector", "part", "group"],
-        columns=["loss", "unit"],
+        columns=["loss", "dataset", "unit"],
         values="value",
         aggfunc="sum",
         sort=False,
@@ -37,9 +37,13 @@ def push_ratios(found: pd.DataFrame, losses: Sequence[str], baseline: str) -> pd
     for detector in own.detector.unique():
         mass = sums.loc[[detector]].dropna(axis=1, how="all")
         for loss in losses:
-            seeds = [seed for name, seed in mass.columns if name == loss and (baseline, seed) in mass.columns]
-            if seeds:
-                pushed, by = (mass[[(name, seed) for seed in seeds]].sum(axis=1) for name in (loss, baseline))
+            units = [
+                unit for name, *unit in mass.columns if name == loss and (baseline, *unit) in mass.columns
+            ]
+            if units:
+                pushed, by = (
+                    mass[[(name, *unit) for unit in units]].sum(axis=1) for name in (loss, baseline)
+                )
                 ratio = (pushed / by.where(by > 0)).unstack("group").reindex(columns=list(GROUPS))
                 tables.append(ratio.assign(step=steps[ratio.index], loss=loss))
     if not tables:

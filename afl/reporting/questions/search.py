@@ -73,7 +73,7 @@ def fit(
     own = found[(found.metric == metric) & found.loss.isin(losses)]
     seen = [on_training_images.get(key, {}).get(metric) for key in own.key]
     own = own.assign(seen=np.array(seen, float), new=own.value).dropna(subset=["seen"])
-    count = own.groupby(["detector", "unit"]).loss.transform("nunique")
+    count = own.groupby(["dataset", "detector", "unit"]).loss.transform("nunique")
     own = own[count == len(losses)]
     both = [
         own.rename(columns={"value": "_", name: "value"}).assign(metric=where)

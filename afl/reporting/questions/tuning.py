@@ -23,6 +23,9 @@ def tuning(records: Sequence[Record]) -> pd.DataFrame:
     Returns:
         A row for each setting (``"loss.gamma=1.0"``, ``DEFAULTS``), columns (detector, metric) for the metrics of the choice, and
         ``("mean", "score")``, the mean of all of them; the best first.
+
+    Raises:
+        ValueError: two values of a setting are equally frequent.
     """
     rows = []
     for detector in dict.fromkeys(record.detector for record in records):
@@ -30,7 +33,16 @@ def tuning(records: Sequence[Record]) -> pd.DataFrame:
         # As text, because pandas makes NaN of None, and NaN differs from itself.
         texts = [{name: str(value) for name, value in flat(record.config).items()} for record in own]
         configs = pd.DataFrame(texts).fillna("absent")
-        usual = configs.mode().iloc[0]
+        usual, *others = (row for _, row in configs.mode().iterrows())
+        tied = [
+            name
+            for name in configs
+            if others and isinstance(others[0][name], str) and not name.startswith(_OF_A_RUN)
+        ]
+        if tied:
+            raise ValueError(
+                f"the runs of {detector} have no most frequent value of {tied[0]}, so its default is unknown; add runs with the default"
+            )
         changed = configs.columns[configs.ne(usual).any()]
         for (_, config), record in zip(configs[changed].iterrows(), own, strict=True):
             names = [n for n in changed if config[n] != usual[n] and not n.startswith(_OF_A_RUN)]
