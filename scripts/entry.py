@@ -36,10 +36,11 @@ HELP = ("-h", "--help", "help")
 # Hydra's own flags; with `True`, the next argument belongs to the flag.
 FLAGS = {
     "-m": False, "--multirun": False, "-r": False, "--run": False, "--resolve": False, "--hydra-help": False,
-    "--version": False, "-c": True, "--cfg": True, "-p": True, "--package": True, "-i": False, "--info": False,
-    "-sc": False, "--shell-completion": False, "-cp": True, "--config-path": True, "-cn": True, "--config-name": True,
-    "-cd": True, "--config-dir": True, "--experimental-rerun": True,
+    "--version": False, "-c": True, "--cfg": True, "-p": True, "--package": True, "-i": True, "--info": True,
+    "-sc": False, "--shell-completion": False, "--experimental-rerun": True,
 }  # fmt: skip
+# Ways to name other folders and files of configs. The commands check their arguments against this project's.
+ELSEWHERE = ("-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "hydra.searchpath")
 KINDS = {bool: "true or false", list: "a list such as [one,two]", int: "a whole number", float: "a number"}
 
 
@@ -80,7 +81,7 @@ def checked(arguments: Sequence[str], config_name: str) -> list[str]:
         ConfigError: an argument does not have the form ``NAME=VALUE``, names a group member or a setting that does not exist, has a
             value of the wrong kind, or has no effect.
     """
-    problem = misplaced(arguments) or unknown_choice(arguments)
+    problem = elsewhere(arguments) or misplaced(arguments) or unknown_choice(arguments)
     if problem:
         raise ConfigError(problem)
     arguments = _without_empty_choices(arguments, config_name)
@@ -157,6 +158,15 @@ def _is_choice(argument: str) -> bool:
     key = _key(argument)
     group = key.split("@")[0] if key else ""
     return bool(group) and (group.startswith(("hydra/", "hydra.")) or is_group(group))
+
+
+def elsewhere(arguments: Sequence[str]) -> str | None:
+    """One line about the first argument that names another place of configs, or None."""
+    for argument in arguments:
+        flag = argument.lstrip("+").split("=")[0]
+        if flag in ELSEWHERE:
+            return f"{flag} cannot be used: configs are read from {CONF} only; copy your file there, for example to loss/NAME.yaml"
+    return None
 
 
 def misplaced(arguments: Sequence[str]) -> str | None:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from afl.config import ConfigError
+from afl.config import CONF, ConfigError
 from scripts.entry import (
     asks_for_help,
     checked,
@@ -58,6 +58,12 @@ def test_launchers_of_plugins_and_of_the_project_are_accepted():
         # A group is not a suggestion if a setting of the same name exists elsewhere.
         (["optimizer.lr=0.1"], "Did you mean optimizer.factory.lr?"),
         (["local=no_such_file"], "no file conf/local/no_such_file.yaml"),
+        (
+            ["--config-dir", "mine", "loss=mine"],
+            f"--config-dir cannot be used: configs are read from {CONF} only",
+        ),
+        (["-cd=mine", "loss=mine"], "-cd cannot be used"),
+        (["hydra.searchpath=[file:///mine]", "loss=mine"], "hydra.searchpath cannot be used"),
     ],
 )
 def test_a_mistake_gives_one_line(arguments, words):
@@ -72,6 +78,7 @@ def test_hydras_forms_are_accepted():
         ["-m", "seed=0,1", "loss=fl,afl", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
         ["+dataset.extra=1", "~dataset.remedy", "--info"],
         ["-m", "detector=fcos,centernet", "detector.peak_kernel=3"],
+        ["--info", "defaults"],
     ):
         assert misplaced(arguments) is None and checked(arguments, "config") == arguments
 
