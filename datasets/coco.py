@@ -229,7 +229,7 @@ def _segmentation(
 ) -> tuple[list[np.ndarray], np.ndarray | None]:
     """Polygons of a mask, or the extreme points of a run-length mask; neither for crowds and objects without a mask.
 
-    A bad mask is reported. Under ``skip`` the object keeps its box and loses its mask.
+    Empty polygons, which some exporters write for objects without a mask, are left out. A bad mask is reported. Under ``skip`` the object keeps its box and loses its mask.
     """
     if not value or crowd:
         return [], None
@@ -238,7 +238,7 @@ def _segmentation(
             return [], extreme_points_of_mask(_decode(value, width, height))
         if not isinstance(value, list):
             raise ValueError(f"it is {shown(value)}")
-        return [_polygon(part, width, height) for part in value], None
+        return [_polygon(part, width, height) for part in value if part != []], None
     except (ValueError, TypeError, KeyError) as error:
         log.report(
             "bad_segmentation", f"{where} has a 'segmentation' that cannot be used: {error}", "correct it"

@@ -340,6 +340,15 @@ def test_null_means_an_absent_optional_field(write_coco, small_coco):
     assert not index.crowd[position] and index.areas[position] == 80
 
 
+@pytest.mark.parametrize("empty", [None, [], [[]], [[], []]])
+def test_an_empty_segmentation_means_an_object_without_a_mask(write_coco, small_coco, empty):
+    for annotation in small_coco["annotations"]:
+        annotation["segmentation"] = empty
+    index = read_coco(*write_coco(small_coco))
+    assert len(index.polygon_points) == 0
+    assert index.boxes.shape == (len(small_coco["annotations"]), 4)
+
+
 def test_names_in_any_script_are_read(write_coco, small_coco):
     names = ["chèvre à cornes", "猫 [cat]"]
     for category, name in zip(small_coco["categories"], names, strict=True):
