@@ -200,8 +200,8 @@ def gradient_mass(
 def scaled_negatives(
     logits: Tensor, target: ClassificationTarget, weights: ElementWeights
 ) -> Exceptions | None:
-    """Losses of the scaled negatives; None if the target lists none."""
-    if target.negative_index is None or not target.negative_index.numel():
+    """Losses of the scaled negatives; None if the target lists none, or the map is empty."""
+    if target.negative_index is None or not target.negative_index.numel() or not logits.numel():
         return None
     index = target.negative_index.clamp(min=0)
     location = torch.div(index, target.num_classes, rounding_mode="floor")

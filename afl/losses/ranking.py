@@ -56,7 +56,7 @@ def listed_positives(logits: Tensor, target: ClassificationTarget) -> Listed:
 def listed_rivals(logits: Tensor, target: ClassificationTarget, positives: Listed) -> Listed:
     """Scaled negatives, followed by soft positives with their mass as rivals."""
     parts = []
-    near = scaled_negatives(logits, target, CROSS_ENTROPY) if logits.numel() else None
+    near = scaled_negatives(logits, target, CROSS_ENTROPY)
     if near is not None:
         mass = torch.where(near.valid, target.negative_scale.double(), 0.0)
         z = torch.where(near.valid, logits.reshape(-1)[near.index].double(), 0.0)

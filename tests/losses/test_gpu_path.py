@@ -180,6 +180,19 @@ def test_a_nan_logit_gives_a_nan_loss(monkeypatch, arm, switch):
     assert not loss(z.bfloat16(), target, torch.tensor(4.0), localization=torch.tensor(BOX)).isfinite()
 
 
+@pytest.mark.parametrize("switch", ["on", "off"])
+@pytest.mark.parametrize("arm", ["ohem", "ssd"])
+def test_mining_a_heat_map_without_a_usable_location_gives_zero(monkeypatch, arm, switch):
+    """A crowd region covers the whole image, and the only neighbourhoods are inside it."""
+    monkeypatch.setenv("AFL_TRITON", switch)
+    loss, _ = build(arm, dense_positives=False)
+    target = make_target(0, dense_positives=False, positives=0)
+    target = replace(target, ignored=torch.ones(target.num_locations, dtype=torch.bool))
+    z = distinct_logits(0, target).requires_grad_()
+    value, gradient = loss_and_gradient(loss(z, target, torch.tensor(1.0)), z)
+    assert value == 0 and not gradient.any()
+
+
 def test_weights_at_locations_multiply_those_of_other_locations():
     """With two tables, as for competing classes and mining, every element has the product of both weights."""
     random = torch.Generator().manual_seed(0)
