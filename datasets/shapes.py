@@ -49,7 +49,7 @@ MORE_PRETRAINING_OUTLINES = ("semicircle", "hourglass", "aitch", "chevron", "bol
 MORE_PRETRAINING_FILLS = ("white", "halves", "zigzag")
 
 FEWEST_INSTANCES = 2
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,9 @@ def _annotations(scenes: Sequence[Scene]) -> list[dict]:
                     "image_id": image_id,
                     "category_id": item.label + 1,
                     "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
-                    "area": round(polygon_area(polygon), 2),
+                    # Exact, so that the files do not depend on the processor: coordinates have two decimals, so the area is a
+                    # multiple of 0.00005. Two decimals would round halves by the last bit of the sum.
+                    "area": round(polygon_area(polygon), 5),
                     "segmentation": [polygon.reshape(-1).tolist()],
                 }
             )
