@@ -6,12 +6,10 @@
     python -m scripts.benchmark loss quick=true          # small sizes in seconds: a check that it runs, not a measurement
     python -m scripts.benchmark gpu dry=true             # the GPU's run on a CPU, with interpreted kernels: a check that it runs
     python -m scripts.benchmark threads=2 results=FOLDER
-    python -m scripts.benchmark profile [against=CHECKOUT] [steps=12] [rounds=3] [compiled=false]   # time of each part of a step
 
 Prints a table of our figures, theirs, ratio, memory, budget and verdict. Writes it as JSON, with a description of the machine, to
 ``results/benchmark/SUBJECT.json``, and writes the page of all tables to ``results/benchmark/README.md``. Times are medians of
-alternating repetitions; the other side is called from its package. ``profile`` writes the page ``results/speed/README.md``; with
-``against`` it also measures an older checkout.
+alternating repetitions; the other side is called from its package.
 """
 
 from __future__ import annotations
@@ -21,29 +19,18 @@ import os
 from scripts.entry import asks_for_help, options_of, quiet_libraries, run_command
 
 SUBJECTS = ("loss", "step", "remedies", "gpu", "compiled", "eval", "input", "decode", "project", "clone")
-DEFAULTS = {
-    "quick": False,
-    "dry": False,
-    "threads": 1,
-    "results": "results",
-    "against": None,
-    "steps": 12,
-    "rounds": 3,
-    "compiled": True,
-}
+DEFAULTS = {"quick": False, "dry": False, "threads": 1, "results": "results"}
 
 
 def main(arguments: list[str]) -> None:
-    """Subjects, or ``profile``, and ``NAME=VALUE`` options; see the top of this file."""
+    """Subjects and ``NAME=VALUE`` options; see the top of this file."""
     if asks_for_help(arguments, __doc__):
         return
     chosen = [argument for argument in arguments if "=" not in argument]
     options = options_of([argument for argument in arguments if "=" in argument], DEFAULTS)
-    unknown = sorted(set(chosen) - {*SUBJECTS, "profile"})
+    unknown = sorted(set(chosen) - set(SUBJECTS))
     if unknown:
-        raise ValueError(
-            f"the benchmark does not know {unknown[0]!r}; it takes {', '.join([*SUBJECTS, 'profile'])}"
-        )
+        raise ValueError(f"the benchmark does not know {unknown[0]!r}; it takes {', '.join(SUBJECTS)}")
     if options["dry"]:
         os.environ |= {"TRITON_INTERPRET": "1", "AFL_TRITON": "on"}
     # Set before torch is imported: its profiler reports memory that was allocated earlier, and a missing GPU.

@@ -1,4 +1,4 @@
-"""Measures subjects, prints their tables and writes the pages of ``results/benchmark`` and ``results/speed``."""
+"""Measures subjects, prints their tables and writes the page of ``results/benchmark``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from afl.benchmarks import (
     loss,
     project,
     remedies,
-    step_profile,
     training_step,
 )
 from afl.benchmarks.harness import Row, machine
@@ -47,18 +46,11 @@ ONLY_WHEN_NAMED = ("clone",)  # takes an hour
 
 
 def run(subjects: Sequence[str], options: Mapping[str, Any]) -> None:
-    """Measure ``subjects`` (none: all but the long ones), or write the page of ``profile``."""
+    """Measure ``subjects`` (none: all but the long ones)."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(options["threads"])
     quick = options["quick"]
-    if "profile" in subjects:
-        folder = Path(options["results"]) / "speed"
-        page = step_profile.write_page(
-            folder, options["against"], options["steps"], options["rounds"], options["compiled"]
-        )
-        print("written:", page)
-        return
     if options["dry"]:
         rehearsed = list(gpu.rehearse())
         show("gpu", rehearsed, machine())

@@ -14,14 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from afl.benchmarks import evaluation, gpu, gpu_checks, project, remedies, step_parts, training_step
+from afl.benchmarks import evaluation, gpu, gpu_checks, project, remedies, training_step
 from afl.benchmarks.decode import differing, enumerate_quadruples, scene
 from afl.benchmarks.fresh_process import in_a_process
 from afl.benchmarks.fresh_process import measured as measured_here
 from afl.benchmarks.harness import Row, bytes_saved, machine, peak_bytes, quantity, take_turns
 from afl.benchmarks.loss import growth
-from afl.benchmarks.page import page_of as page_of_figures
-from afl.benchmarks.step_profile import PARTS, VARIANTS, page_of
+from afl.benchmarks.page import page_of
 from afl.config import CONF
 from detectors.extreme_grouping import group_extremes
 from scripts.benchmark import main
@@ -136,7 +135,7 @@ def test_page_of_the_figures_has_every_row_and_counts_verdicts(tmp_path):
     ]
     content = {"machine": machine(), "rows": [asdict(row) | {"verdict": row.verdict} for row in rows]}
     (tmp_path / "loss.json").write_text(json.dumps(content))
-    page = page_of_figures(tmp_path, ("eval", "loss"))
+    page = page_of(tmp_path, ("eval", "loss"))
     assert "| fast | 2 ms | 10 ms | 5 | 1.0 MiB |  | >= 4 | met | their package |" in page
     assert "| elsewhere |  |  |  |  |  | >= 5 | not measured | no GPU |" in page
     assert "1 met, 1 missed, 1 not measured here" in page and "## loss" in page and "## eval" not in page
@@ -221,46 +220,6 @@ def test_a_typo_gives_one_line():
     for wrong, message in (("losses", "does not know 'losses'"), ("fast=true", "no option 'fast'")):
         with pytest.raises(ValueError, match=message):
             main([wrong])
-
-
-def test_variants_of_a_step_alternate_and_every_part_is_timed(tmp_path, monkeypatch):
-    turns = []
-    build = step_parts.one_step
-
-    def watched(config, data, settings):
-        work = build(config, data, settings)
-        return lambda: turns.append(sorted(settings)) or work()
-
-    monkeypatch.setattr(step_parts, "one_step", watched)
-    variants = {"shipped": ["bf16", "channels_last"], "plain": ["plain_optimizer"]}
-    small = ["dataset.folder.num_train=24", "dataset.folder.num_val=10", "trainer.batch_size=4"]
-    found = step_parts.measure("centernet", "afl", 2, str(tmp_path), variants, small)
-    assert turns == [["bf16", "channels_last"], ["plain_optimizer"]] * (step_parts.WARM_UP + 2)
-    assert list(found) == ["shipped", "plain"]
-    for parts in found.values():
-        assert tuple(parts) == PARTS and all(value > 0 for value in parts.values())
-
-
-def test_the_page_agrees_with_the_figures():
-    parts = dict(zip(PARTS, (10.0, 1.0, 40.0, 9.0, 35.0, 1.0, 4.0), strict=True))
-    slower = {name: 2 * value for name, value in parts.items()}
-    figures = {
-        "machine": {"cpu": "a processor", "load": 0.1, "torch": "2", "gpu": "no GPU"},
-        "steps": 5,
-        "rounds": 1,
-        "before_commit": "0123456789",
-        "before": {"fcos": slower},
-        "after": {"fcos": {name: parts if name == "shipped" else slower for name in VARIANTS}},
-    }
-    page = page_of(figures)
-    assert "| fcos | 10.0 | 1.0 | 40.0 | 9.0 | 35.0 | 1.0 | 4.0 | 100.0 | 200.0 | 2.00x |" in page
-    assert "| fcos | 75 % | 9 % | 10 % | 6 % |" in page
-    assert "forward (fcos)" in page and "| fcos | 2.00x | 2.00x | 2.00x | 2.00x |" in page
-    del figures["after"]["fcos"]["compiled"]
-    without = page_of(figures)
-    assert "compiled |" in page and "not measured (`compiled" not in page
-    assert "compiled |" not in without and "not measured (`compiled" in without
-    assert "a processor" in page and "unmeasured" in page and "(commit 0123456)" in page
 
 
 def test_each_loss_is_measured_with_focal_loss_and_a_reason_replaces_a_budget(monkeypatch):
