@@ -16,11 +16,10 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from afl.config.overrides import CONF, ConfigError, apply_overrides, dotted_names
+from afl.config.overrides import ConfigError, apply_overrides
 
 CONFIG, UNRESOLVED = "config.yaml", "config.unresolved.yaml"
-# A reference to another setting; `oc.select` is one with a default.
-_REFERENCE = re.compile(r"\$\{([\w.]+)\}|\$\{oc\.select:([\w.]+)[^}]*\}")
+# `oc.select` refers to another setting, with a default.
 _RESOLVER = re.compile(r"\$\{(?!oc\.select:)[^}]*:")
 
 
@@ -51,8 +50,8 @@ def read_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
         overrides: ``NAME=VALUE`` as on the command line, for existing settings; they have the same effect as in training.
 
     Raises:
-        ConfigError: ``folder`` is not a run directory, a setting does not exist, or a value is of the wrong kind. For a run of an
-            older version without ``config.unresolved.yaml``, also: other settings refer to an overridden setting.
+        ConfigError: ``folder`` is not a run directory, a setting does not exist, a value is of the wrong kind, or there are
+            overrides, but no ``config.unresolved.yaml``.
     """
     if not (folder / CONFIG).is_file():
         raise ConfigError(f"{folder} has no {CONFIG}: it is not a run directory of scripts.train")
@@ -65,10 +64,12 @@ def read_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
                 f"{folder}: {CONFIG} and {UNRESOLVED} differ, so one of them was edited; undo the edit, and give the change on the "
                 "command line"
             )
+    elif overrides:
+        raise ConfigError(
+            f"{folder} has no {UNRESOLVED}, so its settings cannot be changed; train the run again"
+        )
     else:
         config = resolved
-        for override in overrides:
-            _refuse_source(override.partition("=")[0].lstrip("+"), config, folder)
     apply_overrides(config, overrides)
     return _resolved(config, folder / CONFIG)
 
@@ -96,39 +97,6 @@ def _refuse_resolvers(config: DictConfig, path: Path) -> None:
             raise ConfigError(
                 f"{path}: {name} is {value!r}; a saved config may only refer to its own settings"
             )
-
-
-def _refuse_source(key: str, config: DictConfig, folder: Path) -> None:
-    """Reject an override of ``key`` that would not change the settings that refer to it."""
-    plain = OmegaConf.to_container(config, resolve=True)
-    present = {name for name, _ in _leaves(plain)} | set(dotted_names(plain))
-    followers = sorted(
-        name
-        for name, source in references(CONF).items()
-        if name in present and (f"{source}.".startswith(f"{key}.") or f"{key}.".startswith(f"{source}."))
-    )
-    if followers:
-        raise ConfigError(
-            f"{folder} was trained by an older version, which did not save references between settings, so {key} alone would have "
-            f"no effect. Set the settings that refer to it: {', '.join(f'{name}=...' for name in followers)}"
-        )
-
-
-def references(conf: Path) -> dict[str, str]:
-    """The settings in the files of ``conf`` that refer to another setting, each with that setting."""
-    found = {}
-    for path in sorted(conf.rglob("*.yaml")):
-        text = path.read_text(encoding="utf-8")
-        parts = path.relative_to(conf).parts
-        package = parts[0] if len(parts) > 1 and "@package _global_" not in text else ""
-        content = yaml.safe_load(text)
-        if not isinstance(content, dict):
-            continue
-        content.pop("defaults", None)
-        for name, value in _leaves(content, package):
-            for match in _REFERENCE.finditer(value) if isinstance(value, str) else ():
-                found[name] = match[1] or match[2]
-    return found
 
 
 def _leaves(content: Any, name: str = "") -> list[tuple[str, Any]]:
