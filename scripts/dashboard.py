@@ -1,7 +1,7 @@
 """Prepare a W&B project: a view that compares losses by frequency group, the tables of results/, a report.
 
     python -m scripts.dashboard entity=ME project=afl                        # save the view
-    python -m scripts.dashboard project=afl tables=[shapes,photos]           # log results/NAME as W&B Tables, in one run
+    python -m scripts.dashboard project=afl tables=[shapes,foda]             # log results/NAME as W&B Tables, in one run
     python -m scripts.dashboard entity=ME project=afl report=true tables=[shapes]   # and save a draft report on them
 
 Options:
@@ -107,7 +107,7 @@ def read_table(results: Path, name: str) -> dict[str, list[list[str]]]:
 def log_tables(
     contents: Mapping[str, Mapping[str, Sequence[Sequence[str]]]], *, entity: str | None, project: str
 ) -> str:
-    """Log each table as ``NAME/table`` and ``NAME/cells`` in a run of its own; returns the run's address or folder."""
+    """Log each table as ``NAME/table`` and ``NAME/cells`` in a separate run; returns the run's address or folder."""
     quiet_libraries()
     import wandb
 

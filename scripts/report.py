@@ -26,7 +26,7 @@ Questions about the records of a table, answered in results/TABLE:
     tuning      which setting of a loss is best, from runs that change one at a time
     fit         AP on the training images
     recognition which part of the objects is localised, and which part of these gets its class
-    documents   the tables inside README.md, results/README.md and docs/
+    documents   the tables inside README.md and results/README.md
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the compiler makes of the loss kernel for one GPU architecture; no GPU is needed.
+"""The machine code of the loss kernel for one GPU architecture; no GPU is needed.
 
 Counts the instructions that a thread issues on the path of a full program, per element of the map, and reads registers and
 widths of memory accesses from the machine code. An H200 issues about 30 instructions per element in the time in which it

@@ -1,4 +1,4 @@
-"""What a table shows."""
+"""The description of a table: its cells, metrics and title."""
 
 from __future__ import annotations
 

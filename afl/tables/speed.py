@@ -125,7 +125,7 @@ class Speeds:
         return Speed(PUBLISHED_SPEED * MACS[REFERENCE] / macs, PUBLISHED_DEVICE, PUBLISHED)
 
     def notes(self, sources: Sequence[str]) -> list[str]:
-        """What a plan says about speeds that were scaled."""
+        """The notes of a plan about speeds that were scaled."""
         known = [source for source in sources if source in (PUBLISHED, *SCALED)]
         if not known:
             return []

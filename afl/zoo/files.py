@@ -33,7 +33,7 @@ NOTE = f"{RECONSTRUCTION}."
 
 @dataclass(frozen=True)
 class Entry:
-    """What a file says about its detector.
+    """The description of a detector in its file.
 
     Attributes:
         name: ``DETECTOR-DATASET-LOSS``.

@@ -1,4 +1,4 @@
-"""What a detector finds in one image, as plain values for a page in a browser."""
+"""The detections in one image, as plain values for a page in a browser."""
 
 from __future__ import annotations
 

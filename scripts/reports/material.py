@@ -1,4 +1,4 @@
-"""What reports read from run directories: records, and some validation images with what was found in them."""
+"""The material of reports from run directories: records, and some validation images with their detections."""
 
 from __future__ import annotations
 
@@ -54,9 +54,7 @@ def data_of(record: Record) -> RunData:
         DataError: it is not on this machine, or it is damaged; or the record is of several folds, which have several training sets.
     """
     if "train" not in record.config.get("dataset", {}):
-        raise DataError(
-            f"the record {record.key} combines folds, and each fold has training images of its own"
-        )
+        raise DataError(f"the record {record.key} combines folds, and each fold has separate training images")
     return read_data(OmegaConf.create(dict(record.config)))
 
 

@@ -19,7 +19,7 @@ from afl.tracking import FINISHED, names_afl, write_json, write_text
 from scripts.reports.material import figures_on_training_images, recognition_of
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "results/README.md", "docs/choose.md", "docs/detectors.md")
+DOCUMENTS = ("README.md", "results/README.md")
 
 
 def noise(table: str = "shapes", seeds: int = 5, results: str = "results") -> None:
@@ -311,9 +311,9 @@ def recognition(
 
 
 def documents() -> None:
-    """The tables of results/ inside README.md and results/README.md, written between their marks.
+    """Update the tables of results/ inside README.md and results/README.md, between their marks.
 
-    python -m scripts.report documents
+        python -m scripts.report documents
     """
     for name in DOCUMENTS:
         text = (ROOT / name).read_text(encoding="utf-8")
