@@ -6,7 +6,7 @@ lists the channels of every stride in ``channels``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -142,10 +142,13 @@ def evaluated_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in average if name.startswith("module.")}
 
 
-def load_features(module: nn.Module, path: str | Path) -> list[str]:
+def load_features(module: nn.Module, path: str | Path, without: Collection[str] = ()) -> list[str]:
     """Load the tensors in ``path`` whose name and shape match ``module``; other tensors keep their values.
 
     The state of losses is not loaded, because the loss of a new run starts from its initial state.
+
+    Args:
+        without: names of tensors that keep their values in any case.
 
     Returns:
         The names of the weights without a match, such as class layers of another set of classes.
@@ -157,7 +160,11 @@ def load_features(module: nn.Module, path: str | Path) -> list[str]:
     own = {
         name: value for name, value in module.state_dict().items() if not name.startswith("classification.")
     }
-    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    fitting = {
+        name: value
+        for name, value in state.items()
+        if name in own and name not in without and own[name].shape == value.shape
+    }
     if not any(name.startswith("backbone.") for name in fitting):
         raise ValueError(
             f"{path} has no weight that fits this detector; check that it was trained with the same backbone"

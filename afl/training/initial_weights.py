@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
@@ -18,6 +19,7 @@ from afl.training.checkpoint import UNREADABLE, CheckpointError, load_checkpoint
 from afl.training.classifier_stage import FIRST_STAGE, first_stage, restart_class_layers, wants_second_stage
 from afl.training.compose import compose_cell
 from afl.training.distributed import World
+from afl.training.load import difference_of_classes, trained_classes
 from detectors.backbone import load_features
 
 SHAPES = "shapes"
@@ -27,15 +29,21 @@ log = logging.getLogger(__name__)
 
 
 def start_from(
-    config: DictConfig, detector: nn.Module, world: World, pretrain: Callable[..., Path]
+    config: DictConfig,
+    detector: nn.Module,
+    world: World,
+    pretrain: Callable[..., Path],
+    names: Sequence[str],
 ) -> list[nn.Module]:
     """Load ``config.initial_weights`` into the detector: null, ``shapes``, or a file with weights under ``model``.
 
-    All weights with a matching name and shape are loaded. The class layer of another set of classes does not match, so it keeps
-    its random weights. A loss that retrains class layers starts from a finished run with reinitialised class layers.
+    All weights with a matching name and shape are loaded, except the class layers if the file says that it was trained on other
+    classes; these layers keep their random weights. A loss that retrains class layers starts from a finished run with
+    reinitialised class layers.
 
     Args:
         pretrain: gives the checkpoint of a config, training it first if need be; ``of_features`` says whether all losses share it.
+        names: the classes of the data set, in the order of the labels.
 
     Returns:
         The class layers whose weights were loaded.
@@ -67,7 +75,9 @@ def start_from(
     else:
         path = _file(source)
     try:
-        fresh = load_features(detector, path)
+        trained = trained_classes(torch.load(path, map_location="cpu", weights_only=True))
+        difference = difference_of_classes(trained, names)
+        fresh = load_features(detector, path, _of_classes(detector, len(names)) if difference else ())
     except UNREADABLE as error:
         if isinstance(error, ValueError):  # the file can be read, but does not fit
             raise
@@ -79,11 +89,26 @@ def start_from(
         restart_class_layers(detector)
     if world.is_main:
         log.info("starts from %s; fresh: %s", path, ", ".join(fresh) or "nothing")
+        if difference and source != SHAPES:
+            log.info(
+                "%s was trained on other classes than the data set's, so class layers start fresh: %s",
+                path,
+                difference,
+            )
     if second_stage:
         return []
     own = {id(parameter): name for name, parameter in detector.named_parameters()}
     layers = (layer for layers in detector.class_layers().values() for layer in layers)
     return [layer for layer in layers if own[id(layer.bias)] not in fresh]
+
+
+def _of_classes(detector: nn.Module, classes: int) -> set[str]:
+    """Names of the parameters of the class layers of maps with one channel per class."""
+    maps = [name for name, loss in detector.classification.items() if loss.info.num_classes == classes]
+    layers = [
+        id(part) for name in maps for layer in detector.class_layers()[name] for part in layer.parameters()
+    ]
+    return {name for name, parameter in detector.named_parameters() if id(parameter) in layers}
 
 
 def identity(config: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,9 +108,23 @@ def _check_classes(state: dict[str, Any], data: RunData, path: Path) -> None:
     Raises:
         ConfigError: the classes or their order differ.
     """
-    trained, present = list((state.get("about") or {}).get("names") or []), list(data.statistics.names)
-    if not trained or trained == present:
-        return
+    difference = difference_of_classes(trained_classes(state), data.statistics.names)
+    if difference:
+        raise ConfigError(
+            f"{', '.join(data.val.sources)}: the classes differ from those that {path} was trained on: {difference}"
+        )
+
+
+def trained_classes(state: Mapping[str, Any]) -> list[str]:
+    """Names of the classes that the weights of a checkpoint were trained on, in the order of the labels; empty if unknown."""
+    return list((state.get("about") or {}).get("names") or [])
+
+
+def difference_of_classes(trained: Sequence[str], present: Sequence[str]) -> str:
+    """How the classes of a data set differ from those that weights were trained on, in words; empty if they are the same or
+    ``trained`` is empty."""
+    if not trained or list(trained) == list(present):
+        return ""
     missing = [name for name in trained if name not in present]
     other = [name for name in present if name not in trained]
     difference = "; ".join(
@@ -118,7 +132,4 @@ def _check_classes(state: dict[str, Any], data: RunData, path: Path) -> None:
         for what, names in (("it lacks", missing), ("only it has", other))
         if names
     )
-    raise ConfigError(
-        f"{', '.join(data.val.sources)}: the classes differ from those that {path} was trained on: "
-        f"{difference or 'they are in another order'}"
-    )
+    return difference or "they are in another order"

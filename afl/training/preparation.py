@@ -80,7 +80,8 @@ def prepare(run: Run, pretrain: Pretrain) -> tuple[Training, Evaluation]:
     batches = training_batches(config, data, world, start_step, repeats)
     loaded: list[nn.Module] = []
     if saved is None:
-        loaded = start_from(config, detector, world, partial(_with_kept_random_state, pretrain))
+        make = partial(_with_kept_random_state, pretrain)
+        loaded = start_from(config, detector, world, make, data.statistics.names)
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
     detector.to(world.device, memory_format=layout)
     if saved is None:

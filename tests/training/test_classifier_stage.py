@@ -51,15 +51,16 @@ def test_the_first_stage_is_the_ordinary_run_of_focal_loss_and_is_trained_once(s
 
 def test_a_given_checkpoint_is_the_first_stage_and_several_processes_need_one(small_cell, tmp_path):
     config = small_cell("centernet", "crt")
-    classes = read_data(config).classes
+    data = read_data(config)
+    classes, names = data.classes, data.statistics.names
     trained = build_detector(config, classes)
     torch.save({"model": trained.state_dict()}, tmp_path / "first.pt")
     model = build_detector(config, classes)
     many = World(0, 2, torch.device("cpu"))
     with pytest.raises(ConfigError, match="loss=crt starts from a finished run"):
-        start_from(config, model, many, lambda _: pytest.fail("trained"))
+        start_from(config, model, many, lambda _: pytest.fail("trained"), names)
     config.initial_weights = str(tmp_path / "first.pt")
-    start_from(config, model, many, lambda _: pytest.fail("trained"))
+    start_from(config, model, many, lambda _: pytest.fail("trained"), names)
     (layer,), (before,) = model.class_layers()["heat"], trained.class_layers()["heat"]
     assert not torch.equal(layer.weight, before.weight) and (layer.bias.sigmoid() - 0.1).abs().max() < 1e-6
     assert torch.equal(model.size[-1].weight, trained.size[-1].weight)

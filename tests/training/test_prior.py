@@ -72,7 +72,8 @@ def test_every_map_starts_at_the_prior_of_its_loss(small_cell, detector, loss, p
 
 def test_trained_class_layers_keep_their_biases(small_cell, tmp_path):
     config = small_cell("fcos", "eqlv2")
-    classes = read_data(config).classes
+    data = read_data(config)
+    classes, names = data.classes, data.statistics.names
     trained = build_detector(config, classes)
     (layer,) = trained.class_layers()["classification"]
     torch.nn.init.uniform_(layer.bias, -3, -1)
@@ -80,14 +81,14 @@ def test_trained_class_layers_keep_their_biases(small_cell, tmp_path):
     config.initial_weights = str(tmp_path / "trained.pt")
     world = World(0, 1, torch.device("cpu"))
     model = build_detector(config, classes)
-    loaded = start_from(config, model, world, lambda *_, **__: pytest.fail("trained"))
+    loaded = start_from(config, model, world, lambda *_, **__: pytest.fail("trained"), names)
     initialise_priors(model, iter([]), world, channels_last=True, loaded=loaded)
     (own,) = model.class_layers()["classification"]
     assert torch.equal(own.bias, layer.bias)
     # A layer of another number of classes is fresh.
     other = ClassCounts(torch.ones(7), torch.ones(7))
     model = build_detector(config, other)
-    loaded = start_from(config, model, world, lambda *_, **__: pytest.fail("trained"))
+    loaded = start_from(config, model, world, lambda *_, **__: pytest.fail("trained"), names)
     initialise_priors(model, iter([]), world, channels_last=True, loaded=loaded)
     (own,) = model.class_layers()["classification"]
     torch.testing.assert_close(own.bias.sigmoid(), torch.full_like(own.bias, 0.001))
