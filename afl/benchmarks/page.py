@@ -36,9 +36,9 @@ def page_of(folder: Path, subjects: Iterable[str]) -> str:
     lines = [
         "# This project against others on the same work",
         "",
-        "Written by `make benchmark` from the JSON files next to it. Times are medians of repetitions that take turns in one run on one",
-        "machine; the other side is called from its own package. Ratio: how often ours fits into theirs, or what the line names;",
-        "memory is what the line's last column says.",
+        "Written by `make benchmark` from the JSON files next to it. Times are medians of repetitions that alternate in one run on one",
+        "machine; the other side is called from its package. The ratio is theirs divided by ours, unless the line names another one.",
+        "The last column says how memory was counted.",
         "",
         f"Budgets: {verdicts.count('met')} met, {verdicts.count('missed')} missed, {verdicts.count('not measured')} not measured here.",
     ]

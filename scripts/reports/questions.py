@@ -313,7 +313,7 @@ def recognition(
 def documents() -> None:
     """Update the tables of results/ inside README.md and results/README.md, between their marks.
 
-        python -m scripts.report documents
+    python -m scripts.report documents
     """
     for name in DOCUMENTS:
         text = (ROOT / name).read_text(encoding="utf-8")
