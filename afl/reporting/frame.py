@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from afl.reporting.records import CellName, cell_of
 from afl.tracking import FINISHED, Record, mass_curves
 
@@ -30,8 +28,8 @@ def frame(records: Iterable[Record] | Mapping[CellName, Record | None]) -> pd.Da
         the cell, ``key``), then
 
         metric: a metric's name in the record, ``CLASS_AP``, or a figure of the gradient dynamics: ``positive`` and
-            ``negative`` (sum of |dL/dz| in a logged step, over all maps), ``kappa`` and ``ghat`` (mean over maps).
-        name, group: class name and frequency group (r, c, f), if the figure belongs to one.
+            ``negative`` (sum of |dL/dz| in a logged step, over all maps), ``kappa`` and ``ghat`` of a map.
+        name, group: class name and frequency group (r, c, f), if the figure belongs to one; the map's name of ``kappa`` and ``ghat``.
         part, step: number of the part of the training, from 0, and its last step, if the figure belongs to one.
         value: metrics are in [0, 1].
     """
@@ -53,26 +51,22 @@ def _figures(record: Record) -> list[tuple]:
         for name, value in record.per_class.items()
     ]
     steps = record.gradient_dynamics.get("steps", ())
-    for metric, group, values in _curves(record.gradient_dynamics):
+    for metric, name, group, values in _curves(record.gradient_dynamics):
         rows += [
-            (metric, None, group, part, step, value)
+            (metric, name, group, part, step, value)
             for part, (step, value) in enumerate(zip(steps, values, strict=True))
         ]
     return rows
 
 
-def _curves(dynamics: Mapping) -> Iterable[tuple[str, str | None, Iterable[float]]]:
-    """Metric, frequency group and values by part."""
+def _curves(dynamics: Mapping) -> Iterable[tuple[str, str | None, str | None, Iterable[float | None]]]:
+    """Metric, map, frequency group and values by part."""
     if not dynamics:
         return
     for name, values in mass_curves(dynamics).items():
         sign, group = name.split("/")
-        yield sign, group, values
-    for metric in ("kappa", "ghat"):
-        maps = [
-            values
-            for name, values in dynamics["curves"].items()
-            if name.endswith(f"/adaptive_gradient/{metric}")
-        ]
-        if maps:
-            yield metric, None, np.array(maps, float).mean(0).tolist()
+        yield sign, None, group, values
+    for name, values in dynamics["curves"].items():
+        for metric in ("kappa", "ghat"):
+            if name.endswith(f"/adaptive_gradient/{metric}"):
+                yield metric, name.split("/")[1], None, values

@@ -4,7 +4,7 @@ from afl.tracking.environment import environment, git_state
 from afl.tracking.gradient_summary import mass_curves, summarize
 from afl.tracking.local import CsvTracker, TensorBoardTracker
 from afl.tracking.metrics_log import MetricsLog, read_metrics
-from afl.tracking.overview import overview
+from afl.tracking.overview import OBJECTNESS, overview
 from afl.tracking.reconstruction import RECONSTRUCTION, names_afl
 from afl.tracking.record import (
     FAILED,
@@ -31,6 +31,7 @@ from datasets.files import (
 )
 
 __all__ = [
+    "OBJECTNESS",
     "RECONSTRUCTION",
     "RECORD",
     "Chart",

@@ -7,6 +7,7 @@ from typing import Any
 
 PREFIX = "0_overview"
 GROUPS = ("r", "f")
+OBJECTNESS = "objectness"  # a map without classes, whose gate opens before anything is learnt
 
 
 def overview(figures: Mapping[str, Any]) -> dict[str, float]:
@@ -16,8 +17,8 @@ def overview(figures: Mapping[str, Any]) -> dict[str, float]:
         figures: by their names in ``metrics.jsonl``.
 
     Returns:
-        ``0_overview/AP``, ``AP_r`` and ``AP_f`` of an evaluation; ``kappa``, the mean of AFL's kappa over the maps of the
-        detector; ``push_r`` and ``push_f``, the sum of |dL/dz| over the positives of the group's classes divided by the sum over
+        ``0_overview/AP``, ``AP_r`` and ``AP_f`` of an evaluation; ``kappa``, the mean of AFL's kappa over the maps of
+        classes; ``push_r`` and ``push_f``, the sum of |dL/dz| over the positives of the group's classes divided by the sum over
         their negatives, over all maps. Names without figures are missing.
     """
     found: dict[str, float] = {}
@@ -26,7 +27,9 @@ def overview(figures: Mapping[str, Any]) -> dict[str, float]:
         if value is not None:
             found[f"{PREFIX}/{metric}"] = value
     kappas = [
-        value for name, value in figures.items() if name.startswith("gradient/") and name.endswith("/kappa")
+        value
+        for name, value in figures.items()
+        if name.startswith("gradient/") and name.endswith("/kappa") and f"/{OBJECTNESS}/" not in name
     ]
     if kappas:
         found[f"{PREFIX}/kappa"] = sum(kappas) / len(kappas)

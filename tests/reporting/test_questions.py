@@ -324,6 +324,18 @@ def test_kappa_is_the_mean_over_maps_and_seeds_at_every_quarter(record):
     assert questions.gate_opening(own, "fl").empty
 
 
+def test_the_gate_of_objectness_is_not_averaged_with_that_of_the_classes(record):
+    dynamics = opening([0.2, 0.0, 0.0, 0.0], [1.0, 0.8, 0.4, 0.2])
+    for number, name in enumerate(("objectness", "class")):
+        for figure in ("kappa", "ghat"):
+            values = dynamics["curves"].pop(f"gradient/map{number}/adaptive_gradient/{figure}", None)
+            if values:
+                dynamics["curves"][f"gradient/{name}/adaptive_gradient/{figure}"] = values
+    found = questions.gate_opening(frame([record("objectbox", "afl", 0, gradient_dynamics=dynamics)]), "afl")
+    assert found.loc["objectbox"].tolist() == pytest.approx([1.0, 0.8, 0.4, 0.2])
+    assert found.loc["objectbox, objectness"].tolist() == pytest.approx([0.2, 0.0, 0.0, 0.0])
+
+
 # ---- choice and fit ---------------------------------------------------------------------------------------------------------
 
 SEARCH = {

@@ -130,6 +130,6 @@ def test_the_overview_only_contains_existing_figures():
     figures = {
         "gradient/a/positive/r/sum": 1.0, "gradient/b/positive/r/sum": 2.0, "gradient/a/negative/r/sum": 4.0,
         "gradient/b/negative/r/sum": 8.0, "gradient/a/positive/f/sum": 1.0, "gradient/a/negative/f/sum": 0.0,
-        "gradient/a/gate/kappa": 0.5, "gradient/b/gate/kappa": 1.0, "val/AP_r": 0.25, "val/AP_f": None,
+        "gradient/a/gate/kappa": 0.5, "gradient/b/gate/kappa": 1.0, "gradient/objectness/gate/kappa": 0.0, "val/AP_r": 0.25, "val/AP_f": None,
     }  # fmt: skip
     assert overview(figures) == {"0_overview/AP_r": 0.25, "0_overview/kappa": 0.75, "0_overview/push_r": 0.25}

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from afl.reporting.names import GROUPS
+from afl.tracking import OBJECTNESS
 
 QUARTERS = {"a quarter": 0.25, "half": 0.5, "three quarters": 0.75, "all": 1.0}
 
@@ -67,24 +68,23 @@ def push_over_training(found: pd.DataFrame, losses: Sequence[str], baseline: str
 
 
 def gate_opening(found: pd.DataFrame, loss: str) -> pd.DataFrame:
-    """Kappa of AFL's gate near each quarter of the training, mean over seeds and maps: 1 is closed, 0 is open.
+    """Kappa of AFL's gate near each quarter of the training, mean over seeds and maps of classes: 1 is closed, 0 is open.
 
-    Records keep means over tenths of the training; a quarter takes the tenth whose last step is nearest.
+    A map of objectness has no classes, so its gate has a row of its own. Records keep means over tenths of the training; a quarter
+    takes the tenth whose last step is nearest.
 
     Returns:
         Rows: detectors with a kappa on record; columns: ``QUARTERS``.
     """
     own = found[(found.metric == "kappa") & (found.loss == loss)]
+    apart = own["name"] == OBJECTNESS
     rows = []
-    for (detector, _), run in own.groupby(["detector", "key"], sort=False):
-        last = run.step.max()
-        rows.append(
-            {"detector": detector}
-            | {
-                name: run.value.iloc[(run.step - part * last).abs().argmin()]
-                for name, part in QUARTERS.items()
-            }
-        )
+    for of_objectness in (False, True):
+        for (detector, _), run in own[apart == of_objectness].groupby(["detector", "key"], sort=False):
+            kappa = run.groupby("step").value.mean()
+            nearest = [abs(kappa.index - part * kappa.index.max()).argmin() for part in QUARTERS.values()]
+            row = f"{detector}, {OBJECTNESS}" if of_objectness else detector
+            rows.append({"detector": row, **dict(zip(QUARTERS, kappa.iloc[nearest], strict=True))})
     if not rows:
         return pd.DataFrame(columns=list(QUARTERS))
     return pd.DataFrame(rows).groupby("detector", sort=False).mean()
