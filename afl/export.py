@@ -98,7 +98,7 @@ def export_onnx(predictor: Predictor, path: Path, size: Sequence[int] | None = N
     largest = LONGEST_WALK * 4
     if size is not None and (len(size) != 2 or any(s < DIVISOR or s % DIVISOR or s > largest for s in size)):
         raise ValueError(
-            f"size is {list(size)}; it is height and width, multiples of {DIVISOR} up to {largest}, such as [512,512]"
+            f"size is {list(size)}; it must be height and width, multiples of {DIVISOR} up to {largest}, such as [512,512]"
         )
     network = RawNetwork(predictor.detector)
     example = torch.zeros(TRACED if size is None else (2, 3, *size), dtype=torch.uint8)

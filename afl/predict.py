@@ -95,7 +95,7 @@ class Predictor:
     def stream(self, images: Iterable[Image], *, score: float = SCORE) -> Iterator[Detections]:
         """Detect objects in any number of images, with at most one batch of them in memory."""
         if not 0 <= score <= 1:
-            raise ValueError(f"score is {score!r}; it is a number from 0 to 1")
+            raise ValueError(f"score is {score!r}; it must be a number from 0 to 1")
         transform = instantiate(self.config.dataset.eval_transform[self.config.family])
         trainer = self.config.trainer
         rng = np.random.default_rng(0)  # transforms of evaluation draw nothing from it
@@ -209,8 +209,8 @@ def described(state: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     about = state.get("about")
     if about is None:
         raise CheckpointError(
-            f"{path} does not hold its config and classes: it was written before checkpoints did; "
-            "train the run again, or evaluate it where its data set is with scripts.evaluate"
+            f"{path} has no config and no class names, because an older version wrote it; train the run again, "
+            "or evaluate it with scripts.evaluate, which reads the data set"
         )
     lists = ("names", "category_ids", "groups", "instances", "images")
     if not isinstance(about, dict) or not isinstance(about.get("config"), dict):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 
+from afl.config import did_you_mean
 from scripts.entry import asks_for_help, options_of, quiet_libraries, run_command
 
 SUBJECTS = ("loss", "step", "remedies", "gpu", "compiled", "eval", "input", "decode", "project", "clone")
@@ -30,7 +31,8 @@ def main(arguments: list[str]) -> None:
     options = options_of([argument for argument in arguments if "=" in argument], DEFAULTS)
     unknown = sorted(set(chosen) - set(SUBJECTS))
     if unknown:
-        raise ValueError(f"the benchmark does not know {unknown[0]!r}; it takes {', '.join(SUBJECTS)}")
+        meant = did_you_mean(unknown[0], SUBJECTS)
+        raise ValueError(f"there is no subject {unknown[0]!r}.{meant} There are: {', '.join(SUBJECTS)}")
     if options["dry"]:
         os.environ |= {"TRITON_INTERPRET": "1", "AFL_TRITON": "on"}
     # Set before torch is imported: its profiler reports memory that was allocated earlier, and a missing GPU.

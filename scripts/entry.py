@@ -245,7 +245,7 @@ def _value(name: str, text: str, default: Any) -> Any:
     try:
         return {bool: _truth, list: _list, int: int, float: float}[kind](text)
     except ValueError:
-        raise ValueError(f"{name} is {text!r}; it is {KINDS[kind]}") from None
+        raise ValueError(f"{name} is {text!r}; it must be {KINDS[kind]}") from None
 
 
 def _truth(text: str) -> bool:

@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> Path | None:
         raise ValueError("which run? python -m scripts.export run=outputs/NAME")
     size = options["size"]
     if size is not None and not all(isinstance(side, int) for side in size):
-        raise ValueError(f"size is {size!r}; it is height and width such as [512,512]")
+        raise ValueError(f"size is {size!r}; it must be height and width, such as [512,512]")
 
     from afl.export import check_onnx, export_onnx
     from afl.predict import load_predictor

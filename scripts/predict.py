@@ -161,7 +161,9 @@ def demo(arguments: list[str]) -> int:
     run = options["run"] or next(f"zoo:{name}" for name in DEMOS if name in names())
     predictor = load_predictor(run, device="cpu")
     if predictor.checkpoint.parent != ZOO:
-        raise ValueError(f"run={run} is not of the zoo; a demo needs zoo:NAME, other runs need images=FOLDER")
+        raise ValueError(
+            f"run={run} is not a detector of the zoo; a demo needs zoo:NAME, other runs need images=FOLDER"
+        )
     entry, _ = read_entry(predictor.checkpoint)
     if not entry.kept:
         raise ValueError(f"{run} has no images in the zoo; name your own: images=FOLDER")
@@ -214,7 +216,7 @@ def _options(arguments: list[str]) -> dict[str, Any]:
         if options[name] is None:
             raise ValueError(f"which {name}? python -m scripts.predict run=outputs/NAME images=FOLDER")
     if not 0 <= options["score"] <= 1:
-        raise ValueError(f"score is {options['score']!r}; it is a number from 0 to 1")
+        raise ValueError(f"score is {options['score']!r}; it must be a number from 0 to 1")
     return options
 
 
@@ -267,7 +269,7 @@ def _views(options: dict) -> dict | None:
         return None
     scales = [1.0] if options["scales"] is None else options["scales"]
     if not all(isinstance(scale, int | float) and not isinstance(scale, bool) for scale in scales):
-        raise ValueError(f"scales is {scales!r}; it is a list of numbers such as [0.75,1.0,1.25]")
+        raise ValueError(f"scales is {scales!r}; it must be a list of numbers such as [0.75,1.0,1.25]")
     return {"flip": bool(options["flip"]), "scales": tuple(scales)}
 
 

@@ -114,7 +114,7 @@ def _compose(config: DictConfig, loss: str, dataset: str, detector: str) -> Dict
     if composed.dataset.name != dataset:
         raise ConfigError(
             f"table={config.table.name} lists the data set {dataset}, but its runs have dataset.name={composed.dataset.name}, so the "
-            f"table would not find them; list {composed.dataset.name}, and describe own data in conf/dataset/{composed.dataset.name}.yaml"
+            f"table would not find them; list {composed.dataset.name}, and describe your data in conf/dataset/{composed.dataset.name}.yaml"
         )
     check_preset(composed)
     return composed

@@ -113,7 +113,7 @@ def plan(config: DictConfig, seeds: Sequence[int]) -> Plan:
     """
     require_trainable(config.table)
     if str(config.measure).lower() not in MEASURE:
-        raise ConfigError(f"measure is {config.measure!r}; it is one of {', '.join(MEASURE)}")
+        raise ConfigError(f"measure is {config.measure!r}; it must be one of {', '.join(MEASURE)}")
     first = compose_rows(config)
     notes = [pinned(config.table)] if pinned(config.table) else []
     datasets: DataSets | None = DataSets()

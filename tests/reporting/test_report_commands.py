@@ -49,7 +49,7 @@ def test_the_page_of_a_data_set_has_the_counts_of_its_annotations(shared_data, t
 def test_wrong_data_sets_give_one_line(tmp_path):
     for arguments, words in (
         (["dataset=bcd"], "dataset=bccd"),
-        (["dataset=shapes", "images=few"], "images is 'few'; it is a whole number"),
+        (["dataset=shapes", "images=few"], "images is 'few'; it must be a whole number"),
         (["dataset=shapes", "datset.seed=1"], "Did you mean dataset.seed"),
         (["dataset=coco", f"dataset.root={tmp_path}"], "there is no file .*prepare_data coco"),
     ):

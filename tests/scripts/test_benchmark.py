@@ -217,7 +217,10 @@ def test_both_sides_of_a_training_step_update_their_weights(name):
 
 
 def test_a_typo_gives_one_line():
-    for wrong, message in (("losses", "does not know 'losses'"), ("fast=true", "no option 'fast'")):
+    for wrong, message in (
+        ("losses", "no subject 'losses'. Did you mean loss"),
+        ("fast=true", "no option 'fast'"),
+    ):
         with pytest.raises(ValueError, match=message):
             main([wrong])
 

@@ -194,7 +194,9 @@ def test_bad_input_gives_one_line(run, tmp_path, capsys):
     del state["about"]
     torch.save(state, tmp_path / "old.pt")
     refused(
-        [f"run={tmp_path}/old.pt", f"images={val.image_path(0)}", to], CheckpointError, "config and classes"
+        [f"run={tmp_path}/old.pt", f"images={val.image_path(0)}", to],
+        CheckpointError,
+        "no config and no class names",
     )
     refused([f"images={empty}"], ValueError, "which run")
     refused([f"run={alone}", f"images={val.image_path(0)}", "scor=1"], ValueError, "Did you mean score")
