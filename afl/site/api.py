@@ -41,7 +41,7 @@ PAGES = {
     ),
     "evaluation": (
         "Evaluation and records",
-        "Official metrics, and what a run leaves.",
+        "Official metrics, and the record of a run.",
         ("afl.evaluation.evaluator", "afl.evaluation.coco_evaluator", "afl.evaluation.lvis_evaluator", "afl.evaluation.voc_evaluator", "afl.tracking.record", "afl.tracking.overview"),
     ),
 }  # fmt: skip
