@@ -51,8 +51,8 @@ def _installed() -> bool:
 
 
 def no_autocast(device: torch.device) -> contextlib.AbstractContextManager:
-    """A context without autocast, on devices that have autocast."""
-    if torch.amp.is_autocast_available(device.type):
+    """A context without autocast; it costs nothing where autocast is off anyway."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
 

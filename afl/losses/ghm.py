@@ -136,8 +136,7 @@ class GradientHarmonizing(Weighting):
 
     def _count_in_blocks(self, seen: Tensor, logits: Tensor, target: ClassificationTarget) -> None:
         """Add the number of plain negatives in each bin to ``seen``."""
-        one = torch.ones((), dtype=computing_type(logits.dtype), device=logits.device)
-        for block in negative_blocks(logits, target, _CROSS_ENTROPY, one):
+        for block in negative_blocks(logits, target, _CROSS_ENTROPY, 1.0):
             number = self._bin(block.g)
             # Exceptions have factor 0 and become -1, which is outside all bins.
             counted = number.add_(1.0).mul_(block.factor).sub_(1.0)

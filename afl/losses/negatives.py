@@ -35,7 +35,7 @@ class NegativeBlock:
 
 
 def negative_blocks(
-    logits: Tensor, target: ClassificationTarget, weights: ElementWeights, scale: Tensor
+    logits: Tensor, target: ClassificationTarget, weights: ElementWeights, scale: float | Tensor
 ) -> Iterator[NegativeBlock]:
     """All plain negatives of a map, block by block, in the computing type, W times ``scale`` (scalar).
 
@@ -140,7 +140,7 @@ class Eraser:
         lists = [
             index for index in (target.positive, target.negative_index) if index is not None and index.numel()
         ]
-        self.index = torch.cat(lists) if lists else None
+        self.index = torch.cat(lists) if len(lists) > 1 else next(iter(lists), None)
         self.rows, self.block = rows, rows * target.num_classes
         self.ignored, self.ignored_rows = target.ignored, None
         self.bounds: list[int] | None = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,7 +81,12 @@ def _loss_and_gradient(
         kernels = import_module("afl.losses.triton_kernel")
         return kernels.loss_and_gradient(logits, target, weights, normalizer, differentiable)
     dtype = computing_type(logits.dtype)
-    scale = normalizer.detach().to(logits.device, dtype).reciprocal()
+    scale: float | Tensor
+    if logits.device.type == "cpu":
+        # Reading a number from a CPU tensor is free and saves operations.
+        scale = 1.0 / normalizer.item()
+    else:
+        scale = normalizer.detach().to(logits.device, dtype).reciprocal()
     stored = gradient_type(logits.dtype)
     gradient = torch.empty(logits.shape, dtype=stored, device=logits.device) if differentiable else None
 
@@ -88,7 +94,7 @@ def _loss_and_gradient(
     hits = positives(positive_logits(logits, target), target, weights)
     for exceptions in (scaled_negatives(logits, target, weights), hits):
         if exceptions is not None:
-            factor = torch.where(exceptions.valid, exceptions.weight * exceptions.alpha * scale, 0.0)
+            factor = exceptions.weight * exceptions.alpha * scale
             loss = torch.where(exceptions.valid, factor * exceptions.loss, 0.0)
             total = total + loss.sum(dtype=torch.float64)
             if differentiable:
@@ -102,20 +108,17 @@ def _dense_negatives(
     logits: Tensor,
     target: ClassificationTarget,
     weights: ElementWeights,
-    scale: Tensor,
+    scale: float | Tensor,
     gradient: Tensor | None,
 ) -> Tensor:
     """Sum over the plain negatives of scale W A v, a float64 scalar; fills ``gradient`` unless it is None."""
     total = torch.zeros((), dtype=torch.float64, device=logits.device)
-    strength: float | Tensor
-    if weights.gate is not None:
-        # The gate gets gradients that are scaled already: this times scale times u is kappa / tau times u.
+    # The gate gets gradients that are scaled already: strength times scale times u is kappa / tau times u.
+    strength: float | Tensor = 0.0
+    if weights.gate is not None and isinstance(scale, Tensor):
         strength = torch.where(scale > 0, weights.gate / scale, 0.0)
-        if strength.ndim == 0 and strength.device.type == "cpu":
-            # A number saves an operation, and reading it from a CPU tensor is free.
-            strength = strength.item()
-    else:
-        strength = 0.0
+    elif weights.gate is not None and scale > 0:
+        strength = (weights.gate if weights.gate.ndim else weights.gate.item()) / scale
     # An open gate multiplies by 1: on a CPU, where reading it is free, it is skipped.
     gated = not (isinstance(strength, float) and strength == 0.0)
     if table.serves(logits, target, weights, strength):
@@ -149,7 +152,7 @@ class Exceptions:
         valid: (K,) bool, false at padding and where another entry takes precedence.
         loss: (K,) v.
         gradient: (K,) dv/dz, signed.
-        weight: (K,) W A, weights times gate.
+        weight: W A, weights times gate, number or (K,).
         alpha: alpha_t, number or (K,).
     """
 
@@ -157,7 +160,7 @@ class Exceptions:
     valid: Tensor
     loss: Tensor
     gradient: Tensor
-    weight: Tensor
+    weight: float | Tensor
     alpha: float | Tensor
 
 
@@ -177,9 +180,7 @@ def gradient_mass(
     elif uses_triton(logits):
         sums[1] += import_module("afl.losses.triton_kernel").negative_mass(logits, target, ungated)
     else:
-        alpha = alpha_balance(0.0, weights.alpha)
-        scale = torch.full((), alpha, dtype=computing_type(logits.dtype), device=logits.device)
-        for block in negative_blocks(logits, target, ungated, scale):
+        for block in negative_blocks(logits, target, ungated, alpha_balance(0.0, weights.alpha)):
             size = gradient_size(block.g, block.factor, block.loss, weights.gamma, out=block.spare)
             sums[1] += size.sum(0) if by_class else size.sum()
     apart = (
@@ -215,7 +216,7 @@ def scaled_negatives(
     z = logits.reshape(-1)[index].to(computing_type(logits.dtype))
     if target.shift is not None:
         z = z + target.shift.to(z.dtype)[label]
-    gamma = _of_class(weights.gamma, label)
+    gamma = _of_class(weights.gamma, index, target)
     g = torch.sigmoid(z)
     factor = modulation(g, gamma)
     loss = factor * negative_log(z)
@@ -232,7 +233,7 @@ def scaled_negatives(
     if weights.negative_bin is not None:
         weight = weight * weights_by_size(weights.negative_bin, g)
     gradient = gradient_size(g, factor, loss, gamma)
-    weight = _gated(weight, gradient, weights.gate, label)
+    weight = _gated(weight, gradient, _of_class(weights.gate, index, target))
     return Exceptions(index, valid, loss, gradient, weight, alpha_balance(0.0, weights.alpha))
 
 
@@ -240,30 +241,31 @@ def positives(z: Tensor, target: ClassificationTarget, weights: ElementWeights) 
     """Losses of the positives, hard or soft, from their logits ``z`` (P,); None if the target lists none."""
     if not target.positive.numel():
         return None
-    label = target.positive_class
-    gamma = _of_class(weights.gamma_of_positives, label)
+    index = target.positive.clamp(min=0)
+    gamma = _of_class(weights.gamma_of_positives, index, target)
     if target.value is None:
-        g = torch.sigmoid(-z)
+        x = -z
+        g = torch.sigmoid(x)
         factor = modulation(g, gamma)
-        loss = factor * negative_log(-z)
+        loss = factor * negative_log(x)
         gradient = -gradient_size(g, factor, loss, gamma)
         alpha = alpha_balance(1.0, weights.alpha)
     else:
         y = target.value.to(z.dtype)
         loss, gradient = modulated_cross_entropy(z, y, distance, gamma)
         alpha = alpha_balance(y, weights.alpha)
-    weight = torch.ones_like(z) if weights.positive is None else weights.positive.to(z.dtype)
-    weight = _gated(weight, gradient, weights.gate, label)
-    return Exceptions(target.positive.clamp(min=0), target.is_positive, loss, gradient, weight, alpha)
+    weight = 1.0 if weights.positive is None else weights.positive.to(z.dtype)
+    weight = _gated(weight, gradient, _of_class(weights.gate, index, target))
+    return Exceptions(index, target.is_positive, loss, gradient, weight, alpha)
 
 
-def _gated(weight: Tensor, gradient: Tensor, strength: Tensor | None, label: Tensor) -> Tensor:
-    return weight if strength is None else weight * gate(weight * gradient.abs(), _of_class(strength, label))
+def _gated(weight: float | Tensor, gradient: Tensor, strength: float | Tensor | None) -> float | Tensor:
+    return weight if strength is None else weight * gate(weight * gradient.abs(), strength)
 
 
-def _of_class(value: float | Tensor, label: Tensor) -> float | Tensor:
-    """A number for all classes as it is, or the entries (K,) of a (C,) tensor."""
-    return value[label] if isinstance(value, Tensor) and value.ndim else value
+def _of_class(value: Any, index: Tensor, target: ClassificationTarget) -> Any:
+    """A number for all classes as it is, or the entries (K,) of a (C,) tensor for elements ``index``."""
+    return value[index % target.num_classes] if isinstance(value, Tensor) and value.ndim else value
 
 
 def _contains(members: Tensor, index: Tensor) -> Tensor:

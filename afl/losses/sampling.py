@@ -256,9 +256,7 @@ def on_host(tensor: Tensor) -> bool:
 def _plain_losses(
     logits: Tensor, target: ClassificationTarget, weights: ElementWeights
 ) -> Iterator[tuple[int, int, Tensor]]:
-    balance = alpha_balance(0.0, weights.alpha)
-    scale = torch.full((), balance, dtype=computing_type(logits.dtype), device=logits.device)
-    for block in negative_blocks(logits, target, weights, scale):
+    for block in negative_blocks(logits, target, weights, alpha_balance(0.0, weights.alpha)):
         yield block.start, block.stop, block.loss
 
 
