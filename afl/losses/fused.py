@@ -75,7 +75,7 @@ def gradient_type(dtype: torch.dtype) -> torch.dtype:
 def save_gradient(ctx: Any, gradient: Tensor, dtype: torch.dtype) -> None:
     """Keep a gradient that ``forward`` has computed; ``dtype`` is the logits' type."""
     ctx.save_for_backward(gradient)
-    ctx.dtype, ctx.applied = dtype, None
+    ctx.dtype = dtype
 
 
 def gradient_of_logits(ctx: Any, upstream: Tensor) -> Tensor:
@@ -94,23 +94,26 @@ def _times_upstream(ctx: Any, upstream: Tensor) -> Tensor:
     """The saved gradient times ``upstream``.
 
     The usual scalar 1 costs nothing on a CPU, where reading it is free. On a GPU reading it would stall the queue, so a
-    kernel reads it and scales the buffer in place if necessary. The first backward hands that buffer out, so a second one
-    through the same graph leaves it alone and allocates another. A first factor of 0 leaves nothing to restore: a second
-    backward on a GPU then gives NaN.
+    kernel reads it and scales the buffer in place if necessary; or a copy of it, if the graph is kept for another backward.
     """
     (gradient,) = ctx.saved_tensors
-    if upstream.ndim == 0 and uses_triton(gradient) and ctx.applied is None:
-        ctx.applied = upstream
+    if upstream.ndim == 0 and uses_triton(gradient):
+        if _graph_is_kept():
+            gradient = gradient.clone()
         import_module("afl.losses.triton_launch").scale_gradient(gradient, upstream)
         return gradient.to(ctx.dtype)
-    if upstream.ndim == 0 and upstream.device.type == "cpu" and ctx.applied is None:
+    if upstream.ndim == 0 and upstream.device.type == "cpu":
         # A Python number is not rounded to the gradient's type before the product.
         factor = upstream.item()
         return (gradient if factor == 1.0 else gradient * factor).to(ctx.dtype)
     dtype = computing_type(ctx.dtype)
-    if ctx.applied is not None:
-        upstream = upstream / ctx.applied
     return (gradient.to(dtype) * upstream.to(dtype)).to(ctx.dtype)
+
+
+def _graph_is_kept() -> bool:
+    """Whether the running backward keeps its graph (``retain_graph=True``), as far as torch says so."""
+    known = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return known is None or known()
 
 
 class _WithoutSecondDerivative(torch.autograd.Function):

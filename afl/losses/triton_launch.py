@@ -67,7 +67,7 @@ def scale_gradient(gradient: Tensor, upstream: Tensor) -> None:
             written, upstream.contiguous(), written.numel(), BLOCK=block, num_warps=WARPS
         )
     if written is not gradient:
-        # Hidden from autograd, like a kernel's write; a second backward through the same graph is handled.
+        # Hidden from autograd, like a kernel's write.
         gradient.data.copy_(written)
 
 
