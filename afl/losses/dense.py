@@ -53,6 +53,11 @@ def dense_loss(
             f"Class weights of shape {tuple(class_weights.shape)} do not fit logits of shape "
             f"{tuple(logits.shape)}, whose last dimension is that of the classes."
         )
+    if strength is not None and strength.ndim and strength.shape != logits.shape[-1:]:
+        raise ValueError(
+            f"kappa of shape {tuple(strength.shape)} does not fit logits of shape {tuple(logits.shape)}: give one number, or one "
+            "for each class, the last dimension."
+        )
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}, but must be 'none', 'mean' or 'sum'.")
     if gamma < 0 or alpha > 1:

@@ -178,6 +178,7 @@ def test_saved_for_backward_is_one_tensor_of_the_logits_size():
         ({"alpha": 2.0}, "alpha"),
         ({"tau": 0.0}, "tau"),
         ({"kappa": -1.0}, "kappa"),
+        *(({"kappa": torch.ones(shape)}, "kappa") for shape in ((1,), (4,), (4, 5), (1, 5))),
     ],
 )
 def test_bad_arguments_are_named(arguments, word):
