@@ -14,6 +14,10 @@ if not torch.cuda.is_available():
     # Without a GPU the fused kernels run in Triton's interpreter, which must be selected before triton is imported.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# A developer's settings of W&B change what it does, and a test must never write to a developer's project.
+for name in [name for name in os.environ if name.startswith("WANDB_")]:
+    del os.environ[name]
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
