@@ -22,10 +22,10 @@ Questions about the records of a table, answered in results/TABLE:
     mechanism   the gradient of a loss on each frequency group, early and late
     gate        the opening of AFL's gate over training
     choice      the free choices of AFL that its search selects
-    forms       which form of AFL the rule of results/protocol.md chooses
-    tuning      which setting of a loss is best, from runs that change one at a time
+    forms       the form of AFL that the rule of results/protocol.md chooses
+    tuning      the best setting of a loss, from runs that change one at a time
     fit         AP on the training images
-    recognition which part of the objects is localised, and which part of these gets its class
+    recognition the part of the objects that is localised, and the part of these that gets its class
     documents   the tables inside README.md and results/README.md
 """
 

@@ -87,7 +87,7 @@ def dataset_page(
         Section("objects", "Objects", "Objects", "objects.html.j2", _objects(train, groups)),
         Section("samples", "Some images", "Images", "samples.html.j2", {"views": views, "photos": photos}),
         Section(
-            "source", "Where it comes from", "Source", "sources.html.j2",
+            "source", "Files", "Source", "sources.html.j2",
             {"splits": {split.name: _source(split) for split in splits}},
         ),
     ]  # fmt: skip

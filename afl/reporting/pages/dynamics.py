@@ -1,4 +1,4 @@
-"""Where the gradient goes: its share by frequency group, its course over training, and AFL's gate."""
+"""The gradient: its share by frequency group, its course over training, and AFL's gate."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def dynamics_section(material: Material) -> Section | None:
         "losses": [(style[loss], loss) for loss in MASS_LOSSES if loss in style],
         "gates": [own for dataset in found.spec.datasets if (own := _gates(material, found, dataset))],
     }
-    return Section("dynamics", "Where the gradient goes", "Gradients", "dynamics.html.j2", content)
+    return Section("dynamics", "Gradients by frequency group", "Gradients", "dynamics.html.j2", content)
 
 
 def _shares(material: Material, found: Table, dataset: str) -> list[Chart]:

@@ -28,7 +28,7 @@ def pictures_section(material: Material) -> Section | None:
         name = detector_name(detector) + (f", {dataset}" if len({place[0] for place in places}) > 1 else "")
         shown[name] = _figures(photos, arms)
     content = {"score": SCORE, "match": MATCH, "detectors": shown, "photos": photos}
-    return Section("pictures", "What they find", "Pictures", "pictures.html.j2", content)
+    return Section("pictures", "Detections", "Pictures", "pictures.html.j2", content)
 
 
 def _figures(photos: Photos, arms: Sequence[Gallery]) -> list[tuple[list[View], str]]:
