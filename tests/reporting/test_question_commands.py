@@ -24,6 +24,18 @@ COMMITTED = [
     ("noise", ["table=search"], "search/noise.md"),
     ("contrast", ["table=shapes"], "shapes/afl-against-cbfl_instances.md"),
     ("contrast", ["table=confirmation"], "confirmation/afl-contrasts.md"),
+    ("contrast", ["table=confirmation", "loss=irfs"], "confirmation/irfs-contrasts.md"),
+    ("contrast", ["table=confirmation", "loss=afl_irfs"], "confirmation/afl_irfs-contrasts.md"),
+    (
+        "contrast",
+        ["table=confirmation", "loss=afl_irfs", "against=afl"],
+        "confirmation/afl_irfs-against-afl.md",
+    ),
+    (
+        "contrast",
+        ["table=confirmation", "loss=afl_irfs", "against=fl", "other=confirmation_lr"],
+        "confirmation/afl_irfs-against-fl-of-confirmation_lr.md",
+    ),
     ("contrast", ["table=bccd"], "bccd/afl-contrasts.md"),
     *(
         ("contrast", ["table=shapes", f"loss={loss}"], f"shapes/{loss}-contrasts.md")
