@@ -1,7 +1,7 @@
 """Evaluate the weights of a run again, or other weights under its config.
 
     python -m scripts.evaluate run=outputs/shapes_lvis-centernet-fl-s0-1a2b3c4d
-    python -m scripts.evaluate run=... checkpoint=weights.pt trainer.evaluator=fast
+    python -m scripts.evaluate run=... checkpoint=weights.pt trainer.evaluator=official
     python -m scripts.evaluate run=... dataset.root=/data/moved
     python -m scripts.evaluate run=... both=true
 
@@ -15,7 +15,7 @@ Other arguments change the run's config for this evaluation, for example:
     dataset.policy=skip              leave out records with defects
     dataset.max_detections=300       largest number of boxes per image
     detector.score_threshold=0.01    smallest score of a box
-    trainer.evaluator=fast           the fast evaluator
+    trainer.evaluator=official       pycocotools and lvis instead of hotcoco
     trainer.test_time.flip=true      add a mirrored view of every image
     trainer.eval_batch_size=8        images in a pass
     trainer.device=cpu               auto, cpu or cuda
