@@ -1,4 +1,4 @@
-"""How widely the objects of each class spread over the image: the fractal dimension of their centres, by counting boxes.
+"""The spread of the objects of each class over the image: the fractal dimension of their centres, by counting boxes.
 
 Alexandridis et al., Fractal Calibration for Long-Tailed Object Detection, CVPR 2025, section 3.3. For a grid of g x g equal cells over
 the image, N_g is the number of cells with the centre of an object of the class in any training image. The dimension is the slope of

@@ -6,7 +6,7 @@ With the soft step H(x) = clip(x / (2 delta) + 1/2, 0, 1), for a positive i and 
     loss = (1 / N) sum over i and j of L_ij = (1 / N) sum over i of (1 - precision_i)
 
 that is 1 - AP of the ranking. Its gradient is *assigned*, not derived (the paper's error-driven update):
-every L_ij wants to be 0, so negative j gets +sum_i L_ij / N and positive i gets -sum_j L_ij / N. Both sides
+the desired value of every L_ij is 0, so negative j gets +sum_i L_ij / N and positive i gets -sum_j L_ij / N. Both sides
 push with the same total, at most 1, however many negatives there are. AP is interpolated, as in the official
 code: precision_i becomes the largest precision at or below i's score, and its L_ij shrink with it. Default:
 delta = 1, of the official code.

@@ -22,7 +22,7 @@ from afl.losses.weighting import Weighting
 
 
 class ClassifierRetraining(Weighting):
-    """Asks training to train the class layers alone, from a finished run.
+    """Requests that the class layers alone are trained, starting from a finished run.
 
     Args:
         info: the map.

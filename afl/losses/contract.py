@@ -3,7 +3,7 @@
 A detector builds one loss per map from a ``MapInfo`` and calls it with logits and a sparse target. The training loop
 calls ``update`` once per optimiser step and logs ``statistics``. Before training it may set the head's bias
 (``wants_prior``, ``prior_from_data``); before evaluation it may lower the score threshold (``score_threshold``).
-``MapLoss`` has a default for everything except ``compute``, so a new loss states only what is special about it.
+``MapLoss`` has a default for everything except ``compute``, so a new loss only implements the parts that differ.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from afl.losses.weighting import ElementWeights
 
 @dataclass(frozen=True)
 class MapInfo:
-    """What a loss may know about the classification map it is built for.
+    """The description of a classification map from which its loss is built.
 
     Attributes:
         name: the map's name in its detector, for example ``heat`` or ``top_left``.

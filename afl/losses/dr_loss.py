@@ -12,13 +12,13 @@ derived through q as well, as there: an element that is easier than P_- by more 
 other way, a little, because it lowers the expectation.
 
 Probabilities and not logits are compared, so gradients carry p (1 - p): a head that starts at a prior of 0.01
-would barely move. The method wants a prior of 0.5 (``wants_prior``).
+would barely move. The method needs a prior of 0.5 (``wants_prior``).
 
 Anchors and grids: as above. Heat maps: a negative's place in q is multiplied by its scale (1 - Y)^4. Soft
 positives (objectness): value y multiplies an element's place among the positives, 1 - y its place among the
 negatives. An image with neither positives nor negatives on the map has loss 0; without negatives P_- is 0.
 
-Normaliser: the number of images, as in the paper, because each image counts once whatever is in it; the given
+Normaliser: the number of images, as in the paper, because each image counts once; the given
 number of positives is not used. As every term is at most tau (1 + margin) or so, that has the size of a loss
 per positive.
 

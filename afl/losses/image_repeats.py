@@ -1,4 +1,4 @@
-"""What a loss asks of the order of training images."""
+"""The request of a loss to repeat training images of rare classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How mature a model is, measured by the mean size of the gradient over its positives."""
+"""The maturity of a model, measured by the mean size of the gradient over its positives."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from afl.losses.weighting import Weighting
 
 
 class RepeatFactorSampling(Weighting):
-    """Asks training to repeat the images of rare classes.
+    """Requests repeated images of rare classes.
 
     Args:
         info: the map.

@@ -68,7 +68,7 @@ class SamplingFree(ClassificationLoss):
         """The optimal prior pi, kept for the threshold.
 
         Args:
-            positives_per_image: N_+, mean over images; none count as a thousandth of one, so that the bias is
+            positives_per_image: N_+, mean over images; no positives count as a thousandth of one, so that the bias is
                 finite.
             elements_per_image: N_+ + N_-.
         """
