@@ -20,6 +20,7 @@ from detectors.boxes import (
 MAX_LOG_SCALE = math.log(1000 / 16)  # a decoded side grows at most 62.5-fold: exp cannot overflow
 
 BACKGROUND, BETWEEN = -1, -2
+LOW, HIGH = 0.4, 0.5  # IoU below which an anchor is background, and from which it is positive
 
 
 def base_anchors(size: float, ratios: tuple[float, ...], scales: tuple[float, ...]) -> Tensor:
@@ -34,20 +35,12 @@ def grid_anchors(base: Tensor, height: int, width: int, stride: int) -> Tensor:
     return (centre + base).reshape(-1, 4)
 
 
-def match_anchors(
-    anchors: Tensor,
-    boxes: Tensor,
-    valid: Tensor,
-    *,
-    low: float = 0.4,
-    high: float = 0.5,
-    keep_best: bool = True,
-) -> tuple[Tensor, Tensor]:
-    """Match the anchors of a whole batch with objects.
+def match_anchors(anchors: Tensor, boxes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Match the anchors of a whole batch with objects (RetinaNet, 4).
 
-    An anchor is positive if its best IoU is at least ``high``, background if it is below ``low``, and ignored in between. With
-    ``keep_best``, the best anchors of an object are also positive for any smaller IoU above zero. If several objects have the
-    same IoU, the first one is chosen.
+    An anchor is positive if its best IoU is at least ``HIGH``, background if it is below ``LOW``, and ignored in between. The best
+    anchors of an object are also positive for any smaller IoU above zero. If several objects have the same IoU, the first one is
+    chosen.
 
     Args:
         anchors: (A, 4), none of them empty; boxes: (B, M, 4); valid: (B, M) bool.
@@ -58,7 +51,7 @@ def match_anchors(
     """
     if uses_triton(boxes):
         kernels = import_module("detectors.triton_matching")
-        return kernels.match_anchors(anchors, boxes, valid, low, high, keep_best, (BACKGROUND, BETWEEN))
+        return kernels.match_anchors(anchors, boxes, valid, LOW, HIGH, (BACKGROUND, BETWEEN))
     # Contiguous coordinates are faster to read.
     anchors = anchors.t().contiguous().t()
     shape = (len(boxes), len(anchors))
@@ -70,13 +63,12 @@ def match_anchors(
         overlap, which = iou.max(1)
         match[images] = torch.where(overlap > best[images], which + first, match[images])
         best[images] = torch.maximum(best[images], overlap)
-        if keep_best:
-            best_of_object = iou.amax(2, keepdim=True)
-            # The difference is 0 at the best anchors and negative elsewhere; no IoU equals 2.
-            below = iou.sub_(torch.where(best_of_object > 0, best_of_object, 2.0))
-            kept[images] |= below.amax(1) == 0
-    other = torch.where(best < low, BACKGROUND, BETWEEN)
-    return torch.where((best >= high) | kept, match, other), best
+        best_of_object = iou.amax(2, keepdim=True)
+        # The difference is 0 at the best anchors and negative elsewhere; no IoU equals 2.
+        below = iou.sub_(torch.where(best_of_object > 0, best_of_object, 2.0))
+        kept[images] |= below.amax(1) == 0
+    other = torch.where(best < LOW, BACKGROUND, BETWEEN)
+    return torch.where((best >= HIGH) | kept, match, other), best
 
 
 def anchors_in_ignored(anchors: Tensor, boxes: Tensor, ignored: Tensor) -> Tensor:

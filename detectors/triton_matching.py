@@ -25,12 +25,12 @@ def match_anchors(
     valid: Tensor,
     low: float,
     high: float,
-    keep_best: bool,
     names: tuple[int, int],
 ) -> tuple[Tensor, Tensor]:
     """The same as :func:`detectors.anchors.match_anchors`.
 
     Args:
+        low, high: largest IoU of background, exclusive, and smallest of a positive anchor.
         names: values for background and for ignored anchors.
     """
     batch, count, places = len(boxes), boxes.shape[1], len(anchors)
@@ -42,20 +42,7 @@ def match_anchors(
     grid = (triton.cdiv(places, block), batch)
     with on_device_of(boxes):
         _best[grid](*data, best, match, top, places, count, BLOCK=block, **_OPTIONS)
-        _decide[grid](
-            *data,
-            best,
-            match,
-            top,
-            places,
-            count,
-            low,
-            high,
-            *names,
-            KEEP_BEST=keep_best,
-            BLOCK=block,
-            **_OPTIONS,
-        )
+        _decide[grid](*data, best, match, top, places, count, low, high, *names, BLOCK=block, **_OPTIONS)
     return match, best
 
 
@@ -111,7 +98,6 @@ def _decide(
     high,
     background,
     between,
-    KEEP_BEST: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Replace the object of anchors that are not positive by ``background`` or ``between``."""
@@ -120,14 +106,13 @@ def _decide(
     inside = place < places
     highest = tl.load(best + image * places + place, mask=inside, other=0.0)
     kept = highest >= high
-    if KEEP_BEST:
-        item = image * count
-        end = item + count
-        while item < end:
-            largest = tl.load(top + item)
-            if largest > 0:
-                kept = kept | (_iou(anchors, boxes, place, inside, item) == largest)
-            item += 1
+    item = image * count
+    end = item + count
+    while item < end:
+        largest = tl.load(top + item)
+        if largest > 0:
+            kept = kept | (_iou(anchors, boxes, place, inside, item) == largest)
+        item += 1
     own = tl.load(match + image * places + place, mask=inside, other=0)
     other = tl.where(highest < low, background, between).to(tl.int64)
     tl.store(match + image * places + place, tl.where(kept, own, other), mask=inside)

@@ -8,16 +8,15 @@ from tests.detectors.test_matching_memory import scene
 from tests.fresh_python import run_without_interpreter
 
 
-@pytest.mark.parametrize("keep_best", [True, False])
 @pytest.mark.parametrize("block", [256, 1 << 14])
 @pytest.mark.parametrize("count", [0, 1, 9])
-def test_kernel_matches_are_bit_identical_to_torch(monkeypatch, count, block, keep_best):
+def test_kernel_matches_are_bit_identical_to_torch(monkeypatch, count, block):
     anchors, boxes, valid = scene(count, side=8)
     monkeypatch.setenv("AFL_TRITON", "off")
-    expected = match_anchors(anchors, boxes, valid, keep_best=keep_best)
+    expected = match_anchors(anchors, boxes, valid)
     monkeypatch.setenv("AFL_TRITON", "on")
     monkeypatch.setattr("detectors.triton_matching._BLOCK_INTERPRETED", block)
-    match, overlap = match_anchors(anchors, boxes, valid, keep_best=keep_best)
+    match, overlap = match_anchors(anchors, boxes, valid)
     assert torch.equal(match, expected[0])
     assert torch.equal(overlap, expected[1])
 
@@ -28,7 +27,7 @@ from triton.compiler import ASTSource, compile
 from detectors import triton_matching
 
 types = dict(anchors="*fp32", boxes="*fp32", valid="*u8", best="*fp32", match="*i64", top="*fp32", low="fp32", high="fp32")
-fixed = dict(KEEP_BEST=True, BLOCK=256)
+fixed = dict(BLOCK=256)
 for kernel in (triton_matching._best, triton_matching._decide):
     names = kernel.arg_names
     signature = {name: "constexpr" if name in fixed else types.get(name, "i32") for name in names}
