@@ -6,8 +6,6 @@ step k: there is no state to save, and the number of workers does not matter.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from datasets.index import AnnotationIndex
@@ -64,15 +62,6 @@ class EpochPlan:
         self.groups = groups
         self._starts = [0]
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-
-    @property
-    def images_per_epoch(self) -> float:
-        """Number of images in an epoch; with repeat factors, the mean over epochs."""
-        return float(self.num_images if self.repeat_factors is None else self.repeat_factors.sum())
-
-    def steps(self, epochs: float) -> int:
-        """Number of steps that show at least ``epochs`` epochs."""
-        return math.ceil(epochs * self.images_per_epoch / self.batch_size - 1e-9)
 
     def order(self, epoch: int) -> np.ndarray:
         """Image numbers of one epoch, in order."""

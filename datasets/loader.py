@@ -26,24 +26,21 @@ def make_train_loader(
     plan: EpochPlan,
     *,
     start_step: int = 0,
-    num_steps: int | None = None,
     num_workers: int = 0,
     pin_memory: bool = False,
     divisors: tuple[int, int] = (32, 32),
 ) -> Iterable[Batch]:
-    """Batches of the steps start_step, start_step + 1, ...
+    """Batches of the steps start_step, start_step + 1, ..., without end.
 
     Args:
         dataset: the training split.
         plan: the images of each step.
         start_step: the first step, at which an interrupted training continues.
-        num_steps: number of batches; None for an endless stream.
         num_workers: number of loader processes; the batches do not depend on it.
         pin_memory: whether batches are in page-locked memory, for copies to a GPU.
         divisors: divisors of the padded sides, see :func:`datasets.batch.collate`.
     """
-    stop = None if num_steps is None else start_step + num_steps
-    return _loader(dataset, _Steps(plan, start_step, stop), num_workers, pin_memory, divisors)
+    return _loader(dataset, _Steps(plan, start_step), num_workers, pin_memory, divisors)
 
 
 def make_eval_loader(
@@ -54,23 +51,21 @@ def make_eval_loader(
     world_size: int = 1,
     num_workers: int = 0,
     pin_memory: bool = False,
-    divisors: tuple[int, int] = (32, 32),
 ) -> Iterable[Batch]:
     """Batches that together, over all ranks, contain each image exactly once; the last one may be smaller."""
     mine = [SampleKey(0, i) for i in range(rank, len(dataset), world_size)]
     batches = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
-    return _loader(dataset, batches, num_workers, pin_memory, divisors)
+    return _loader(dataset, batches, num_workers, pin_memory, divisors=(32, 32))
 
 
 class _Steps:
-    """Keys (epoch, image number, repetition, step) of the plan's batches from step ``start`` to ``stop`` - 1."""
+    """Keys (epoch, image number, repetition, step) of the plan's batches from step ``start`` on."""
 
-    def __init__(self, plan: EpochPlan, start: int, stop: int | None) -> None:
-        self.plan, self.start, self.stop = plan, start, stop
+    def __init__(self, plan: EpochPlan, start: int) -> None:
+        self.plan, self.start = plan, start
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        steps = itertools.count(self.start) if self.stop is None else range(self.start, self.stop)
-        for step in steps:
+        for step in itertools.count(self.start):
             yield [SampleKey(*place, step) for place in self.plan.batch(step)]
 
 

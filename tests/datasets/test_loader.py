@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
+from collections.abc import Iterable
+from itertools import islice, pairwise
 from types import SimpleNamespace
 
 import joblib
@@ -44,7 +45,7 @@ def test_every_image_is_used_once_per_epoch_for_any_world_size(num_images, world
         for rank in range(world_size)
     ]
     seen: Counter = Counter()
-    for step in range(plans[0].steps(2)):
+    for step in range(-(-2 * num_images // batch_size)):
         parts = [plan.batch(step) for plan in plans]
         assert all(len(part) == share for part in parts)
         seen.update(key for part in parts for key in part)
@@ -72,10 +73,11 @@ def test_grouped_epochs_have_the_same_images_and_few_mixed_batches(groups, world
     for epoch in range(3):
         assert sorted(plan.order(epoch)) == sorted(plain.order(epoch))
     # In each epoch, only the batch that the previous epoch began and the batches of the remaining images are mixed.
-    mixed = [len({int(groups[i]) for _, i, _ in plan.batch(step)}) > 1 for step in range(plan.steps(3))]
+    steps = -(-sum(len(plan.order(epoch)) for epoch in range(3)) // batch_size)
+    mixed = [len({int(groups[i]) for _, i, _ in plan.batch(step)}) > 1 for step in range(steps)]
     assert sum(mixed) <= 3 * (1 + len(set(groups.tolist()))) + 1
     # The stream can start at any step, and the ranks share the batch of one process.
-    step = plan.steps(2)
+    step = 2 * steps // 3
     fresh = [
         EpochPlan(len(groups), batch_size, rank=rank, world_size=world_size, groups=groups, **options)
         for rank in range(world_size)
@@ -136,10 +138,10 @@ def test_images_of_a_batch_share_their_short_side(shapes_folder):
     index = read_shapes(shapes_folder, split="val", annotation_format="coco").select(range(24))
     dataset = DetectionDataset(index, ResizeTransform((64, 80, 96, 112), 400, flip=0.0), seed=3)
     plan = EpochPlan(24, 4, seed=5)
-    batches = list(make_train_loader(dataset, plan, num_steps=12))
+    batches = first(12, make_train_loader(dataset, plan))
     sides = [{int(size.min()) for size in batch.sizes} for batch in batches]
     assert all(len(side) == 1 for side in sides) and len(set.union(*sides)) > 1
-    (again,) = make_train_loader(dataset, plan, start_step=7, num_steps=1)
+    (again,) = first(1, make_train_loader(dataset, plan, start_step=7))
     assert torch.equal(again.sizes, batches[7].sizes)
 
 
@@ -178,11 +180,6 @@ def test_impossible_plans_are_rejected(num_images, batch_size, world_size):
         EpochPlan(num_images, batch_size, world_size=world_size)
 
 
-def test_the_number_of_steps_of_an_epoch_is_known():
-    assert EpochPlan(10, 4).steps(1) == 3 and EpochPlan(10, 5).steps(3) == 6
-    assert EpochPlan(560, 16).steps(24) == 840
-
-
 def test_repeat_factors_equal_the_formula_of_lvis(shapes_folder):
     index = read_shapes(shapes_folder, split="train", annotation_format="lvis")
     threshold = 0.05
@@ -213,7 +210,6 @@ def test_instance_aware_factors_equal_their_formula(shapes_folder):
 def test_images_are_repeated_according_to_their_factor():
     factors = np.array([1.0, 1.25, 2.5, 3.0])
     plan = EpochPlan(4, 3, seed=0, repeat_factors=factors)
-    assert plan.images_per_epoch == 7.75
     counts = np.array([np.bincount(plan.order(epoch), minlength=4) for epoch in range(800)])
     np.testing.assert_allclose(counts.mean(axis=0), factors, atol=0.08)
     assert set(counts[:, 2]) == {2, 3} and set(counts[:, 3]) == {3}
@@ -234,14 +230,18 @@ def test_every_repetition_of_an_image_is_augmented_differently(dataset):
     plan = EpochPlan(len(dataset), 10, seed=0, repeat_factors=np.full(len(dataset), 3.0))
     plain = EpochPlan(len(dataset), 10, seed=0)
     shown = {}
-    for batch in make_train_loader(dataset, plan, num_steps=18):
+    for batch in first(18, make_train_loader(dataset, plan)):
         for image_id, matrix in zip(batch.image_ids.tolist(), batch.matrices, strict=True):
             shown.setdefault(image_id, []).append(tuple(matrix.flatten().tolist()))
     assert len(shown) == 60 and all(len(set(matrices)) == 3 for matrices in shown.values())
     # The first occurrence is the one of a training without repetition.
-    for batch in make_train_loader(dataset, plain, num_steps=6):
+    for batch in first(6, make_train_loader(dataset, plain)):
         for image_id, matrix in zip(batch.image_ids.tolist(), batch.matrices, strict=True):
             assert shown[image_id][0] == tuple(matrix.flatten().tolist())
+
+
+def first(count: int, batches: Iterable[Batch]) -> list[Batch]:
+    return list(islice(batches, count))
 
 
 def equal(one: Batch, other: Batch) -> bool:
@@ -261,8 +261,8 @@ def dataset(shapes_folder) -> DetectionDataset:
 
 def test_batches_do_not_depend_on_the_number_of_workers(dataset):
     plan = EpochPlan(len(dataset), 8, seed=5)
-    alone = list(make_train_loader(dataset, plan, num_steps=6))
-    helped = list(make_train_loader(dataset, plan, num_steps=6, num_workers=2))
+    alone = first(6, make_train_loader(dataset, plan))
+    helped = first(6, make_train_loader(dataset, plan, num_workers=2))
     assert len(alone) == len(helped) == 6
     assert all(equal(a, b) for a, b in zip(alone, helped, strict=True))
     assert not equal(alone[0], alone[1])
@@ -272,18 +272,18 @@ def test_the_runs_of_a_sweep_can_use_workers(dataset):
     # A sweep runs in joblib's processes, whose default start method loaders do not support.
     plan = EpochPlan(len(dataset), 8, seed=5)
     (ids,) = joblib.Parallel(n_jobs=2)([joblib.delayed(loaded_ids)(dataset, plan)])
-    assert ids == [batch.image_ids.tolist() for batch in make_train_loader(dataset, plan, num_steps=3)]
+    assert ids == [batch.image_ids.tolist() for batch in first(3, make_train_loader(dataset, plan))]
 
 
 def loaded_ids(dataset: DetectionDataset, plan: EpochPlan) -> list[list[int]]:
-    batches = make_train_loader(dataset, plan, num_steps=3, num_workers=1)
+    batches = first(3, make_train_loader(dataset, plan, num_workers=1))
     return [batch.image_ids.tolist() for batch in batches]
 
 
 def test_continuing_in_an_epoch_gives_its_remaining_batches(dataset):
     plan = EpochPlan(len(dataset), 8, seed=5)
-    through = list(make_train_loader(dataset, plan, num_steps=10))
-    resumed = list(make_train_loader(dataset, EpochPlan(len(dataset), 8, seed=5), start_step=6, num_steps=4))
+    through = first(10, make_train_loader(dataset, plan))
+    resumed = first(4, make_train_loader(dataset, EpochPlan(len(dataset), 8, seed=5), start_step=6))
     assert all(equal(a, b) for a, b in zip(through[6:], resumed, strict=True))
     endless = iter(make_train_loader(dataset, plan, start_step=9))
     assert equal(next(endless), through[9])
@@ -293,7 +293,7 @@ def test_loading_does_not_change_the_global_generator(dataset):
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    list(make_train_loader(dataset, EpochPlan(len(dataset), 4), num_steps=2))
+    first(2, make_train_loader(dataset, EpochPlan(len(dataset), 4)))
     assert torch.equal(torch.rand(3), expected)
 
 
