@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -77,15 +77,12 @@ def cell_of(record: Record, variants: Iterable[str] = ()) -> CellName:
 
 
 def one_per_cell(
-    records: Iterable[Record],
-    keys: Sequence[str] | None,
-    variants: Mapping[str, Iterable[str]] | None = None,
+    records: Iterable[Record], variants: Mapping[str, Iterable[str]] | None = None
 ) -> dict[CellName, Record]:
     """The record of each cell. A finished record is preferred to failed ones.
 
     Args:
         records: in any order.
-        keys: run keys that belong to the table; None: all.
         variants: names of the settings that make a unit, by data set; None: seeds alone.
 
     Raises:
@@ -93,16 +90,14 @@ def one_per_cell(
     """
     candidates: dict[CellName, list[Record]] = defaultdict(list)
     for record in records:
-        if keys is None or record.key in keys:
-            candidates[cell_of(record, (variants or {}).get(record.dataset, ()))].append(record)
+        candidates[cell_of(record, (variants or {}).get(record.dataset, ()))].append(record)
     chosen = {}
     for cell, found in sorted(candidates.items()):
         finished = [record for record in found if record.status == FINISHED]
         if any(asdict(record) != asdict(finished[0]) for record in finished[1:]):
             names = ", ".join(sorted({record.key for record in finished}))
             raise ValueError(
-                f"cell {cell_name(cell)} has several finished runs ({names}); "
-                "say which keys belong to the table, or move the others away"
+                f"cell {cell_name(cell)} has several finished runs ({names}); move those away that do not belong to the table"
             )
         chosen[cell] = (
             finished[0] if finished else min(found, key=lambda record: (record.key, str(record.error)))

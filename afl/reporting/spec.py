@@ -22,7 +22,6 @@ class TableSpec:
         baseline: loss to which differences are taken; None: the table has no differences.
         title: first sentence of the caption.
         label: short name in a list of tables; empty: the title.
-        keys: run keys that belong to the table, if a folder holds other runs of the same cells; None: all.
         variants: for a data set with several draws or splits, its settings and their values, such as
             ``{"ccp": {"split": [0, 1]}}``; a cell is then folded over all variants with all seeds.
     """
@@ -36,7 +35,6 @@ class TableSpec:
     baseline: str | None = "fl"
     title: str = ""
     label: str = ""
-    keys: Sequence[str] | None = None
     variants: Mapping[str, Mapping[str, Sequence[object]]] = field(default_factory=dict)
 
     def units(self, dataset: str) -> list[Unit]:

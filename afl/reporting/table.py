@@ -124,7 +124,7 @@ def build_table(records: Iterable[Record], spec: TableSpec) -> Table:
     Raises:
         ValueError: a cell has finished runs of several configurations, or a record lacks a metric.
     """
-    found = one_per_cell(records, spec.keys, spec.variants)
+    found = one_per_cell(records, spec.variants)
     cells: dict[CellName, Record | None] = {
         cell: found.get(cell)
         for cell in (

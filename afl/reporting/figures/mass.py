@@ -23,7 +23,7 @@ def draw_gradient_mass(records: Sequence[Record]) -> dict[str, Figure]:
         Figures by ``DATASET-DETECTOR``; empty if no finished record of these losses has gradient dynamics.
     """
     cells: dict[str, dict[str, list[dict[str, list[float]]]]] = {}
-    for record in one_per_cell(records, None).values():
+    for record in one_per_cell(records).values():
         # Pre-training runs give the starting weights of all losses.
         if record.dataset.endswith("_pretraining"):
             continue
