@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -46,8 +46,8 @@ class Chart:
     rows: Sequence[tuple[Any, Any, Any]]
 
 
-class Tracker(Protocol):
-    """Receives figures and pictures of a run. No method may raise."""
+class Tracker:
+    """Receives figures and pictures of a run. No method may raise; those of this class do nothing."""
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Numbers by name; a tensor or array of several values becomes a histogram."""
@@ -68,26 +68,8 @@ class Tracker(Protocol):
         """Called at the end of the run."""
 
 
-class NullTracker:
+class NullTracker(Tracker):
     """Ignores everything: for ``logger=none``, and for all processes but the first. Accepts the arguments of the other trackers."""
 
     def __init__(self, **about: Any) -> None:
-        pass
-
-    def log(self, step: int, values: Mapping[str, Any]) -> None:
-        pass
-
-    def log_pictures(self, step: int, pictures: Sequence[Picture]) -> None:
-        pass
-
-    def log_table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        pass
-
-    def log_charts(self, step: int, charts: Mapping[str, Chart]) -> None:
-        pass
-
-    def summary(self, values: Mapping[str, Any]) -> None:
-        pass
-
-    def finish(self, failed: bool = False) -> None:
         pass

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from afl.tracking import wandb_values
-from afl.tracking.tracker import Chart, Picture
+from afl.tracking.tracker import Chart, Picture, Tracker
 from afl.tracking.wandb_service import TimedCalls, kill_service
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ BEST = {
 }
 
 
-class WandbTracker:
+class WandbTracker(Tracker):
     """One W&B run.
 
     W&B's step is the optimiser step. All attempts of an interrupted run share one id, ``run_id``. Online, the next attempt continues

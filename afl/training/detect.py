@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from afl.training.inputs import Batch, normalise
+from afl.training.inputs import normalise
 from afl.training.precision import network_precision
-from datasets import boxes_in_file
+from datasets import Batch, boxes_in_file
 from detectors.boxes import clip_boxes
 from detectors.contract import Detections
 from detectors.postprocess import per_class_nms

@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from datasets import Batch
 from detectors.contract import Targets
 
 # Mean and standard deviation of ImageNet's RGB channels in [0, 255], which torchvision's weights expect.
 PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-
-
-class Batch(Protocol):
-    """The parts of a batch that training and evaluation use."""
-
-    images: Tensor
-    boxes: Tensor
-    labels: Tensor
-    ignored: Tensor
-    sizes: Tensor
-    image_ids: Tensor
-    original_sizes: Tensor
-    matrices: Tensor
-    extreme_points: Tensor | None
-    verified: Tensor | None
-
-    def to(self, device: torch.device, non_blocking: bool = ...) -> Batch: ...
 
 
 def normalise(images: Tensor, channels_last: bool) -> Tensor:

@@ -17,12 +17,13 @@ from afl.training.checkpoint import save_checkpoint
 from afl.training.distributed import World, barrier
 from afl.training.gradient_dynamics import GradientDynamics
 from afl.training.guard import FiniteGuard, Suspects
-from afl.training.inputs import Batch, normalise, targets_of
+from afl.training.inputs import normalise, targets_of
 from afl.training.interruption import Interruption
 from afl.training.learner import Learner
 from afl.training.optimizer import set_learning_rate
 from afl.training.precision import network_precision
 from afl.training.schedule import Schedule
+from datasets import Batch
 from detectors.contract import weighted_sum
 
 

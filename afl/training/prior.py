@@ -13,7 +13,8 @@ from torch.utils.hooks import RemovableHandle
 
 from afl.losses import ElementCounter
 from afl.training.distributed import World
-from afl.training.inputs import Batch, normalise, targets_of
+from afl.training.inputs import normalise, targets_of
+from datasets import Batch
 from detectors.heads import prior_bias
 
 BATCHES = 20
