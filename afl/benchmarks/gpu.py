@@ -12,10 +12,8 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from unittest.mock import patch
 
 import torch
 from torchvision.ops import sigmoid_focal_loss
@@ -30,8 +28,6 @@ SIZES = ((200_000, 1203), (20_000, 1203), (200_000, 80), (20_000, 80))
 LOSSES = ("cbfl", "ghm", "ohem", "ssd", "libra", "eqlv2", "efl", "seesaw", "ap_loss", "dr_loss")
 DETECTORS = ("cornernet", "extremenet", "retinanet", "fcos", "centernet", "objectbox")
 AGAINST_TORCHVISION = ("retinanet", "fcos")
-# Elements that a program of the loss kernel reads at once, its warps, and the most such blocks of one program.
-VARIANTS = ((1024, 4, 8), (2048, 8, 1), (2048, 8, 8), (2048, 4, 8), (4096, 8, 8))
 COPY_BUDGET = {torch.float32: 1.15, torch.bfloat16: 1.3}
 AFL_BUDGET, OTHERS_BUDGET, TORCHVISION_BUDGET = 1.1, 5.0, 5.0
 STEP_BUDGET, EQUAL_BUDGET = 2.0, 1.3
@@ -113,7 +109,6 @@ def _parts(setting: Setting) -> dict[str, Callable[[], list[Row]]]:
     parts |= {f"step, {name}": work for name, work in list(of_detector.items())[4:]}
     parts["check of a map of more than 2^31 elements"] = partial(gpu_checks.huge_map, device, small)
     parts["check of rows at positives"] = partial(gpu_checks.rows_of_positives, device, small)
-    parts["variants of the loss kernel"] = partial(_variants, setting, *first)
     for size in setting.sizes[1:]:
         for dtype in COPY_BUDGET:
             parts[f"losses, {_size(*size, dtype)}"] = partial(_losses, setting, *size, dtype)
@@ -285,26 +280,3 @@ def _against_torchvision(setting: Setting, name: str, mode: str, ours: Callable[
 
 def _images(setting: Setting) -> str:
     return f"{setting.batch} x {setting.side} px, 80 classes, {setting.backbone}"
-
-
-def _variants(setting: Setting, locations: int, classes: int) -> list[Row]:
-    """FL and AFL in bf16 with other sizes of the kernel's programs, against a copy of the logits."""
-    from afl.losses import triton_kernel
-
-    logits, target, _ = case(locations, classes, setting.device, torch.bfloat16)
-    maps, place = buffers(logits)[:2], torch.empty_like(logits)
-    copy = kernel_seconds([lambda z=z: place.copy_(z.detach()) for z in maps])
-    rows = []
-    for block, warps, steps in VARIANTS:
-        options = triton_kernel.launch_options() | {"num_warps": warps}
-        with ExitStack() as changed:
-            for name, value in (
-                ("_BLOCK", block), ("_MOST_STEPS", steps), ("launch_options", lambda options=options: options)
-            ):  # fmt: skip
-                changed.enter_context(patch.object(triton_kernel, name, value))
-            for name in ("fl", "afl"):
-                loss = loss_of(name, classes, setting.device)
-                seconds = kernel_seconds([step(loss, z, target) for z in maps])
-                what = f"{name.upper()} / copy, {block} elements, {warps} warps, {steps} blocks"
-                rows.append(Row(what, ours=seconds, theirs=copy, ratio=seconds / copy, note="variant"))
-    return rows
