@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import importlib
 import logging
 from collections.abc import Callable
 
@@ -18,6 +17,7 @@ import torch
 from afl.benchmarks.fresh_process import in_a_process
 from afl.benchmarks.harness import Row
 from afl.evaluation import CocoEvaluator, LvisEvaluator
+from afl.evaluation.official import patched_lvis
 from detectors.contract import Detections
 
 FIGURES = ("AP", "AP50", "AP75")
@@ -104,25 +104,15 @@ def _their_coco(truth: dict, found: list[Detections]) -> dict[str, float]:
 
 
 def _their_lvis(truth: dict, found: list[Detections]) -> dict[str, float]:
-    lvis = importlib.import_module("lvis")
-    module = importlib.import_module("lvis.eval")
-    # lvis 0.5.3 uses a name that numpy has removed, so the module uses a view of numpy that has this name.
-    module.np = _NumpyWithFloat()
-    dataset = lvis.LVIS.__new__(lvis.LVIS)
-    dataset.logger = logging.getLogger("lvis")
-    dataset.logger.setLevel(logging.ERROR)
-    dataset.dataset = truth
-    dataset._create_index()
-    evaluation = lvis.LVISEval(dataset, lvis.LVISResults(dataset, _as_results(truth, found)), "bbox")
-    evaluation.run()
-    return evaluation.get_results()
-
-
-class _NumpyWithFloat:
-    float = float
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(np, name)
+    with patched_lvis() as lvis:
+        dataset = lvis.LVIS.__new__(lvis.LVIS)
+        dataset.logger = logging.getLogger("lvis")
+        dataset.logger.setLevel(logging.ERROR)
+        dataset.dataset = truth
+        dataset._create_index()
+        evaluation = lvis.LVISEval(dataset, lvis.LVISResults(dataset, _as_results(truth, found)), "bbox")
+        evaluation.run()
+        return evaluation.get_results()
 
 
 def _as_results(truth: dict, found: list[Detections]) -> list[dict]:

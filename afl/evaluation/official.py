@@ -51,7 +51,7 @@ def lvis_curves(
         negative: (n, 2) image positions and classes that are known to be absent.
         not_exhaustive: (n, 2) image positions and classes of which only some objects are annotated.
     """
-    with _lvis() as lvis, _no_garbage_collection():
+    with patched_lvis() as lvis, _no_garbage_collection():
         images = [
             {"id": number, "neg_category_ids": [], "not_exhaustive_category_ids": []}
             for number in truth.image_ids
@@ -93,7 +93,7 @@ def _dataset(truth: GroundTruth, images: list[dict], annotations: list[dict]) ->
 
 
 @contextlib.contextmanager
-def _lvis() -> Iterator[SimpleNamespace]:
+def patched_lvis() -> Iterator[SimpleNamespace]:
     """The package ``lvis`` 0.5.3, patched for current numpy, which no longer has ``np.float``.
 
     Importing ``lvis`` configures the root logger; the logger is restored.
