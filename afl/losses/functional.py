@@ -158,8 +158,6 @@ class AdaptiveFocalLoss(nn.Module):
         if self.training:
             total, count = hardness_of_positives(logits.detach(), targets)
             mean = total / torch.where(count > 0, count, 1.0)
-            self.maturity.observe(
-                mean[None], count[None], torch.zeros(1, dtype=torch.int64, device=logits.device)
-            )
+            self.maturity.observe(mean[None], count[None])
             self.maturity.update()
         return loss

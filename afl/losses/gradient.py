@@ -89,9 +89,16 @@ def gate(u: Tensor, strength: float | Tensor, out: Tensor | None = None) -> Tens
         u: size of the weighted gradient without alpha_t, W G_gamma(g), any shape.
         strength: kappa / tau, 0 switches the gate off.
     """
-    if isinstance(strength, Tensor):
-        return torch.mul(u, strength, out=out).add_(1.0).reciprocal_()
-    return torch.add(u.new_ones(()), u, alpha=strength, out=out).reciprocal_()
+    return inverse_gate(u, strength, out=out).reciprocal_()
+
+
+def inverse_gate(
+    u: Tensor, strength: float | Tensor, scale: float | Tensor = 1.0, out: Tensor | None = None
+) -> Tensor:
+    """1 / (scale A): what to divide by, to apply the gate A of ``gate`` and multiply by ``scale`` at the same time."""
+    if isinstance(strength, Tensor) or isinstance(scale, Tensor):
+        return torch.mul(u, strength / scale, out=out).add_(1.0 / scale)
+    return torch.add(u.new_full((), 1.0 / scale), u, alpha=strength / scale, out=out)
 
 
 def gate_of_gated(gated: Tensor, strength: float | Tensor) -> Tensor:

@@ -50,10 +50,10 @@ class Maturity(nn.Module):
         value = ((self.ghat - self.threshold) / (self.ghat_0 - self.threshold)).clamp(0.0, 1.0)
         return value.squeeze(0) if value.numel() == 1 else value
 
-    def observe(self, g: Tensor, count: Tensor, group: Tensor) -> None:
-        """Adds K positives: ``g`` (K,), ``count`` (K,) times each, 0 at padding, of ``group`` (K,) int64."""
+    def observe(self, g: Tensor, count: Tensor, group: Tensor | None = None) -> None:
+        """Adds K positives: ``g`` (K,), ``count`` (K,) times each, 0 at padding, of ``group`` (K,) int64, None for one group."""
         seen = torch.stack([g * count, count.to(g.dtype)]).to(self.pending.dtype)
-        if self.ghat.numel() == 1:
+        if group is None:
             self.pending += seen.sum(1, keepdim=True)
         else:
             self.pending.index_add_(1, group, seen)
@@ -64,7 +64,8 @@ class Maturity(nn.Module):
             kernels = import_module("afl.losses.triton_positives")
             self.pending += kernels.hardness_of_positives(logits, target).unsqueeze(1)
         else:
-            self.observe(positive_hardness(logits, target), target.is_positive, target.positive_class)
+            group = None if self.ghat.numel() == 1 else target.positive_class
+            self.observe(positive_hardness(logits, target), target.is_positive, group)
 
     def update(self) -> None:
         """Update the running mean from what all ranks have observed since the last call."""

@@ -80,7 +80,8 @@ def negative_blocks(
             slots.weigh(factor, number)
         if weights.negative_bin is not None:
             factor.mul_(weights_by_size(weights.negative_bin, g))
-        factor.mul_(scale)
+        if isinstance(scale, Tensor) or scale != 1.0:
+            factor.mul_(scale)
         torch.mul(factor, negative_log_block(z, g, out=loss), out=loss)
         yield NegativeBlock(start, stop, g=g, factor=factor, loss=loss, spare=spare)
 

@@ -29,6 +29,7 @@ from afl.losses.gradient import (
     distance,
     gate,
     gradient_size,
+    inverse_gate,
     modulated_cross_entropy,
     modulation,
     negative_log,
@@ -113,17 +114,17 @@ def _dense_negatives(
 ) -> Tensor:
     """Sum over the plain negatives of scale W A v, a float64 scalar; fills ``gradient`` unless it is None."""
     total = torch.zeros((), dtype=torch.float64, device=logits.device)
-    # The gate gets gradients that are scaled already: strength times scale times u is kappa / tau times u.
-    strength: float | Tensor = 0.0
-    if weights.gate is not None and isinstance(scale, Tensor):
-        strength = torch.where(scale > 0, weights.gate / scale, 0.0)
-    elif weights.gate is not None and scale > 0:
-        strength = (weights.gate if weights.gate.ndim else weights.gate.item()) / scale
-    # An open gate multiplies by 1: on a CPU, where reading it is free, it is skipped.
+    # With alpha = 1 all losses are 0, gated or not.
+    strength: float | Tensor = 0.0 if weights.gate is None or weights.alpha == 1.0 else weights.gate
+    if isinstance(strength, Tensor) and strength.ndim == 0 and strength.device.type == "cpu":
+        # A number saves operations, and reading it from a CPU tensor is free.
+        strength = strength.item()
+    # An open gate divides by 1: on a CPU, where reading it is free, it is skipped.
     gated = not (isinstance(strength, float) and strength == 0.0)
     if table.serves(logits, target, weights, strength):
         return table.dense_negatives(logits, target, weights, scale, strength, gradient)
-    for block in negative_blocks(logits, target, weights, scale):
+    # The gate comes with the scale.
+    for block in negative_blocks(logits, target, weights, 1.0 if gated else scale):
         rows = None if gradient is None else gradient[block.start : block.stop]
         # Write into the gradient directly if it has the computing type.
         direct = rows is not None and rows.dtype == block.spare.dtype
@@ -135,9 +136,9 @@ def _dense_negatives(
             block.g, block.factor, block.loss, weights.gamma, out=rows if direct else block.spare
         )
         if gated:
-            closed = gate(size, strength, out=block.g)
-            total += block.loss.mul_(closed).sum()
-            size.mul_(closed)
+            divisor = inverse_gate(size, strength, scale, out=block.g)
+            total += block.loss.div_(divisor).sum()
+            size.div_(divisor)
         if rows is not None and not direct:
             rows.copy_(size)
     return total

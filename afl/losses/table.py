@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from afl.losses.fused import block_rows
-from afl.losses.gradient import MODERATE, gate, gradient_size, modulation, negative_log
+from afl.losses.gradient import MODERATE, gradient_size, inverse_gate, modulation, negative_log
 from afl.losses.negatives import Eraser
 from afl.losses.target import ClassificationTarget
 from afl.losses.weighting import ElementWeights
@@ -56,7 +56,7 @@ def dense_negatives(
 
     Args:
         scale: factor of every element.
-        strength: of the gate, for scaled gradients.
+        strength: of the gate, for gradients without ``scale``.
     """
     locations, classes = logits.shape
     rows = min(block_rows(classes, logits.device, BLOCK), locations)
@@ -90,11 +90,12 @@ def dense_negatives(
 
 def _entries(gamma: float, scale: float, strength: float) -> Tensor:
     """(65,537,) float64, loss and gradient of all values, by their bits; the last entry is that of an exception, 0."""
-    entry, slope = (term * scale for term in _terms(gamma))
-    if strength != 0.0:
-        closed = gate(slope, strength)
-        entry *= closed
-        slope *= closed
+    entry, slope = _terms(gamma)
+    if strength == 0.0:
+        entry, slope = entry * scale, slope * scale
+    else:
+        divisor = inverse_gate(slope, strength, scale)
+        entry, slope = entry / divisor, slope / divisor
     # The last 16 bits of a number are the first in memory.
     entry.view(torch.bfloat16)[::4].copy_(slope)
     return entry

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afl.losses import ElementWeights, negatives, primitive, reference
-from afl.losses.gradient import gate, negative_log_block
+from afl.losses.gradient import negative_log_block
 from afl.losses.primitive import gradient_mass, weighted_loss
 from tests.losses.cases import loss_and_gradient, plain_target, random_logits, random_target, random_weights
 
@@ -99,11 +99,10 @@ def test_an_open_gate_is_bit_identical_to_no_gate_and_has_no_cost(monkeypatch, d
     logits = random_logits(5, target).detach().to(dtype).requires_grad_()
     expected = loss_and_gradient(weighted_loss(logits, target, free, NORMALIZER), logits)
 
-    def of_listed_elements(u, strength):
-        assert u.ndim == 1, "the gate of a block of negatives was computed although it is open"
-        return gate(u, strength)
+    def of_block(*_, **__):
+        raise AssertionError("the gate of a block of negatives was computed although it is open")
 
-    monkeypatch.setattr(primitive, "gate", of_listed_elements)
+    monkeypatch.setattr(primitive, "inverse_gate", of_block)
     gated = replace(free, gate=torch.zeros((), dtype=torch.float64))
     actual = loss_and_gradient(weighted_loss(logits, target, gated, NORMALIZER), logits)
     assert torch.equal(actual[0], expected[0]) and torch.equal(actual[1], expected[1])
