@@ -11,8 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from afl.losses import MapInfo, MapLoss
-from afl.reporting.figures.curves import EXAMPLE_OVERLAP, LOGITS, map_curves
-from afl.reporting.figures.losses import draw_gradients_in_a_map
+from afl.reporting.figures.curves import EXAMPLE_OVERLAP, LOGITS, MAP_BINS, gradients_in_a_map, map_curves
 from afl.reporting.figures.style import BLUE, GREY, WIDTH, styled
 from afl.reporting.markdown import markdown
 from afl.tracking import RECONSTRUCTION, names_afl
@@ -25,7 +24,8 @@ HEAD = f"""# Every loss
 `loss=NAME` chooses a loss on all six detectors. The pictures show the size of the gradient of one element of a rare class
 against its probability, in a map of a frequent and a rare class, before the first step. Class weights are at their cap of 5, and
 losses that look at boxes see an overlap of {EXAMPLE_OVERLAP}. Where an element's gradient depends on the rest of its map, the picture shows
-means over one map, with cross-entropy for comparison. Grey: focal loss.
+means over one map on a logarithmic axis, where a missing part of a line has no gradient. Grey: focal loss, or cross-entropy in such
+a map.
 
 The figures are averages over the detectors of the table that they come from, x 100. Compare figures of one table only.
 {RECONSTRUCTION}.
@@ -96,24 +96,32 @@ def averages(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _picture(name: str, loss: Callable[[MapInfo], MapLoss], plain: Curves) -> Figure | None:
-    """The figure of a loss, with focal loss in grey; None where the loss is not defined on the example's map."""
+    """The figure of a loss, with focal loss or cross-entropy in grey; None where the loss is not defined on the example's map."""
+    p, other, line = LOGITS.sigmoid().numpy(), plain, "-"
     try:
         curves = map_curves(loss)
+        in_a_map = curves is None
         if curves is None:
-            return draw_gradients_in_a_map({name: loss})
+            p, line = (np.arange(MAP_BINS) + 0.5) / MAP_BINS, ".-"
+            curves, other = gradients_in_a_map(loss), (1 - p, p)
     except ValueError:
         return None
-    p = LOGITS.sigmoid().numpy()
     with styled():
         figure = Figure(figsize=(WIDTH, 1.8))
         axes = figure.subplots(1, 2)
-        for axis, own, other, side in zip(
-            axes, curves, plain, ("positive (y = 1)", "negative (y = 0)"), strict=True
+        for axis, own, grey, side in zip(
+            axes, curves, other, ("positive (y = 1)", "negative (y = 0)"), strict=True
         ):
-            axis.plot(p, other, color=GREY, linestyle=":")
-            axis.plot(p, own, color=BLUE)
+            axis.plot(p, grey, color=GREY, linestyle=":")
+            axis.plot(
+                p, np.where(own > 0, own, np.nan) if in_a_map else own, line, color=BLUE, markersize=2.5
+            )
             axis.set(title=side, xlabel="p", xlim=(0, 1), xticks=(0, 0.5, 1))
-            axis.set_ylim(bottom=0)
-        axes[0].set_ylabel("|∂L/∂z|")
+            if in_a_map:
+                axis.set(yscale="log", ylim=(1e-6, 20), yticks=(1e-6, 1e-4, 1e-2, 1))
+                axis.minorticks_off()
+            else:
+                axis.set_ylim(bottom=0)
+        axes[0].set_ylabel("mean |∂L/∂z|" if in_a_map else "|∂L/∂z|")
         figure.suptitle(f"{name} (a reconstruction)" if names_afl(name) else name)
     return figure

@@ -5,19 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from afl.config import CONF, composed
 from afl.losses import MapInfo, MapLoss
 from afl.reporting import load_records
-from afl.reporting.figures.curves import DEPENDS, configured_curves
-from afl.reporting.figures.losses import (
-    draw_all,
-    draw_class_weights,
-    draw_family,
-    draw_gate,
-    draw_gradients_in_a_map,
-)
+from afl.reporting.figures.losses import draw_family, draw_gate
 from afl.reporting.figures.mass import MASS_LOSSES, draw_gradient_mass
 from afl.reporting.figures.push import draw_push
 from afl.reporting.figures.style import save
@@ -26,7 +17,6 @@ from afl.reporting.frame import frame
 from afl.tables.committed import kept_table
 from afl.tracking import Record
 from afl.training.build import instantiate
-from datasets.shapes import BENCHMARK_FILLS, BENCHMARK_OUTLINES, instances_by_rank
 
 MAIN_LOSSES = ("fl", "cbl", "afl", "cbfl")
 
@@ -38,8 +28,8 @@ def figures(records: str = "", runs: str = "", table: str = "shapes", results: s
         python -m scripts.report figures runs=outputs          # from run directories
         python -m scripts.report figures records=FOLDER
 
-    The gradient of every loss against p (in an example of a map if it depends on the rest of the map), AFL's gate, class weights
-    against class count, and the gradient mass in the logged batches over training if there are records of fl, cbl or afl.
+    The gradient of the main losses against p, AFL's gate, and the gradient mass in the logged batches over training if there are
+    records of fl, cbl or afl. The website has the gradient of every loss.
     """
     if records and runs:
         raise ValueError("figures are drawn from records=FOLDER or from runs=FOLDER, not from both")
@@ -60,24 +50,12 @@ def records_of(records: str, runs: str, kept: Path) -> list[Record]:
 
 def draw_figures(records: list[Record], folder: Path) -> None:
     """Draw every figure for which there is material, and name the others."""
-    losses = configured_losses()
-    curves, without = configured_curves(losses)
-    drawn = {
-        "gradient": draw_family(),
-        "gradient_all_losses": draw_all(curves),
-        "gate": draw_gate(),
-        "class_weights": draw_class_weights(benchmark_counts(), "LongTail Shapes"),
-    }
-    apart = {name: losses[name] for name, reason in without.items() if reason == DEPENDS}
-    if apart:
-        drawn["gradient_in_a_map"] = draw_gradients_in_a_map(apart)
     masses = draw_gradient_mass(records)
+    drawn = {"gradient": draw_family(), "gate": draw_gate()}
     for name, figure in (
         drawn | {f"gradient_mass-{place}": figure for place, figure in masses.items()}
     ).items():
         print("written:", ", ".join(map(str, save(figure, folder, name))))
-    for name, reason in without.items():
-        print(f"no curve of {name}: {reason}" + ("; see gradient_in_a_map" if name in apart else ""))
     if not masses:
         print(
             f"no gradient_mass: none of {len(records)} records is a finished run of {', '.join(MASS_LOSSES)} with gradient "
@@ -89,13 +67,6 @@ def configured_losses() -> dict[str, Callable[[MapInfo], MapLoss]]:
     """Factories of all losses in ``conf/loss`` by name, the main ones first."""
     others = sorted({path.stem for path in (CONF / "loss").glob("*.yaml")} - set(MAIN_LOSSES))
     return {name: instantiate(composed([f"+loss={name}"], None).loss) for name in (*MAIN_LOSSES, *others)}
-
-
-def benchmark_counts() -> list[int]:
-    """Training instances of the classes of LongTail Shapes, most frequent first."""
-    made = OmegaConf.load(CONF / "dataset" / "shapes_lvis.yaml").folder
-    classes = len(BENCHMARK_OUTLINES) * len(BENCHMARK_FILLS)
-    return instances_by_rank(classes, made.num_train * made.objects_per_image, made.tail_exponent).tolist()
 
 
 def trade(table: str = "remedies", results: str = "results", output: str = "") -> Path:

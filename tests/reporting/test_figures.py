@@ -20,8 +20,8 @@ from afl.losses import (
     OnlineHardExampleMining,
 )
 from afl.reporting.figures import curves as computed
-from afl.reporting.figures.curves import LOGITS, Curve, configured_curves, family_curves, map_curves
-from afl.reporting.figures.losses import draw_all, draw_class_weights, draw_gate, draw_gradients_in_a_map
+from afl.reporting.figures.curves import LOGITS, family_curves, map_curves
+from afl.reporting.figures.losses import draw_family, draw_gate
 from afl.reporting.figures.mass import draw_gradient_mass
 from afl.reporting.figures.style import save
 from afl.tracking import write_record
@@ -60,9 +60,9 @@ STATED = {
 
 def test_curves_of_the_family_equal_numerical_derivatives_of_the_stated_losses():
     curves = family_curves()
-    assert [curve.names for curve in curves] == [(name,) for name in STATED]
+    assert [curve.name for curve in curves] == list(STATED)
     for curve in curves:
-        gamma, w, kappa = STATED[curve.names[0]]
+        gamma, w, kappa = STATED[curve.name]
         for y, drawn in ((1, curve.positive), (0, curve.negative)):
             u = slope(stated(y, gamma, w))
             np.testing.assert_allclose(drawn, u / (1 + kappa * u), rtol=1e-6, atol=1e-9)
@@ -72,40 +72,21 @@ def chain(gamma: float = 2.0, **links):
     return partial(ClassificationLoss, gamma=gamma, chain=links)
 
 
-def test_curves_of_map_losses_equal_numerical_derivatives_and_equal_curves_are_merged():
+def test_curves_of_map_losses_equal_numerical_derivatives():
     losses = {
-        "fl": chain(),
-        "bce": chain(gamma=0.0),
-        "cbfl": chain(weights=ClassWeights),
-        "afl": chain(weights=ClassWeights, gate=AdaptiveGradient),
-        "balanced": chain(weights=ClassWeights, balance=GradientBalance, gate=AdaptiveGradient),
+        "FL, γ = 2": chain(),
+        "CE": chain(gamma=0.0),
+        "CBFL, w = 5 (AFL, κ = 0)": chain(weights=ClassWeights),
+        "AFL, w = 5, κ = 1": chain(weights=ClassWeights, gate=AdaptiveGradient),
     }
-    curves, without = configured_curves(losses)
-    assert not without and [curve.names for curve in curves] == [
-        ("fl",),
-        ("bce",),
-        ("cbfl",),
-        ("afl", "balanced"),
-    ]
-    for curve, key in zip(
-        curves, ("FL, γ = 2", "CE", "CBFL, w = 5 (AFL, κ = 0)", "AFL, w = 5, κ = 1"), strict=True
-    ):
+    for key, loss in losses.items():
         gamma, w, kappa = STATED[key]
-        for y, drawn in ((1, curve.positive), (0, curve.negative)):
+        for y, drawn in zip((1, 0), map_curves(loss), strict=True):
             u = slope(stated(y, gamma, w))
             np.testing.assert_allclose(drawn, u / (1 + kappa * u), rtol=1e-4, atol=1e-7)
-
-
-def test_every_curve_has_a_panel_with_a_reference_and_all_names_are_written():
-    curves = [Curve(("fl", "efl"), P, 1 - P), Curve(("bce",), P**2, 1 - P**2)]
-    figure = draw_all(curves)
-    for axis, curve, title in zip(figure.axes, curves, ("fl *", "bce"), strict=False):
-        assert axis.get_title() == title
-        drawn = [np.asarray(line.get_ydata()) for line in axis.lines]
-        for own, expected in zip(drawn, (P, curve.positive, 1 - P, curve.negative), strict=True):
-            np.testing.assert_allclose(own, expected)
-    (legend,) = figure.legends
-    assert legend.get_title().get_text() == "* fl: also efl."
+    balanced = chain(weights=ClassWeights, balance=GradientBalance, gate=AdaptiveGradient)
+    for one, other in zip(map_curves(balanced), map_curves(losses["AFL, w = 5, κ = 1"]), strict=True):
+        np.testing.assert_allclose(one, other, atol=0.01)
 
 
 class Largest(MapLoss):
@@ -115,17 +96,8 @@ class Largest(MapLoss):
         return logits.max() / normalizer
 
 
-class Undefined(Largest):
-    def compute(self, logits, target, normalizer, localization):
-        raise ValueError("no such thing here")
-
-
-def test_a_loss_without_a_curve_is_named_with_the_reason():
+def test_a_loss_of_the_whole_map_has_no_curve():
     assert map_curves(Largest) is None
-    curves, without = configured_curves({"largest": Largest, "undefined": Undefined})
-    assert (
-        curves == [] and without["undefined"] == "no such thing here" and "depends on" in without["largest"]
-    )
 
 
 def test_gate_lines_equal_the_formula():
@@ -136,42 +108,6 @@ def test_gate_lines_equal_the_formula():
     for line, kappa in zip(right.lines, (1, 0.5, 0.25, 0), strict=True):
         u = np.asarray(line.get_xdata())
         np.testing.assert_allclose(line.get_ydata(), u / (1 + kappa * u))
-
-
-def test_weight_lines_equal_cuis_effective_number():
-    left, right = draw_class_weights([2, 1000, 40, 100], "four", cap=7.0, beta=0.99).axes
-    *lines, cap = left.lines
-    for line, beta in zip(lines, (0.9, 0.99, 0.999, 0.9999), strict=True):
-        n = np.asarray(line.get_xdata())
-        assert (n[0], n[-1]) == (1, 10_000)
-        np.testing.assert_allclose(line.get_ydata(), (1 - beta ** n[-1]) / (1 - beta**n), rtol=1e-6)
-    assert set(cap.get_ydata()) == {7.0}
-    head, instances, one = right.lines
-    n = np.array([2.0, 40, 100, 1000])
-    np.testing.assert_allclose(head.get_xdata(), n)
-    np.testing.assert_allclose(head.get_ydata(), np.minimum((1 - 0.99**1000) / (1 - 0.99**n), 7.0), rtol=1e-6)
-    w = np.asarray(instances.get_ydata())
-    # Proportional to 1 / effective number below the cap, and on average 1 over instances.
-    assert w[0] == 7.0 and np.average(w, weights=n) == pytest.approx(1.0, abs=1e-6)
-    np.testing.assert_allclose(w[1:] / w[3], (1 - 0.99**1000) / (1 - 0.99 ** n[1:]), rtol=1e-5)
-
-
-def test_drawn_weights_equal_those_of_the_losses_on_the_benchmark():
-    """For 30 classes in 560 images with six objects each; the settings are those of the files of the losses."""
-    counts = report.benchmark_counts()
-    assert len(counts) == 30 and sum(counts) == 560 * 6 and counts[0] > 1000 and counts[-1] == 2
-    info = replace(
-        computed.EXAMPLE_MAP,
-        num_classes=30,
-        instances_per_class=torch.tensor(counts).float(),
-        images_per_class=torch.tensor(counts).float(),
-    )
-    losses = report.configured_losses()
-    _, right = draw_class_weights(counts, "Shapes").axes
-    for line, arms in zip(right.lines, (("cbl", "cbfl"), ("afl", "cbfl_instances")), strict=False):
-        for arm in arms:
-            weight = losses[arm](info).chain["class_weights"].weight
-            np.testing.assert_allclose(line.get_ydata()[::-1], weight.numpy(), rtol=1e-6)
 
 
 def test_lines_of_a_map_loss_are_means_over_elements():
@@ -186,8 +122,6 @@ def test_lines_of_a_map_loss_are_means_over_elements():
         expected = [values[(own >= k / 20) & (own < (k + 1) / 20)].mean() for k in range(20)]
         np.testing.assert_allclose(drawn, expected, rtol=1e-6, atol=1e-12)
         assert 0 < (np.asarray(expected) > 0).sum() < 20
-    figure = draw_gradients_in_a_map({"ohem": mined, "ghm": mined, "again": mined})
-    assert [axis.get_title() for axis in figure.axes] == ["ohem", "ghm", "again", ""]
 
 
 def dynamics(factor: float) -> dict:
@@ -233,17 +167,13 @@ def test_the_command_writes_every_figure_as_png_and_pdf_without_a_date(tmp_path,
     write_record(tmp_path / "ablation" / "records" / "fcos.json", replace(kept, steps=7))
     main(["figures", f"results={tmp_path}"])
     said = capsys.readouterr().out
-    assert "no gradient_mass" not in said and "no curve of ghm: " in said and "see gradient_in_a_map" in said
+    assert "no gradient_mass" not in said
     written = {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
-    names = {"gradient", "gradient_all_losses", "gradient_in_a_map", "gate", "class_weights"}
-    names.add("gradient_mass-shapes-fcos")
+    names = {"gradient", "gate", "gradient_mass-shapes-fcos"}
     assert set(written) == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
     for name, content in written.items():
         if name.endswith(".png"):
-            assert content[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">I", content[16:20])[0] in (
-                1050,
-                2148,
-            )
+            assert content[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">I", content[16:20])[0] == 1050
         else:
             assert content[:5] == b"%PDF-" and b"CreationDate" not in content
 
@@ -253,11 +183,9 @@ def test_the_command_names_missing_figures_and_those_of_a_reconstruction(tmp_pat
     monkeypatch.setattr(
         report, "save", lambda figure, folder, name: drawn.setdefault(name, figure) and [folder / name]
     )
-    monkeypatch.setattr(report, "configured_curves", lambda losses: ([], {"mine": "it has none"}))
     main(["figures", f"results={tmp_path}"])
-    said = capsys.readouterr().out
-    assert "no curve of mine: it has none" in said and "no gradient_mass: none of 0 records" in said
-    assert set(drawn) == {"gradient", "gradient_all_losses", "gate", "class_weights"}
+    assert "no gradient_mass: none of 0 records" in capsys.readouterr().out
+    assert set(drawn) == {"gradient", "gate"}
     for name, figure in drawn.items():
         assert "reconstruction" in figure.get_suptitle(), name
 
@@ -269,10 +197,9 @@ def test_the_figure_of_gradient_mass_names_the_reconstruction(record):
 
 
 def test_a_figure_is_reproducible_with_any_matplotlib_style(tmp_path):
-    counts = [1000, 40, 2]
-    plain = [path.read_bytes() for path in save(draw_class_weights(counts, "x"), tmp_path, "plain")]
+    plain = [path.read_bytes() for path in save(draw_family(), tmp_path, "plain")]
     with matplotlib.rc_context({"font.size": 20, "savefig.dpi": 50, "axes.facecolor": "black"}):
-        styled = [path.read_bytes() for path in save(draw_class_weights(counts, "x"), tmp_path, "styled")]
+        styled = [path.read_bytes() for path in save(draw_family(), tmp_path, "styled")]
     assert plain == styled
 
 

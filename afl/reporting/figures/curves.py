@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,9 +24,9 @@ LOGITS = torch.linspace(-8.0, 8.0, 161, dtype=torch.float64)
 
 @dataclass(frozen=True)
 class Curve:
-    """|dL/dz| of one loss, or of several that have the same, at ``LOGITS`` for a positive and for a negative."""
+    """|dL/dz| of one loss at ``LOGITS`` for a positive and for a negative."""
 
-    names: tuple[str, ...]
+    name: str
     positive: np.ndarray
     negative: np.ndarray
 
@@ -45,8 +45,7 @@ EXAMPLE_MAP = MapInfo(
 # Overlap of the box at an example's positives, for losses that take it as their target.
 EXAMPLE_OVERLAP = 0.8
 RARE = 1
-DEPENDS = "an element's gradient depends on the others of its map"
-# A whole map for such losses: positives of all p, and negatives of which most are easy.
+# A whole map for losses whose gradient of an element depends on the others: positives of all p, and negatives of which most are easy.
 MAP_POSITIVES = torch.logit((torch.arange(40, dtype=torch.float64) + 0.5) / 40)
 MAP_NEGATIVES = -4.0 + 2.0 * torch.special.ndtri((torch.arange(4000, dtype=torch.float64) + 0.5) / 4000)
 MAP_BINS = 20
@@ -63,7 +62,7 @@ def family_curves() -> list[Curve]:
     """Cross-entropy, focal loss, class-balanced focal loss at two weights and AFL from fresh to mature; alpha is off."""
 
     def curve(name: str, loss: Callable[[Tensor, Tensor], Tensor]) -> Curve:
-        return Curve((name,), gradient_curve(loss, 1.0), gradient_curve(loss, 0.0))
+        return Curve(name, gradient_curve(loss, 1.0), gradient_curve(loss, 0.0))
 
     def weighted(w: float) -> Callable[[Tensor, Tensor], Tensor]:
         return lambda z, y: class_balanced_focal_loss(z, y, torch.tensor([w], dtype=z.dtype), alpha=-1)
@@ -158,35 +157,3 @@ def _map_gradient(module: nn.Module, positive: Tensor, negative: Tensor, whole: 
     if value.requires_grad:
         (gradient,) = torch.autograd.grad(value, logits, materialize_grads=True)
     return gradient[:, RARE].abs()
-
-
-def configured_curves(
-    losses: Mapping[str, Callable[[MapInfo], MapLoss]],
-) -> tuple[list[Curve], dict[str, str]]:
-    """The curves of all losses that have one, and the reason for each that has none. Losses whose curves differ by less than the
-    width of a line share one.
-
-    Args:
-        losses: factories by name, in the order in which they are drawn.
-    """
-    found: list[tuple[list[str], tuple[np.ndarray, np.ndarray]]] = []
-    without = {}
-    for name, loss in losses.items():
-        try:
-            pair = map_curves(loss)
-        except ValueError as error:
-            without[name] = str(error)
-            continue
-        if pair is None:
-            without[name] = DEPENDS
-            continue
-        same = [
-            names
-            for names, other in found
-            if all(np.allclose(a, b, atol=0.01) for a, b in zip(pair, other, strict=True))
-        ]
-        if same:
-            same[0].append(name)
-        else:
-            found.append(([name], pair))
-    return [Curve(tuple(names), *pair) for names, pair in found], without
