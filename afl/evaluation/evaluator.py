@@ -172,9 +172,10 @@ class Evaluator(ABC):
         return DetectionArrays(self._images[0], self._labels[0], self._boxes[0], self._scores[0])
 
     def state(self) -> dict[str, np.ndarray]:
-        """This rank's detections as arrays."""
+        """This rank's detections as arrays, and the digest of the ground truth that they belong to."""
         found = self.detections()
         return {
+            "truth": np.array(self.truth.digest()),
             "processed": np.array(sorted(self._processed), np.int32),
             "image": found.image,
             "label": found.label,
@@ -197,11 +198,13 @@ class Evaluator(ABC):
             FileNotFoundError: a file does not exist.
         """
         self.reset()
+        own = self.truth.digest()
         for path in paths:
             arrays = _read_state(Path(path))
-            if len(arrays["processed"]) and arrays["processed"].max() >= len(self.truth.image_ids):
+            if arrays["truth"].item() != own:
                 raise ValueError(
-                    f"{path} belongs to another data set: it has images that this ground truth lacks"
+                    f"{path} belongs to another data set: its images, classes or annotations are not those of this ground truth; "
+                    "evaluate again, all processes with the same files"
                 )
             new = set(arrays["processed"].tolist()) - self._processed
             keep = np.isin(arrays["image"], sorted(new))
@@ -320,6 +323,6 @@ def _array(values: Any) -> np.ndarray:
 def _read_state(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(io.BytesIO(read_checked(path)), allow_pickle=False) as file:
-            return {name: file[name] for name in ("processed", "image", "label", "boxes", "scores")}
+            return {name: file[name] for name in ("truth", "processed", "image", "label", "boxes", "scores")}
     except (zipfile.BadZipFile, KeyError, EOFError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}); evaluate again") from error

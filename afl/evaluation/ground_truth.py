@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -111,6 +113,13 @@ class GroundTruth:
     def num_classes(self) -> int:
         """C."""
         return len(self.category_ids)
+
+    def digest(self) -> str:
+        """SHA-256 of the images, the classes and the annotations."""
+        found = hashlib.sha256(json.dumps([self.image_ids, self.category_ids, self.names]).encode())
+        for array in (self.image, self.label, self.boxes, self.area, self.crowd, self.ignored):
+            found.update(array.tobytes())
+        return found.hexdigest()
 
     def frequency_groups(self, groups: Sequence[str] | None) -> list[str] | None:
         """(C,) group of each class: ``groups`` if given, otherwise the groups of the file.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -129,6 +131,26 @@ def test_damaged_and_foreign_files_of_ranks_are_rejected(one_class, random_set, 
             CocoEvaluator(ground_truth).merge([path])
     with pytest.raises(FileNotFoundError):
         CocoEvaluator(ground_truth).merge([tmp_path / "rank1.npz"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda truth: truth["images"].append({"id": 10**6}),
+        lambda truth: truth["categories"][0].update(name="another"),
+        lambda truth: truth["annotations"][0].update(bbox=[1, 2, 3, 4]),
+    ],
+    ids=["image", "class", "box"],
+)
+def test_files_of_another_data_set_of_the_same_size_are_rejected(random_set, tmp_path, change):
+    ground_truth, _ = random_set(1)
+    CocoEvaluator(ground_truth).save(tmp_path / "rank0.npz")
+    other = copy.deepcopy(ground_truth)
+    change(other)
+    same = copy.deepcopy(ground_truth)
+    CocoEvaluator(same).merge([tmp_path / "rank0.npz"])
+    with pytest.raises(ValueError, match="rank0.npz belongs to another data set.*same files"):
+        CocoEvaluator(other).merge([tmp_path / "rank0.npz"])
 
 
 def test_the_limit_per_image_equals_sorting_each_image(random_set):
