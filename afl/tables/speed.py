@@ -98,7 +98,7 @@ class Speeds:
     @cached_property
     def here(self) -> str:
         """Name of the device that runs would use."""
-        return environment("cuda" if torch.cuda.is_available() else "cpu")["device"]
+        return this_device()
 
     def of(self, cell: DictConfig, losses: Sequence[str], num_classes: int, macs: int) -> list[Speed]:
         """The speed of a network with each of its losses, from the best available source.
@@ -140,6 +140,11 @@ class Speeds:
             for name, step in self._steps.items()
         )
         return [f"measured steps: {said}, without reading images (results/benchmark), {instead}"]
+
+
+def this_device() -> str:
+    """Name of the device that runs on this machine would use."""
+    return environment("cuda" if torch.cuda.is_available() else "cpu")["device"]
 
 
 def _measured(cell: DictConfig, num_classes: int, quick: bool) -> Speed:

@@ -17,6 +17,7 @@ from afl.config import quoted
 from afl.tables.cells import Cell, cells_of
 from afl.tables.child import interrupted_by_signals, start, stop
 from afl.tables.plan import FEATURES, Plan, Row, plan
+from afl.tables.speed import this_device
 from afl.tracking import FINISHED, Record
 from afl.tracking.record import DamagedRecord, read_record
 from afl.training.folds import fold_record
@@ -196,12 +197,19 @@ class Clock:
         """Lines about the pre-training and the expected time of the sweep."""
         lines = [
             f"First, features are trained once per detector ({row.runs - row.done} of {row.runs} to train, about "
-            f"{row.hours_each * 60:.1f} min each on one core); every loss starts from them."
+            f"{row.hours_each * 60:.1f} min each on one {row.device}); every loss starts from them."
             for row in self._plan.rows
             if row.name == FEATURES and row.done < row.runs
         ]
-        devices = ", ".join(self._plan.hours_by_device())
-        return [*lines, f"About {minutes(self._remaining())} on this machine ({devices})."]
+        here, known = this_device(), self._plan.hours_by_device()
+        about = f"About {minutes(self._remaining())}"
+        elsewhere = [device for device in known if device != here]
+        if not elsewhere:
+            return [*lines, f"{about} on this machine ({here})."]
+        return [
+            *lines,
+            f"{about} at the speed of {', '.join(elsewhere)}; the speed of this machine ({here}) is known after the first run.",
+        ]
 
     def ended(self, record: Record) -> None:
         """Count a run of the table or of the pre-training that has ended."""

@@ -267,7 +267,22 @@ def test_a_line_shows_the_result_of_a_run_and_the_remaining_time(finished, monke
     assert sweeping.result(failed, ["AP"]) == "failed: no room"
 
 
-def test_the_remaining_time_follows_from_finished_runs_of_the_same_detector():
+def test_the_outlook_names_another_machine_whose_speed_it_takes(monkeypatch):
+    rows = [Row("fcos", 3, 1, 0.5, 1.0, 0.0, "GPU", "")]
+    clock = sweeping.Clock(Plan("", rows, []), 1)
+    monkeypatch.setattr(sweeping, "this_device", lambda: "CPU")
+    (line,) = clock.outlook()
+    assert (
+        line
+        == "About 60 min at the speed of GPU; the speed of this machine (CPU) is known after the first run."
+    )
+    monkeypatch.setattr(sweeping, "this_device", lambda: "GPU")
+    assert clock.outlook() == ["About 60 min on this machine (GPU)."]
+
+
+def test_the_remaining_time_follows_from_finished_runs_of_the_same_detector(monkeypatch):
+    monkeypatch.setattr(sweeping, "this_device", lambda: "X")
+
     def after(detector: str, seconds: float, dataset: str = "shapes_lvis", status: str = FINISHED) -> str:
         clock.ended(
             Record("", status, dataset, detector, "fl", 0, {}, train_seconds=seconds - 10, eval_seconds=10.0)
@@ -282,7 +297,7 @@ def test_the_remaining_time_follows_from_finished_runs_of_the_same_detector():
     ]
     clock = sweeping.Clock(Plan("", rows, []), 2)
     assert clock.outlook() == [
-        "First, features are trained once per detector (1 of 2 to train, about 2.0 min each on one core); every loss starts from them.",
+        "First, features are trained once per detector (1 of 2 to train, about 2.0 min each on one X); every loss starts from them.",
         "About 2.6 h on this machine (X).",  # (5 hours + 360 s + 120 s) / 2
     ]
     assert after("fcos", 90.0, "shapes_pretraining") == "about 2.5 h left"  # no features are missing
