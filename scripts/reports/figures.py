@@ -21,31 +21,17 @@ from afl.training.build import instantiate
 MAIN_LOSSES = ("fl", "cbl", "afl", "cbfl")
 
 
-def figures(records: str = "", runs: str = "", table: str = "shapes", results: str = "results") -> None:
+def figures(runs: str = "", table: str = "shapes", results: str = "results") -> None:
     """The figures of the losses, as PNG and PDF in RESULTS/figures.
 
         python -m scripts.report figures [table=shapes]        # from the records behind a committed table
         python -m scripts.report figures runs=outputs          # from run directories
-        python -m scripts.report figures records=FOLDER
 
     The gradient of the main losses against p, AFL's gate, and the gradient mass in the logged batches over training if there are
     records of fl, cbl or afl. The website has the gradient of every loss.
     """
-    if records and runs:
-        raise ValueError("figures are drawn from records=FOLDER or from runs=FOLDER, not from both")
-    draw_figures(records_of(records, runs, Path(results) / table), Path(results) / "figures")
-
-
-def records_of(records: str, runs: str, kept: Path) -> list[Record]:
-    """Records of run directories (``runs``), of a folder (``records``), or, by default, those of a kept table."""
-    if runs:
-        return load_records(runs)
-    if not records:
-        return load_records(sorted((kept / "records").glob("*.json")))
-    folder = Path(records)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder of records")
-    return load_records(sorted(folder.glob("*.json")) or sorted(folder.rglob("records/*.json")))
+    kept = sorted((Path(results) / table / "records").glob("*.json"))
+    draw_figures(load_records(runs or kept), Path(results) / "figures")
 
 
 def draw_figures(records: list[Record], folder: Path) -> None:

@@ -208,8 +208,7 @@ def test_a_figure_is_reproducible_with_any_matplotlib_style(tmp_path):
     [
         (["figure"], "Did you mean figures"),
         ([], "Which report"),
-        (["figures", "record=x"], "no option 'record'. Did you mean records"),
-        (["figures", "records=x", "runs=y"], "not from both"),
+        (["figures", "run=x"], "no option 'run'. Did you mean runs"),
     ],
 )
 def test_wrong_arguments_give_one_line(arguments, message):
