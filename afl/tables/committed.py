@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,27 +106,38 @@ def table_spec(spec: DictConfig, seeds: list[int]) -> TableSpec:
 
 
 def portable(record: Record) -> Record:
-    """The record with default folders instead of the folders of the machine that produced it."""
+    """The record with default folders instead of the folders of the machine that produced it; of any other absolute path only the
+    last name is kept."""
     config = record.config
     usual = _usual_folders(record.dataset)
     paths = config.get("paths", {})  # missing in a record of several folds
     folders = {paths[name]: folder for name, folder in usual["paths"].items() if name in paths}
     folders[config["dataset"]["root"]] = usual["root"]
     longest_first = sorted(folders.items(), key=lambda pair: -len(pair[0]))
-    return replace(record, config=_moved(config, longest_first))
+    error = record.error and _ABSOLUTE.sub(lambda path: Path(path[0]).name, record.error)
+    return replace(record, config=_moved(config, longest_first), error=error)
+
+
+# An absolute path inside a sentence; not the end of a relative path or of an address.
+_ABSOLUTE = re.compile(r"(?<![\w./:~-])~?(?:/[\w.+@=,-]*[\w+@=-])+/?")
 
 
 @functools.cache
 def _usual_folders(dataset: str) -> dict[str, Any]:
     """The default ``paths`` and ``root`` of a data set; cached, because they are the same for every detector and loss."""
+    # Data of one's own need no file in conf/dataset.
+    known = (CONF / "dataset" / f"{dataset}.yaml").is_file()
+    chosen = (
+        [f"dataset={dataset}"] if known else ["dataset=custom", f"dataset.root=${{paths.data}}/{dataset}"]
+    )
     usual = OmegaConf.to_container(
-        compose_cell(detector="centernet", loss="fl", overrides=[f"dataset={dataset}"]), resolve=True
+        compose_cell(detector="centernet", loss="fl", overrides=chosen), resolve=True
     )
     return {"paths": usual["paths"], "root": usual["dataset"]["root"]}
 
 
 def _moved(value: Any, folders: list[tuple[str, str]]) -> Any:
-    """Replace the folders, and paths below them, in all strings of ``value``."""
+    """Replace the folders, and paths below them, in all strings of ``value``, and shorten other absolute paths to their last name."""
     if isinstance(value, Mapping):
         return {name: _moved(part, folders) for name, part in value.items()}
     if isinstance(value, list):
@@ -134,4 +146,6 @@ def _moved(value: Any, folders: list[tuple[str, str]]) -> Any:
         for old, new in folders:
             if value == old or value.startswith(f"{old}/"):
                 return new + value.removeprefix(old)
+        if value.startswith(("/", "~/")):
+            return Path(value).name
     return value

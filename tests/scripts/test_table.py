@@ -91,6 +91,30 @@ def test_a_committed_record_names_no_folder_of_its_machine(finished, tmp_path):
     assert kept.metrics == record.metrics and kept.config["dataset"]["seed"] == 0
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["dataset=foda", "dataset.root={}/foda", "initial_weights={}/start.pt"],
+        ["dataset=foda", "dataset.train.annotations={}/other/train.json", "paths.data={}/data/"],
+        ["dataset=custom", "dataset.name=birds", "dataset.root={}/birds"],
+        ["dataset=shapes", "dataset.folder.root={}/generated"],
+    ],
+)
+def test_a_committed_record_has_no_absolute_path(tmp_path, overrides):
+    overrides = [text.format(tmp_path) for text in overrides]
+    plain = OmegaConf.to_container(
+        compose_cell(detector="fcos", loss="fl", overrides=overrides), resolve=True
+    )
+    error = f"image {tmp_path}/data/a-b.jpg (id 3) cannot be read: a/b; see https://example.org/x"
+    record = Record("", FAILED, plain["cell"]["dataset"], "fcos", "fl", 0, plain, error=error)
+    assert str(tmp_path) in str(plain)
+    kept = portable(record)
+    assert str(tmp_path) not in str(kept) and portable(kept) == kept
+    assert kept.error == "image a-b.jpg (id 3) cannot be read: a/b; see https://example.org/x"
+    if record.dataset == "birds":
+        assert kept.config["dataset"]["val"]["annotations"] == "data/birds/val.json"
+
+
 def test_building_twice_gives_the_same_bytes_and_names_the_reconstruction(finished, tmp_path, capsys):
     folder = tmp_path / "results" / "shapes"
     main(published(finished))
