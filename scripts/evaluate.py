@@ -36,7 +36,7 @@ from scripts.entry import asks_for_help, own_options, printable, quiet_libraries
 # Settings that change which boxes a run detects, or on which images.
 DETECTING = (
     "detector", "loss", "backbone", "subset", "trainer.test_time", "trainer.fixed_detections", "dataset.image_size",
-    "dataset.eval_transform", "dataset.val",
+    "dataset.eval_transform", "dataset.max_detections", "dataset.val",
 )  # fmt: skip
 DEFAULTS = {"run": None, "checkpoint": None, "both": False}
 

@@ -84,6 +84,7 @@ def test_both_evaluators_are_compared_on_the_detections_of_the_run(small_cell, c
     for change in (
         "+trainer.fixed_detections=1000",
         "dataset.image_size=32",
+        "dataset.max_detections=300",
         "dataset.val.split=train",
     ):
         with pytest.raises(ValueError, match="both=true compares the evaluators on the run's detections"):
