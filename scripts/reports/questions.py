@@ -99,7 +99,8 @@ def classes(
 
         python -m scripts.report classes [table=trashcan] [losses=[fl,afl]] [shown=6]
 
-    Losses are compared with the first one. By default they are all losses of the table. Writes RESULTS/TABLE/classes.md.
+    Losses are compared with the first one. By default they are all losses of the table. A table of several data sets has an answer
+    for each of them. Writes RESULTS/TABLE/classes.md.
     """
     kept = kept_table(table, results)
     whole = kept.table()
@@ -107,11 +108,20 @@ def classes(
     losses = list(losses) or list(spec.losses)
     spec.require_losses(losses)
     own = frame(whole.cells)
-    found = questions.classes(own[own.dataset == spec.datasets[0]], spec.detectors, losses)
-    if found.empty:
+    found = {
+        name: questions.classes(own[own.dataset == name], spec.detectors, losses) for name in spec.datasets
+    }
+    if all(one.empty for one in found.values()):
         sys.exit(f"no seed of {kept.folder / 'records'} has {', '.join(losses)} on every detector yet")
-    moved = questions.most_moved(found, losses[0], shown)
-    kept.write("classes.md", answers.classes_text(moved, losses[0]))
+    texts = {
+        name: f"no seed has {', '.join(losses)} on every detector yet"
+        if one.empty
+        else answers.classes_text(questions.most_moved(one, losses[0], shown), losses[0])
+        for name, one in found.items()
+    }
+    several = len(texts) > 1
+    parts = [f"{name}:\n\n{text}" if several else text for name, text in texts.items()]
+    kept.write("classes.md", "\n\n".join(parts))
 
 
 def mechanism(

@@ -136,6 +136,19 @@ def test_the_mean_over_the_classes_of_a_committed_table_is_its_ap():
             assert found[loss, seed].mean() == pytest.approx(ap, abs=1e-12)
 
 
+def test_the_classes_of_a_table_of_two_data_sets_are_listed_for_each(results):
+    main(["classes", "table=photos_fl", "losses=[fl]", "shown=1", f"results={results}"])
+    text = (results / "photos_fl" / "classes.md").read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if line.endswith(":")] == ["ccp:", "foda:"]
+    table = kept_table("photos_fl", ROOT / "results").table()
+    names = {dataset: set() for dataset in ("ccp", "foda")}
+    for (dataset, *_), record in table.cells.items():
+        names[dataset] |= record.per_class.keys() if record else set()
+    for part, dataset in zip(text.split(":\n\n")[1:], names, strict=True):
+        first = part.splitlines()[2].split("|")[1].strip()
+        assert first in names[dataset]
+
+
 def test_a_contrast_with_one_loss_is_written_by_detector(results, capsys):
     main(["contrast", "table=search", "loss=ablation/afl_tau025", "against=fl", f"results={results}"])
     text = (results / "search" / "ablation_afl_tau025-against-fl.md").read_text(encoding="utf-8")
