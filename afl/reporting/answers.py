@@ -22,6 +22,17 @@ def _label(place: Row, places: Sequence[Row]) -> str:
     return detector if len({other for other, _ in places}) == 1 else f"{dataset}: {detector}"
 
 
+def _shown(value: float) -> str:
+    """One decimal; a dash for an undefined figure, such as the share of a group without objects."""
+    return "—" if math.isnan(value) else rounded(value)
+
+
+def _compared(value: float, first: float) -> str:
+    """``12.3 (+0.4)``: a figure and its difference to the first; the difference is left out if one of them is undefined."""
+    undefined = math.isnan(value) or math.isnan(first)
+    return _shown(value) if undefined else f"{rounded(value)} ({rounded(value - first, '+')})"
+
+
 def noise_text(found: pd.DataFrame, seeds: int) -> str:
     """Rows by metrics: spread over seeds / half-width of a paired difference over ``seeds`` seeds."""
     metrics = list(found.index.unique("metric"))
@@ -165,7 +176,7 @@ def mechanism_text(found: pd.DataFrame, parts: Sequence[int]) -> str:
     for (detector, loss), own in found.groupby(level=["detector", "loss"], sort=False):
         chosen = own.iloc[list(parts)]
         heads.append([f"until step {step:.0f}" for step in chosen.step])
-        cells = [" / ".join(f"{part[group]:.1f}" for group in GROUPS) for _, part in chosen.iterrows()]
+        cells = [" / ".join(_shown(part[group]) for group in GROUPS) for _, part in chosen.iterrows()]
         rows.append([detector, loss, *cells])
     return markdown(["detector", "loss", *heads[0]], rows, text=2) + "\n\n" + MECHANISM_READING
 
@@ -233,7 +244,7 @@ def tuning_text(answer: pd.DataFrame) -> str:
     defaults = answer.loc[DEFAULTS]
 
     def cell(value: float, usual: float, is_default: bool) -> str:
-        return rounded(value) if is_default else f"{rounded(value)} ({rounded(value - usual, '+')})"
+        return _shown(value) if is_default else _compared(value, usual)
 
     rows = [
         [str(name), *(cell(row[column], defaults[column], name == DEFAULTS) for column in answer.columns)]
@@ -252,7 +263,7 @@ def recognition_text(localised: pd.DataFrame, recognised: pd.DataFrame) -> str:
 
     def cell(share: pd.DataFrame, detector: Hashable, group: str, loss: str) -> str:
         value, first = share.loc[detector, (group, loss)], share.loc[detector, (group, losses[0])]
-        return rounded(value) + (f" ({rounded(value - first, '+')})" if loss != losses[0] else "")
+        return _shown(value) if loss == losses[0] else _compared(value, first)
 
     rows = [
         [
@@ -273,8 +284,7 @@ def fit_text(found: pd.DataFrame, metric: str) -> str:
 
     def cells(values: pd.Series) -> list[str]:
         first = values.iloc[0]
-        later = [f"{rounded(value)} ({rounded(value - first, '+')})" for value in values.iloc[1:]]
-        return [rounded(first), *later]
+        return [_shown(first), *(_compared(value, first) for value in values.iloc[1:])]
 
     rows = [
         [str(name), *(text for part in where for text in cells(row[part]))] for name, row in found.iterrows()

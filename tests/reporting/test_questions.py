@@ -509,3 +509,20 @@ def test_the_mean_of_classes_that_no_split_has_together_is_a_dash() -> None:
         "| a | r | 10.0 ± 0.0 | 50.0 ± 0.0 (**+40.0 ± 0.0**) |",
         "| mean of the other 2 |  | — | — |",
     ]
+
+
+def test_undefined_figures_are_dashes() -> None:
+    """Frequent classes without gradient, and shares and metrics of a group without objects, have no figure."""
+    columns = pd.MultiIndex.from_product([["r"], ["fl", "afl"]])
+    share = pd.DataFrame(
+        [[math.nan, math.nan], [10.0, math.nan], [math.nan, 20.0], [10.0, 12.5]], columns=columns
+    )
+    text = answers.recognition_text(share, share)
+    assert "nan" not in text and "12.5 (+2.5)" in text
+    fit = share.set_axis(pd.MultiIndex.from_product([["validation"], ["fl", "afl"]]), axis=1)
+    assert [line.split("|")[2:4] for line in answers.fit_text(fit, "AP_r").splitlines()[2:]] == [
+        [" — ", " — "], [" 10.0 ", " — "], [" — ", " 20.0 "], [" 10.0 ", " 12.5 (+2.5) "],
+    ]  # fmt: skip
+    index = pd.MultiIndex.from_tuples([("fcos", "afl", 0)], names=["detector", "loss", "part"])
+    ratios = pd.DataFrame({"r": [0.6], "c": [0.3], "f": [math.nan], "step": [50.0]}, index=index)
+    assert "| 0.6 / 0.3 / — |" in answers.mechanism_text(ratios, [0])
