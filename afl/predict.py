@@ -13,8 +13,9 @@ returns all of them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -37,6 +38,7 @@ from detectors.contract import ClassCounts, Detections
 from detectors.views import over_content, score_maps
 
 Image = str | Path | np.ndarray
+PLACES = "fractal_dimension"  # only checkpoints of losses that need it have it
 SCORE = 0.3  # least score of a detection, here and in scripts.predict
 
 
@@ -164,8 +166,10 @@ def load_predictor(
         if "pretrained" in config.backbone:
             config.backbone.pretrained = False  # the checkpoint has all weights: nothing needs a download
         check_targets(config.dataset.eval_transform, "dataset.eval_transform")
-        counts = (torch.tensor(about[name], dtype=torch.float32) for name in ("instances", "images"))
-        detector = build_detector(config, ClassCounts(*counts))
+        instances, images = (
+            torch.tensor(about[name], dtype=torch.float32) for name in ("instances", "images")
+        )
+        detector = build_detector(config, ClassCounts(instances, images, _places(about)))
         views = test_time or TestTime(**OmegaConf.to_container(config.trainer.test_time))
         layout = torch.channels_last if config.trainer.channels_last else torch.contiguous_format
         precision, family = config.trainer.precision, config.family
@@ -212,9 +216,10 @@ def described(state: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
             f"{path} has no config and no class names, because an older version wrote it; train the run again, "
             "or evaluate it with scripts.evaluate, which reads the data set"
         )
-    lists = ("names", "category_ids", "groups", "instances", "images")
     if not isinstance(about, dict) or not isinstance(about.get("config"), dict):
         raise CheckpointError(f"{path} is damaged: 'about' has no config")
+    lists = ["names", "category_ids", "groups", "instances", "images"]
+    lists += [PLACES] if PLACES in about else []
     lengths = {
         name: len(about[name]) if isinstance(about.get(name), list | tuple) else None for name in lists
     }
@@ -227,6 +232,11 @@ def described(state: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
             f"{path}: {found} refers to something else; a checkpoint's config holds values only"
         )
     return about
+
+
+def _places(about: Mapping[str, Any]) -> Callable[[], torch.Tensor] | None:
+    """Computes where the objects of each class are, for the losses that need it; None if the checkpoint does not say."""
+    return partial(torch.tensor, about[PLACES], dtype=torch.float64) if PLACES in about else None
 
 
 def _reference(value: Any, name: str) -> str | None:

@@ -61,7 +61,7 @@ class FractalCalibration(Weighting):
         """(C,) float64 a_c + b_c."""
         if self.info.fractal_dimension is None:
             raise ValueError(
-                "fracal needs to know where the training objects of each class are, which a checkpoint alone does not: evaluate the "
+                "fracal needs to know where the training objects of each class are, which this checkpoint does not say: evaluate the "
                 "run with its data set (python -m scripts.evaluate run=FOLDER)."
             )
         n = self.info.instances_per_class.double().clamp(min=1.0)

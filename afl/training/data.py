@@ -75,16 +75,19 @@ def read_data(config: DictConfig) -> RunData:
     return RunData(train=train, val=val, statistics=ClassStatistics.from_index(train))
 
 
-def about(config: Mapping[str, Any], data: RunData) -> dict[str, Any]:
+def about(config: Mapping[str, Any], data: RunData, *, places: bool = False) -> dict[str, Any]:
     """The description of a detector that a checkpoint carries, so that its weights can be used without the data set.
 
     Args:
         config: the run's resolved configuration as plain dictionaries.
+        places: whether the detector's losses need the distribution of the objects in the images.
 
     Returns:
         Plain values: ``config``, and for the C classes, in the order of the detector's labels: ``names``, ``category_ids`` in
-        the data set, ``groups`` ("r", "c" or "f"), and training ``instances`` and ``images``.
+        the data set, ``groups`` ("r", "c" or "f"), and training ``instances`` and ``images``; with ``places`` also
+        ``fractal_dimension``.
     """
+    spread = {"fractal_dimension": fractal_dimensions(data.train).tolist()} if places else {}
     return {
         "config": config,
         "names": list(data.statistics.names),
@@ -92,6 +95,7 @@ def about(config: Mapping[str, Any], data: RunData) -> dict[str, Any]:
         "groups": list(data.statistics.groups),
         "instances": data.statistics.instances.tolist(),
         "images": data.statistics.images.tolist(),
+        **spread,
     }
 
 

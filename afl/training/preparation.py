@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,11 +68,13 @@ def prepare(run: Run, pretrain: Pretrain) -> tuple[Training, Evaluation]:
     if world.is_main:
         warn_of_frozen_random_weights(config)
     detector = build_detector(config, data.classes)
+    places = any(loss.rescoring is not None for loss in detector.classification.values())
+    description = about(run.plain, data, places=places)
     if wants_second_stage(detector):
         keep_all_but_class_layers(detector)
     saved = _resume(run)
     if saved is None and run.only_evaluates:
-        _take_over_first_stage(run, pretrain)
+        _take_over_first_stage(run, pretrain, description)
         saved = _resume(run)
     wishes = (loss.image_repeats for loss in detector.classification.values())
     repeats = next((wish for wish in wishes if wish is not None), None)
@@ -104,7 +106,7 @@ def prepare(run: Run, pretrain: Pretrain) -> tuple[Training, Evaluation]:
         folder=run.folder,
         dynamics=GradientDynamics(detector.classification, data.statistics.groups),
         interruption=run.interruption,
-        kept={"run": run.key.digest, "source": run.git["source"], "about": about(run.plain, data)},
+        kept={"run": run.key.digest, "source": run.git["source"], "about": description},
         compiled=compiled_forward(detector) if compiled else None,
     )
     return training, evaluation
@@ -156,7 +158,7 @@ def _resume(run: Run) -> dict[str, Any] | None:
     return saved
 
 
-def _take_over_first_stage(run: Run, pretrain: Pretrain) -> None:
+def _take_over_first_stage(run: Run, pretrain: Pretrain, description: Mapping[str, Any]) -> None:
     """Make the final checkpoint and the curves of the first stage those of the run, which then only evaluates the checkpoint.
 
     The evaluations of the first stage are left out of the curves, because they are without the post-hoc remedy.
@@ -177,7 +179,7 @@ def _take_over_first_stage(run: Run, pretrain: Pretrain) -> None:
         for line in read_metrics(path.parents[1] / CURVES):
             if not any(name.startswith("val/") for name in line):
                 curves.log(line.pop("step"), line)
-    own = {"run": run.key.digest, "about": about(run.plain, run.data)}
+    own = {"run": run.key.digest, "about": description}
     save_checkpoint(run.folder / "checkpoints", {**saved, **own})
 
 

@@ -12,9 +12,11 @@ from afl.tracking import write_bytes
 from afl.training.data import evaluation_batches
 from afl.training.detect import to_original
 from afl.training.distributed import World
+from afl.training.evaluation import evaluated
 from afl.training.inputs import normalise
 from afl.training.load import load_run
 from afl.training.pictures import draw_maps, picture_of
+from afl.training.prior import adapt_threshold
 from detectors.views import over_content, score_maps
 
 
@@ -44,8 +46,10 @@ def heads(*overrides: str, run: str = "", image: str = "", results: str = "") ->
         loaded.config, replace(loaded.data, val=val), World(0, 1, torch.device("cpu"))
     )
     images = normalise(batch.images, loaded.config.trainer.channels_last)
-    outputs = loaded.detector(images)
-    (found,) = loaded.detector.decode(outputs, batch.sizes)
+    adapt_threshold(loaded.detector)
+    with evaluated(loaded.detector, None):
+        outputs = loaded.detector(images)
+        (found,) = loaded.detector.decode(outputs, batch.sizes)
     found = to_original(found, batch.matrices[0], batch.original_sizes[0])
     height, width = images.shape[-2:]
     maps = {

@@ -1,12 +1,20 @@
-"""Post-hoc remedies on all six detectors compared with manually changed scores; training after an evaluation is not affected."""
+"""Post-hoc remedies on all six detectors compared with manually changed scores; training after an evaluation is not affected.
+Predictions and score maps of such a run are those of its evaluation."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
+from afl.predict import load_predictor
+from afl.training import run_cell
 from afl.training.build import build_detector
 from afl.training.compose import compose_cell
+from afl.training.data import read_data
 from afl.training.evaluation import evaluated
 from detectors.contract import ClassCounts
 
@@ -109,3 +117,36 @@ def test_fractal_calibration_without_a_data_set_gives_one_line():
         evaluated(model, None),
     ):
         pass
+
+
+@pytest.mark.parametrize("loss", ["norcal", "fracal"])
+def test_predictions_and_score_maps_of_a_run_are_those_of_its_evaluation(small_cell, monkeypatch, loss):
+    from scripts.report import main
+    from scripts.reports import heads
+
+    config = small_cell(
+        "fcos",
+        loss,
+        "trainer.precision=fp32",
+        "trainer.max_duration=3steps",
+        "detector.score_threshold=1e-6",
+    )
+    folder = Path(config.paths.output) / run_cell(config).key
+    val = read_data(config).val
+    predictor = load_predictor(folder)
+    found = predictor([val.image_path(i) for i in range(len(val))], score=0)
+    kept = sorted(one["score"] for one in json.loads((folder / "detections.json").read_text()))
+    ours = sorted(score for one in found for score in one.scores.tolist())
+    assert kept
+    np.testing.assert_allclose(ours, kept, rtol=1e-4)
+
+    drawn = {}
+    draw = heads.draw_maps
+    monkeypatch.setattr(
+        heads, "draw_maps", lambda shown, maps, names: drawn.update(maps) or draw(shown, maps, names)
+    )
+    main(["heads", f"run={folder}"])
+    expected = predictor.score_maps(val.image_path(0))
+    assert drawn.keys() == expected.keys()
+    for name, scores in expected.items():
+        np.testing.assert_allclose(drawn[name], scores, rtol=1e-4)
