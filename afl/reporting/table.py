@@ -190,15 +190,25 @@ def _block(cells: Mapping[CellName, Record | None], spec: TableSpec, dataset: st
         for detector in spec.detectors
     }
     if AVERAGE in values:
+        # A seed that every detector has finished is finished, even if the metric is undefined.
         counts[AVERAGE] = {
-            loss: Counter(finished=len(runs), missing=len(spec.units(dataset)) - len(runs))
-            for loss, runs in values[AVERAGE].items()
+            loss: Counter(
+                FINISHED
+                if all(_is_finished(cells[dataset, one, loss, unit]) for one in spec.detectors)
+                else "missing"
+                for unit in spec.units(dataset)
+            )
+            for loss in spec.losses
         }
     return Block(
         dataset=dataset,
         metric=metric,
         rows={name: _row(values[name], counts[name], spec) for name in values},
     )
+
+
+def _is_finished(run: Record | None) -> bool:
+    return run is not None and run.status == FINISHED
 
 
 def _values(
@@ -213,9 +223,7 @@ def _values(
             values[detector][loss] = {
                 unit: value
                 for unit, run in runs.items()
-                if run is not None
-                and run.status == FINISHED
-                and (value := run.metrics.get(metric)) is not None
+                if run is not None and _is_finished(run) and (value := run.metrics.get(metric)) is not None
             }
     if len(spec.detectors) > 1:
         values[AVERAGE] = {}

@@ -158,6 +158,23 @@ def test_missing_values_are_words_instead_of_numbers(record):
     assert "Not run yet (1 of 3): shapes/fcos/afl/s0" in table.notes
 
 
+def test_the_average_of_an_undefined_metric_is_undefined_and_not_missing(record):
+    """A data set without rare classes has no AP_r; all runs of the row are there."""
+    records = [
+        record(detector, "fl", metrics={"AP": 0.3, "AP_r": None}) for detector in ("fcos", "centernet")
+    ]
+    records.append(record("fcos", "cbl", metrics={"AP": 0.2, "AP_r": None}))
+    spec = replace(SPEC, detectors=("fcos", "centernet"), losses=("fl", "cbl"), seeds=(0,))
+    lines = build_table(records, spec).to_markdown().splitlines()
+    assert [line for line in lines if line.startswith("| average")] == [
+        "| average | 30.0 | — |",
+        "| average | n/a | — |",
+    ]
+    undefined = build_table(records, spec).blocks[1].rows["average"]
+    assert (undefined["fl"].finished, undefined["fl"].missing) == (1, 0)
+    assert (undefined["cbl"].finished, undefined["cbl"].missing) == (0, 1)
+
+
 def test_an_empty_table_has_no_values():
     table = build_table([], SPEC)
     assert "no finished cell yet" in table.caption
