@@ -10,6 +10,7 @@ from rich.table import Table
 from afl.reporting.compare import Comparison, comparison
 from afl.reporting.figures.comparison import draw_comparison
 from afl.reporting.figures.style import save
+from afl.reporting.intervals import rounded
 from scripts.reports.material import finished_record
 
 
@@ -56,4 +57,4 @@ def show(found: Comparison, console: Console) -> None:
 
 
 def _numbers(one: float, two: float) -> tuple[str, str, str]:
-    return f"{100 * one:.1f}", f"{100 * two:.1f}", f"{100 * (two - one):+.1f}"
+    return rounded(100 * one), rounded(100 * two), rounded(100 * (two - one), "+")
