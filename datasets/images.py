@@ -2,7 +2,8 @@
 
 All callers share these rules: the check before a run, training, evaluation and prediction.  The header is read first, so
 that a file of the wrong size is refused before its pixels take memory.  OpenCV decodes a truncated JPEG without an error and
-leaves the rest grey; here it is an error.
+leaves the rest grey; here it is an error.  Samples of 16 bits become 8 bits by OpenCV's rule, a division by 256 whatever range
+they use.  Wider samples and floating point have no such rule and are refused.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from datasets.errors import DataError
 from datasets.index import AnnotationIndex
@@ -40,6 +41,9 @@ IMAGE_SUFFIXES = (
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG"
 _TIFF = b"II*\0", b"MM\0*"
 _ORIENTATION = 0x0112
+_FLOAT = 3  # SampleFormat of a TIFF
+_WIDE = "has samples of 32 bits or of floating point, which are not supported"
+_NARROW = "convert it to 8 bits per sample"
 _END_OF_JPEG, _END_OF_PNG = b"\xff\xd9", b"IEND"
 # In compressed data, byte 255 is followed by 0 or by a restart mark (D0 to D7). Any other pair is a marker.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -86,6 +90,8 @@ def read_image(index: AnnotationIndex, i: int) -> np.ndarray:
         )
     image = _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION) if found else None
     if image is None or image.shape[1::-1] != annotated:
+        if _has_wide_samples(data):
+            raise ImageError("broken_image", f"{named} {_WIDE}", _NARROW)
         raise ImageError("broken_image", f"{named} is damaged and cannot be decoded", "fetch the image again")
     return image
 
@@ -99,6 +105,8 @@ def read_image_file(path: Path) -> np.ndarray:
     data = _bytes_of(path, str(path))
     image = _decode(data, cv2.IMREAD_COLOR_RGB) if _header_size(data) else None
     if image is None:
+        if _has_wide_samples(data):
+            raise ImageError("broken_image", f"{path} {_WIDE}", _NARROW)
         raise ImageError(
             "broken_image",
             f"{path} is not an image that can be decoded, or is cut off",
@@ -157,6 +165,20 @@ def _is_rotated_tiff(data: bytes) -> bool:
     try:
         with Image.open(io.BytesIO(data)) as header:
             return header.getexif().get(_ORIENTATION, 1) in range(2, 9)
+    except Exception:  # Pillow's plugins raise almost anything for damaged headers
+        return False
+
+
+def _has_wide_samples(data: bytes) -> bool:
+    """Whether a file is a TIFF with samples of floating point or of more than 16 bits."""
+    if not data.startswith(_TIFF):
+        return False
+    try:
+        tags, file = TiffImagePlugin.ImageFileDirectory_v2(data[:8]), io.BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+        bits, kinds = tags.get(TiffImagePlugin.BITSPERSAMPLE, ()), tags.get(TiffImagePlugin.SAMPLEFORMAT, ())
+        return max(bits, default=1) > 16 or _FLOAT in kinds
     except Exception:  # Pillow's plugins raise almost anything for damaged headers
         return False
 

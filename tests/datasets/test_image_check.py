@@ -198,3 +198,22 @@ def test_names_are_printed_escaped(write_coco, small_coco):
     index = read_coco(path, root, policy="skip")
     for message in (str(caught.value), *index.defects["missing_image"].examples):
         assert message.isprintable() and r"\x1b[2J\u202ea.jpg" in message
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 3)], ids=["grey", "colour"])
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int32])
+def test_samples_that_do_not_fit_are_named_instead_of_damage(tmp_path, shape, kind):
+    path = tmp_path / "a.tif"
+    assert cv2.imwrite(str(path), np.full(shape, 5, kind))
+    with pytest.raises(
+        images.ImageError, match="a.tif has samples of 32 bits or of floating.*convert it to 8 bits"
+    ):
+        read_image_file(path)
+
+
+def test_16_bits_become_8_by_a_division(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 1 << 16, (20, 30), np.uint16)
+    for suffix in ("png", "tif"):
+        assert cv2.imwrite(str(tmp_path / f"a.{suffix}"), pixels)
+        found = read_image_file(tmp_path / f"a.{suffix}")
+        assert found.dtype == np.uint8 and np.array_equal(found, (pixels // 256)[..., None].repeat(3, 2))
