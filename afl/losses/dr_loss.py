@@ -170,7 +170,7 @@ class _Blocks:
         """Sums of e and e p over each image's plain negatives, e = exp((p - 1) / temperature): (2, B) float64."""
         total = torch.zeros(2, self.target.num_images, dtype=torch.float64, device=self.logits.device)
         for rows in row_blocks(self.logits):
-            p = torch.sigmoid(self.logits[rows].to(self.dtype))
+            p = torch.sigmoid(self._logits(rows))
             e = torch.exp((p - 1.0) / temperature).mul_(self.plain[rows])
             sums = torch.stack([e.sum(1, dtype=torch.float64), e.mul_(p).sum(1, dtype=torch.float64)])
             total.index_add_(1, self.target.image[rows], sums)
@@ -180,12 +180,16 @@ class _Blocks:
         """pull e (1 + (p - mean) / temperature) p (1 - p) at plain negatives, from (B,) of each image; 0 elsewhere."""
         gradient = torch.empty_like(self.logits, dtype=gradient_type(self.logits.dtype))
         for rows in row_blocks(self.logits):
-            z, image = self.logits[rows].to(self.dtype), self.target.image[rows]
+            z, image = self._logits(rows), self.target.image[rows]
             p = torch.sigmoid(z)
             slope = torch.exp((p - 1.0) / temperature).mul_(pull[image].to(self.dtype).unsqueeze(1))
             slope *= 1.0 + (p - mean[image].to(self.dtype).unsqueeze(1)) / temperature
             gradient[rows] = slope.mul_(p).mul_(torch.sigmoid(-z)).mul_(self.plain[rows])
         return gradient
+
+    def _logits(self, rows: slice) -> Tensor:
+        """In the computing type, 0 where there is no plain negative: NaN would pass through a mass of 0."""
+        return torch.where(self.plain[rows], self.logits[rows].to(self.dtype), 0.0)
 
 
 def _tilt(p: Tensor, temperature: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -64,12 +65,15 @@ def negative_blocks(
         elif z.dtype != dtype:
             z = spare.copy_(z)
 
+        absent = None if unverified is None else unverified[target.image[start:stop]]
+        # Finding the largest logit is free on a CPU only.
+        largest = z.amax().item() if z.device.type == "cpu" and z.numel() else math.inf
+        if not math.isfinite(largest):
+            # A logit that is NaN or infinite would pass through a factor of 0.
+            z = spare.copy_(z)
+            eraser.erase_all(buffers[3], z, number, absent)
         torch.sigmoid(z, out=g)
         modulation(g, weights.gamma, out=factor)
-        eraser.erase(buffers[1], number, factor.numel())
-        eraser.erase_rows(factor, number)
-        if unverified is not None:
-            factor.masked_fill_(unverified[target.image[start:stop]], 0.0)
         if weights.negative_class is not None:
             factor.mul_(weights.negative_class)
         if weights.negative_location is not None:
@@ -80,9 +84,10 @@ def negative_blocks(
             slots.weigh(factor, number)
         if weights.negative_bin is not None:
             factor.mul_(weights_by_size(weights.negative_bin, g))
+        eraser.erase_all(buffers[1], factor, number, absent)
         if isinstance(scale, Tensor) or scale != 1.0:
             factor.mul_(scale)
-        torch.mul(factor, negative_log_block(z, g, out=loss), out=loss)
+        torch.mul(factor, negative_log_block(z, g, largest, out=loss), out=loss)
         yield NegativeBlock(start, stop, g=g, factor=factor, loss=loss, spare=spare)
 
 
@@ -153,6 +158,13 @@ class Eraser:
         if on_host and target.ignored is not None:
             self.ignored_rows = target.ignored.nonzero().squeeze(1)
             self.row_bounds = torch.searchsorted(self.ignored_rows, starts).tolist()
+
+    def erase_all(self, buffer: Tensor, block: Tensor, number: int, absent: Tensor | None) -> None:
+        """Erase the exceptions of block ``number``, (n, C), which starts the buffer, and the elements of ``absent`` (n, C)."""
+        self.erase(buffer, number, block.numel())
+        self.erase_rows(block, number)
+        if absent is not None:
+            block.masked_fill_(absent, self.filler)
 
     def erase(self, buffer: Tensor, number: int, size: int) -> None:
         """Erase the exceptions of block ``number``, whose ``size`` elements start the buffer."""

@@ -181,6 +181,42 @@ def test_a_nan_logit_gives_a_nan_loss(monkeypatch, arm, switch):
 
 
 @pytest.mark.parametrize("switch", ["on", "off"])
+@pytest.mark.parametrize("arm", PUBLISHED)
+def test_a_logit_that_takes_no_part_may_be_anything(monkeypatch, arm, switch):
+    monkeypatch.setenv("AFL_TRITON", switch)
+    target = make_target(3, dense_positives=False)
+    target = replace(target, ignored=torch.arange(target.num_locations) % 5 == 2)
+    part = target.verified[target.image] & ~target.ignored[:, None]
+    part.view(-1)[target.positive[target.is_positive]] = True
+    z = torch.randn(target.num_locations, 5, generator=torch.Generator().manual_seed(1))
+    found = []
+    for filler in (0.0, torch.nan, torch.inf):
+        loss, _ = build(arm, dense_positives=False)
+        own = torch.where(part, z, filler).requires_grad_()
+        torch.manual_seed(0)
+        value = loss(own, target, torch.tensor(4.0), localization=torch.tensor(BOX))
+        found.append(loss_and_gradient(value, own))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("switch", ["on", "off"])
+def test_a_positive_that_is_certain_costs_nothing(monkeypatch, switch):
+    monkeypatch.setenv("AFL_TRITON", switch)
+    target = make_target(3, dense_positives=True)
+    z = torch.randn(target.num_locations, 5, generator=torch.Generator().manual_seed(1))
+    first = target.positive[target.is_positive][0]
+    found = []
+    for certain in (200.0, torch.inf):
+        loss, _ = build("afl")
+        own = z.clone()
+        own.view(-1)[first] = certain
+        own.requires_grad_()
+        found.append(loss_and_gradient(loss(own, target, torch.tensor(4.0)), own))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("switch", ["on", "off"])
 @pytest.mark.parametrize("arm", ["ohem", "ssd"])
 def test_mining_a_heat_map_without_a_usable_location_gives_zero(monkeypatch, arm, switch):
     """A crowd region covers the whole image, and the only neighbourhoods are inside it."""
