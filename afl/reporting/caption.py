@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from afl.reporting.records import CellName, cell_name
 from afl.reporting.spec import TableSpec
@@ -111,6 +111,9 @@ def notes(
     unlike = _unlike(spec, finished)
     if unlike:
         found.append(f"Protocol or data differ from {spec.baseline}'s in the same row: {_named(unlike)}")
+    started = _other_start(spec, finished)
+    if started:
+        found.append(f"Initial weights differ from {spec.baseline}'s in the same row: {_named(started)}")
     failed = [
         (cell, record) for cell, record in cells.items() if record is not None and record.status != FINISHED
     ]
@@ -125,13 +128,31 @@ def notes(
 
 def _unlike(spec: TableSpec, finished: Mapping[CellName, Record]) -> list[CellName]:
     """Cells with another protocol or other data than the baseline of their row and seed."""
-    unlike = []
+    return [cell for cell, record, base in _with_baseline(spec, finished) if _terms(record) != _terms(base)]
+
+
+def _other_start(spec: TableSpec, finished: Mapping[CellName, Record]) -> list[CellName]:
+    """Cells that started from other weights than the baseline of their row and seed, where both records state them."""
+    return [
+        cell
+        for cell, record, base in _with_baseline(spec, finished)
+        if None not in (starts := {_start(record), _start(base)}) and len(starts) == 2
+    ]
+
+
+def _start(record: Record) -> str | None:
+    return record.environment.get("initial_weights")
+
+
+def _with_baseline(
+    spec: TableSpec, finished: Mapping[CellName, Record]
+) -> Iterator[tuple[CellName, Record, Record]]:
+    """Cells, their records, and the record of the baseline in the same row with the same seed, if it exists."""
     for cell, record in finished.items():
         dataset, detector, _, seed = cell
         base = finished.get((dataset, detector, spec.baseline, seed)) if spec.baseline else None
-        if base is not None and _terms(record) != _terms(base):
-            unlike.append(cell)
-    return unlike
+        if base is not None:
+            yield cell, record, base
 
 
 def _terms(record: Record) -> tuple:

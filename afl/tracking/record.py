@@ -44,7 +44,8 @@ class Record:
         per_class: AP by class name.
         groups: "r", "c" or "f" by class name.
         gradient_dynamics: ``summarize`` of the curves: gradients by frequency group over the training.
-        environment: ``environment()``.
+        environment: ``environment()``, and ``initial_weights``, the digest of the weights from which the run started, None if
+            they were random. Older records lack the digest.
         git: ``git_state()``.
         data_hash: fingerprint of the data set.
         train_seconds, eval_seconds: wall time, over all attempts of a run that was interrupted; no training if a run only evaluates.

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import nn
+from torch import Tensor, nn
 
 from afl.training.build import ConfigError
 from afl.training.checkpoint import UNREADABLE, CheckpointError, load_checkpoint, reason
@@ -34,7 +34,7 @@ def start_from(
     world: World,
     pretrain: Callable[..., Path],
     names: Sequence[str],
-) -> list[nn.Module]:
+) -> tuple[list[nn.Module], str | None]:
     """Load ``config.initial_weights`` into the detector: null, ``shapes``, or a file with weights under ``model``.
 
     All weights with a matching name and shape are loaded, except the class layers if the file says that it was trained on other
@@ -46,7 +46,8 @@ def start_from(
         names: the classes of the data set, in the order of the labels.
 
     Returns:
-        The class layers whose weights were loaded.
+        The class layers whose weights were loaded, and the digest of the initial weights: of the first stage's if the loss retrains
+        class layers, None for random weights.
 
     Raises:
         ConfigError: the file does not exist or contains no weights, or several processes ask for weights that must be trained
@@ -63,7 +64,7 @@ def start_from(
             )
         path = pretrain(first_stage(config), of_features=False)
     elif source is None:
-        return []
+        return [], None
     elif source == SHAPES:
         if world.size > 1:
             raise ConfigError(
@@ -75,7 +76,8 @@ def start_from(
     else:
         path = _file(source)
     try:
-        trained = trained_classes(torch.load(path, map_location="cpu", weights_only=True))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        trained = trained_classes(content)
         difference = difference_of_classes(trained, names)
         fresh = load_features(detector, path, _of_classes(detector, len(names)) if difference else ())
     except UNREADABLE as error:
@@ -96,10 +98,22 @@ def start_from(
                 difference,
             )
     if second_stage:
-        return []
+        return [], content.get("initial_weights")
     own = {id(parameter): name for name, parameter in detector.named_parameters()}
     layers = (layer for layers in detector.class_layers().values() for layer in layers)
-    return [layer for layer in layers if own[id(layer.bias)] not in fresh]
+    return [layer for layer in layers if own[id(layer.bias)] not in fresh], digest_of_weights(
+        content["model"]
+    )
+
+
+def digest_of_weights(weights: Mapping[str, Tensor]) -> str:
+    """12 hexadecimal digits of the SHA-256 over names and values. Two trainings of the same features by other code, or on another
+    processor, round differently, and all runs that start from them move with them."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:12]
 
 
 def _of_classes(detector: nn.Module, classes: int) -> set[str]:

@@ -81,7 +81,8 @@ class Training:
         dynamics: measures the losses on the steps that are logged.
         observer: receives the progress of training.
         interruption: queried after every step; a checkpoint is saved before the process ends.
-        kept: stored in each checkpoint with the learner's state: the identity of the run, and the description of its detector.
+        kept: stored in each checkpoint with the learner's state: the identity of the run, the description of its detector, and the
+            digest of its initial weights.
         compiled: compiled forward pass, None to call the detector itself.
     """
 

@@ -81,9 +81,10 @@ def prepare(run: Run, pretrain: Pretrain) -> tuple[Training, Evaluation]:
     start_step = saved["step"] if saved else 0
     batches = training_batches(config, data, world, start_step, repeats)
     loaded: list[nn.Module] = []
+    initial = saved.get("initial_weights") if saved else None
     if saved is None:
         make = partial(_with_kept_random_state, pretrain)
-        loaded = start_from(config, detector, world, make, data.statistics.names)
+        loaded, initial = start_from(config, detector, world, make, data.statistics.names)
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
     detector.to(world.device, memory_format=layout)
     if saved is None:
@@ -106,7 +107,12 @@ def prepare(run: Run, pretrain: Pretrain) -> tuple[Training, Evaluation]:
         folder=run.folder,
         dynamics=GradientDynamics(detector.classification, data.statistics.groups),
         interruption=run.interruption,
-        kept={"run": run.key.digest, "source": run.git["source"], "about": description},
+        kept={
+            "run": run.key.digest,
+            "source": run.git["source"],
+            "about": description,
+            "initial_weights": initial,
+        },
         compiled=compiled_forward(detector) if compiled else None,
     )
     return training, evaluation

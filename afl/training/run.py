@@ -288,6 +288,7 @@ def _train_and_evaluate(run: Run, training: Training, evaluation: Evaluation, tr
     return replace(
         record,
         status=FINISHED,
+        environment={**record.environment, "initial_weights": training.kept["initial_weights"]},
         protocol=protocol(run.config, options),
         metrics=metrics,
         per_class=per_class,

@@ -240,6 +240,24 @@ def test_mixed_states_of_the_code_and_protocols_are_named(record):
     assert "commit fffffff with changes" in table.caption
 
 
+def test_other_initial_weights_than_the_baselines_are_named(record):
+    def started(loss: str, seed: int, weights: str | None):
+        one = record(loss=loss, seed=seed)
+        return replace(one, environment=one.environment | {"initial_weights": weights})
+
+    # Without a digest, as in older records, nothing is said.
+    records = [
+        started("fl", 0, "aaa"),
+        started("afl", 0, "aaa"),
+        started("fl", 1, "aaa"),
+        started("afl", 1, "bbb"),
+    ]
+    records += [record(loss="fl", seed=2), started("afl", 2, "bbb")]
+    spec = replace(SPEC, detectors=("fcos",), losses=("fl", "afl"), seeds=(0, 1, 2), metrics=("AP",))
+    notes = [note for note in build_table(records, spec).notes if "Initial weights" in note]
+    assert notes == ["Initial weights differ from fl's in the same row: shapes/fcos/afl/s1"]
+
+
 def test_another_commit_with_the_same_source_is_the_same_state(record):
     first = record(loss="fl")
     second = replace(record(loss="afl"), git={"sha": "f" * 40, "dirty": True, "source": "aaaaaa"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from afl.training import run_cell
 from afl.training.build import build_detector
 from afl.training.data import read_data
 from afl.training.distributed import World
-from afl.training.initial_weights import start_from
+from afl.training.initial_weights import digest_of_weights, start_from
 from detectors.contract import ClassCounts
 
 WORLD = World(0, 1, torch.device("cpu"))
@@ -30,7 +31,7 @@ def started(config, path: Path, names: list[str]):
     for _ in range(2):
         torch.manual_seed(7)
         models.append(build_detector(config, counts(len(names))))
-    loaded = start_from(config, models[1], WORLD, lambda *_, **__: pytest.fail("trained"), names)
+    loaded, _ = start_from(config, models[1], WORLD, lambda *_, **__: pytest.fail("trained"), names)
     return *models, loaded
 
 
@@ -92,3 +93,29 @@ def test_a_run_compares_its_classes_with_those_of_the_file(small_cell, caplog):
         with caplog.at_level(logging.INFO, "afl.training.initial_weights"):
             run_cell(small_cell("centernet", "fl", "trainer.max_duration=1steps", f"initial_weights={file}"))
         assert ("class layer" in caplog.text) == said
+
+
+def test_the_record_states_the_weights_that_a_run_started_from(small_cell, tmp_path):
+    config = small_cell("fcos", "fl", "trainer.max_duration=2steps")
+    assert run_cell(config).environment["initial_weights"] is None
+    weights = build_detector(config, counts(3)).state_dict()
+    torch.save({"model": weights}, tmp_path / "first.pt")
+    config.initial_weights = str(tmp_path / "first.pt")
+    record = run_cell(config)
+    # The digest, computed here over one string of bytes.
+    parts = [name.encode() + weights[name].numpy().tobytes() for name in sorted(weights)]
+    assert record.environment["initial_weights"] == hashlib.sha256(b"".join(parts)).hexdigest()[:12]
+    # Without its record the run continues from its last checkpoint, which keeps the digest.
+    (Path(config.paths.output) / record.key / "record.json").unlink()
+    assert run_cell(config).environment == record.environment
+
+
+def test_the_digest_of_weights_depends_on_each_name_and_value():
+    weights = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor(3)}
+    others = [
+        {"a": torch.tensor([1.0, 2.5]), "b": torch.tensor(3)},
+        {"a": torch.tensor([1.0, 2.0]), "c": torch.tensor(3)},
+        {"a": torch.tensor([1.0, 2.0], dtype=torch.bfloat16), "b": torch.tensor(3)},
+    ]
+    assert digest_of_weights(dict(reversed(weights.items()))) == digest_of_weights(weights)
+    assert len({digest_of_weights(value) for value in (weights, *others)}) == 4

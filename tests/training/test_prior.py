@@ -81,14 +81,14 @@ def test_trained_class_layers_keep_their_biases(small_cell, tmp_path):
     config.initial_weights = str(tmp_path / "trained.pt")
     world = World(0, 1, torch.device("cpu"))
     model = build_detector(config, classes)
-    loaded = start_from(config, model, world, lambda *_, **__: pytest.fail("trained"), names)
+    loaded, _ = start_from(config, model, world, lambda *_, **__: pytest.fail("trained"), names)
     initialise_priors(model, iter([]), world, channels_last=True, loaded=loaded)
     (own,) = model.class_layers()["classification"]
     assert torch.equal(own.bias, layer.bias)
     # A layer of another number of classes is fresh.
     other = ClassCounts(torch.ones(7), torch.ones(7))
     model = build_detector(config, other)
-    loaded = start_from(config, model, world, lambda *_, **__: pytest.fail("trained"), names)
+    loaded, _ = start_from(config, model, world, lambda *_, **__: pytest.fail("trained"), names)
     initialise_priors(model, iter([]), world, channels_last=True, loaded=loaded)
     (own,) = model.class_layers()["classification"]
     torch.testing.assert_close(own.bias.sigmoid(), torch.full_like(own.bias, 0.001))
