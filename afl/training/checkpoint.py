@@ -81,7 +81,9 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> Path:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         cause = target.error if target is not None and target.error is not None else error
-        raise OSError(f"could not write the checkpoint {last}: {cause}; the last good one is kept") from error
+        kept = last.exists() or (folder / PREVIOUS).exists()
+        left = "the last good one is kept" if kept else "there is no earlier one, so the run starts again"
+        raise OSError(f"could not write the checkpoint {last}: {cause}; {left}") from error
     if last.exists():
         os.replace(last, folder / PREVIOUS)
     os.replace(temporary, last)

@@ -99,11 +99,14 @@ def test_a_damaged_checkpoint_never_replaces_the_good_previous_one(tmp_path):
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
-    save_checkpoint(tmp_path, state(1))
-
     def no_space(*_):
         raise OSError(28, "No space left on device")
 
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", no_space)
+        with pytest.raises(OSError, match="there is no earlier one, so the run starts again"):
+            save_checkpoint(tmp_path, state(1))
+    save_checkpoint(tmp_path, state(1))
     monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(OSError, match="last good one is kept"):
         save_checkpoint(tmp_path, state(2))
