@@ -80,7 +80,7 @@ def push(
         "photos_gpu",
         "confirmation_foda",
     ),
-    losses: Sequence[str] = ("cbfl", "afl", "afl_anchored_head"),
+    losses: Sequence[str] = ("cbfl", "afl", "afl_anchored_head", "irfs", "afl_irfs"),
     results: str = "results",
     output: str = "",
 ) -> Path:

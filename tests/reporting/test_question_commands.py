@@ -73,6 +73,12 @@ COMMITTED = [
         "confirmation_foda/afl_anchored_head-contrasts.md",
     ),
     ("contrast", ["table=confirmation_foda", "loss=irfs"], "confirmation_foda/irfs-contrasts.md"),
+    ("contrast", ["table=confirmation_foda", "loss=afl_irfs"], "confirmation_foda/afl_irfs-contrasts.md"),
+    (
+        "contrast",
+        ["table=confirmation_foda", "loss=afl_irfs", "against=afl"],
+        "confirmation_foda/afl_irfs-against-afl.md",
+    ),
     ("contrast", ["table=afl_repeats", "loss=irfs"], "afl_repeats/irfs-contrasts.md"),
     ("contrast", ["table=afl_repeats", "loss=afl_irfs"], "afl_repeats/afl_irfs-contrasts.md"),
     (
