@@ -217,6 +217,5 @@ def test_wrong_arguments_give_one_line(arguments, message):
 
 
 def test_missing_folders_are_named(tmp_path):
-    for argument in ("records", "runs"):
-        with pytest.raises(FileNotFoundError, match="nowhere"):
-            main(["figures", f"{argument}={tmp_path}/nowhere", f"results={tmp_path}"])
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        main(["figures", f"runs={tmp_path}/nowhere", f"results={tmp_path}"])
