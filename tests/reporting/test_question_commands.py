@@ -36,6 +36,19 @@ COMMITTED = [
         ["table=confirmation", "loss=afl_irfs", "against=fl", "other=confirmation_lr"],
         "confirmation/afl_irfs-against-fl-of-confirmation_lr.md",
     ),
+    *(
+        (
+            "contrast",
+            ["table=confirmation_repeats", f"loss={loss}"],
+            f"confirmation_repeats/{loss}-contrasts.md",
+        )
+        for loss in ("afl", "irfs", "afl_irfs")
+    ),
+    (
+        "contrast",
+        ["table=confirmation_repeats", "loss=afl_irfs", "against=afl"],
+        "confirmation_repeats/afl_irfs-against-afl.md",
+    ),
     ("contrast", ["table=bccd"], "bccd/afl-contrasts.md"),
     *(
         ("contrast", ["table=shapes", f"loss={loss}"], f"shapes/{loss}-contrasts.md")
