@@ -277,7 +277,7 @@ def test_push_ratios_equal_a_manual_computation(record):
     assert late[["r", "c"]].tolist() == pytest.approx([12 / 4, 2.0]) and math.isnan(late.f)
     text = answers.mechanism_text(found, [0, -1])
     assert "| detector | loss | until step 50 | until step 840 |" in text
-    assert "| fcos | afl | 1.5 / 0.8 / 0.5 | 3.0 / 2.0 / nan |" in text
+    assert "| fcos | afl | 1.5 / 0.8 / 0.5 | 3.0 / 2.0 / — |" in text
     assert "only in the batches that a run logs" in text
     assert questions.push_ratios(own, ["ohem"], "fl").empty
 
