@@ -49,6 +49,14 @@ COMMITTED = [
         ["table=confirmation_repeats", "loss=afl_irfs", "against=afl"],
         "confirmation_repeats/afl_irfs-against-afl.md",
     ),
+    *(
+        (
+            "contrast",
+            ["table=confirmation_repeats", f"loss={loss}", "against=fl", "other=confirmation_repeats_lr"],
+            f"confirmation_repeats/{loss}-against-fl-of-confirmation_repeats_lr.md",
+        )
+        for loss in ("afl", "afl_irfs")
+    ),
     ("contrast", ["table=bccd"], "bccd/afl-contrasts.md"),
     *(
         ("contrast", ["table=shapes", f"loss={loss}"], f"shapes/{loss}-contrasts.md")
