@@ -1,13 +1,14 @@
 """Measures two sides in one process, and writes the results.
 
 Times are medians over alternating repetitions, after one warm-up repetition, so that other load on the machine affects both sides
-equally. Every second repetition has the reverse order, so that no side always finds the caches that one other side has filled. Memory is the number of bytes that the work requests, not the memory that the system assigns.
+equally. The order is shuffled in each repetition, so that no side always finds the caches that the same other side has filled. Memory is the number of bytes that the work requests, not the memory that the system assigns.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -62,10 +63,11 @@ def take_turns(
     repetitions: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Median seconds of each side; every repetition runs all sides once, every second one in reverse, after one warm-up repetition."""
+    """Median seconds of each side; every repetition runs all sides once in shuffled order, after one warm-up repetition."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
+    shuffled = random.Random(0)
     for repetition in range(repetitions + 1):
-        for name, work in list(sides.items())[:: -1 if repetition % 2 else 1]:
+        for name, work in shuffled.sample(list(sides.items()), len(sides)):
             synchronise()
             started = clock()
             work()
