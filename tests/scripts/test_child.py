@@ -149,8 +149,12 @@ def test_sigterm_to_a_table_stops_its_runs_and_the_table_continues(tmp_path, tab
 def test_closing_the_terminal_of_a_table_stops_its_runs(tmp_path, table):
     command, own = table
     ours, theirs = os.openpty()
-    # A session with this terminal; the kernel sends SIGHUP to its leader, and later writes to the terminal fail.
-    opened = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    # A session with this terminal; the kernel sends SIGHUP to its leader, and later writes to the terminal fail. Tests under ``nohup``
+    # would pass on that SIGHUP is ignored.
+    opened = (
+        "import fcntl, os, signal, sys, termios; signal.signal(signal.SIGHUP, signal.SIG_DFL);"
+        "fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", opened, *command],
         **own,
