@@ -229,7 +229,8 @@ def _segmentation(
 ) -> tuple[list[np.ndarray], np.ndarray | None]:
     """Polygons of a mask, or the extreme points of a run-length mask; neither for crowds and objects without a mask.
 
-    Empty polygons, which some exporters write for objects without a mask, are left out. A bad mask is reported. Under ``skip`` the object keeps its box and loses its mask.
+    Empty polygons, which some exporters write for objects without a mask, are left out. A bad mask is reported. Under ``skip``
+    the object keeps its box and loses its mask.
     """
     if not value or crowd:
         return [], None

@@ -42,8 +42,6 @@ _JPEG, _PNG = b"\xff\xd8", b"\x89PNG"
 _TIFF = b"II*\0", b"MM\0*"
 _ORIENTATION = 0x0112
 _FLOAT = 3  # SampleFormat of a TIFF
-_WIDE = "has samples of 32 bits or of floating point, which are not supported"
-_NARROW = "convert it to 8 bits per sample"
 _END_OF_JPEG, _END_OF_PNG = b"\xff\xd9", b"IEND"
 # In compressed data, byte 255 is followed by 0 or by a restart mark (D0 to D7). Any other pair is a marker.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -90,8 +88,7 @@ def read_image(index: AnnotationIndex, i: int) -> np.ndarray:
         )
     image = _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION) if found else None
     if image is None or image.shape[1::-1] != annotated:
-        if _has_wide_samples(data):
-            raise ImageError("broken_image", f"{named} {_WIDE}", _NARROW)
+        _refuse_wide_samples(data, named)
         raise ImageError("broken_image", f"{named} is damaged and cannot be decoded", "fetch the image again")
     return image
 
@@ -105,8 +102,7 @@ def read_image_file(path: Path) -> np.ndarray:
     data = _bytes_of(path, str(path))
     image = _decode(data, cv2.IMREAD_COLOR_RGB) if _header_size(data) else None
     if image is None:
-        if _has_wide_samples(data):
-            raise ImageError("broken_image", f"{path} {_WIDE}", _NARROW)
+        _refuse_wide_samples(data, str(path))
         raise ImageError(
             "broken_image",
             f"{path} is not an image that can be decoded, or is cut off",
@@ -167,6 +163,16 @@ def _is_rotated_tiff(data: bytes) -> bool:
             return header.getexif().get(_ORIENTATION, 1) in range(2, 9)
     except Exception:  # Pillow's plugins raise almost anything for damaged headers
         return False
+
+
+def _refuse_wide_samples(data: bytes, named: str) -> None:
+    """Raise the reason why OpenCV cannot decode a complete file, if it is the type of its samples."""
+    if _has_wide_samples(data):
+        raise ImageError(
+            "broken_image",
+            f"{named} has samples of 32 bits or of floating point, which are not supported",
+            "convert it to 8 bits per sample",
+        )
 
 
 def _has_wide_samples(data: bytes) -> bool:

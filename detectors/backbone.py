@@ -142,12 +142,15 @@ def evaluated_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in average if name.startswith("module.")}
 
 
-def load_features(module: nn.Module, path: str | Path, without: Collection[str] = ()) -> list[str]:
-    """Load the tensors in ``path`` whose name and shape match ``module``; other tensors keep their values.
+def load_features(
+    module: nn.Module, checkpoint: Mapping[str, Any], path: str | Path, without: Collection[str] = ()
+) -> list[str]:
+    """Load the tensors of a checkpoint whose name and shape match ``module``; other tensors keep their values.
 
     The state of losses is not loaded, because the loss of a new run starts from its initial state.
 
     Args:
+        checkpoint: content of the file ``path``, which messages name.
         without: names of tensors that keep their values in any case.
 
     Returns:
@@ -156,7 +159,7 @@ def load_features(module: nn.Module, path: str | Path, without: Collection[str] 
     Raises:
         ValueError: no weight of the backbone matches, because the file belongs to another architecture.
     """
-    state = evaluated_weights(torch.load(path, map_location="cpu", weights_only=True))
+    state = evaluated_weights(checkpoint)
     own = {
         name: value for name, value in module.state_dict().items() if not name.startswith("classification.")
     }

@@ -1,7 +1,8 @@
 """Measures two sides in one process, and writes the results.
 
 Times are medians over alternating repetitions, after one warm-up repetition, so that other load on the machine affects both sides
-equally. The order is shuffled in each repetition, so that no side always finds the caches that the same other side has filled. Memory is the number of bytes that the work requests, not the memory that the system assigns.
+equally. The order is shuffled in each repetition, so that no side always finds the caches that the same other side has filled.
+Memory is the number of bytes that the work requests, not the memory that the system assigns.
 """
 
 from __future__ import annotations

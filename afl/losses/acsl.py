@@ -5,7 +5,8 @@ Wang et al., Adaptive Class Suppression Loss for Long-Tail Object Detection, CVP
     w_j = 1    if y_j = 1, or p_j >= xi
     w_j = 0    otherwise
 
-at an object. The weights need no class counts and treat rare and frequent classes alike. Default: xi = 0.7 of the paper. The paper's element loss is cross-entropy; here it is the head's focal loss.
+at an object. The weights need no class counts and treat rare and frequent classes alike. Default: xi = 0.7 of the paper. The
+paper's element loss is cross-entropy; here it is the head's focal loss.
 
 Anchors, grids and heat maps: ``at_objects`` says which locations belong to an object. ObjectBox's objectness has one class and
 keeps plain weights.

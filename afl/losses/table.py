@@ -76,10 +76,8 @@ def dense_negatives(
             index, entry = buffer[:size], found[:size]
             block, entry_bits = index.view(stop - start, classes), entry.view(torch.int64)
         block.copy_(bits[start:stop])
-        eraser.erase(buffer, number, size)
-        eraser.erase_rows(block, number)
-        if unverified is not None:
-            block.masked_fill_(unverified[target.image[start:stop]], _VALUES)
+        absent = None if unverified is None else unverified[target.image[start:stop]]
+        eraser.erase_all(buffer, block, number, absent)
         torch.index_select(entries, 0, index, out=entry)
         total += entry.sum()
         if slopes is not None:

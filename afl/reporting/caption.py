@@ -111,7 +111,7 @@ def notes(
     unlike = _unlike(spec, finished)
     if unlike:
         found.append(f"Protocol or data differ from {spec.baseline}'s in the same row: {_named(unlike)}")
-    started = _other_start(spec, finished)
+    started = [cell for cell, record, base in _with_baseline(spec, finished) if record.started_apart(base)]
     if started:
         found.append(f"Initial weights differ from {spec.baseline}'s in the same row: {_named(started)}")
     failed = [
@@ -129,19 +129,6 @@ def notes(
 def _unlike(spec: TableSpec, finished: Mapping[CellName, Record]) -> list[CellName]:
     """Cells with another protocol or other data than the baseline of their row and seed."""
     return [cell for cell, record, base in _with_baseline(spec, finished) if _terms(record) != _terms(base)]
-
-
-def _other_start(spec: TableSpec, finished: Mapping[CellName, Record]) -> list[CellName]:
-    """Cells that started from other weights than the baseline of their row and seed, where both records state them."""
-    return [
-        cell
-        for cell, record, base in _with_baseline(spec, finished)
-        if None not in (starts := {_start(record), _start(base)}) and len(starts) == 2
-    ]
-
-
-def _start(record: Record) -> str | None:
-    return record.environment.get("initial_weights")
 
 
 def _with_baseline(

@@ -45,8 +45,7 @@ def comparison(first: Record, second: Record) -> Comparison:
         warnings.append("They were trained or evaluated on different data.")
     if first.git.get("source") != second.git.get("source"):
         warnings.append("They come from different states of the code.")
-    starts = {record.environment.get("initial_weights") for record in (first, second)}
-    if len(starts) == 2 and None not in starts:
+    if first.started_apart(second):
         warnings.append("They started from different weights.")
     one, two = flat(first.config), flat(second.config)
     changed = [

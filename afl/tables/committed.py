@@ -125,7 +125,7 @@ _ABSOLUTE = re.compile(r"(?<![\w./:~-])~?(?:/[\w.+@=,-]*[\w+@=-])+/?")
 @functools.cache
 def _usual_folders(dataset: str) -> dict[str, Any]:
     """The default ``paths`` and ``root`` of a data set; cached, because they are the same for every detector and loss."""
-    # Data of one's own need no file in conf/dataset.
+    # A user's data set needs no file in conf/dataset.
     known = (CONF / "dataset" / f"{dataset}.yaml").is_file()
     chosen = (
         [f"dataset={dataset}"] if known else ["dataset=custom", f"dataset.root=${{paths.data}}/{dataset}"]

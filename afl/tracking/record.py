@@ -87,6 +87,11 @@ class Record:
         if self.status not in (FINISHED, FAILED):
             raise ValueError(f"a record is {FINISHED} or {FAILED}, not {self.status!r}")
 
+    def started_apart(self, other: Record) -> bool:
+        """Whether this run and another one started from different weights, as far as both state them."""
+        starts = {record.environment.get("initial_weights") for record in (self, other)}
+        return len(starts) == 2 and None not in starts
+
     @property
     def seconds(self) -> float | None:
         """Wall time of training and evaluation together."""

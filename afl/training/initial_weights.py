@@ -20,7 +20,7 @@ from afl.training.classifier_stage import FIRST_STAGE, first_stage, restart_clas
 from afl.training.compose import compose_cell
 from afl.training.distributed import World
 from afl.training.load import difference_of_classes, trained_classes
-from detectors.backbone import load_features
+from detectors.backbone import evaluated_weights, load_features
 
 SHAPES = "shapes"
 LOCAL = ("threads", "progress", "num_workers")  # settings of the trainer that do not affect the result
@@ -77,9 +77,9 @@ def start_from(
         path = _file(source)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        trained = trained_classes(content)
-        difference = difference_of_classes(trained, names)
-        fresh = load_features(detector, path, _of_classes(detector, len(names)) if difference else ())
+        difference = difference_of_classes(trained_classes(content), names)
+        without = _of_classes(detector, len(names)) if difference else ()
+        fresh = load_features(detector, content, path, without)
     except UNREADABLE as error:
         if isinstance(error, ValueError):  # the file can be read, but does not fit
             raise
@@ -101,9 +101,8 @@ def start_from(
         return [], content.get("initial_weights")
     own = {id(parameter): name for name, parameter in detector.named_parameters()}
     layers = (layer for layers in detector.class_layers().values() for layer in layers)
-    return [layer for layer in layers if own[id(layer.bias)] not in fresh], digest_of_weights(
-        content["model"]
-    )
+    loaded = [layer for layer in layers if own[id(layer.bias)] not in fresh]
+    return loaded, digest_of_weights(evaluated_weights(content))
 
 
 def digest_of_weights(weights: Mapping[str, Tensor]) -> str:

@@ -146,7 +146,10 @@ def test_load_features_loads_matching_tensors(tmp_path):
     first, second = Net(5), Net(7)
     first.classification.running_mean.fill_(7.0)
     torch.save({"model": first.state_dict()}, tmp_path / "a.pt")
-    assert load_features(second, tmp_path / "a.pt") == ["layer.bias", "layer.weight"]
+    assert load_features(second, torch.load(tmp_path / "a.pt"), tmp_path / "a.pt") == [
+        "layer.bias",
+        "layer.weight",
+    ]
     assert second.classification.running_mean.eq(0).all()
     for name, value in first.backbone.state_dict().items():
         torch.testing.assert_close(second.backbone.state_dict()[name], value)
@@ -154,11 +157,11 @@ def test_load_features_loads_matching_tensors(tmp_path):
     average = {f"module.{name}": value + 1 for name, value in first.state_dict().items()}
     saved = {"model": first.state_dict(), "average": {"n_averaged": torch.tensor(3), **average}}
     torch.save(saved, tmp_path / "b.pt")
-    load_features(second, tmp_path / "b.pt")
+    load_features(second, torch.load(tmp_path / "b.pt"), tmp_path / "b.pt")
     for name, value in first.backbone.named_parameters():
         torch.testing.assert_close(second.backbone.get_parameter(name), value + 1)
     with pytest.raises(ValueError, match="trained with the same backbone"):
-        load_features(torch.nn.Linear(2, 2), tmp_path / "a.pt")
+        load_features(torch.nn.Linear(2, 2), torch.load(tmp_path / "a.pt"), tmp_path / "a.pt")
 
 
 def test_frozen_statistics_keep_half_precision():

@@ -70,7 +70,7 @@ def push_over_training(found: pd.DataFrame, losses: Sequence[str], baseline: str
 def gate_opening(found: pd.DataFrame, loss: str) -> pd.DataFrame:
     """Kappa of AFL's gate near each quarter of the training, mean over seeds and maps of classes: 1 is closed, 0 is open.
 
-    A map of objectness has no classes, so its gate has a row of its own. Records keep means over tenths of the training; a quarter
+    A map of objectness has no classes, so its gate has a separate row. Records keep means over tenths of the training; a quarter
     takes the tenth whose last step is nearest.
 
     Returns:
