@@ -109,7 +109,8 @@ def digest_of_weights(weights: Mapping[str, Tensor]) -> str:
     """12 hexadecimal digits of the SHA-256 over names and values. Two trainings of the same features by other code, or on another
     processor, round differently, and all runs that start from them move with them."""
     digest = hashlib.sha256()
-    for name, value in sorted(weights.items()):
+    tensors = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    for name, value in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:12]
