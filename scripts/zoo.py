@@ -5,6 +5,7 @@
     python -m scripts.zoo make names=[fcos-foda-fl] paths.data=/data
     python -m scripts.zoo add run=outputs/NAME                      # an entry from a finished run
     python -m scripts.zoo page                                      # write docs/zoo.md from the files
+    python -m scripts.zoo features                                  # train the missing files of detectors/pretrained (initial_weights=shapes)
 
 Options:
     names=[A,B]       make: only these entries of conf/zoo.yaml
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> int:
     action, rest = (
         (arguments[0], arguments[1:]) if arguments and "=" not in arguments[0] else ("list", arguments)
     )
-    actions = {"list": _list, "make": _make, "add": _add, "page": _page}
+    actions = {"list": _list, "make": _make, "add": _add, "page": _page, "features": _features}
     if action not in actions:
         meant = did_you_mean(action, actions)
         raise ValueError(f"there is no action {action!r}.{meant} There are: {', '.join(actions)}")
@@ -148,6 +149,23 @@ def _add(arguments: list[str]) -> int:
 def _page(arguments: list[str]) -> int:
     options_of(arguments, {})
     _write_page(OWN)
+    return 0
+
+
+def _features(overrides: list[str]) -> int:
+    checked(["loss=fl", *overrides], "config")
+    from afl.training.compose import compose_cell
+    from afl.training.features import features_file, pretraining_config, write_features
+    from afl.training.interruption import Interruption
+    from afl.training.run import pretrain
+
+    quiet_libraries()
+    for detector in sorted(path.stem for path in (CONF / "detector").glob("*.yaml")):
+        config = compose_cell(detector=detector, loss="fl", overrides=overrides)
+        path = features_file(config)
+        if not path.is_file():
+            write_features(pretrain(pretraining_config(config), Interruption(), of_features=True), path)
+        print(path, flush=True)
     return 0
 
 

@@ -26,7 +26,8 @@ from afl.training import ConfigError
 from afl.training.classifier_stage import FIRST_STAGE, only_evaluates
 from afl.training.cost import network_cost
 from afl.training.duration import Duration
-from afl.training.initial_weights import SHAPES, pretraining_config
+from afl.training.features import features_file, pretraining_config
+from afl.training.initial_weights import SHAPES
 from datasets import DataError
 from datasets.releases import PUBLISHED, SIZES, Size
 from datasets.shapes import pretraining_parts
@@ -135,7 +136,11 @@ def plan(config: DictConfig, seeds: Sequence[int]) -> Plan:
         gpu_steps(Path(config.results) / "benchmark" / "gpu.json"),
     )
     rows = [_row(config, row, datasets, seeds, speeds) for row in by_row(composed)]
-    own = [cell for cell in first.values() if cell.initial_weights == SHAPES]
+    own = [
+        cell
+        for cell in first.values()
+        if cell.initial_weights == SHAPES and not features_file(cell).is_file()
+    ]
     if own:
         rows.append(_pretraining(config, own, speeds))
     notes += speeds.notes([row.source for row in rows])

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from afl.training.build import ConfigError
 from afl.training.checkpoint import UNREADABLE, CheckpointError, load_checkpoint, reason
 from afl.training.classifier_stage import FIRST_STAGE, first_stage, restart_class_layers, wants_second_stage
-from afl.training.compose import compose_cell
 from afl.training.distributed import World
+from afl.training.features import NETWORK, features_file, features_identity, pretraining_config
 from afl.training.load import difference_of_classes, trained_classes
 from detectors.backbone import evaluated_weights, load_features
 
 SHAPES = "shapes"
-LOCAL = ("threads", "progress", "num_workers")  # settings of the trainer that do not affect the result
-GENERATED = ("seed", "num_train", "num_val", "more_classes", "image_size")  # of the generated set
 log = logging.getLogger(__name__)
 
 
@@ -66,13 +62,16 @@ def start_from(
     elif source is None:
         return [], None
     elif source == SHAPES:
-        if world.size > 1:
-            raise ConfigError(
-                "initial_weights=shapes is made by one process: train it without torchrun first "
-                "(experiment=pretrain), then give its checkpoint as initial_weights"
-            )
-        path = pretrain(pretraining_config(config), of_features=True)
-        _check(path)
+        path = remove = features_file(config)
+        if not path.is_file():
+            if world.size > 1:
+                raise ConfigError(
+                    "initial_weights=shapes of this network is made by one process: train it without torchrun first "
+                    "(experiment=pretrain), then give its checkpoint as initial_weights"
+                )
+            path = pretrain(pretraining_config(config), of_features=True)
+            remove = path.parents[1]
+        _check(path, remove)
     else:
         path = _file(source)
     try:
@@ -131,40 +130,12 @@ def identity(config: Mapping[str, Any]) -> str:
     if source is None:
         return ""
     if source == SHAPES:
-        parts = {part: config[part] for part in ("backbone", "pyramid", "detector")}
-        return _pretraining_identity(config["cell"]["detector"], json.dumps(parts, sort_keys=True))
+        return features_identity(config["cell"]["detector"], {part: config[part] for part in NETWORK})
     return hashlib.sha256(_file(source).read_bytes()).hexdigest()[:12]
 
 
-@lru_cache
-def _pretraining_identity(detector: str, parts: str) -> str:
-    """Digest of everything that affects the features: the network, in ``parts``, and its training by ``experiment=pretrain``."""
-    config = compose_cell(detector=detector, loss="fl", overrides=["experiment=pretrain"])
-    decisive: Any = OmegaConf.to_container(config, resolve=True)
-    for name in ("paths", "logger", "dataset", *json.loads(parts)):
-        del decisive[name]
-    for name in ("device", *LOCAL):
-        del decisive["trainer"][name]
-    folder: Any = OmegaConf.to_container(config.dataset, resolve=True)["folder"]
-    text = json.dumps([decisive, {name: folder[name] for name in GENERATED}, parts], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def pretraining_config(config: DictConfig) -> DictConfig:
-    """The run that pre-trains this detector's features: same detector and backbone, focal loss, other classes, seed 0."""
-    cell = config.cell
-    pretraining = compose_cell(detector=cell.detector, loss="fl", overrides=["experiment=pretrain"])
-    with open_dict(pretraining):
-        for part in ("backbone", "pyramid", "detector", "paths"):
-            pretraining[part] = config[part]
-        pretraining.logger = OmegaConf.create({"_target_": "afl.tracking.NullTracker", "_partial_": True})
-        for name in ("device", *LOCAL):
-            pretraining.trainer[name] = config.trainer[name]
-    return pretraining
-
-
-def _check(path: Path) -> None:
-    """Verify the checkpoint of the pre-training, because all losses start from it.
+def _check(path: Path, remove: Path) -> None:
+    """Verify the pre-trained features, because all losses start from them.
 
     Raises:
         CheckpointError: the checkpoint is damaged.
@@ -173,7 +144,7 @@ def _check(path: Path) -> None:
         load_checkpoint(path)
     except CheckpointError as error:
         raise CheckpointError(
-            f"the pre-trained features cannot be used: {error}; delete {path.parents[1]} to train them again"
+            f"the pre-trained features cannot be used: {error}; delete {remove} to train them again"
         ) from error
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from afl.reporting import TableSpec, build_table, load_records
 from afl.tracking import FINISHED, read_metrics, read_record, write_record
-from afl.training import initial_weights, run_cell
+from afl.training import features, initial_weights, run_cell
 from afl.training.lock import run_lock
 from tests.faults.short_run import (
     TORCHRUN,
@@ -132,6 +132,7 @@ def _from_features(output: Path, cache: Path, seed: int) -> None:
         return shortened
 
     initial_weights.pretraining_config = short
+    features.FEATURES = output / "none"
     config = cell(
         output,
         cache,

@@ -273,10 +273,11 @@ def test_the_random_state_does_not_depend_on_the_training_of_features():
 
 
 def test_features_are_announced_once_and_the_run_that_trains_them_does_not_matter(
-    small_cell, monkeypatch, caplog
+    small_cell, monkeypatch, caplog, tmp_path
 ):
     from afl.training import initial_weights
 
+    monkeypatch.setattr("afl.training.features.FEATURES", tmp_path / "none")
     monkeypatch.setattr(
         initial_weights,
         "pretraining_config",

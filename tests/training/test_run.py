@@ -316,6 +316,7 @@ def test_damaged_features_are_detected_before_a_run_starts_from_them(small_cell,
     weights = torch.load(path, weights_only=True)["model"]["backbone.stem.0.weight"]
     data[data.find(weights.flatten()[:8].numpy().tobytes()) + 2] ^= 1
     path.write_bytes(data)
+    monkeypatch.setattr("afl.training.features.FEATURES", path.parent / "none")
     monkeypatch.setattr("afl.training.run.pretrain", lambda *_, **__: path)
     with pytest.raises(
         CheckpointError, match="features cannot be used: .*checksum.*delete .*to train them again"
