@@ -26,7 +26,7 @@ Questions about the records of a table, answered in results/TABLE:
     tuning      the best setting of a loss, from runs that change one at a time
     fit         AP on the training images
     recognition the part of the objects that is localised, and the part of these that gets its class
-    documents   the tables inside README.md and results/README.md
+    documents   the tables inside README.md and the pages of results/
 """
 
 from __future__ import annotations

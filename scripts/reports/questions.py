@@ -19,7 +19,8 @@ from afl.tracking import FINISHED, names_afl, write_json, write_text
 from scripts.reports.material import figures_on_training_images, recognition_of
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "results/README.md")
+PAGES = ("README", "longtail_shapes", "mechanism", "other_losses", "photographs", "trashcan_and_bccd")
+DOCUMENTS = ("README.md", *(f"results/{page}.md" for page in PAGES))
 
 
 def noise(table: str = "shapes", seeds: int = 5, results: str = "results") -> None:
@@ -321,13 +322,13 @@ def recognition(
 
 
 def documents() -> None:
-    """Update the tables of results/ inside README.md and results/README.md, between their marks.
+    """Update the tables of results/ inside README.md and the pages of results/, between their marks.
 
     python -m scripts.report documents
     """
     for name in DOCUMENTS:
         text = (ROOT / name).read_text(encoding="utf-8")
-        if (new := refreshed(text, ROOT / "results")) != text:
+        if (new := refreshed(text, ROOT / "results", (ROOT / name).parent)) != text:
             write_text(ROOT / name, new)
             print("written:", name)
         else:

@@ -28,11 +28,6 @@ COMMITTED = [
     ("contrast", ["table=confirmation", "loss=afl_irfs"], "confirmation/afl_irfs-contrasts.md"),
     (
         "contrast",
-        ["table=confirmation", "loss=afl_irfs", "against=afl"],
-        "confirmation/afl_irfs-against-afl.md",
-    ),
-    (
-        "contrast",
         ["table=confirmation", "loss=afl_irfs", "against=fl", "other=confirmation_lr"],
         "confirmation/afl_irfs-against-fl-of-confirmation_lr.md",
     ),
@@ -46,8 +41,8 @@ COMMITTED = [
     ),
     (
         "contrast",
-        ["table=confirmation_repeats", "loss=afl_irfs", "against=afl"],
-        "confirmation_repeats/afl_irfs-against-afl.md",
+        ["table=confirmation_repeats", "loss=afl_irfs", "against=afl", "other=confirmation_repeats"],
+        "confirmation_repeats/afl_irfs-against-afl-of-confirmation_repeats.md",
     ),
     *(
         (
@@ -97,8 +92,8 @@ COMMITTED = [
     ("contrast", ["table=confirmation_foda", "loss=afl_irfs"], "confirmation_foda/afl_irfs-contrasts.md"),
     (
         "contrast",
-        ["table=confirmation_foda", "loss=afl_irfs", "against=afl"],
-        "confirmation_foda/afl_irfs-against-afl.md",
+        ["table=confirmation_foda", "loss=afl_irfs", "against=afl", "other=confirmation_foda"],
+        "confirmation_foda/afl_irfs-against-afl-of-confirmation_foda.md",
     ),
     ("contrast", ["table=afl_repeats", "loss=irfs"], "afl_repeats/irfs-contrasts.md"),
     ("contrast", ["table=afl_repeats", "loss=afl_irfs"], "afl_repeats/afl_irfs-contrasts.md"),
