@@ -2,10 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import torch
-from torch import Tensor
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from afl.losses import PADDING, ClassificationTarget, ElementWeights, MapInfo
+from afl.losses.reference import alpha_t, dense_target, quality_focal_loss
+
+CONF = Path(__file__).parents[2] / "conf"
+SEEDS = st.integers(0, 2**31)
+# Strategies of the arguments of random_target and random_weights.
+TARGETS = {
+    "positives": st.integers(0, 9),
+    "scaled": st.integers(0, 20),
+    "padding": st.integers(0, 3),
+    "soft": st.booleans(),
+    "ignored": st.booleans(),
+    "verified": st.booleans(),
+}
+WEIGHTS = {
+    "negatives": st.booleans(),
+    "gamma": st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, "class"]),
+    "alpha": st.sampled_from([-1.0, 0.0, 0.25, 1.0]),
+    "gate": st.sampled_from(["none", "scalar", "class"]),
+    "positive_gamma": st.sampled_from([None, 0.0, 1.5]),
+    "slots": st.booleans(),
+}
+
+
+def loss_of_config(info: MapInfo, *overrides: str) -> nn.Module:
+    """The loss of ``+loss=NAME``. Only this group is composed, because the project's defaults need a detector and a data set."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(overrides=list(overrides))
+    return instantiate(config.loss)(info)
 
 
 def make_info(
@@ -132,3 +166,22 @@ def random_logits(seed: int, target: ClassificationTarget, spread: float = 3.0) 
 def loss_and_gradient(loss: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     (gradient,) = torch.autograd.grad(loss, logits)
     return loss.detach(), gradient
+
+
+def dense_losses(
+    logits: Tensor,
+    target: ClassificationTarget,
+    *,
+    gamma: float = 0.0,
+    alpha: float = -1.0,
+    class_weights: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(R, C) weighted element losses by the slow reference, 0 where nothing is learnt, and (R, C) whether an
+    element is listed as positive, as 1."""
+    weights = ElementWeights(alpha=alpha, gamma=gamma)
+    if class_weights is not None:
+        weights = replace(weights, positive=class_weights[target.positive_class])
+    y, weight = dense_target(target, weights, logits)
+    listed = torch.zeros(logits.numel())
+    listed[target.positive[target.is_positive]] = 1
+    return weight * alpha_t(y, alpha) * quality_focal_loss(logits, y, gamma), listed.view_as(logits)

@@ -10,8 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afl.losses import APLoss, ap_loss
-from tests.losses.cases import loss_and_gradient, make_info, plain_target, random_logits, random_target
-from tests.losses.sampling_cases import permuted
+from tests.losses.cases import (
+    SEEDS,
+    TARGETS,
+    loss_and_gradient,
+    make_info,
+    plain_target,
+    random_logits,
+    random_target,
+)
 
 N = torch.tensor(6.0)
 
@@ -66,30 +73,13 @@ def assert_equals_pairs(logits, target, rtol=1e-7, atol=1e-10, **options):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    seed=st.integers(0, 2**31),
-    positives=st.integers(0, 9),
-    scaled=st.integers(0, 20),
-    padding=st.integers(0, 3),
-    soft=st.booleans(),
-    ignored=st.booleans(),
-    verified=st.booleans(),
+    seed=SEEDS,
+    options=st.fixed_dictionaries(TARGETS),
     delta=st.sampled_from([0.3, 1.0, 2.5]),
     spread=st.sampled_from([0.2, 2.0, 6.0]),
 )
-def test_loss_and_gradient_equal_loops_over_pairs(
-    seed, positives, scaled, padding, soft, ignored, verified, delta, spread
-):
-    target = random_target(
-        seed,
-        locations=12,
-        classes=3,
-        positives=positives,
-        scaled=scaled,
-        padding=padding,
-        soft=soft,
-        ignored=ignored,
-        verified=verified,
-    )
+def test_loss_and_gradient_equal_loops_over_pairs(seed, options, delta, spread):
+    target = random_target(seed, locations=12, classes=3, **options)
     assert_equals_pairs(random_logits(seed, target, spread), target, delta=delta)
 
 
@@ -149,27 +139,6 @@ def test_soft_values_of_one_equal_hard_positives():
     )
 
 
-def test_order_of_locations_does_not_matter():
-    target = random_target(6, scaled=30, ignored=True)
-    logits = random_logits(6, target)
-    order = torch.cat([torch.randperm(30), 30 + torch.randperm(30)])
-    loss = APLoss(make_info([1.0] * 5))
-    value, gradient = loss_and_gradient(loss(logits, target, N), logits)
-    moved = logits.detach()[order].requires_grad_()
-    again, slope = loss_and_gradient(loss(moved, permuted(target, order), N), moved)
-    torch.testing.assert_close((again, slope), (value, gradient[order]))
-
-
-@pytest.mark.parametrize("locations", [0, 3])
-@pytest.mark.parametrize("positive", [[], [-1, -1]])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_without_positives_the_loss_is_zero(locations, positive, dtype):
-    logits = torch.zeros(locations, 5, dtype=dtype, requires_grad=True)
-    target = plain_target(locations, 5, positive)
-    value, gradient = loss_and_gradient(APLoss(make_info([1.0] * 5))(logits, target, N), logits)
-    assert value == 0 and value.dtype == torch.float32 and (gradient == 0).all()
-
-
 def test_statistics_give_the_average_precision_of_the_last_batch():
     target = random_target(7, locations=12, classes=3, positives=6)
     logits = random_logits(7, target)
@@ -177,10 +146,3 @@ def test_statistics_give_the_average_precision_of_the_last_batch():
     assert loss.statistics() == {}
     loss(logits, target, N)
     assert float(loss.statistics()["precision"]) == pytest.approx(1 - by_pairs(logits, target)[0])
-
-
-def test_wrong_shapes_and_options_are_named():
-    with pytest.raises(ValueError, match=r"\(3, 5\).*\(3, 2\).*2 classes"):
-        APLoss(make_info([1.0, 1.0]))(torch.zeros(3, 5), plain_target(3, 2, []), N)
-    with pytest.raises(ValueError, match="delta"):
-        APLoss(make_info([1.0]), delta=0.0)

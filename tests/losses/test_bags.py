@@ -34,9 +34,3 @@ def test_a_group_with_objects_is_pushed_down_by_at_most_beta_times_as_many():
     found = weights_at([*(place * 4 for place in range(9)), 9 * 4 + 2], beta=3.0)
     assert found[0] == pytest.approx([1.0, 1.0, 1 / 3, 0.0])
     assert found[9] == pytest.approx([1.0, 1.0, 1.0, 0.0])  # 3 x 9 objects for one: class 0 is pushed in full
-
-
-@pytest.mark.parametrize("options", [{"beta": 0.0}, {"bounds": [100.0, 10.0]}])
-def test_options_out_of_range_are_refused(options):
-    with pytest.raises(ValueError, match="positive and increasing"):
-        BalancedGroups(make_info(COUNTS), **options)

@@ -61,8 +61,6 @@ def test_a_class_with_larger_positive_gradients_keeps_the_base_exponent():
     assert given.positive.tolist() == pytest.approx([4.0])
 
 
-def test_a_missing_base_exponent_and_a_negative_scale_are_rejected():
+def test_a_missing_base_exponent_is_rejected():
     with pytest.raises(ValueError, match="positive gamma"):
         build(gamma=0.0)(torch.zeros(1, 5), plain_target(1, 5, []), torch.tensor(1.0))
-    with pytest.raises(ValueError, match="scale"):
-        build(scale=-1.0)

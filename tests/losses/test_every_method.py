@@ -18,12 +18,11 @@ from torch import Tensor, nn
 
 from afl.losses import ClassificationTarget, FederatedSampling, MapInfo
 from tests.losses import oracles
-from tests.losses.cases import loss_and_gradient, make_info, random_target
+from tests.losses.cases import CONF, loss_and_gradient, make_info, random_target
 from tests.losses.oracles import Family, Step
 from tests.losses.test_ohem import mined_by_loop as hardest_samples
 from tests.losses.test_ssd import mined_by_loop as three_to_one
 
-CONF = Path(__file__).parents[2] / "conf"
 COUNTS = [1400.0, 567.0, 87.0, 12.0, 0.0]
 HEAD, INSTANCES = (0.999, "head", 5.0), (0.999, "instances", 5.0)
 GATE, BALANCE = (1.0, 0.5, False), (0.99, False, None)

@@ -202,12 +202,3 @@ def test_maps_without_positives_have_focal_loss(form):
     assert with_form(logits, target, N) == plain(logits, target, N)
     with_form.update()
     assert all(torch.as_tensor(number).isfinite().all() for number in with_form.statistics().values())
-
-
-@pytest.mark.parametrize(
-    ("form", "options"),
-    [(AnchoredGradient, {"kappa": -1.0}), (RelativeCap, {"rho": 0.0}), (RelativeCap, {"momentum": 1.0})],
-)
-def test_invalid_options_are_named(form, options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        form(make_info(COUNTS), **options)

@@ -213,36 +213,3 @@ def test_numbers_are_uniform_and_new_in_every_step():
     assert chi_squared.max() < 45  # 15 degrees of freedom: exceeded once in 10,000 times
     correlation = torch.corrcoef(torch.cat([numbers, numbers.roll(1, 1)]))
     assert (correlation - torch.eye(40)).abs().max() < 0.02  # five standard deviations are 0.0195
-
-
-@pytest.mark.parametrize("dense_positives", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_extreme_logits_are_finite(dense_positives, dtype):
-    target = random_target(6, ignored=True, scaled=0 if dense_positives else 20)
-    logits = torch.linspace(-80, 80, 300).view(60, 5).to(dtype).requires_grad_()
-    sampling = link(dense_positives=dense_positives)
-    loss = ClassificationLoss(
-        make_info([9.0] * 5), chain={"libra": lambda info: sampling}, gamma=0.0, alpha=-1.0
-    )
-    value, gradient = loss_and_gradient(loss(logits, target, N), logits)
-    assert value.isfinite() and gradient.isfinite().all()
-    assert (gradient[target.ignored] == 0).all()
-
-
-@pytest.mark.parametrize("dense_positives", [True, False])
-@pytest.mark.parametrize("locations", [0, 3])
-def test_maps_without_positives_or_locations_are_finite(dense_positives, locations):
-    logits = torch.zeros(locations, 5, requires_grad=True)
-    sampling = link(dense_positives=dense_positives, minimum=100)
-    loss = ClassificationLoss(
-        make_info([9.0] * 5), chain={"libra": lambda info: sampling}, gamma=0.0, alpha=-1.0
-    )
-    value, gradient = loss_and_gradient(loss(logits, plain_target(locations, 5, []), N), logits)
-    assert value.item() == pytest.approx(locations * 5 * 0.6931472 / 7)
-    assert gradient.shape == logits.shape
-
-
-@pytest.mark.parametrize("options", [{"bins": 0}, {"max_overlap": 0.0}, {"ratio": -1.0}])
-def test_options_out_of_range_are_named(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        link(**options)

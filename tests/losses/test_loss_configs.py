@@ -1,58 +1,78 @@
-"""Every file of conf/loss composes and builds its loss."""
+"""The files of conf/loss: their descriptions, changes on the command line, and hard sampling and sampling-free on every kind of map."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 
-from tests.losses.cases import loss_and_gradient, make_info, random_logits, random_target
+from tests.losses.cases import CONF, loss_and_gradient, loss_of_config, make_info, plain_target, random_target
 
-CONF = Path(__file__).parents[2] / "conf"
-ARMS = {
-    "fl": [],
-    "fl_positive": ["positive_scale"],
-    "cbl": ["class_weights"],
-    "cbfl": ["class_weights"],
-    "cbfl_deferred": ["class_weights"],
-    "afl": ["class_weights", "adaptive_gradient"],
-    "afl_per_class": ["class_weights", "adaptive_gradient"],
-    "afl_balanced": ["class_weights", "gradient_balance", "adaptive_gradient"],
+INFO = make_info([1400.0, 567.0, 87.0, 12.0, 0.0])
+METHODS = ["bce", "ohem", "ssd", "libra", "sampling_free", "ap_loss", "dr_loss"]
+
+
+def claims(rows: int):
+    """ObjectBox's class map: every location is a positive, and the last one is padding."""
+    last = torch.arange(rows) == rows - 1
+    positive = torch.where(last, -1, torch.arange(rows) * 5 + torch.arange(rows) % 5)
+    return plain_target(rows, 5, positive.tolist(), ignored=last)
+
+
+MAPS = {
+    "anchors": (random_target(1, scaled=0, ignored=True), True),
+    "anchors_with_iou": (replace(random_target(1, scaled=0), location_overlap=torch.rand(60) * 0.5), True),
+    "heat_map": (random_target(2, scaled=20, ignored=True, verified=True), False),
+    "objectness": (random_target(3, classes=1, scaled=0, soft=True), True),
+    "class_of_positives": (claims(9), True),
+    "class_of_nothing": (claims(0), True),
+    "no_objects": (random_target(4, positives=0), True),
+    "heat_map_without_objects": (random_target(4, positives=0, padding=0, scaled=0), False),
 }
-COUNTS = [1400.0, 567.0, 87.0, 12.0, 0.0]
 
 
-def build(*overrides: str):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        # Only the tested group is composed, because the project's defaults need a detector and a data set.
-        config = compose(overrides=list(overrides))
-    return instantiate(config.loss)(make_info(COUNTS))
-
-
-@pytest.mark.parametrize("arm", ARMS)
-def test_config_builds_its_chain_and_trains_on_anchor_and_heat_map_targets(arm):
-    loss = build(f"+loss={arm}")
-    assert list(loss.chain) == ARMS[arm]
-    assert (loss.gamma, loss.alpha) == ((0.0, -1.0) if arm == "cbl" else (2.0, 0.25))
-    for seed, scaled in enumerate((0, 20)):
-        target = random_target(seed, scaled=scaled, ignored=True)
-        logits = random_logits(seed, target)
-        value, gradient = loss_and_gradient(loss(logits, target, torch.tensor(6.0)), logits)
+@pytest.mark.parametrize("kind", MAPS)
+@pytest.mark.parametrize("method", METHODS)
+def test_two_steps_on_every_kind_of_map_are_finite(method, kind):
+    target, dense_positives = MAPS[kind]
+    info = replace(make_info([9.0] * target.num_classes), dense_positives=dense_positives)
+    loss = loss_of_config(info, f"+loss={method}").train()
+    torch.manual_seed(0)
+    logits = (4 * torch.randn(target.num_locations, target.num_classes)).requires_grad_()
+    for _ in range(2):
+        value, gradient = loss_and_gradient(
+            loss(logits, target, torch.tensor(6.0), localization=torch.tensor(0.7)), logits
+        )
         loss.update()
-        assert value > 0 and gradient.isfinite().all()
+        assert value.shape == () and value.dtype == torch.float32 and value.isfinite()
+        assert gradient.isfinite().all()
+        if target.ignored is not None:
+            assert (gradient[target.ignored] == 0).all()
+    assert all(torch.as_tensor(number).isfinite().all() for number in loss.statistics().values())
 
 
-def test_every_config_is_tested_and_starts_with_a_description():
-    files = {path.stem: path.read_text() for path in (CONF / "loss").glob("*.yaml")}
-    assert set(ARMS) <= set(files)
-    assert all(text.startswith("# ") and text.splitlines()[0].endswith(".") for text in files.values())
+@pytest.mark.parametrize("link", ["OnlineHardExampleMining", "HardNegativeMining", "IouBalancedSampling"])
+def test_hard_sampling_can_follow_any_chain_on_the_command_line(link):
+    info = make_info([9.0] * 5)
+    loss = loss_of_config(
+        info, "+loss=afl", f"+loss.chain.mining={{_target_:afl.losses.{link},_partial_:true}}"
+    )
+    assert list(loss.chain) == ["class_weights", "adaptive_gradient", "mining"]
+    target = random_target(5, scaled=0)
+    logits = torch.randn(60, 5, requires_grad=True)
+    value, gradient = loss_and_gradient(loss(logits, target, torch.tensor(6.0)), logits)
+    assert value.isfinite() and gradient.isfinite().all()
+
+
+def test_every_config_starts_with_a_description():
+    files = [path.read_text() for path in (CONF / "loss").glob("*.yaml")]
+    assert all(text.startswith("# ") and text.splitlines()[0].endswith(".") for text in files)
 
 
 def test_the_command_line_extends_shortens_and_changes_the_chain():
-    loss = build(
+    loss = loss_of_config(
+        INFO,
         "+loss=afl",
         "+loss.chain.balance={_target_:afl.losses.GradientBalance,_partial_:true}",
         "loss.chain.class_weights.cap=10",
@@ -60,5 +80,7 @@ def test_the_command_line_extends_shortens_and_changes_the_chain():
     )
     assert list(loss.chain) == ["class_weights", "adaptive_gradient", "balance"]
     assert loss.chain["class_weights"].weight.max() == 10 and loss.alpha == 0.5
-    assert list(build("+loss=afl", "~loss.chain.class_weights").chain) == ["adaptive_gradient"]
-    assert list(build("+loss=afl", "loss.chain.class_weights=null").chain) == ["adaptive_gradient"]
+    assert list(loss_of_config(INFO, "+loss=afl", "~loss.chain.class_weights").chain) == ["adaptive_gradient"]
+    assert list(loss_of_config(INFO, "+loss=afl", "loss.chain.class_weights=null").chain) == [
+        "adaptive_gradient"
+    ]

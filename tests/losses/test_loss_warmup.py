@@ -59,8 +59,3 @@ def test_a_link_that_reads_the_faded_weights_of_positives_is_refused_after_the_r
     faded = ClassificationLoss(info, chain={"other": link, "warm": ramp})(logits, target, one)
     plain = ClassificationLoss(info, chain={"other": link})(logits, target, one)
     torch.testing.assert_close(faded, 0.1 * plain, rtol=1e-5, atol=0)
-
-
-def test_invalid_ramps_are_rejected():
-    with pytest.raises(ValueError, match="positive"):
-        LossWarmUp(make_info([9.0] * 3), steps=0)

@@ -14,8 +14,14 @@ from afl.losses import (
     class_balanced_weights,
     sampling,
 )
-from tests.losses.cases import loss_and_gradient, make_info, plain_target, random_logits, random_target
-from tests.losses.sampling_cases import dense_losses, heat_map, permuted
+from tests.losses.cases import (
+    dense_losses,
+    loss_and_gradient,
+    make_info,
+    plain_target,
+    random_logits,
+    random_target,
+)
 
 COUNTS = [1400.0, 567.0, 87.0, 12.0, 2.0]
 N = torch.tensor(7.0)
@@ -109,41 +115,6 @@ def test_ignored_locations_are_never_chosen_and_the_others_fill_the_quota(dense_
     assert ((chosen.any(2) if dense_positives else chosen.flatten(1)).sum(1) == 10).all()
 
 
-@pytest.mark.parametrize("dense_positives", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_extreme_logits_equal_double_precision(dense_positives, dtype):
-    target = random_target(7, ignored=True, scaled=0 if dense_positives else 20)
-    z = torch.linspace(-80, 80, 300)[torch.randperm(300, generator=torch.Generator().manual_seed(1))]
-    low = z.view(60, 5).to(dtype).requires_grad_()
-    value, gradient = loss_and_gradient(build(dense_positives=dense_positives)(low, target, N), low)
-    exact = mined_by_loop(low.detach().double(), target, 10, by_location=dense_positives)
-    torch.testing.assert_close(value.double(), exact, rtol=1e-6, atol=0)
-    assert gradient.isfinite().all() and gradient.dtype == dtype
-
-
-@pytest.mark.parametrize("dense_positives", [True, False])
-def test_order_of_locations_does_not_matter(dense_positives):
-    target = heat_map(8)
-    logits = random_logits(8, target)
-    order = torch.cat([torch.randperm(30), 30 + torch.randperm(30)])
-    loss = build(dense_positives=dense_positives)
-    value, gradient = loss_and_gradient(loss(logits, target, N), logits)
-    moved = logits.detach()[order].requires_grad_()
-    again, slope = loss_and_gradient(loss(moved, permuted(target, order), N), moved)
-    torch.testing.assert_close((again, slope), (value, gradient[order]))
-
-
-@pytest.mark.parametrize("dense_positives", [True, False])
-@pytest.mark.parametrize("locations", [0, 3])
-def test_maps_without_positives_or_locations_are_finite(dense_positives, locations):
-    z = torch.zeros(locations, 5, requires_grad=True)
-    value, gradient = loss_and_gradient(
-        build(dense_positives=dense_positives)(z, plain_target(locations, 5, []), N), z
-    )
-    assert value.item() == pytest.approx(min(locations * 5, 15 if dense_positives else 10) * 0.6931472 / 7)
-    assert gradient.shape == z.shape
-
-
 def test_class_map_of_objectbox_keeps_the_hardest_claims():
     """Every location is a positive of one class; padding locations are ignored."""
     logits = torch.tensor([[4.0, -4.0], [-3.0, 3.0], [5.0, 5.0]], dtype=torch.float64, requires_grad=True)
@@ -168,8 +139,3 @@ def test_the_path_without_host_synchronisation_gives_the_same_result(monkeypatch
     assert loss_and_gradient(loss(logits, target, N), logits)[0] == expected[0]
     exact = mined_by_loop(logits, few, 10, by_location=False)
     torch.testing.assert_close(loss(logits, few, N), exact)
-
-
-def test_zero_samples_are_rejected():
-    with pytest.raises(ValueError, match="size"):
-        OnlineHardExampleMining(make_info([1.0]), size=0)

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from afl.losses import ElementWeights, negatives, primitive, reference
 from afl.losses.gradient import negative_log_block
 from afl.losses.primitive import gradient_mass, weighted_loss
-from tests.losses.cases import loss_and_gradient, plain_target, random_logits, random_target, random_weights
+from tests.losses.cases import (
+    SEEDS,
+    TARGETS,
+    WEIGHTS,
+    loss_and_gradient,
+    plain_target,
+    random_logits,
+    random_target,
+    random_weights,
+)
 
 NORMALIZER = torch.tensor(7.0, dtype=torch.float64)
 
@@ -25,61 +34,13 @@ def assert_equals_reference(logits, target, weights):
 
 @settings(max_examples=150, deadline=None)
 @given(
-    seed=st.integers(0, 2**31),
-    positives=st.integers(0, 9),
-    scaled=st.integers(0, 20),
-    padding=st.integers(0, 3),
-    soft=st.booleans(),
-    ignored=st.booleans(),
-    verified=st.booleans(),
-    negatives=st.booleans(),
-    gamma=st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, "class"]),
-    alpha=st.sampled_from([-1.0, 0.0, 0.25, 1.0]),
-    gate=st.sampled_from(["none", "scalar", "class"]),
-    positive_gamma=st.sampled_from([None, 0.0, 1.5]),
-    classes=st.sampled_from([1, 5]),
-    slots=st.booleans(),
-    shifted=st.booleans(),
+    seed=SEEDS,
+    options=st.fixed_dictionaries(TARGETS | {"classes": st.sampled_from([1, 5]), "shifted": st.booleans()}),
+    weights=st.fixed_dictionaries(WEIGHTS),
 )
-def test_fused_equals_dense_reference_on_random_targets(
-    seed,
-    positives,
-    scaled,
-    padding,
-    soft,
-    ignored,
-    verified,
-    negatives,
-    gamma,
-    alpha,
-    gate,
-    positive_gamma,
-    classes,
-    slots,
-    shifted,
-):
-    target = random_target(
-        seed,
-        positives=positives,
-        scaled=scaled,
-        padding=padding,
-        soft=soft,
-        ignored=ignored,
-        verified=verified,
-        classes=classes,
-        shifted=shifted,
-    )
-    weights = random_weights(
-        seed,
-        target,
-        gamma=gamma,
-        alpha=alpha,
-        gate=gate,
-        negatives=negatives,
-        positive_gamma=positive_gamma,
-        slots=slots,
-    )
-    assert_equals_reference(random_logits(seed, target), target, weights)
+def test_fused_equals_dense_reference_on_random_targets(seed, options, weights):
+    target = random_target(seed, **options)
+    assert_equals_reference(random_logits(seed, target), target, random_weights(seed, target, **weights))
 
 
 @pytest.mark.parametrize("block", [1, 7, 5 * 13, 1 << 20])

@@ -1,9 +1,8 @@
-"""The running state of the links: updates, saving, and equality of two processes with one."""
+"""The running state of the links and of the module AdaptiveFocalLoss."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from afl.losses import (
     AdaptiveFocalLoss,
     AdaptiveGradient,
     ClassificationLoss,
-    ClassificationTarget,
     ClassWeights,
     GradientBalance,
 )
@@ -98,43 +96,9 @@ def test_evaluation_mode_does_not_change_the_state():
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
-@pytest.mark.parametrize("per_class", [False, True])
-def test_state_survives_saving_and_loading(per_class, tmp_path):
-    first, target = build(per_class), random_target(2)
-    logits = random_logits(2, target)
-    for _ in range(3):
-        first(logits, target, torch.tensor(1.0))
-        first.update()
-    first(logits, target, torch.tensor(1.0))  # half a step, so that pending sums are also saved
-    torch.save(first.state_dict(), tmp_path / "loss.pt")
-    second = build(per_class)
-    assert second(logits, target, torch.tensor(1.0)) != first(logits, target, torch.tensor(1.0))
-    second.load_state_dict(torch.load(tmp_path / "loss.pt", weights_only=True))
-    for loss in (first, second):
-        loss.load_state_dict(torch.load(tmp_path / "loss.pt", weights_only=True))
-        loss.update()
-    assert torch.equal(first(logits, target, torch.tensor(1.0)), second(logits, target, torch.tensor(1.0)))
-
-
 def test_a_prior_above_the_threshold_gives_an_error_with_a_remedy():
     with pytest.raises(ValueError, match="lower the prior or the threshold"):
         AdaptiveGradient(make_info([1.0], prior=0.6))
-
-
-@pytest.mark.parametrize(
-    ("link", "options"),
-    [
-        (AdaptiveGradient, {"tau": 0.0}),
-        (AdaptiveGradient, {"kappa": -1.0}),
-        (AdaptiveGradient, {"momentum": 1.0}),
-        (GradientBalance, {"ratio": 0.0}),
-        (GradientBalance, {"minimum": 0.0}),
-        (ClassWeights, {"fade_steps": -1}),
-    ],
-)
-def test_options_out_of_range_are_named(link, options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        link(make_info([1.0]), **options)
 
 
 def test_statistics_of_a_loss_without_positives_are_available():
@@ -144,67 +108,32 @@ def test_statistics_of_a_loss_without_positives_are_available():
     assert loss.statistics()["gradient/kappa"].item() == pytest.approx(1.0)
 
 
-def halves(target: ClassificationTarget, logits: torch.Tensor):
-    """The two images of a batch, one for each rank."""
-    count = target.num_locations // 2
-    for rank in range(2):
-        start = rank * count * target.num_classes
-
-        def own(index, start=start, size=count * target.num_classes):
-            inside = (index >= start) & (index < start + size)
-            return torch.where(inside, index - start, -1)
-
-        yield (
-            replace(
-                target,
-                image=target.image[:count],
-                num_images=1,
-                positive=own(target.positive),
-                negative_index=own(target.negative_index),
-            ),
-            logits[rank * count : (rank + 1) * count],
-        )
-
-
-def batches():
-    """Three steps: in the second, all positives are in the first image, and the third has none."""
-    for seed, positives in enumerate([8, 8, 0]):
-        target = random_target(20 + seed, positives=positives)
-        if seed == 1:
-            middle = target.num_locations * target.num_classes // 2
-            target = replace(target, positive=torch.where(target.positive < middle, target.positive, -1))
-        yield target, random_logits(20 + seed, target).detach()
-
-
-def train(per_class, rank):
-    loss = build(per_class)
-    alone = AdaptiveFocalLoss(torch.tensor(COUNTS), momentum=0.5, reduction="sum")
-    values = []
-    for target, logits in batches():
-        if rank is not None:
-            target, logits = list(halves(target, logits))[rank]
-        dense = torch.zeros(logits.numel(), dtype=logits.dtype)
-        dense[target.positive[target.is_positive]] = 1
-        values.append(loss(logits, target, torch.tensor(5.0)))
-        values.append(alone(logits, dense.view_as(logits)))
-        loss.update()
-    return {"loss": loss.state_dict(), "alone": alone.state_dict(), "values": torch.stack(values)}
-
-
 def work(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    torch.save([train(per_class, rank) for per_class in (False, True)], f"{folder}/{rank}.pt")
+    torch.save(train(rank), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_processes_equal_one(tmp_path: Path):
+def train(rank):
+    """Losses and state of the module after three steps, of one process or of one of two; the second has no positives in the second step."""
+    loss = AdaptiveFocalLoss(torch.tensor(COUNTS), momentum=0.5, reduction="sum")
+    random, values = torch.Generator().manual_seed(0), []
+    for last_positive_row in (60, 30, 0):
+        logits = 3 * torch.randn(60, 5, generator=random, dtype=torch.float64)
+        targets = torch.zeros_like(logits)
+        targets[:last_positive_row:7, 1] = 1.0
+        if rank is not None:
+            logits, targets = logits.chunk(2)[rank], targets.chunk(2)[rank]
+        values.append(loss(logits, targets))
+    return {"values": torch.stack(values), **loss.state_dict()}
+
+
+def test_two_processes_with_the_module_equal_one(tmp_path: Path):
     mp.spawn(work, args=(str(tmp_path),), nprocs=2)
-    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    for number, per_class in enumerate((False, True)):
-        alone, (first, second) = train(per_class, None), (rank[number] for rank in ranks)
-        for part in ("loss", "alone"):
-            for name, value in alone[part].items():
-                torch.testing.assert_close(first[part][name], value, msg=f"{name} differs from one process")
-                assert torch.equal(first[part][name], second[part][name]), f"{name} differs between ranks"
-        torch.testing.assert_close(first["values"] + second["values"], alone["values"])
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    alone = train(None)
+    torch.testing.assert_close(first.pop("values") + second.pop("values"), alone.pop("values"))
+    for name, value in alone.items():
+        torch.testing.assert_close(first[name], value, msg=f"{name} differs from one process")
+        assert torch.equal(first[name], second[name]), f"{name} differs between ranks"

@@ -20,8 +20,13 @@ from afl.losses import (
     class_balanced_weights,
     count_elements,
 )
-from tests.losses.cases import loss_and_gradient, make_info, plain_target, random_logits, random_target
-from tests.losses.sampling_cases import dense_losses
+from tests.losses.cases import (
+    dense_losses,
+    loss_and_gradient,
+    make_info,
+    random_logits,
+    random_target,
+)
 
 COUNTS = [1400.0, 567.0, 87.0, 12.0, 2.0]
 N = torch.tensor(7.0)
@@ -190,16 +195,6 @@ def test_extreme_logits_are_finite(dtype, right):
     )
     assert value.isfinite() and gradient.isfinite().all() and gradient.dtype == dtype
     assert right or value.item() == pytest.approx(1.5)
-
-
-@pytest.mark.parametrize("locations", [0, 3])
-def test_a_map_without_positives_or_locations_is_finite(locations):
-    logits = torch.zeros(locations, 5, requires_grad=True)
-    loss = SamplingFree(make_info(COUNTS))
-    value, gradient = loss_and_gradient(
-        loss(logits, plain_target(locations, 5, []), N, torch.tensor(0.3)), logits
-    )
-    assert value.isfinite() and gradient.shape == logits.shape
 
 
 def step(rank):

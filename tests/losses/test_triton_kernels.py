@@ -15,6 +15,9 @@ from afl.losses.primitive import gradient_mass, weighted_loss
 from afl.losses.sampling import largest_negative_losses, location_losses
 from tests.fresh_python import run_without_interpreter
 from tests.losses.cases import (
+    SEEDS,
+    TARGETS,
+    WEIGHTS,
     loss_and_gradient,
     make_info,
     plain_target,
@@ -59,49 +62,22 @@ def assert_equals_reference(logits, target, weights, smallest=0.0):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    seed=st.integers(0, 2**31),
-    locations=st.sampled_from([1, 13, 101]),
-    classes=st.sampled_from([1, 5, 37]),
-    positives=st.sampled_from([0, 1, 9]),
-    scaled=st.sampled_from([0, 20]),
-    padding=st.integers(0, 3),
-    soft=st.booleans(),
-    ignored=st.booleans(),
-    verified=st.booleans(),
-    negatives=st.booleans(),
-    slots=st.booleans(),
-    shifted=st.booleans(),
-    gamma=st.sampled_from([0.0, 0.5, 1.0, 2.0, "class"]),
-    positive_gamma=st.sampled_from([None, 0.0, 1.5]),
-    alpha=st.sampled_from([-1.0, 0.0, 0.25]),
-    gate=st.sampled_from(["none", "scalar", "class"]),
+    seed=SEEDS,
+    options=st.fixed_dictionaries(
+        TARGETS
+        | {
+            "locations": st.sampled_from([1, 13, 101]),
+            "classes": st.sampled_from([1, 5, 37]),
+            "positives": st.sampled_from([0, 1, 9]),
+            "scaled": st.sampled_from([0, 20]),
+            "shifted": st.booleans(),
+        }
+    ),
+    weights=st.fixed_dictionaries(WEIGHTS),
 )
-def test_kernels_equal_dense_reference_on_random_targets(
-    seed, locations, classes, positives, scaled, padding, soft, ignored, verified, negatives, slots, shifted, gamma,
-    positive_gamma, alpha, gate,
-):  # fmt: skip
-    target = random_target(
-        seed,
-        locations=locations,
-        classes=classes,
-        positives=positives,
-        scaled=scaled,
-        padding=padding,
-        soft=soft,
-        ignored=ignored,
-        verified=verified,
-        shifted=shifted,
-    )
-    weights = random_weights(
-        seed,
-        target,
-        gamma=gamma,
-        alpha=alpha,
-        gate=gate,
-        negatives=negatives,
-        slots=slots,
-        positive_gamma=positive_gamma,
-    )
+def test_kernels_equal_dense_reference_on_random_targets(seed, options, weights):
+    target = random_target(seed, **options)
+    weights = random_weights(seed, target, **weights)
     # If a soft target is close to its probability, the gradient is a difference of almost equal numbers.
     assert_equals_reference(random_logits(seed, target).float(), target, weights, smallest=2e-6)
 
