@@ -16,7 +16,7 @@ from afl.training.features import features_file, write_features
 from afl.training.initial_weights import digest_of_weights, start_from
 from detectors.contract import ClassCounts
 
-WORLD = World(0, 1, torch.device("cpu"))
+WORLD = World(0, 2, torch.device("cpu"))  # two processes cannot train features, but read them
 TABLES = [
     ("shapes_lvis", ()),
     ("shapes_coco", ()),
