@@ -1,8 +1,8 @@
 """Compare this project with other packages on the same work, in one run on this machine.
 
     python -m scripts.benchmark                          # every subject of the next line
-    python -m scripts.benchmark loss|step|remedies|gpu|compiled|eval|input|decode|project [...]
-    python -m scripts.benchmark clone                    # an hour: setup, table and tests of a clean clone
+    python -m scripts.benchmark loss|step|remedies|gpu|compiled|eval|input|decode [...]
+    python -m scripts.benchmark clone                    # half an hour: setup, table and tests of a clean clone
     python -m scripts.benchmark loss quick=true          # small sizes in seconds: a check that it runs, not a measurement
     python -m scripts.benchmark gpu dry=true             # the GPU's run on a CPU, with interpreted kernels: a check that it runs
     python -m scripts.benchmark threads=2 results=FOLDER
@@ -19,7 +19,7 @@ import os
 from afl.config import did_you_mean
 from scripts.entry import asks_for_help, options_of, quiet_libraries, run_command
 
-SUBJECTS = ("loss", "step", "remedies", "gpu", "compiled", "eval", "input", "decode", "project", "clone")
+SUBJECTS = ("loss", "step", "remedies", "gpu", "compiled", "eval", "input", "decode", "clone")
 DEFAULTS = {"quick": False, "dry": False, "threads": 1, "results": "results"}
 
 

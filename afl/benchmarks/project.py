@@ -1,7 +1,6 @@
 """The time of a clean clone: setup, training of the embedded table, and tests.
 
-This takes an hour, so it is only measured on request (``clone``). Otherwise the time of the table is the sum over its records
-(``project``).
+This takes half an hour, so it is only measured on request (``clone``).
 """
 
 from __future__ import annotations
@@ -15,45 +14,14 @@ import time
 from pathlib import Path
 
 from afl.benchmarks.harness import Row
-from afl.reporting import load_records
-from afl.tracking import FINISHED
 
 ROOT = Path(__file__).resolve().parents[2]
-RECORDS = ROOT / "results" / "shapes" / "records"
-CELLS = 48
 FIRST_MINUTES, TABLE_CORE_MINUTES, TEST_MINUTES = 6.0, 60.0, 10.0
 FIRST = "set-up of a clean clone and the first cell of the table, minutes"
-TABLE = f"set-up of a clean clone, features and {CELLS} cells of the table, core-minutes"
 TESTS = "make test, minutes"
 # Of this process alone, which the commands of a newcomer would not have.
 _OWN_SETTINGS = ("MAKEFLAGS", "TORCH_CPP_LOG_LEVEL", "KINETO_LOG_LEVEL", "OMP_NUM_THREADS")
 _FINISHED_CELL = re.compile(r"\[(\d+)/\d+\] ")
-
-
-def from_records(quick: bool, folder: Path = RECORDS) -> list[Row]:
-    """The time of the embedded benchmark's table, from its records."""
-    named = "an hour: python -m scripts.benchmark clone"
-    rows = [
-        Row(what, budget=budget, at_most=True, note=named)
-        for what, budget in ((FIRST, FIRST_MINUTES), (TABLE, TABLE_CORE_MINUTES), (TESTS, TEST_MINUTES))
-    ]
-    paths = sorted(folder.glob("*.json"))
-    records = [record for record in (load_records(paths) if paths else []) if record.status == FINISHED]
-    if records:
-        seconds = CELLS * sum(record.seconds for record in records) / len(records)
-        devices = ", ".join(sorted({str(record.environment.get("device")) for record in records}))
-        note = (
-            f"training and evaluation in {len(records)} records of results/shapes ({devices}), one core each"
-        )
-        rows.append(
-            _minutes(
-                f"{CELLS} cells of the table without features, core-minutes",
-                seconds,
-                TABLE_CORE_MINUTES,
-                note,
-            )
-        )
-    return rows
 
 
 def clone(quick: bool, source: Path = ROOT) -> list[Row]:
@@ -63,7 +31,7 @@ def clone(quick: bool, source: Path = ROOT) -> list[Row]:
         RuntimeError: one of them failed.
     """
     if quick:
-        return [row for row in from_records(quick) if row.ratio is None]
+        return []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "clone"
         subprocess.run(["git", "clone", "--quiet", str(source), str(place)], check=True)
@@ -74,8 +42,13 @@ def clone(quick: bool, source: Path = ROOT) -> list[Row]:
     note = "make reproduce-table in a clean clone"
     return [
         _minutes(FIRST, cells[min(cells)], FIRST_MINUTES, note),
-        _minutes(TABLE, cores, TABLE_CORE_MINUTES, f"{note}, {max(cells)} cells"),
-        _minutes(f"set-up of a clean clone and all {max(cells)} cells, minutes", table, None, note),
+        _minutes(
+            f"set-up of a clean clone and {max(cells)} cells of the table, core-minutes",
+            cores,
+            TABLE_CORE_MINUTES,
+            note,
+        ),
+        _minutes(f"set-up of a clean clone and {max(cells)} cells of the table, minutes", table, None, note),
         _minutes(TESTS, tests, TEST_MINUTES, "in the same clone, after set-up"),
     ]
 
