@@ -58,7 +58,7 @@ def gaussian_radius(height: Tensor, width: Tensor, overlap: float = 0.3, legacy:
 
 def object_radius(boxes: Tensor, stride: int, overlap: float = 0.3, legacy: bool = False) -> Tensor:
     """Gaussian radius (...) of boxes (..., 4) xyxy in pixels: a whole number of cells as float, at least 0."""
-    size = ((boxes[..., 2:] - boxes[..., :2]) / stride).ceil().clamp(min=1)
+    size = ((boxes[..., 2:] - boxes[..., :2]) / stride).ceil()
     return gaussian_radius(size[..., 1], size[..., 0], overlap, legacy).floor().clamp(min=0)
 
 

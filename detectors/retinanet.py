@@ -151,9 +151,9 @@ class RetinaNet(nn.Module):
         wanted = encode_deltas(outputs["anchors"][positives.place], positives.boxes)
         distance = (self._deltas(outputs, positives) - wanted).abs()
         box = masked_sum(distance, positives.present.unsqueeze(1)) / normalizer
-        logits = outputs["logits"].flatten(0, 1)
+        localization = (self.loss_weights["box"] * box).detach()
         classification = self.classification["classification"](
-            logits, target, normalizer, localization=box.detach()
+            outputs["logits"].flatten(0, 1), target, normalizer, localization=localization
         )
         return {"classification": classification, "box": box}
 

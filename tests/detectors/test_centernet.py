@@ -25,7 +25,8 @@ def test_losses_equal_the_published_formulas():
     targets = random_scene(0, 2, 9, classes, 64)
     outputs = model(torch.randn(2, 3, 64, 64))
     losses = model.losses(outputs, targets)
-    heat = draw_slowly(targets, classes, 16, 4)
+    centres = (targets.boxes[..., :2] + targets.boxes[..., 2:]) / 2
+    heat = draw_slowly(targets, centres, classes, 16, 16, 4)
     crowd = torch.zeros(2, 16, 16, dtype=torch.bool)
     for b, m in targets.ignored_boxes.nonzero():
         x1, y1, x2, y2 = targets.boxes[b, m].tolist()

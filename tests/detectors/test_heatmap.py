@@ -57,55 +57,61 @@ def random_scene(seed: int, batch: int, count: int, classes: int, size: int) -> 
     return Targets(boxes, labels, ignored, torch.full((batch, 2), size))
 
 
-def draw_slowly(targets: Targets, classes: int, side: int, stride: int) -> torch.Tensor:
-    """Draw every Gaussian cell by cell with Python loops: (B, H, W, C)."""
-    heat = torch.zeros(len(targets.labels), side, side, classes)
-    for b in range(len(targets.labels)):
-        for box, label, valid in zip(targets.boxes[b], targets.labels[b], targets.valid[b], strict=True):
-            if not valid:
-                continue
-            x1, y1, x2, y2 = box.tolist()
-            cx, cy = min(int((x1 + x2) / 2 / stride), side - 1), min(int((y1 + y2) / 2 / stride), side - 1)
-            h, w = math.ceil((y2 - y1) / stride), math.ceil((x2 - x1) / stride)
-            r = max(0, int(gaussian_radius(torch.tensor(float(h)), torch.tensor(float(w)))))
-            sigma = (2 * r + 1) / 6
-            for y in range(max(0, cy - r), min(side, cy + r + 1)):
-                for x in range(max(0, cx - r), min(side, cx + r + 1)):
-                    value = math.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * sigma**2))
-                    heat[b, y, x, label] = max(heat[b, y, x, label].item(), value)
+def draw_slowly(
+    targets: Targets, points, classes: int, height: int, width: int, stride: int, *form
+) -> torch.Tensor:
+    """Draw a Gaussian around the points (B, M, 2) cell by cell with Python loops: (B, H, W, C); ``form`` is that of the radius."""
+    heat = torch.zeros(len(targets.labels), height, width, classes)
+    for b, m in targets.valid.nonzero().tolist():
+        x1, y1, x2, y2 = targets.boxes[b, m].tolist()
+        cx, cy = (int(value / stride) for value in points[b, m].tolist())
+        cx, cy = min(cx, width - 1), min(cy, height - 1)
+        h, w = math.ceil((y2 - y1) / stride), math.ceil((x2 - x1) / stride)
+        r = int(gaussian_radius(torch.tensor(float(h)), torch.tensor(float(w)), *form))
+        sigma, label = (2 * r + 1) / 6, targets.labels[b, m]
+        for y in range(max(0, cy - r), min(height, cy + r + 1)):
+            for x in range(max(0, cx - r), min(width, cx + r + 1)):
+                value = math.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * sigma**2))
+                heat[b, y, x, label] = max(heat[b, y, x, label].item(), value)
     return heat
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_heatmap_targets_equal_the_drawing_loop(seed):
-    classes, size, stride = 3, 64, 4
-    targets = random_scene(seed, 2, 9, classes, size)
-    side = size // stride
-    centre = (targets.boxes[..., :2] + targets.boxes[..., 2:]) / 2
-    cells = point_cells(centre, stride, side, side).unsqueeze(0)
-    (target,) = heatmap_targets(
-        cells, targets.boxes, targets, num_classes=classes, height=side, width=side, stride=stride
-    )
-    heat = draw_slowly(targets, classes, side, stride).flatten()
-    assert sorted(target.positive.tolist()) == (heat == 1).nonzero().flatten().tolist()
-    assert target.negative_index.unique().numel() == target.negative_index.numel()
-    drawn = torch.ones_like(heat)
-    drawn[target.negative_index] = target.negative_scale
-    expected = torch.where(heat == 1, torch.ones_like(heat), (1 - heat) ** 4)
-    torch.testing.assert_close(drawn, expected, atol=1e-6, rtol=1e-5)
+@pytest.mark.parametrize("form", [(0.3, False), (0.5, False), (0.7, True)])
+@pytest.mark.parametrize("seed", range(2))
+def test_heatmap_targets_equal_the_drawing_loop(seed, form):
+    """Radii of 0 to 12 cells, at the centres and at the lower right corners of objects that reach the border."""
+    classes, height, width, stride = 3, 32, 48, 2
+    targets = random_scene(seed, 2, 9, classes, 64)
+    targets.boxes[:, :3] = torch.tensor([[4.0, 2, 96, 64], [60, 20, 96, 50], [10, 4, 50, 64]])
+    points = torch.stack([(targets.boxes[..., :2] + targets.boxes[..., 2:]) / 2, targets.boxes[..., 2:]])
+    found = heatmap_targets(
+        point_cells(points, stride, height, width), targets.boxes, targets, num_classes=classes,
+        height=height, width=width, stride=stride, min_overlap=form[0], legacy_radius=form[1],
+    )  # fmt: skip
+    for target, of_map in zip(found, points, strict=True):
+        heat = draw_slowly(targets, of_map, classes, height, width, stride, *form).flatten()
+        assert sorted(target.positive.tolist()) == (heat == 1).nonzero().flatten().tolist()
+        assert target.negative_index.unique().numel() == target.negative_index.numel()
+        drawn = torch.ones_like(heat)
+        drawn[target.negative_index] = target.negative_scale
+        expected = torch.where(heat == 1, torch.ones_like(heat), (1 - heat) ** 4)
+        torch.testing.assert_close(drawn, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_cells_of_ignored_regions_are_ignored():
     targets = Targets(
-        torch.tensor([[[8.0, 8.0, 24.0, 24.0]]]),
-        torch.tensor([[0]]),
-        torch.tensor([[True]]),
-        torch.tensor([[32, 32]]),
+        torch.tensor([[[8.0, 8.0, 24.0, 24.0]], [[10.0, 0.0, 14.0, 4.0]], [[0.0, 0.0, 32.0, 32.0]]]),
+        torch.tensor([[0], [0], [-1]]),
+        torch.tensor([[True], [True], [True]]),
+        torch.tensor([[32, 48]] * 3),
     )
-    cells = torch.zeros(1, 1, 1, 2, dtype=torch.long)
-    (target,) = heatmap_targets(cells, targets.boxes, targets, num_classes=1, height=8, width=8, stride=4)
-    inside = target.ignored.view(8, 8)
-    assert inside[2:6, 2:6].all() and inside.sum() == 16
+    cells = torch.zeros(1, 3, 1, 2, dtype=torch.long)
+    (target,) = heatmap_targets(cells, targets.boxes, targets, num_classes=1, height=8, width=12, stride=4)
+    inside = target.ignored.view(3, 8, 12)
+    assert inside[0, 2:6, 2:6].all() and inside[0].sum() == 16
+    # The centres of two cells are on the sides of the second region.
+    assert inside[1].nonzero().tolist() == [[0, 2], [0, 3]]
+    assert not inside[2].any()
     assert target.positive.numel() == 0
 
 

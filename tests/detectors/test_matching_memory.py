@@ -8,7 +8,7 @@ from torchvision.ops import box_iou
 import detectors.boxes
 from afl.benchmarks.harness import peak_bytes
 from detectors.anchors import anchors_in_ignored, base_anchors, grid_anchors, match_anchors
-from detectors.boxes import blocks_of_objects, box_area, pairwise_intersection
+from detectors.boxes import blocks_of_objects, box_area, cells_inside, pairwise_intersection
 
 
 def scene(count: int, seed: int = 0, batch: int = 2, side: int = 16):
@@ -18,7 +18,9 @@ def scene(count: int, seed: int = 0, batch: int = 2, side: int = 16):
     corner = torch.rand(batch, count, 2, generator=generator) * side * 6
     boxes = torch.cat([corner, corner + 4 + torch.rand(batch, count, 2, generator=generator) * 40], -1)
     boxes[:, count // 2 :] = boxes[:, : count - count // 2]
-    return anchors, boxes, torch.rand(batch, count, generator=generator) < 0.8
+    mask = torch.rand(batch, count, generator=generator) < 0.8
+    mask[0, (count + 1) // 2 :] = False  # the images have different numbers of objects
+    return anchors, boxes, mask
 
 
 @pytest.mark.parametrize("at_once", [1, 2000, 1 << 17])
@@ -46,6 +48,10 @@ def test_blocks_of_any_size_find_the_anchors_in_ignored_regions(monkeypatch, at_
     expected = ((table > 0.5) & ignored.unsqueeze(-1)).any(1)
     assert 0 < expected.sum() < expected.numel()
     assert torch.equal(anchors_in_ignored(anchors, boxes, ignored), expected)
+    points = torch.cat([torch.zeros(1, 2), (anchors[:, :2] + anchors[:, 2:]) / 2])
+    low, high = boxes[:, :, None, :2], boxes[:, :, None, 2:]
+    inside = ((points >= low) & (points <= high)).all(-1) & ignored.unsqueeze(-1)
+    assert torch.equal(cells_inside(boxes, ignored, points), inside.any(1))
 
 
 def test_blocks_on_an_accelerator_have_some_objects_of_every_image(monkeypatch):

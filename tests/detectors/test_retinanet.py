@@ -4,6 +4,7 @@ import pytest
 import torch
 from torchvision.models.detection import retinanet_resnet50_fpn
 from torchvision.models.detection._utils import BoxCoder, Matcher
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import box_iou, sigmoid_focal_loss
 
 from afl.losses import ClassificationLoss
@@ -74,6 +75,19 @@ def test_matching_equals_torchvision_matcher(seed):
     assert (BACKGROUND, BETWEEN) == (Matcher.BELOW_LOW_THRESHOLD, Matcher.BETWEEN_THRESHOLDS)
 
 
+def test_anchors_have_torchvisions_sides_around_the_centres_of_cells():
+    ratios, scales = (0.5, 1.0, 2.0), (1.0, 1.5)
+    anchors = network(2, anchor_ratios=ratios, anchor_scales=scales)(torch.zeros(1, 3, 64, 96))["anchors"]
+    expected = []
+    for stride in (4, 8, 16):
+        sizes = [4 * stride * scale for scale in scales]
+        base = AnchorGenerator().generate_anchors(sizes, ratios)  # rounded to whole pixels
+        centres = [(x, y) for y in range(64 // stride) for x in range(96 // stride)]
+        expected.append((torch.tensor(centres).repeat(1, 2).unsqueeze(1) + 0.5) * stride + base)
+    expected = torch.cat([level.flatten(0, 1) for level in expected])
+    assert anchors.shape == expected.shape and (anchors - expected).abs().max() <= 0.5
+
+
 def test_padding_and_objects_without_anchors_have_no_match():
     anchors = grid_anchors(base_anchors(8.0, (1.0,), (1.0,)), 2, 2, 8)
     boxes = torch.tensor([[[500.0, 500.0, 510.0, 510.0], [0.0, 0.0, 8.0, 8.0]]])
@@ -103,6 +117,8 @@ def test_anchors_mostly_inside_a_crowd_are_ignored():
 def test_losses_equal_torchvision_formulas():
     model, targets = network(4).eval(), random_targets(1, 2, 5, 4)
     outputs = model(torch.randn(2, 3, 64, 64))
+    # Large enough for an ignored anchor to count.
+    outputs["logits"] = 3 * torch.randn(outputs["logits"].shape, generator=torch.Generator().manual_seed(2))
     losses = model.losses(outputs, targets)
     matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
     classification, box, positives = 0.0, 0.0, 0
