@@ -74,11 +74,10 @@ def recognition_counts(truth: GroundTruth, found: DetectionArrays) -> tuple[np.n
         found: sorted by image.
 
     Returns:
-        (A,) bool localised and (A,) bool recognised, of all annotations; ignored ones are neither.
+        (A,) bool localised and (A,) bool recognised, of all annotations, the ignored ones included.
     """
     localised, recognised = np.zeros((2, len(truth.label)), bool)
-    for everything, rows in _by_image(truth, found):
-        objects = everything[~truth.ignored[everything]]
+    for objects, rows in _by_image(truth, found):
         if not len(objects) or not len(rows):
             continue
         boxes = found.boxes[rows].astype(float)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -111,9 +112,30 @@ def test_files_of_two_ranks_equal_one_process(random_set, feed, tmp_path, kind):
         paths.append(tmp_path / f"rank{rank}.npz")
         evaluator.save(paths[-1])
     merged = kind(ground_truth)
+    feed(merged, ground_truth, results[:9])  # they are replaced
     merged.merge(paths)
     assert merged.detections_json() == whole.detections_json()
     assert merged.evaluate() == whole.evaluate()
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_the_json_file_restores_every_detection(random_set, detections, kind):
+    ground_truth, _ = random_set(0)
+    rng = np.random.default_rng(0)
+    evaluator, restored = CocoEvaluator(ground_truth), CocoEvaluator(ground_truth)
+    for image in ground_truth["images"]:
+        boxes = rng.uniform(0, 300, (5, 4)).astype(kind)
+        boxes[:, 2:] += 300
+        found = detections([], rng.uniform(0, 1, 5).astype(np.float32), rng.integers(0, 6, 5))
+        found.boxes = boxes
+        evaluator.process([image["id"]], [found])
+    restored.process_results(json.loads(evaluator.detections_json()))
+    one, other = evaluator.detections(), restored.detections()
+    assert one.boxes.dtype == kind
+    # x + w - x may differ from w in the last digit.
+    np.testing.assert_allclose(other.boxes, one.boxes, rtol=0, atol=1e-4 if kind is np.float32 else 1e-12)
+    assert (other.boxes[:, :2].astype(kind) == one.boxes[:, :2]).all() and (other.scores == one.scores).all()
+    assert (other.label == one.label).all() and (other.image == one.image).all()
 
 
 def test_damaged_and_foreign_files_of_ranks_are_rejected(one_class, random_set, feed, tmp_path):
