@@ -51,6 +51,13 @@ def test_pooled_adds_the_variances_of_the_detectors():
     assert found.freedom == 4 and found.half == pytest.approx(T[4] * math.sqrt(within / 6), rel=1e-6)
 
 
+def test_signs_of_a_layout_belong_to_units_or_to_single_differences():
+    d = np.random.default_rng(3).normal(0.02, 0.03, (2, 4))
+    found = difference(d)
+    assert found.p_units == pytest.approx(enumerated(d.mean(0)))
+    assert found.p_differences == pytest.approx(enumerated(d.ravel()))
+
+
 def test_random_detectors_without_noise_are_the_t_interval_of_the_means_by_detector():
     means = [0.01, 0.02, 0.04, 0.05, 0.07, 0.08]
     found = difference(np.tile(np.array(means)[:, None], (1, 3))).random_detectors
@@ -58,10 +65,14 @@ def test_random_detectors_without_noise_are_the_t_interval_of_the_means_by_detec
     assert found.freedom == 5 and found.half == pytest.approx(expected, rel=1e-6)
 
 
-def test_random_detectors_of_a_two_by_two_layout_equal_the_sums_by_hand():
-    # Row means 2, 6, column means 3, 5: MS_A 16, MS_B 4, no residual; (16 + 4)^2 / (16^2 + 4^2) = 1.47, one degree of freedom.
-    found = difference(np.array([[1.0, 3.0], [5.0, 7.0]]) / 100).random_detectors
-    assert found.freedom == 1 and found.half == pytest.approx(T[1] * math.sqrt(20 / 4) / 100, rel=1e-5)
+def test_random_detectors_of_small_layouts_equal_the_sums_by_hand():
+    # Effects of rows 3, of columns 2 and of interaction 1: MS_A 36, MS_B 16, MS_E 4; 48^2 / (36^2 + 16^2 + 4^2) = 1.47.
+    found = difference(np.array([[10.0, 4.0], [2.0, 0.0]]) / 100).random_detectors
+    assert found.freedom == 1 and found.half == pytest.approx(T[1] * math.sqrt(48 / 4) / 100, rel=1e-5)
+    # MS_A and MS_B 3, MS_E 9 q^2 = 1.7424: 4.2576^2 / (3^2 / 2 + 3^2 / 2 + 1.7424^2 / 4) = 1.86; without the residual it is 2.01.
+    effect, curved = np.array([1.0, 0.0, -1.0]), np.array([1.0, -2.0, 1.0])
+    found = difference((effect[:, None] + effect + 0.44 * np.outer(curved, curved)) / 100).random_detectors
+    assert found.freedom == 1 and found.half == pytest.approx(T[1] * math.sqrt(4.2576 / 9) / 100, rel=1e-5)
 
 
 def test_random_detectors_keep_the_residual_if_it_exceeds_both_mean_squares():
@@ -93,19 +104,19 @@ def test_holm_multiplies_by_the_remaining_number_and_does_not_decrease():
 @pytest.mark.parametrize(
     ("detectors", "units", "noise", "name"),
     [
-        (0.0, 0.0, 0.02, "pooled"),
-        (0.0, 0.02, 0.02, "unpooled"),
-        (0.02, 0.0, 0.02, "random_detectors"),
-        (0.02, 0.02, 0.02, "random_detectors"),
+        (0.0, 0.0, 0.002, "pooled"),
+        (0.0, 0.002, 0.002, "unpooled"),
+        (0.002, 0.0, 0.002, "random_detectors"),
+        (0.002, 0.002, 0.002, "random_detectors"),
     ],
 )
 def test_intervals_cover_the_truth_if_their_assumptions_hold(detectors, units, noise, name):
     random, covered, trials = np.random.default_rng(0), 0, 800
     for _ in range(trials):
-        d = 0.01 + random.normal(0, noise, (6, 3))
+        d = 0.001 + random.normal(0, noise, (6, 3))
         d += random.normal(0, 1, (6, 1)) * detectors + random.normal(0, 1, (1, 3)) * units
         found = difference(d)
-        covered += abs(found.mean - 0.01) <= getattr(found, name).half
+        covered += abs(found.mean - 0.001) <= getattr(found, name).half
     # 95 %: a standard error of 0.8 points; the interval with random detectors is an approximation.
     assert 0.93 <= covered / trials <= 0.99
 
@@ -113,7 +124,7 @@ def test_intervals_cover_the_truth_if_their_assumptions_hold(detectors, units, n
 def test_pooled_intervals_are_too_narrow_for_effects_shared_by_detectors():
     random, covered = np.random.default_rng(0), 0
     for _ in range(400):
-        d = random.normal(0, 0.005, (6, 3)) + random.normal(0, 0.02, (1, 3))
+        d = random.normal(0, 0.0005, (6, 3)) + random.normal(0, 0.002, (1, 3))
         found = difference(d)
         covered += abs(found.mean) <= found.pooled.half
     assert covered / 400 < 0.75

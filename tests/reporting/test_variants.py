@@ -15,6 +15,7 @@ from afl.reporting.intervals import t_quantile
 from afl.reporting.pages.material import Material
 from afl.reporting.pages.results import results_section
 from afl.reporting.questions import noise
+from afl.reporting.records import unit_name, variant_of
 from afl.tables import sweep as sweeping
 from afl.tables.cells import Cell, settings_of
 from afl.tracking import FAILED, FINISHED, Record, write_record
@@ -42,6 +43,7 @@ CCP = dataclasses.replace(SPEC, losses=["fl"], datasets=["ccp"], baseline="fl")
 def test_every_variant_with_every_seed_is_a_unit():
     assert SPEC.units("ccp") == ["split0-s0", "split1-s0", "split0-s1", "split1-s1"]
     assert SPEC.units("foda")[0] == "draw0-s0" and SPEC.units("bccd") == [0, 1]
+    assert variant_of(unit_name({"split": 0, "size": 2}, 1)) == "split0-size2"
 
 
 def test_an_interval_is_over_the_units_and_differences_are_within_a_unit():
