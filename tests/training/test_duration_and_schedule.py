@@ -13,16 +13,17 @@ from afl.training.schedule import cosine_schedule, one_cycle_schedule, step_sche
     ("text", "steps"),
     [
         ("60steps", 60),
-        ("3epochs", 75),
+        ("3epochs", 76),
         ("1.5 epochs", 38),
         ("320images", 20),
         ("10percent", 50),
         ("0steps", 0),
         ("1image", 1),
+        ("10steps+2epochs", 61),
     ],
 )
 def test_durations_in_steps(text, steps):
-    assert Duration.parse(text).in_steps(images_per_epoch=400, batch_size=16, total_steps=500) == steps
+    assert Duration.parse(text).in_steps(images_per_epoch=406, batch_size=16, total_steps=500) == steps
 
 
 @pytest.mark.parametrize("text", ["60", "steps", "3 fortnights", "", "-5steps", "None"])
@@ -61,7 +62,7 @@ def test_cosine_schedule_equals_torch_cosine_annealing():
 
 def test_one_cycle_schedule_equals_torch_except_for_the_last_step():
     steps, peak = 101, 25
-    ours = one_cycle_schedule(total_steps=steps - 1, rise=peak / (steps - 1), start=0.04, final=1e-4)
+    ours = one_cycle_schedule(total_steps=steps - 1)
     # torch's last phase ends on the last step, one step before this schedule's, and its rise starts one step earlier
     theirs = rates(
         lambda o: torch.optim.lr_scheduler.OneCycleLR(
