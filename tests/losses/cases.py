@@ -49,14 +49,15 @@ def make_info(
     *,
     name: str = "map",
     dense_positives: bool = True,
+    images: list[float] | None = None,
 ) -> MapInfo:
-    """The description of a map, as a detector creates it."""
+    """The description of a map, as a detector creates it; by default an image has up to seven instances of a class."""
     tensor = torch.tensor(counts, dtype=torch.float32)
     return MapInfo(
         name=name,
         num_classes=len(counts),
         instances_per_class=tensor,
-        images_per_class=tensor,
+        images_per_class=(tensor / 7).ceil() if images is None else torch.tensor(images),
         prior=prior,
         alpha=alpha,
         dense_positives=dense_positives,

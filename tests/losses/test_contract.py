@@ -1,6 +1,10 @@
-"""The contract of map losses: defaults, and the checks of shapes and options."""
+"""The contract of map losses: defaults, those of papers, the checks of shapes and options, and links that shift logits."""
 
 from __future__ import annotations
+
+import inspect
+import math
+from functools import partial
 
 import pytest
 import torch
@@ -74,6 +78,56 @@ def test_every_loss_rejects_wrong_shapes(kind, shape, locations, classes):
     loss = kind(make_info(COUNTS, name="heat"))
     with pytest.raises(ValueError, match=r"Map 'heat': .* a loss built for 3 classes do not fit"):
         loss(torch.zeros(shape), plain_target(locations, classes, [0]), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize(
+    ("link", "field", "of_class"),
+    [
+        (partial(losses.LogitShift, tau=0.5), "shift", [0.0, math.log(3 / 5), math.log(1 / 5)]),
+        (partial(losses.ClassMargin, margin=1.0), "positive_shift", [-2 * (1 / 5) ** 0.25, -2.0]),
+    ],
+)
+def test_two_links_that_shift_logits_add_their_shifts_and_one_class_has_none(link, field, of_class):
+    target = plain_target(2, 3, [0, 5])
+    both = losses.ClassificationLoss(make_info(COUNTS), chain={"one": link, "other": link})
+    assert getattr(both.prepared(target), field).tolist() == pytest.approx(of_class)
+    alone = losses.ClassificationLoss(make_info(COUNTS[:1]), chain={"one": link})
+    assert not getattr(alone.prepared(plain_target(2, 1, [1])), field).any()
+
+
+# Numbers from the papers or their official code, as the docstring of each class says.
+PUBLISHED = {
+    "AdaptiveClassSuppression": {"threshold": 0.7},
+    "APLoss": {"delta": 1.0},
+    "AsymmetricFocus": {"positive_gamma": 0.0},
+    "BalancedGroups": {"bounds": (10.0, 100.0, 1000.0), "beta": 8.0},
+    "ClassificationLoss": {"gamma": 2.0},
+    "ClassWeights": {"beta": 0.999},
+    "DRLoss": {
+        "positive_lambda": 1.0, "negative_lambda": 0.1 / math.log(3.5), "sharpness": 6.0, "tau": 4.0, "margin": 0.5, "prior": 0.5,
+    },
+    "EqualizationV2": {"gamma": 12.0, "mu": 0.8, "alpha": 4.0, "prior": 0.001},
+    "EqualizedFocus": {"scale": 8.0},
+    "EquilibriumMargin": {"momentum": 0.9},
+    "FederatedSampling": {"power": 0.5},
+    "FractalCalibration": {"power": 2.0},
+    "GradientHarmonizing": {"bins": 30, "momentum": 0.75},
+    "HardNegativeMining": {"ratio": 3.0},
+    "IouBalancedSampling": {"ratio": 3.0, "minimum": 384, "bins": 3, "max_overlap": 0.4},
+    "OnlineHardExampleMining": {"size": 128},
+    "PostHocAdjustment": {"tau": 1.0},
+    "PrimeSampleAttention": {"k": 2.0, "bias": 0.0},
+    "QualityFocalLoss": {"gamma": 2.0, "alpha": -1.0},
+    "Seesaw": {"p": 0.8, "q": 2.0, "eps": 0.01},
+    "TauNormalization": {"tau": 0.7},
+    "VarifocalLoss": {"alpha": 0.75, "gamma": 2.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_defaults_are_the_published_ones(name):
+    parameters = inspect.signature(getattr(losses, name)).parameters
+    assert {key: parameters[key].default for key in PUBLISHED[name]} == PUBLISHED[name]
 
 
 def test_a_loss_without_a_computation_cannot_be_built():

@@ -17,10 +17,10 @@ def build(gamma=2.0, alpha=None, **options):
     return ClassificationLoss(make_info(COUNTS), chain=chain, gamma=gamma, alpha=alpha)
 
 
-@pytest.mark.parametrize("alpha", [0.25, -1.0])
+@pytest.mark.parametrize(("alpha", "base"), [(0.25, 2.0), (-1.0, 1.5)])
 @pytest.mark.parametrize("kind", [{"scaled": 0}, {"scaled": 40, "ignored": True, "verified": True}])
-def test_steps_equal_the_published_formula(kind, alpha):
-    loss, normalizer = build(alpha=alpha), torch.tensor(7.0, dtype=torch.float64)
+def test_steps_equal_the_published_formula(kind, alpha, base):
+    loss, normalizer = build(base, alpha), torch.tensor(7.0, dtype=torch.float64)
     up, down = torch.zeros(5).double(), torch.zeros(5).double()
     ratio, exponents = torch.ones(5).double(), []
     for seed in range(4):
@@ -31,16 +31,16 @@ def test_steps_equal_the_published_formula(kind, alpha):
         y, mass = dense_target(target, ElementWeights(alpha=-1.0, gamma=0.0), logits)
         p = torch.sigmoid(logits)
         p_t = p * y + (1 - p) * (1 - y)
-        gamma = 2.0 + 8.0 * (1 - ratio)
+        gamma = base + 8.0 * (1 - ratio)
         alpha_t = 0.25 * y + 0.75 * (1 - y) if alpha > 0 else 1.0
-        each = alpha_t * (gamma / 2.0) * (1 - p_t) ** gamma * -torch.log(p_t)
+        each = alpha_t * (gamma / base) * (1 - p_t) ** gamma * -torch.log(p_t)
         expected = loss_and_gradient((mass * each).sum() / normalizer, logits)
         torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-15)
         size = expected[1].abs() * normalizer
         up, down = up + (size * y).sum(0), down + (size * (1 - y)).sum(0)
         ratio = (up / down).clamp(0, 1)
         exponents.append(gamma)
-    assert (exponents[0] == 2.0).all() and 2.5 < exponents[-1].max() < 9.9  # they change during the test
+    assert (exponents[0] == base).all() and 2.5 < exponents[-1].max() < 9.9  # they change during the test
 
 
 def test_before_the_first_step_it_is_focal_loss():

@@ -289,6 +289,18 @@ def test_a_saved_and_loaded_loss_continues_exactly(arm, tmp_path):
             assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("arm", ARMS)
+def test_evaluation_does_not_change_the_state(arm):
+    loss, _ = build(arm)
+    target = make_target(0, dense_positives=True)
+    call = distinct_logits(0, target), target, normalizer_of(target), torch.tensor(BOX)
+    loss(*call)
+    loss.update()
+    before = {name: value.clone() for name, value in loss.eval().state_dict().items()}
+    loss(*call)
+    assert all(torch.equal(value, before[name]) for name, value in loss.state_dict().items())
+
+
 def part_of(target: ClassificationTarget, rank: int) -> ClassificationTarget:
     """One of the two images of a batch."""
     count = target.num_locations // 2

@@ -15,9 +15,8 @@ COUNTS = [900.0, 400.0, 100.0, 25.0, 4.0, 1.0]
 
 
 def build(counts=COUNTS, **options) -> ClassificationLoss:
-    return ClassificationLoss(
-        make_info(counts), chain={"federated": lambda info: FederatedSampling(info, **options)}
-    )
+    info = make_info([7.0] * len(counts), images=counts)
+    return ClassificationLoss(info, chain={"federated": lambda info: FederatedSampling(info, **options)})
 
 
 def own_classes(target) -> list[set[int]]:

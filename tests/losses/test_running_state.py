@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import pytest
@@ -86,14 +85,6 @@ def test_balance_follows_decayed_sums_that_include_the_current_batch():
     assert negatives_weight(0.4, [0.9, 0.9, 0.6]) == pytest.approx(0.6 / 2.4)
     assert negatives_weight(0.8, [0.5, 0.3, 0.2]) == pytest.approx((0.3 + 0.2) / (1.2 + 1.0))
     assert link.running.squeeze(1).tolist() == pytest.approx([0.5, 2.2])
-
-
-def test_evaluation_mode_does_not_change_the_state():
-    loss, target = build().eval(), random_target(1)
-    before = copy.deepcopy(loss.state_dict())
-    loss(random_logits(1, target), target, torch.tensor(1.0))
-    after = loss.state_dict()
-    assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
 def test_a_prior_above_the_threshold_gives_an_error_with_a_remedy():

@@ -76,6 +76,7 @@ def test_only_negatives_of_rare_classes_are_reduced_by_the_ratio_of_counts():
     weight = element_weights(link, z, plain_target(3, 2, [0, 3]))
     expected = [[1.0, 0.04**0.8], [1.0, 1.0], [1.0, 1.0]]
     torch.testing.assert_close(weight, torch.tensor(expected), rtol=1e-4, atol=0)
+    assert link.statistics()["mitigation_min"].item() == pytest.approx(0.04**0.8)
 
 
 def test_a_confused_class_has_a_larger_gradient_up_to_the_full_one():
