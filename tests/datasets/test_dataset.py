@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -50,13 +51,14 @@ def test_images_equal_torchvision_decoding(real):
 
 
 def test_an_unchanged_sample_equals_the_annotation(real):
+    real = replace(real, difficult=np.arange(len(real.labels)) % 3 == 0)
     dataset = DetectionDataset(real, PadOnly())
     for i in range(len(real)):
         sample = dataset[(3, i)]
         chosen = real.annotations(i)
         np.testing.assert_array_equal(sample.boxes, real.boxes[chosen].astype(np.float32))
         np.testing.assert_array_equal(sample.labels, real.labels[chosen])
-        np.testing.assert_array_equal(sample.ignored, real.crowd[chosen])
+        np.testing.assert_array_equal(sample.ignored, real.crowd[chosen] | real.difficult[chosen])
         assert sample.image.shape[:2] == sample.original_size == (real.heights[i], real.widths[i])
         assert sample.extreme_points is None and sample.polygons is None and sample.verified is None
 
@@ -197,6 +199,13 @@ def test_detections_mapped_back_equal_the_annotations(real):
         original = real.boxes[real.annotations(i)]
         for box in found:
             assert np.abs(original - box).max(axis=1).min() < 0.05
+
+
+def test_boxes_mapped_back_end_at_the_image():
+    mirrored = torch.tensor([[-2.0, 0.0, 200.0], [0.0, 2.0, 0.0]])  # of an image of 100 x 50 pixels
+    boxes = torch.tensor([[-10.0, -10.0, 300.0, 300.0], [20.0, 30.0, 60.0, 200.0]])
+    found = boxes_in_file(boxes, mirrored, torch.tensor([50, 100]))
+    assert found.tolist() == [[0.0, 0.0, 100.0, 50.0], [70.0, 15.0, 90.0, 50.0]]
 
 
 def test_verified_classes_are_only_returned_on_request(shapes_folder):

@@ -17,7 +17,7 @@ WIDTH, HEIGHT = 200, 100
 
 
 def index_of(places: dict[int, list[tuple[float, float]]]) -> AnnotationIndex:
-    """Objects of 2 x 2 pixels at relative places, by class, over three images; a crowd region of class 0 must be ignored."""
+    """Objects of 2 x 2 pixels at relative places, by class, over three images; a crowd region and a difficult object must be ignored."""
     builder = IndexBuilder()
     for image in range(3):
         builder.add_image(image, f"{image}.jpg", WIDTH, HEIGHT)
@@ -28,6 +28,7 @@ def index_of(places: dict[int, list[tuple[float, float]]]) -> AnnotationIndex:
             builder.add_annotation(number % 3, number, label, box, area=4.0)
             number += 1
     builder.add_annotation(0, number, 0, [150.0, 80.0, 160.0, 90.0], area=100.0, crowd=True)
+    builder.add_annotation(0, number + 1, 2, [150.0, 80.0, 160.0, 90.0], area=100.0, difficult=True)
     return builder.build(
         image_root=Path(), sources=[Path("test")], content_hash="0" * 64, category_ids=range(1, 5), category_names=list("abcd"),
         log=DefectLog("error"),
@@ -61,7 +62,7 @@ def test_random_places_equal_counts_in_loops():
     random = np.random.default_rng(0)
     places = {
         label: [tuple(0.02 + 0.96 * random.random(2) ** (1 + label)) for _ in range(number)]
-        for label, number in enumerate((400, 90, 5, 30))
+        for label, number in enumerate((1200, 90, 5, 30))
     }
     found = fractal_dimensions(index_of(places))
     assert found == pytest.approx([obvious(places[label]) for label in range(4)], abs=1e-6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import islice, pairwise
 from types import SimpleNamespace
 
@@ -143,6 +144,11 @@ def test_images_of_a_batch_share_their_short_side(shapes_folder):
     assert all(len(side) == 1 for side in sides) and len(set.union(*sides)) > 1
     (again,) = first(1, make_train_loader(dataset, plan, start_step=7))
     assert torch.equal(again.sizes, batches[7].sizes)
+    dataset.seed = 4
+    others = [
+        {int(size.min()) for size in batch.sizes} for batch in first(12, make_train_loader(dataset, plan))
+    ]
+    assert others != sides
 
 
 def test_a_square_batch_is_padded_to_multiples_of_the_short_side():
@@ -180,31 +186,26 @@ def test_impossible_plans_are_rejected(num_images, batch_size, world_size):
         EpochPlan(num_images, batch_size, world_size=world_size)
 
 
-def test_repeat_factors_equal_the_formula_of_lvis(shapes_folder):
+@pytest.mark.parametrize("count_instances", [False, True])
+def test_repeat_factors_equal_the_published_formulas(shapes_folder, count_instances):
+    """Of LVIS, and of instance-aware sampling; crowd regions and difficult objects do not count."""
     index = read_shapes(shapes_folder, split="train", annotation_format="lvis")
+    kind = np.random.default_rng(0).integers(0, 8, len(index.labels))
+    index = replace(index, crowd=kind == 0, difficult=kind == 1)
     threshold = 0.05
-    factors = repeat_factors(index, threshold)
-    labels = [set(index.labels[index.annotations(i)].tolist()) for i in range(len(index))]
-    for i in range(0, len(index), 7):
-        shares = [sum(c in other for other in labels) / len(index) for c in labels[i]]
-        assert factors[i] == pytest.approx(max(max(1, (threshold / f) ** 0.5) for f in shares))
-    assert factors.min() == 1 and factors.max() > 3
-
-
-def test_instance_aware_factors_equal_their_formula(shapes_folder):
-    index = read_shapes(shapes_folder, split="train", annotation_format="lvis")
-    threshold = 0.05
-    factors = repeat_factors(index, threshold, count_instances=True)
-    labels = [index.labels[index.annotations(i)].tolist() for i in range(len(index))]
+    factors = repeat_factors(index, threshold, count_instances=count_instances)
+    chosen = [index.annotations(i) for i in range(len(index))]
+    labels = [index.labels[own][kind[own] > 1].tolist() for own in chosen]
     everything = [label for own in labels for label in own]
     for i in range(0, len(index), 7):
         expected = 1.0
         for c in labels[i]:
-            images = sum(c in own for own in labels) / len(labels)
-            instances = everything.count(c) / len(everything)
-            expected = max(expected, (threshold / (images * instances) ** 0.5) ** 0.5)
+            share = sum(c in own for own in labels) / len(labels)
+            if count_instances:
+                share = (share * everything.count(c) / len(everything)) ** 0.5
+            expected = max(expected, (threshold / share) ** 0.5)
         assert factors[i] == pytest.approx(expected)
-    assert (factors != repeat_factors(index, threshold)).any()
+    assert factors.min() == 1 and factors.max() > 3
 
 
 def test_images_are_repeated_according_to_their_factor():

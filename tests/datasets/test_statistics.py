@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from datasets import ClassStatistics, DataError, read_coco, read_lvis, require_usable_splits
+from datasets.statistics import frequency_groups
 
 
 def test_counts_equal_a_loop_over_the_file(shared_data):
@@ -59,6 +60,10 @@ def test_ignored_objects_are_not_counted(write_coco, small_coco):
     statistics = ClassStatistics.from_index(index)
     assert statistics.instances.tolist() == [0, 1] and statistics.images.tolist() == [0, 1]
     np.testing.assert_array_equal(statistics.groups, ["r", "r"])
+
+
+def test_the_groups_end_at_ten_and_a_hundred_images():
+    assert frequency_groups(np.array([0, 10, 11, 100, 101])) == ["r", "r", "c", "c", "f"]
 
 
 def test_splits_with_other_categories_are_rejected(write_coco, small_coco):

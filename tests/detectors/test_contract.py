@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.distributed as dist
 from omegaconf import OmegaConf
 
 import detectors
 from afl.losses import ClassificationLoss
 from detectors.backbone import TinyBackbone
 from detectors.contract import ClassCounts, weighted_sum
+from detectors.normalizer import mean_over_ranks
 from tests.detectors.keypoint_cases import random_targets
 
 MAPS = {
@@ -104,6 +106,25 @@ def test_the_loss_of_a_map_knows_its_prior_its_balance_and_the_counts(name):
         assert all(
             layer.bias.sigmoid().allclose(torch.tensor(info.prior)) for layer in model.class_layers()[of_map]
         )
+
+
+@pytest.mark.parametrize(("own", "others", "expected"), [(3, 5, 4.0), (0, 3, 1.5), (0, 0, 0.5), (1, 0, 0.5)])
+def test_the_normaliser_is_the_mean_over_processes_of_a_sum_of_at_least_one(
+    monkeypatch, own, others, expected
+):
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor: tensor.add_(others))
+    count = torch.tensor(float(own))
+    assert mean_over_ranks(count).item() == expected and count == own
+
+
+@pytest.mark.parametrize(("name", "apart", "shared"), [("CornerNet", 12, 8), ("ExtremeNet", 18, 14)])
+def test_branches_share_a_convolution_only_on_request(name, apart, shared):
+    """Each of the branches of a key point has a 3x3 and a 1x1 convolution; sharing leaves one 3x3 for a point."""
+    for choice, expected in ((False, apart), (True, shared)):
+        heads = built(name, shared_branches=choice).heads
+        assert sum(isinstance(layer, torch.nn.Conv2d) for layer in heads.modules()) == expected
 
 
 @pytest.mark.parametrize("name", ["RetinaNet", "FCOS", "ObjectBox"])

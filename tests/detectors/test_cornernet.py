@@ -209,7 +209,7 @@ class TestLosses:
 
 
 def decoded_by_hand(
-    outputs: dict, b: int, size: tuple[int, int], corners: int, pairs: int, limit: int
+    outputs: dict, b: int, size: tuple[int, int], corners: int, pairs: int, limit: int, sigma: float
 ) -> list[tuple]:
     """Decode by testing every pair of the best peaks (CornerNet, 4.2)."""
     best = {}
@@ -232,7 +232,7 @@ def decoded_by_hand(
             if c == c2 and abs(tag - tag2) <= 0.5 and x2 > x1 and y2 > y1:
                 found.append(((s + s2) / 2, c, x1, y1, x2, y2))
     found = sorted(found, reverse=True)[:pairs]
-    return soft_nms_by_hand(clipped_by_hand(found, *size), 0.5, limit)
+    return soft_nms_by_hand(clipped_by_hand(found, *size), sigma, limit)
 
 
 class TestDecode:
@@ -241,7 +241,7 @@ class TestDecode:
         [
             (1, 12, 12, {}),
             (4, 8, 12, {}),
-            (3, 16, 16, {"max_corners": 20}),
+            (3, 16, 16, {"max_corners": 20, "soft_nms_sigma": 0.2}),
             (2, 16, 8, {"max_pairs": 30, "max_detections": 12}),
         ],
     )
@@ -255,8 +255,9 @@ class TestDecode:
         assert sum(len(detections.scores) for detections in found) > 10
         for b in range(3):
             expected = decoded_by_hand(
-                outputs, b, sizes[b].tolist(), network.max_corners, network.max_pairs, network.max_detections
-            )
+                outputs, b, sizes[b].tolist(), network.max_corners, network.max_pairs, network.max_detections,
+                network.soft_nms_sigma,
+            )  # fmt: skip
             assert_same_detections(found[b], expected)
 
     def test_no_pair_gives_no_detections(self):

@@ -77,7 +77,7 @@ def test_rank_equals_published_loops(seed):
 @pytest.mark.parametrize("options", [{}, {"k": 1.0, "bias": 0.2}, {"k": 0.0}])
 @pytest.mark.parametrize("soft", [False, True])
 def test_gradient_of_positives_equals_published_weights_times_focal_gradient(options, soft):
-    target = with_boxes(random_target(1, positives=25, soft=soft))
+    target = with_boxes(random_target(1, positives=25, soft=soft, padding=30))
     logits = random_logits(1, target)
     plain = ClassificationLoss(make_info(COUNTS))
     normalizer = torch.tensor(11.0)

@@ -30,7 +30,11 @@ def records(record):
 
 
 def test_points_are_mean_differences_over_detectors_and_seeds(record):
-    tail, head, found = trades(build_table(records(record), SPEC))
+    # One detector alone has a third seed of rfs.
+    places = [("fcos", "fl"), ("retinanet", "fl"), ("fcos", "rfs")]
+    third = [record(*place, 2, metrics={"AP": 0.3, "AP_r": 0.9, "AP_f": 0.9}) for place in places]
+    table = build_table([*records(record), *third], replace(SPEC, seeds=[0, 1, 2]))
+    tail, head, found = trades(table)
     assert (tail, head) == ("AP_r", "AP_f") and list(found) == ["rfs"]  # eql has no run
     of_tail, of_head = found["rfs"]
     assert of_tail.mean == pytest.approx(0.05) and of_head.mean == pytest.approx(-0.02)

@@ -101,8 +101,7 @@ def contrasts(
         moved = (wide[loss] - second[against]).unstack(["dataset", "unit"])
         label = against if other is None else f"{against} of {other.spec.name}"
         for metric in table.spec.metrics:
-            layout = moved.xs(metric, level="metric").drop(AVERAGE, errors="ignore")
-            layout = layout.reindex(list(table.spec.detectors)).dropna(axis=1)
+            layout = moved.xs(metric, level="metric").reindex(list(table.spec.detectors)).dropna(axis=1)
             if layout.shape[1]:
                 found[loss, label, metric] = difference(layout.to_numpy())
     return found
