@@ -187,8 +187,15 @@ def test_bad_arguments_are_named(arguments, word):
         adaptive_focal_loss(**(good | arguments))
 
 
+def test_soft_targets_that_sum_to_less_than_one_count_in_full():
+    module = AdaptiveFocalLoss(torch.tensor([5.0]), momentum=0.0)
+    module(torch.zeros(2, 1), torch.tensor([[0.3], [0.0]]))
+    assert module.maturity.ghat.item() == pytest.approx(0.5 - 0.3)
+
+
 def test_kappa_of_the_module_decreases_as_positives_are_learned():
-    loss = AdaptiveFocalLoss(COUNTS, momentum=0.5, prior=0.1, cap=5.0, reduction="sum")
+    shape = {"tau": 2.0, "alpha": 0.4, "gamma": 1.5, "reduction": "sum"}
+    loss = AdaptiveFocalLoss(COUNTS, momentum=0.5, prior=0.1, cap=5.0, **shape)
     weights = class_balanced_weights(COUNTS, normalize="instances", cap=5.0)
     targets = torch.zeros(3, 5)
     targets[0, 4] = targets[1, 0] = 1
@@ -197,7 +204,7 @@ def test_kappa_of_the_module_decreases_as_positives_are_learned():
         logits = torch.full((3, 5), p).logit()
         kappa = min(1.0, max(0.0, (ghat - 0.5) / 0.4))
         assert loss.kappa.item() == pytest.approx(kappa, abs=1e-6)
-        expected = adaptive_focal_loss(logits, targets, weights, kappa=kappa, reduction="sum")
+        expected = adaptive_focal_loss(logits, targets, weights, kappa=kappa, **shape)
         torch.testing.assert_close(loss(logits, targets), expected)
         ghat = 0.5 * ghat + 0.5 * (1 - p)
     assert loss.kappa == 0
