@@ -263,6 +263,15 @@ def test_cut_objects_without_outline_lose_points_outside_the_image():
         assert np.isnan(points).all() if moved else np.isfinite(points).all()
 
 
+def test_points_inside_the_image_stay_if_the_border_only_cuts_the_box():
+    sample = a_sample()
+    sample.boxes[0] = (-0.5, 6, 25, 30)
+    sample.extreme_points[0] = ((9, 6), (0.5, 11), (12, 30), (25, 14))
+    found = FixedTransform(0.0)(sample, RNG(0))
+    assert found.boxes[0].tolist() == [0, 6, 25, 30]
+    np.testing.assert_array_equal(found.extreme_points[0], sample.extreme_points[0])
+
+
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
 @pytest.mark.parametrize("factor", [0.6, 1.0, 1.3])
 def test_colour_changes_equal_torchvision(name, factor):

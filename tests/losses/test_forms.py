@@ -109,9 +109,9 @@ def test_tempered_weights_start_as_focal_loss_and_end_as_class_balanced():
 
 
 def test_power_follows_the_most_mature_quarter_of_the_classes_with_instances():
-    link = TemperedClassWeights(make_info([9.0, 8.0, 7.0, 6.0, 5.0, 0.0], prior=0.1))
+    link = TemperedClassWeights(make_info([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 0.0], prior=0.1))
     assert link.quarter == 2
-    link.maturity.ghat.copy_(torch.tensor([0.9, 0.6, 0.9, 0.7, 0.9, 0.9]))
+    link.maturity.ghat.copy_(torch.tensor([0.9, 0.6, 0.9, 0.7, 0.9, 0.9, 0.9, 0.9, 0.9]))
     assert link.power.item() == pytest.approx(1 - (0.25 + 0.5) / 2)
     # The other classes have no effect until they are among the most mature.
     link.maturity.ghat[0] = 0.8

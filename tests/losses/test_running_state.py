@@ -87,6 +87,22 @@ def test_balance_follows_decayed_sums_that_include_the_current_batch():
     assert link.running.squeeze(1).tolist() == pytest.approx([0.5, 2.2])
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 0.25),
+        ({"minimum": 0.3}, 0.3),
+        ({"power": 0.5}, 0.5),
+        ({"ratio": 2.0}, 0.5),
+        ({"ratio": 9.0}, 1.0),
+    ],
+)
+def test_balance_follows_its_options(options, expected):
+    link = GradientBalance(make_info([1.0]), **options)
+    link.running[:] = torch.tensor([[2.0], [8.0]])
+    assert link.statistics()["negative_factor"].item() == pytest.approx(expected)
+
+
 def test_a_prior_above_the_threshold_gives_an_error_with_a_remedy():
     with pytest.raises(ValueError, match="lower the prior or the threshold"):
         AdaptiveGradient(make_info([1.0], prior=0.6))
