@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Collection, Sequence
 
 from datasets.errors import DataError
@@ -9,6 +11,8 @@ from datasets.fields import BadRecord, class_name
 from datasets.locations import require_texts
 
 MOST_SHOWN = 40
+# Without quotes, a command line reads these words as other values than texts.
+_WORDS = ("true", "false", "null", "nan", "inf")
 
 
 def given_classes(classes: Sequence[str], name: str = "dataset.classes") -> list[str]:
@@ -37,9 +41,16 @@ def all_unknown(where: str, classes: Sequence[str], found: Collection[str]) -> D
     if not found:
         return DataError(f"no object in {where} has a class name; correct the annotations")
     shown = sorted(found)[:MOST_SHOWN]
-    names = ",".join(shown if all(name.isidentifier() for name in shown) else [f'"{name}"' for name in shown])
+    plain = all(name.isascii() and name.isidentifier() and name.lower() not in _WORDS for name in shown)
+    names = shown if plain else [_in_quotes(name) for name in shown]
+    setting = shlex.quote(f"dataset.classes=[{','.join(names)}]")
     more = f" and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
     return DataError(
         f"no object in {where} has a class of dataset.classes=[{','.join(list(classes)[:3])}{',...' if len(classes) > 3 else ''}]; "
-        f"set 'dataset.classes=[{names}]'{more}, the classes that were found"
+        f"set {setting}{more}, the classes that were found"
     )
+
+
+def _in_quotes(name: str) -> str:
+    """A name as Hydra reads it back: in quotes, where a backslash is only doubled before a quote."""
+    return '"' + re.sub(r'(\\*)("|\Z)', lambda found: 2 * found[1] + found[2].replace('"', '\\"'), name) + '"'

@@ -207,7 +207,8 @@ def remove_abandoned(path: Path) -> None:
 def files_below(folder: Path, above: frozenset[str] = frozenset()) -> list[Path]:
     """Everything but folders in a folder and its subfolders, ordered by path.
 
-    Links to folders are followed, but not a link to a folder that contains it. ``Path.rglob`` follows no links to folders.
+    Hidden files and folders, whose names begin with a dot, are left out: other programs keep copies there (``.ipynb_checkpoints``,
+    ``._photo.jpg``, ``.Trash``). Links to folders are followed, but not a link to a folder that contains it. ``Path.rglob`` follows no links to folders.
 
     Args:
         above: resolved paths of the folders that contain this one.
@@ -220,6 +221,8 @@ def files_below(folder: Path, above: frozenset[str] = frozenset()) -> list[Path]
         return []
     found: list[Path] = []
     for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
         found += files_below(path, above | {own}) if path.is_dir() else [path]
     return sorted(found)
 

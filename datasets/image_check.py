@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -55,14 +56,15 @@ def without_bad_images(
     kept = np.ones(len(index), dtype=bool)
     for i, kind, problem, own_remedy in _problems(index, cache):
         kept[i] = False
-        log.report(kind, problem, remedy if kind == "missing_image" else own_remedy)
+        log.report(kind, problem, own_remedy or remedy)
     defects = {**index.defects, **log.defects}
     warn_of_defects(", ".join(index.sources), defects)
     return replace(index if kept.all() else index.select(np.flatnonzero(kept)), defects=defects)
 
 
 def _problems(index: AnnotationIndex, cache: Path | str | None) -> list[tuple[int, str, str, str]]:
-    """Number, kind, message and remedy of each unusable image, in the order of the images."""
+    """Number, kind, message and remedy of each unusable image, in the order of the images; the remedy is empty if the file is
+    missing."""
     stamps = [_stamp(index.image_path(i)) for i in range(len(index))]
     if cache is None:
         return _check(index, [i for i, stamp in enumerate(stamps) if stamp], stamps)
@@ -99,11 +101,24 @@ def _check(
 ) -> list[tuple[int, str, str, str]]:
     if len(numbers) >= MANY_IMAGES:
         _log.info("checking %d images of %s, once", len(numbers), ", ".join(index.sources))
-    found = [
-        (i, "missing_image", f"image {index.image_path(i)} (id {index.image_ids[i]}) does not exist", "")
-        for i, stamp in enumerate(stamps)
-        if stamp is None
-    ]
+    others = _OtherNames(index.image_root)
+    found = []
+    for i in [i for i, stamp in enumerate(stamps) if stamp is None]:
+        problem, other = (
+            f"image {index.image_path(i)} (id {index.image_ids[i]}) does not exist",
+            others.of(index.file_names[i]),
+        )
+        if other:
+            found.append(
+                (
+                    i,
+                    "missing_image",
+                    f"{problem}, but {ascii(other)} does",
+                    "write this name in the annotations",
+                )
+            )
+        else:
+            found.append((i, "missing_image", problem, ""))
 
     def check(i: int) -> tuple[ImageError | None, bool]:
         """The reason why an image cannot be used, and whether its header asks viewers to rotate it."""
@@ -129,6 +144,30 @@ def _check(
             len(turned), printable(str(turned[0])),
         )  # fmt: skip
     return sorted(found)
+
+
+class _OtherNames:
+    """Finds the files that annotations probably mean by a missing name: another case, Unicode form or slash."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.listed: dict[Path, dict[str, str]] = {}
+
+    def of(self, name: str) -> str | None:
+        """The path of an existing file below the root, or None."""
+        path = self.root / name.replace("\\", "/")
+        if path.parent not in self.listed:
+            try:
+                names = os.listdir(path.parent)
+            except (OSError, ValueError):
+                names = []
+            self.listed[path.parent] = {_without_form(one): one for one in names}
+        found = self.listed[path.parent].get(_without_form(path.name))
+        return None if found is None else str(path.with_name(found).relative_to(self.root))
+
+
+def _without_form(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _known_good(path: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ import re
 import stat
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -37,6 +38,9 @@ IMAGE_SUFFIXES = (
     ".pgm",
     ".pbm",
 )
+
+# Pillow reads no image with more pixels.
+TOO_MANY_PIXELS, SMALLER_IMAGES = "has more than 179 million pixels", "divide it into smaller images"
 
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG"
 _TIFF = b"II*\0", b"MM\0*"
@@ -88,7 +92,7 @@ def read_image(index: AnnotationIndex, i: int) -> np.ndarray:
         )
     image = _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION) if found else None
     if image is None or image.shape[1::-1] != annotated:
-        _refuse_wide_samples(data, named)
+        _refuse_unsupported(data, named)
         raise ImageError("broken_image", f"{named} is damaged and cannot be decoded", "fetch the image again")
     return image
 
@@ -102,7 +106,7 @@ def read_image_file(path: Path) -> np.ndarray:
     data = _bytes_of(path, str(path))
     image = _decode(data, cv2.IMREAD_COLOR_RGB) if _header_size(data) else None
     if image is None:
-        _refuse_wide_samples(data, str(path))
+        _refuse_unsupported(data, str(path))
         raise ImageError(
             "broken_image",
             f"{path} is not an image that can be decoded, or is cut off",
@@ -125,6 +129,17 @@ def read_header(path: Path) -> tuple[int, int, int] | None:
             return *header.size, int(header.getexif().get(_ORIENTATION, 1)) if known else 1
     except Exception:  # Pillow's plugins raise almost anything for damaged headers
         return None
+
+
+def has_too_many_pixels(file: Path | BinaryIO) -> bool:
+    """Whether the header of an image file states more pixels than are read."""
+    try:
+        Image.open(file).close()
+    except Image.DecompressionBombError:
+        return True
+    except Exception:  # Pillow's plugins raise almost anything for damaged headers
+        return False
+    return False
 
 
 def _bytes_of(path: Path, named: str) -> bytes:
@@ -165,8 +180,10 @@ def _is_rotated_tiff(data: bytes) -> bool:
         return False
 
 
-def _refuse_wide_samples(data: bytes, named: str) -> None:
-    """Raise the reason why OpenCV cannot decode a complete file, if it is the type of its samples."""
+def _refuse_unsupported(data: bytes, named: str) -> None:
+    """Raise the reason why a complete file is not decoded, if it is the number of its pixels or the type of its samples."""
+    if has_too_many_pixels(io.BytesIO(data)):
+        raise ImageError("broken_image", f"{named} {TOO_MANY_PIXELS}", SMALLER_IMAGES)
     if _has_wide_samples(data):
         raise ImageError(
             "broken_image",

@@ -20,7 +20,13 @@ from datasets.errors import DataError
 from datasets.fields import BadRecord, checked_box, number_from, shown
 from datasets.files import files_below
 from datasets.image_check import without_bad_images
-from datasets.images import IMAGE_SUFFIXES, read_header
+from datasets.images import (
+    IMAGE_SUFFIXES,
+    SMALLER_IMAGES,
+    TOO_MANY_PIXELS,
+    has_too_many_pixels,
+    read_header,
+)
 from datasets.index import AnnotationIndex
 from datasets.index_builder import IndexBuilder
 from datasets.index_cache import cached_index
@@ -180,6 +186,8 @@ class _Reader:
                 problem = f"shares the text file {text} with {self.image_of[text]}"
                 raise BadRecord("ambiguous_image", problem, "remove or rename one of the two images")
             self.image_of[text] = file
+            if header is None and has_too_many_pixels(self.root / file):
+                raise BadRecord("broken_image", TOO_MANY_PIXELS, SMALLER_IMAGES)
             if header is None:
                 raise BadRecord(
                     "broken_image", "is damaged and cannot be decoded", "fetch the image again or remove it"

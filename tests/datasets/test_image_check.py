@@ -111,8 +111,45 @@ def test_an_image_with_another_size_is_rejected_before_decoding(write_coco, smal
     # Too large for an image.
     (root / "a.jpg").write_bytes(png_header(30_000, 30_000))
     assert counts(read_coco(path, root, policy="skip")) == {"broken_image": 1}
-    with pytest.raises(DataError, match="not an image that can be decoded"):
+    with pytest.raises(DataError, match=r"a\.jpg \(id 7\) has more than 179 million pixels; divide it"):
+        read_coco(path, root)
+    with pytest.raises(DataError, match=r"a\.jpg has more than 179 million pixels; divide it"):
         read_image_file(root / "a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("named", "stored"),
+    [
+        ("a.jpg", "a.JPG"),
+        ("Images/a.jpg", "Images/A.jpg"),
+        ("vögel.jpg", "vo\u0308gel.jpg"),  # the form that macOS writes
+        ("day 1\\a.jpg", "day 1/a.jpg"),
+    ],
+)
+def test_a_missing_image_with_almost_the_same_name_is_pointed_out(write_coco, small_coco, named, stored):
+    small_coco["images"][0]["file_name"] = named
+    path, root = write_coco(small_coco)
+    (root / stored).parent.mkdir(exist_ok=True)
+    (root / "a.jpg").rename(root / stored)
+    with pytest.raises(DataError) as caught:
+        read_coco(path, root, remedy="set dataset.root")
+    message = (
+        f"does not exist, but {ascii(stored)} does; write this name in the annotations, or set dataset.policy"
+    )
+    assert message in str(caught.value)
+    small_coco["images"][0]["file_name"] = stored
+    path.write_text(json.dumps(small_coco))
+    assert len(read_coco(path, root)) == 2
+
+
+def test_a_missing_image_without_such_a_file_gives_the_remedy_of_the_data_set(write_coco, small_coco):
+    for name in ("c.jpg", "nowhere/a.jpg", "C:\\photos\\a.jpg"):
+        small_coco["images"][0]["file_name"] = name
+        path, root = write_coco(small_coco)
+        with pytest.raises(
+            DataError, match=r"\(id 7\) does not exist; set dataset\.root, or set dataset\.policy"
+        ):
+            read_coco(path, root, remedy="set dataset.root")
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])

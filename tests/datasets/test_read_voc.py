@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import cv2
 import numpy as np
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from datasets import DataError, read_shapes, read_voc
 
@@ -239,6 +242,19 @@ def test_the_error_about_a_numeric_split_shows_the_right_form(voc):
 def test_if_all_classes_are_unknown_the_found_ones_are_named(voc, policy):
     with pytest.raises(DataError, match=r"set 'dataset.classes=\[cat,dog\]', the classes that were found"):
         read_voc(voc, BOTH, classes=["aeroplane", "bicycle"], policy=policy)
+
+
+@pytest.mark.parametrize(
+    "name", ["it's", 'a "cat"', "a, b", "a=b", "null", "True", "vögel", "[m6]", "a\\", " x"]
+)
+def test_the_setting_with_the_found_classes_can_be_pasted_into_a_shell(tmp_path, name):
+    """The shell's and Hydra's own parsers read the text of the message."""
+    xml = XML.replace("<name>dog", f"<name>{escape(name)}").replace("<name>cat", "<name>02")
+    with pytest.raises(DataError) as caught:
+        read_voc(own_voc(tmp_path, ["photo"], xml=xml), ["train"], classes=["aeroplane"])
+    (word,) = shlex.split(str(caught.value).partition("; set ")[2].rpartition(", the classes")[0])
+    read = OverridesParser.create().parse_override(word)
+    assert read.key_or_group == "dataset.classes" and read.value() == sorted([name.strip(), "02"])
 
 
 def test_a_folder_without_objects_has_no_classes(tmp_path):

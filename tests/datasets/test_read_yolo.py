@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from datasets import DataError, read_shapes, read_yolo
+from tests.datasets.test_dataset import png_header
 
 NAMES = ["cat", "dog", "cow"]
 
@@ -168,6 +169,10 @@ def cut_image(root: Path) -> None:
     path.write_bytes(path.read_bytes()[:40])
 
 
+def replace_by_huge_image(root: Path) -> None:
+    (root / "images" / "a.png").write_bytes(png_header(30_000, 30_000))
+
+
 def rotate_image(root: Path) -> None:
     (root / "images" / "a.png").unlink()
     exif = Image.Exif()
@@ -190,6 +195,7 @@ def remove_image(root: Path) -> None:
 FILES = [
     (damage_image, "broken_image", "is damaged and cannot be decoded", 1),
     (cut_image, "broken_image", "is damaged and cannot be decoded", 1),
+    (replace_by_huge_image, "broken_image", r"a\.png has more than 179 million pixels; divide it", 1),
     (rotate_image, "rotated_image", "has EXIF orientation 6", 1),
     (break_text, "broken_text", "cannot be read", 1),
     (
@@ -232,6 +238,15 @@ def test_linked_folders_of_images_and_labels_are_read(yolo, tmp_path_factory):
     index = read(yolo)
     assert index.file_names == ["images/a.png", "images/day 1/b.png"]
     assert index.labels.tolist() == [1, 0, 2] and not index.defects
+
+
+def test_copies_that_other_programs_hide_are_not_read(yolo):
+    """A hidden copy of an image has no text file, so it would be trained as an image without objects."""
+    before = read(yolo).file_names
+    write_image(yolo / "images" / ".ipynb_checkpoints" / "a-checkpoint.png")
+    (yolo / "images" / "._a.png").write_bytes(b"\0\5\x16\7Mac OS X")
+    (yolo / "labels" / "._a.txt").write_bytes(b"\0\5\x16\7Mac OS X\xff")
+    assert read(yolo).file_names == before
 
 
 def test_a_text_file_with_an_upper_case_suffix_is_not_ignored(yolo):
