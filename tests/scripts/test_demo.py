@@ -25,7 +25,8 @@ IMAGE = sorted((ZOO / "images" / "shapes_lvis").glob("*.png"))[0]
 PROBE = """<script>
 window.problems = [];
 addEventListener("error", (event) => window.problems.push(event.message));
-const wait = setInterval(() => {
+const until = async (ready) => { while (!ready()) await new Promise((done) => setTimeout(done, 20)); };
+const wait = setInterval(async () => {
   if (!document.body.dataset.done) return;
   clearInterval(wait);
   const card = document.querySelector("article"), pen = card.querySelector("canvas");
@@ -37,6 +38,18 @@ const wait = setInterval(() => {
   seen.options = card.querySelector("select").options.length; seen.width = pen.width;
   seen.knows = card.querySelector(".knows").textContent;
   seen.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  // A second image, while the server has not answered yet, and then a file that is no image.
+  const before = image, bare = Object.assign(document.createElement("canvas"), { width: pen.width, height: pen.height });
+  const same = () => bare.toDataURL() === pen.toDataURL();
+  window.detect = () => new Promise(() => {});
+  show(await (await fetch(document.querySelectorAll("#samples img")[1].src)).blob());
+  await until(() => image !== before);
+  const brush = bare.getContext("2d"); brush.imageSmoothingEnabled = false;
+  brush.drawImage(image, 0, 0, bare.width, bare.height); seen.without_boxes = same();
+  seen.waiting = card.querySelector(".count").textContent;
+  show(new Blob(["no image"]));
+  await until(() => !image);
+  brush.clearRect(0, 0, bare.width, bare.height); seen.cleared = same();
   const found = document.createElement("pre"); found.id = "seen"; found.textContent = JSON.stringify(seen);
   document.body.append(found);
 }, 50);
@@ -111,6 +124,8 @@ def test_a_visitor_sees_boxes_moves_the_score_and_opens_a_heat_map(address, pred
     assert seen["knows"] == f"30 classes: {', '.join(predictor.names)}"
     assert len({seen[name][1] for name in ("first", "strict", "map")}) == 3  # three different pictures
     assert seen["options"] == 1 + len(predictor.score_maps(IMAGE)) and seen["problems"] == []
+    # Neither boxes nor pictures of an earlier image are shown with the next one.
+    assert seen["without_boxes"] and seen["waiting"] == "waiting" and seen["cleared"]
     assert seen["width"] >= cv2.imread(str(IMAGE)).shape[1] and seen["overflow"] <= 0
 
 
