@@ -11,10 +11,10 @@ TABLE = $(RUN) scripts.table table=$(subst -,_,$*)
 .PHONY: help setup lock test test-faults lint demo reproduce-table report figures benchmark benchmark-gpu zoo site clean
 
 help:  ## this list
-	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-32s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-40s %s\n", $$1, $$2}'
 	@echo "The tables; plan-table-NAME and table-NAME take the same names:"
 	@awk '/^label:/ { name = FILENAME; gsub(/.*\/|\.yaml/, "", name); gsub(/_/, "-", name); gsub(/^label: *|"/, ""); \
-		printf "  make %-32s %s\n", "reproduce-table-" name, $$0 }' $$(grep -L '^trainable: false' conf/table/*.yaml)
+		printf "  make %-40s %s\n", "reproduce-table-" name, $$0 }' $$(grep -L '^trainable: false' conf/table/*.yaml)
 
 setup: $(VENV)/.ready  ## create the virtual environment with the exact tested packages
 

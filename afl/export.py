@@ -189,7 +189,7 @@ def require(*packages: str) -> None:
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise ExportError(
-            f"{', '.join(missing)} is not installed: .venv/bin/uv pip install --python .venv/bin/python "
+            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed: .venv/bin/uv pip install --python .venv/bin/python "
             "-r pyproject.toml --extra export"
         )
 

@@ -55,8 +55,9 @@ def main(arguments: list[str]) -> None:
     options = options_of(arguments, DEFAULTS)
     tables = options["tables"] or []
     wants_server = options["report"] or not tables
-    if not options["project"] or wants_server and not options["entity"]:
-        sys.exit("which project? python -m scripts.dashboard entity=ME project=afl [dashboard=arms]")
+    needed = ["project", "entity"] if wants_server else ["project"]
+    if missing := [name for name in needed if not options[name]]:
+        sys.exit(f"which {missing[0]}? python -m scripts.dashboard entity=ME project=afl [dashboard=arms]")
     place = {"entity": options["entity"], "project": options["project"]}
     spec = read_spec(options["dashboard"])
     contents = {name: read_table(Path(options["results"]), name) for name in tables}

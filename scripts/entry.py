@@ -214,8 +214,8 @@ def options_of(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dict[st
     """Read ``NAME=VALUE`` arguments as plain values, with ``defaults`` for the others.
 
     A value must have the kind of its default: true or false, an integer, a number, a list. A type as default means None if the
-    option is not given. If the default is text or None, the value is the text as typed; empty text with the default None is None. A
-    leading ``~`` means the home folder.
+    option is not given. If the default is text or None, the value is the text as typed; empty text with the default None is None,
+    and an error with another default. A leading ``~`` means the home folder.
 
     Raises:
         ValueError: an argument does not have this form, names an unknown option, or has a value of the wrong kind.
@@ -241,6 +241,8 @@ def own_options(arguments: Sequence[str], defaults: Mapping[str, Any]) -> tuple[
 def _value(name: str, text: str, default: Any) -> Any:
     kind = default if isinstance(default, type) else type(default)
     if kind not in KINDS:
+        if default and not text:
+            raise ValueError(f"{name} is empty; give it a value, or leave out {name}= for {default}")
         return os.path.expanduser(text) if text or default is not None else None
     try:
         return {bool: _truth, list: _list, int: int, float: float}[kind](text)

@@ -215,6 +215,8 @@ def _options(arguments: list[str]) -> dict[str, Any]:
     for name in ("run", "images"):
         if options[name] is None:
             raise ValueError(f"which {name}? python -m scripts.predict run=outputs/NAME images=FOLDER")
+    if options["batch"] < 1:
+        raise ValueError(f"batch is {options['batch']}; it must be at least 1")
     if not 0 <= options["score"] <= 1:
         raise ValueError(f"score is {options['score']!r}; it must be a number from 0 to 1")
     return options
@@ -268,8 +270,13 @@ def _views(options: dict) -> dict | None:
     if options["flip"] is None and options["scales"] is None:
         return None
     scales = [1.0] if options["scales"] is None else options["scales"]
-    if not all(isinstance(scale, int | float) and not isinstance(scale, bool) for scale in scales):
-        raise ValueError(f"scales is {scales!r}; it must be a list of numbers such as [0.75,1.0,1.25]")
+    positive = [
+        isinstance(scale, int | float) and not isinstance(scale, bool) and scale > 0 for scale in scales
+    ]
+    if not positive or not all(positive):
+        raise ValueError(
+            f"scales is {scales!r}; it must be a list of positive numbers such as [0.75,1.0,1.25]"
+        )
     return {"flip": bool(options["flip"]), "scales": tuple(scales)}
 
 

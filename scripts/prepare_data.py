@@ -167,8 +167,10 @@ def _report(dataset: DictConfig) -> int:
     train_files, val_files = ({i.image_path(n) for n in range(len(i))} for i in splits.values())
     shared = train_files & val_files
     if shared:
-        print(printable(f"warning: {len(shared)} images are in both splits, for example {min(shared)}"))
-    print(f"{found} defects; policy: {policy}")
+        print(
+            printable(f"warning: in both splits: {_count(len(shared), 'image')}, for example {min(shared)}")
+        )
+    print(f"{_count(found, 'defect')}; policy: {policy}")
     return DEFECTS_FOUND if found and policy == "error" else 0
 
 
@@ -214,19 +216,23 @@ def _groups(split: str, statistics: ClassStatistics) -> str:
     )
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
 def _print_split(split: str, index: AnnotationIndex, defects: dict[str, Defect]) -> None:
     from datasets import ClassStatistics
 
     statistics = ClassStatistics.from_index(index)
     print(printable(f"{split}: {', '.join(index.sources)}"))
-    print(
-        f"  {len(index)} images, {len(index.labels)} objects, {index.num_classes} classes{_groups(split, statistics)}"
-    )
-    print(f"  {int(index.crowd.sum())} crowd regions, {int(index.difficult.sum())} difficult objects")
+    counts = [(len(index), "image"), (len(index.labels), "object"), (index.num_classes, "class")]
+    print(f"  {', '.join(_count(*one) for one in counts)}{_groups(split, statistics)}")
+    ignored = [(int(index.crowd.sum()), "crowd region"), (int(index.difficult.sum()), "difficult object")]
+    print(f"  {', '.join(_count(*one) for one in ignored)}")
     absent = [name for name, n in zip(statistics.names, statistics.instances, strict=True) if n == 0]
     if absent:
         more = ", ..." if len(absent) > 5 else ""
-        print(printable(f"  {len(absent)} classes without an object: {', '.join(absent[:5])}{more}"))
+        print(printable(f"  {_count(len(absent), 'class')} without an object: {', '.join(absent[:5])}{more}"))
     for kind, defect in sorted(defects.items()):
         print(f"  {defect.count} x {kind}")
         for example in defect.examples:

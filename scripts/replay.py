@@ -36,6 +36,8 @@ def main(arguments: list[str]) -> None:
     if not options["file"]:
         raise ValueError("which file? python -m scripts.replay file=outputs/NAME/non_finite_stepN.pt")
     path = Path(options["file"])
+    if not path.is_file():
+        raise ValueError(f"file={path}: there is no such file")
     read_config(path.parent, overrides)  # mistakes in the arguments end the command before it loads torch
 
     from afl.training.build import PRECISIONS

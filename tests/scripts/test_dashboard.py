@@ -120,7 +120,8 @@ def test_the_tables_of_results_become_tables_of_an_offline_run(tmp_path, monkeyp
 
 def test_missing_requirements_give_one_line(monkeypatch, capsys):
     for arguments, message in (
-        ([], "entity=ME"),
+        ([], "which project? python -m scripts.dashboard entity=ME"),
+        (["project=afl"], "which entity? python -m scripts.dashboard entity=ME"),
         (["entity=me", "project=afl", "dashbord=arms"], "Did you mean dashboard?"),
         (["entity=me", "project=afl", "dashboard=arm"], "there are: arms"),
         (["project=afl", "report=true", "tables=[shapes]"], "entity=ME"),

@@ -17,6 +17,7 @@ from scripts.entry import (
     printable,
     unknown_choice,
 )
+from scripts.replay import main as replay
 
 
 def test_unknown_group_member_suggests_the_nearest():
@@ -166,6 +167,10 @@ def test_a_value_has_the_kind_of_its_default(argument, value):
         ("losses=fl", "losses is 'fl'; it must be a list"),
         ("score=high", "score is 'high'; it must be a number"),
         ("score=", "it must be a number"),
+        (
+            "output=",
+            "output is empty; give it a value, or leave out output= for outputs",
+        ),  # as from output=$UNSET
         ("scor=1", "no option 'scor'. Did you mean score?"),
         ("--score", "does not have the form NAME=VALUE; write score=VALUE"),
         ("--score=0.5", "write score=0.5"),
@@ -178,6 +183,11 @@ def test_a_wrong_option_gives_one_line(argument, words):
     with pytest.raises(ValueError, match=re.escape(words)) as error:
         options_of([argument], DEFAULTS)
     assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_of_replay_is_named():
+    with pytest.raises(ValueError, match="^file=nowhere/non_finite_step3.pt: there is no such file$"):
+        replay(["file=nowhere/non_finite_step3.pt"])
 
 
 def test_help_is_the_module_docstring_of_the_command(capsys):

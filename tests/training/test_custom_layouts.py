@@ -51,7 +51,7 @@ def test_voc_files_give_their_classes_in_alphabetical_order_to_both_splits(tmp_p
     assert data.train.boxes.tolist() == [[10, 20, 20, 30]]
     assert data.train.file_names == ["JPEGImages/robin 1.png"]
     assert main(["check", *overrides]) == 0
-    assert "1 images, 1 objects, 2 classes" in capsys.readouterr().out
+    assert "1 image, 1 object, 2 classes" in capsys.readouterr().out
 
 
 def test_the_given_order_of_classes_is_used_for_voc_files(tmp_path):
@@ -93,7 +93,7 @@ def test_yolo_files_give_the_same_data_as_voc_files(tmp_path, capsys):
         assert own.labels.tolist() == other.labels.tolist()
         assert list(own.category_names) == list(other.category_names) == ["robin", "wren"]
     assert main(["check", *overrides]) == 0
-    assert "1 images, 1 objects, 2 classes" in capsys.readouterr().out
+    assert "1 image, 1 object, 2 classes" in capsys.readouterr().out
 
 
 def test_yolo_files_in_another_layout_only_need_their_folders(tmp_path):

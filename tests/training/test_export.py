@@ -94,6 +94,8 @@ def test_a_fixed_size_is_fixed_and_wrong_files_are_detected(tmp_path):
 def test_bad_sizes_and_missing_packages_are_named_in_one_line(tmp_path):
     with pytest.raises(ExportError, match="^no_such_package is not installed: .*--extra export$"):
         require("json", "no_such_package")
+    with pytest.raises(ExportError, match="^no_such_package, nor_this are not installed: "):
+        require("no_such_package", "nor_this")
     pytest.importorskip("onnxscript", reason="the extra packages of the export are not installed")
     with pytest.raises(ValueError, match="multiples of 32"):
         export_onnx(fresh("centernet"), tmp_path / "x.onnx", size=(100, 96))

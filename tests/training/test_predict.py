@@ -204,7 +204,13 @@ def test_bad_input_gives_one_line(run, tmp_path, capsys):
     refused([f"run={alone}", f"images={val.image_path(0)}", "flip=maybe", to], ValueError, "flip is 'maybe'")
     refused([f"run={alone}", f"images={val.image_path(0)}", "scales=2", to], ValueError, "a list such as")
     refused([f"run={alone}", f"images={val.image_path(0)}", "batch=many", to], ValueError, "a whole number")
-    refused([f"run={alone}", f"images={val.image_path(0)}", "batch=0", to], ValueError, "batch_size is 0")
+    refused([f"run={alone}", f"images={val.image_path(0)}", "batch=0", to], ValueError, "batch is 0; it")
+    for scales in ("[]", "[0]", "[1.0,-1]", "[true]"):
+        refused(
+            [f"run={alone}", f"images={val.image_path(0)}", f"scales={scales}", to],
+            ValueError,
+            r"scales is \[.*\]; it must be a list of positive numbers",
+        )
     for device in ("warp", "mps", "meta"):  # torch knows the last two
         refused(
             [f"run={alone}", f"images={val.image_path(0)}", f"device={device}", to],
