@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from afl.losses import AdaptiveFocalLoss
 from tests.losses.cases import CONF, loss_and_gradient, loss_of_config, make_info, plain_target, random_target
 
 INFO = make_info([1400.0, 567.0, 87.0, 12.0, 0.0])
@@ -68,6 +71,17 @@ def test_hard_sampling_can_follow_any_chain_on_the_command_line(link):
 def test_every_config_starts_with_a_description():
     files = [path.read_text() for path in (CONF / "loss").glob("*.yaml")]
     assert all(text.startswith("# ") and text.splitlines()[0].endswith(".") for text in files)
+
+
+def test_the_loss_alone_has_the_settings_of_the_config():
+    chain = OmegaConf.to_container(OmegaConf.load(CONF / "loss" / "afl.yaml").chain)
+    settings = {
+        key: value for link in chain.values() for key, value in link.items() if not key.startswith("_")
+    }
+    parameters = inspect.signature(AdaptiveFocalLoss).parameters
+    shared = settings.keys() & parameters.keys()
+    assert shared >= {"beta", "normalize", "cap", "kappa", "tau", "momentum"}
+    assert {key: parameters[key].default for key in shared} == {key: settings[key] for key in shared}
 
 
 def test_the_command_line_extends_shortens_and_changes_the_chain():
