@@ -285,12 +285,28 @@ def test_colour_changes_equal_torchvision(name, factor):
 
 def test_a_sequence_of_colour_changes_equals_torchvision():
     image = smooth_image(40, 50) // 2 + 40
-    changes = [("contrast", 0.8), ("saturation", 1.3), ("brightness", 0.9)]
+    changes = [("saturation", 1.3), ("brightness", 0.9), ("contrast", 0.8)]
     found = cv2.transform(image, color_matrix(changes, image.reshape(-1, 3).mean(axis=0))).astype(int)
     theirs = torch.from_numpy(image).permute(2, 0, 1)
     for name, factor in changes:
         theirs = getattr(F, f"adjust_{name}")(theirs, factor)
     assert np.abs(found - pixels(theirs)).max() <= 3
+
+
+def test_jitter_changes_colours_in_every_order_by_up_to_forty_percent(monkeypatch):
+    orders, factors = set(), []
+
+    def record(changes, mean):
+        orders.add(tuple(name for name, _ in changes))
+        factors.append([factor for _, factor in sorted(changes)])
+        return np.eye(3, 4)
+
+    monkeypatch.setattr("datasets.color.color_matrix", record)
+    for seed in range(200):
+        ColorJitter()(np.zeros((2, 2, 3), np.uint8), RNG(seed))
+    low, high = np.min(factors, axis=0), np.max(factors, axis=0)
+    assert len(orders) == 6
+    assert (low >= 0.6).all() and (low < 0.62).all() and (high <= 1.4).all() and (high > 1.38).all()
 
 
 def test_jitter_draws_from_its_ranges_and_lighting_moves_along_the_principal_axes():
