@@ -113,7 +113,6 @@ def _loss_and_gradient(
     rising = positives.logit.argsort()
     best = torch.empty_like(precision)
     best[rising] = torch.where(positives.mass > 0, precision, 0.0)[rising].cummax(0).values
-    best = torch.maximum(best, precision)
     shrink = torch.where(best > precision, (1.0 - best) / (1.0 - precision), 1.0)
     loss = (positives.mass * (1.0 - best)).sum() / normalizer
 

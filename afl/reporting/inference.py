@@ -81,9 +81,11 @@ def _random(a: float, b: float, e: float, rows: int, columns: int) -> Interval:
     if e > min(a, b):
         # A negative variance component counts as zero. One mean square is left, with few degrees of freedom: the widest interval
         # that these mean squares allow is the cautious choice.
-        left = [_interval(a / size, free_a), _interval(b / size, free_b)]
-        if e > max(a, b):
-            left.append(_interval(e / size, free_a * free_b))
+        left = (
+            _interval(a / size, free_a),
+            _interval(b / size, free_b),
+            _interval(e / size, free_a * free_b),
+        )
         return max(left, key=lambda own: own.half)
     total = a + b - e
     below = a**2 / free_a + b**2 / free_b + e**2 / (free_a * free_b)
