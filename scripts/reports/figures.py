@@ -75,12 +75,20 @@ def push(
     tables: Sequence[str] = (
         "shapes",
         "confirmation",
+        "confirmation_repeats",
         "trashcan_frames",
         "trashcan",
         "photos_gpu",
         "confirmation_foda",
     ),
-    losses: Sequence[str] = ("cbfl", "afl", "afl_anchored_head", "irfs", "afl_irfs"),
+    losses: Sequence[str] = (
+        "cbfl",
+        "afl",
+        "afl_anchored_head",
+        "irfs",
+        "afl_irfs",
+        "afl_anchored_head_irfs",
+    ),
     results: str = "results",
     output: str = "",
 ) -> Path:

@@ -37,7 +37,20 @@ COMMITTED = [
             ["table=confirmation_repeats", f"loss={loss}"],
             f"confirmation_repeats/{loss}-contrasts.md",
         )
-        for loss in ("afl", "irfs", "afl_irfs")
+        for loss in ("afl", "irfs", "afl_irfs", "afl_anchored_head_irfs")
+    ),
+    *(
+        (
+            "contrast",
+            [f"table={table}", "loss=afl_anchored_head_irfs", "against=afl_irfs", f"other={table}"],
+            f"{table}/afl_anchored_head_irfs-against-afl_irfs-of-{table}.md",
+        )
+        for table in ("confirmation_repeats", "confirmation_foda")
+    ),
+    (
+        "contrast",
+        ["table=confirmation_foda", "loss=afl_anchored_head_irfs"],
+        "confirmation_foda/afl_anchored_head_irfs-contrasts.md",
     ),
     (
         "contrast",
@@ -50,7 +63,7 @@ COMMITTED = [
             ["table=confirmation_repeats", f"loss={loss}", "against=fl", "other=confirmation_repeats_lr"],
             f"confirmation_repeats/{loss}-against-fl-of-confirmation_repeats_lr.md",
         )
-        for loss in ("afl", "afl_irfs")
+        for loss in ("afl", "afl_irfs", "afl_anchored_head_irfs")
     ),
     ("contrast", ["table=bccd"], "bccd/afl-contrasts.md"),
     *(

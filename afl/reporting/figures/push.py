@@ -15,7 +15,7 @@ from afl.reporting.names import GROUPS
 from afl.reporting.questions import gains, push_over_training
 from afl.reporting.table import Table
 
-MOST_ACROSS = 5  # losses in a row; further ones go below
+MOST_ACROSS = 6  # losses in a row; further ones go below
 
 
 def draw_push(tables: Mapping[str, tuple[Table, pd.DataFrame]], losses: Sequence[str]) -> Figure:
