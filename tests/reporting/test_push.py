@@ -37,5 +37,5 @@ def test_lines_are_ratios_and_dots_are_gains(record):
 def test_without_names_every_loss_has_a_panel_and_each_row_names_its_table(record):
     *panels, side = drawn(record, []).axes
     assert [panel.get_title() for panel in panels] == [f"l{k}" for k in range(7)]
-    assert [bool(panel.get_ylabel()) for panel in panels] == [True, *[False] * 4, True, False]
+    assert [bool(panel.get_ylabel()) for panel in panels] == [True, *[False] * 5, True]
     assert [text.get_text() for text in side.get_yticklabels()] == [f"l{k}" for k in range(7)]

@@ -49,6 +49,11 @@ COMMITTED = [
     ),
     (
         "contrast",
+        ["table=ccp", "loss=afl_anchored_head_irfs"],
+        "ccp/afl_anchored_head_irfs-contrasts.md",
+    ),
+    (
+        "contrast",
         ["table=confirmation_foda", "loss=afl_anchored_head_irfs"],
         "confirmation_foda/afl_anchored_head_irfs-contrasts.md",
     ),
