@@ -35,10 +35,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from afl.losses.contract import MapInfo
 from afl.losses.sampling import nonzero_padded
 from afl.losses.target import PADDING, ClassificationTarget
-from detectors.boxes import aligned_iou, cells_inside, masked_sum
+from detectors.boxes import aligned_iou, cell_centres, cells_inside, masked_sum
 from detectors.contract import ClassCounts, Detections, LossFactory, Outputs, Targets
 from detectors.dense import pyramid_and_towers
 from detectors.heads import as_map, normal_init, prior_bias
@@ -137,16 +136,9 @@ class ObjectBox(nn.Module):
         self.last_class_layers = _layers(levels, channels, self.num_classes, bias=prior_bias(class_prior))
         self.last_objectness_layers = _layers(levels, channels, 1, bias=prior_bias(prior))
         self.box_layers = _layers(levels, channels, 4)
-        objectness = MapInfo(
-            name="objectness",
-            num_classes=1,
-            instances_per_class=classes.instances.sum(0, keepdim=True),
-            # The number of images with any object is unknown; the images with the most common class are a lower limit.
-            images_per_class=classes.images.amax(0, keepdim=True),
-            prior=prior,
-            alpha=alpha,
-            dense_positives=True,
-        )
+        # The number of images with any object is unknown; the images with the most common class are a lower limit.
+        objects = ClassCounts(classes.instances.sum(0, keepdim=True), classes.images.amax(0, keepdim=True))
+        objectness = objects.map_info("objectness", prior=prior, alpha=alpha, dense_positives=True)
         by_class = classes.map_info("class", prior=class_prior, alpha=class_alpha, dense_positives=True)
         self.classification = nn.ModuleDict({"objectness": loss(objectness), "class": loss(by_class)})
 
@@ -172,7 +164,7 @@ class ObjectBox(nn.Module):
                 as_map(self.last_class_layers[i](self.class_tower(x, i)), self.num_classes)
             )
             outputs["distances"].append(as_map(self.box_layers[i](box_features), 4))
-            cells = _grid(*x.shape[-2:], x.device)
+            cells = cell_centres(*x.shape[-2:], 1, x.device) - 0.5
             outputs["cells"].append(cells)
             outputs["strides"].append(torch.full((cells.shape[0],), float(stride), device=x.device))
             outputs["reach"].append(torch.full((cells.shape[0],), reach, device=x.device))
@@ -322,14 +314,6 @@ class ObjectBox(nn.Module):
 
 def _layers(levels: int, channels: int, outputs: int, bias: float = 0.0) -> nn.ModuleList:
     return nn.ModuleList(normal_init(nn.Conv2d(channels, outputs, 1), bias=bias) for _ in range(levels))
-
-
-def _grid(height: int, width: int, device: torch.device) -> Tensor:
-    """(H * W, 2) float column, row of every cell, row by row."""
-    y, x = torch.meshgrid(
-        torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
-    )
-    return torch.stack([x, y], -1).reshape(-1, 2).float()
 
 
 def cells_of_objects(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -32,21 +32,16 @@ def measure(quick: bool) -> list[Row]:
         )
         size = f"{points} points of each side, {classes} class{'es' if classes > 1 else ''}"
         rows += [
-            Row(
+            Row.speed_up(
                 f"ExtremeNet grouping, quadruples looked at, {size}",
-                ours=found.candidates,
-                theirs=points**4,
+                max(found.candidates, 1),
+                points**4,
                 unit="",
-                ratio=points**4 / max(found.candidates, 1),
                 budget=None if quick else 100.0,
                 note="enumeration",
-            ),
-            Row(
-                f"ExtremeNet grouping, one image, {size}",
-                ours=seconds["ours"],
-                theirs=seconds["theirs"],
-                ratio=seconds["theirs"] / seconds["ours"],
-                note="enumeration, vectorised",
+            ),  # fmt: skip
+            Row.speed_up(
+                f"ExtremeNet grouping, one image, {size}", **seconds, note="enumeration, vectorised"
             ),
             Row(
                 f"ExtremeNet grouping, boxes that differ from enumeration, {size}",

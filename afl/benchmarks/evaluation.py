@@ -16,7 +16,7 @@ import torch
 
 from afl.benchmarks.fresh_process import in_a_process
 from afl.benchmarks.harness import Row
-from afl.evaluation import CocoEvaluator, LvisEvaluator
+from afl.evaluation import CocoEvaluator, Evaluator, LvisEvaluator
 from afl.evaluation.official import patched_lvis
 from detectors.contract import Detections
 
@@ -34,15 +34,13 @@ def measure(quick: bool) -> list[Row]:
     lvis = invented(60 if quick else 6_000, 30 if quick else 300, 1203, federated=True)
     rows += _compare("LVIS evaluation", lvis, _our_lvis, _their_lvis, "lvis")
     rows.append(
-        Row(
+        Row.share(
             "memory of LVIS evaluation / theirs",
-            ours=rows[-2].ours_memory,
-            theirs=rows[-2].theirs_memory,
+            rows[-2].ours_memory,
+            max(rows[-2].theirs_memory, 1),
             unit="B",
-            ratio=rows[-2].ours_memory / max(rows[-2].theirs_memory, 1),
             budget=0.1,
-            at_most=True,
-        )
+        )  # fmt: skip
     )
     return rows
 
@@ -53,16 +51,15 @@ def _compare(what: str, data: tuple, ours: Callable, theirs: Callable, package: 
     truth, found = data
     size = f"{len(found):,} images x {len(found[0].scores)} detections"
     return [
-        Row(
+        Row.speed_up(
             f"{what}, {size}",
-            ours=mine[1],
-            theirs=other[1],
-            ratio=other[1] / mine[1],
+            mine[1],
+            other[1],
             budget=BUDGETS[what.split()[0]],
             ours_memory=mine[2],
             theirs_memory=other[2],
             note=f"{package}; memory: growth of the process",
-        ),
+        ),  # fmt: skip
         Row(
             f"{what}, largest difference of AP, AP50, AP75",
             ours=mine[0]["AP"],
@@ -77,14 +74,14 @@ def _compare(what: str, data: tuple, ours: Callable, theirs: Callable, package: 
 
 
 def _our_coco(truth: dict, found: list[Detections]) -> dict[str, float]:
-    return _ours(CocoEvaluator(truth, backend="fast"), truth, found)
+    return _ours(CocoEvaluator(truth), truth, found)
 
 
 def _our_lvis(truth: dict, found: list[Detections]) -> dict[str, float]:
     return _ours(LvisEvaluator(truth), truth, found)
 
 
-def _ours(evaluator: CocoEvaluator | LvisEvaluator, truth: dict, found: list[Detections]) -> dict[str, float]:
+def _ours(evaluator: Evaluator, truth: dict, found: list[Detections]) -> dict[str, float]:
     evaluator.process([image["id"] for image in truth["images"]], found)
     return evaluator.evaluate()
 

@@ -90,9 +90,7 @@ def _run(setting: Setting, seconds: float = SECONDS) -> Iterator[Row]:
 def _parts(setting: Setting) -> dict[str, Callable[[], list[Row]]]:
     """The parts by name, in order: new kernels, then what has changed since the last measurement, then the rest."""
     device, small = setting.device, setting.small
-    of_detector = {
-        name: partial(_steps, setting, name) for name in setting.detectors
-    }  # fmt: skip
+    of_detector = {name: partial(_steps, setting, name) for name in setting.detectors}
     first = setting.sizes[0]
     parts: dict[str, Callable[[], list[Row]]] = {
         "check of the fused losses": partial(gpu_checks.fused_losses, device, small),
@@ -121,7 +119,7 @@ def _size(locations: int, classes: int, dtype: torch.dtype) -> str:
 
 def _without_figures() -> list[Row]:
     note = "no GPU"
-    return [
+    return [  # fmt: skip
         Row(
             "FL / copy of the logits, 200,000 x 1,203, bf16",
             budget=COPY_BUDGET[torch.bfloat16],
@@ -170,18 +168,15 @@ def _losses(setting: Setting, locations: int, classes: int, dtype: torch.dtype) 
     # The time of a map that fits into the cache is limited by kernel launches, not by memory.
     largest = (locations, classes) == SIZES[0]
     return [
-        Row(
-            f"{name.upper()} / copy of the logits, {size}", ours=ours[name], theirs=copy, ratio=ours[name] / copy,
-            budget=COPY_BUDGET[dtype] if largest else None, at_most=True, note="kernels alone",
+        Row.share(
+            f"{name.upper()} / copy of the logits, {size}", ours[name], copy,
+            budget=COPY_BUDGET[dtype] if largest else None, note="kernels alone",
         )
         for name in ours
     ] + [
-        Row(
-            f"AFL / FL, {size}", ours=ours["afl"], theirs=ours["fl"], ratio=ours["afl"] / ours["fl"],
-            budget=AFL_BUDGET if largest else None, at_most=True, note="kernels alone",
-        ),
-        Row(
-            f"FL, {size}", ours=ours["fl"], theirs=torchvision, ratio=torchvision / ours["fl"],
+        Row.share(f"AFL / FL, {size}", ours["afl"], ours["fl"], budget=AFL_BUDGET if largest else None, note="kernels alone"),
+        Row.speed_up(
+            f"FL, {size}", ours["fl"], torchvision,
             budget=TORCHVISION_BUDGET, note="torchvision sigmoid_focal_loss, sum; kernels alone",
         ),
     ]  # fmt: skip
@@ -200,9 +195,7 @@ def _other_losses(setting: Setting, locations: int, classes: int) -> list[Row]:
         def one(name: str = name, what: str = what) -> list[Row]:
             loss = loss_of(name, classes, setting.device)
             seconds = kernel_seconds([step(loss, z, target) for z in maps[:2]], rounds=2)
-            return [
-                Row(what, ours=seconds, theirs=copy, ratio=seconds / copy, budget=OTHERS_BUDGET, at_most=True, note="kernels alone")
-            ]  # fmt: skip
+            return [Row.share(what, seconds, copy, budget=OTHERS_BUDGET, note="kernels alone")]
 
         rows += _attempt(what, one)
     return rows
@@ -216,26 +209,18 @@ def _steps(setting: Setting, name: str) -> list[Row]:
     if name in AGAINST_TORCHVISION:
         rows = _against_torchvision(setting, name, "eager", ours)
     else:
-        seconds, kernels = (
-            take_turns({"ours": ours}, setting.repetitions)["ours"],
-            kernel_seconds([ours], rounds=2),
-        )
+        seconds = take_turns({"ours": ours}, setting.repetitions)["ours"]
+        kernels = kernel_seconds([ours], rounds=2)
         rows.append(
             Row(
-                f"step, {name}, bf16 eager, {_images(setting)}", ours=seconds, ours_memory=peak_bytes(ours),
+                f"step, {name}, bf16 eager, {_images(setting)}", seconds, ours_memory=peak_bytes(ours),
                 note=f"kernels alone {1e3 * kernels:.1f} ms",
             )
         )  # fmt: skip
     with host_waits() as waits:
         ours()
     where = "; ".join(f"{place} ({count} times)" for place, count in Counter(waits).items())
-    rows.append(
-        Row(
-            f"host waits in a step, {name}", ours=float(len(waits)), unit="", ratio=float(len(waits)), budget=0.0, at_most=True,
-            note=where,
-        )
-    )  # fmt: skip
-    return rows
+    return [*rows, Row.limited(f"host waits in a step, {name}", float(len(waits)), budget=0.0, note=where)]
 
 
 def _compiled_steps(setting: Setting, name: str) -> list[Row]:
@@ -261,21 +246,18 @@ def _against_torchvision(setting: Setting, name: str, mode: str, ours: Callable[
     seconds = take_turns(sides, setting.repetitions)
     kernels = {side: 1e3 * kernel_seconds([work], rounds=2) for side, work in sides.items()}
     rows = [
-        Row(
-            f"step, {name}, bf16 {mode} against {other}, {_images(setting)}", ours=seconds["ours"], theirs=seconds[other],
-            ratio=seconds[other] / seconds["ours"], budget=budget, ours_memory=memory["ours"], theirs_memory=memory[other],
+        Row.speed_up(
+            f"step, {name}, bf16 {mode} against {other}, {_images(setting)}", seconds["ours"], seconds[other],
+            budget=budget, ours_memory=memory["ours"], theirs_memory=memory[other],
             note=f"torchvision; kernels alone {kernels['ours']:.1f} against {kernels[other]:.1f} ms",
         )
         for other, budget in (("fp32", STEP_BUDGET), ("bf16", EQUAL_BUDGET))
     ]  # fmt: skip
-    least = min(memory["fp32"], memory["bf16"])
-    rows.append(
-        Row(
-            f"memory of the step / theirs, {name}, bf16 {mode}", ours=memory["ours"], theirs=least, unit="B",
-            ratio=memory["ours"] / least, budget=1.0, at_most=True, note="the smaller of torchvision's two precisions",
-        )
+    of_memory = Row.share(
+        f"memory of the step / theirs, {name}, bf16 {mode}", memory["ours"], min(memory["fp32"], memory["bf16"]), unit="B",
+        budget=1.0, note="the smaller of torchvision's two precisions",
     )  # fmt: skip
-    return rows
+    return [*rows, of_memory]
 
 
 def _images(setting: Setting) -> str:

@@ -114,7 +114,7 @@ def matching(device: torch.device, small: bool) -> list[Row]:
     what = f"anchor matching, {batch} x {objects} objects x {len(anchors):,} anchors"
     return [
         _verdict(what, error, "torch, to the bit"),
-        Row(f"{what}, kernels", ours=ours, theirs=theirs, ratio=theirs / ours, note="torch's operations"),
+        Row.speed_up(f"{what}, kernels", ours, theirs, note="torch's operations"),
     ]
 
 
@@ -142,7 +142,7 @@ def heat_maps(device: torch.device, small: bool) -> list[Row]:
     what = f"Gaussian targets, {maps} maps x {batch} x {objects} objects"
     return [
         _verdict(what, error, "torch's operations"),
-        Row(f"{what}, kernels", ours=ours, theirs=theirs, ratio=theirs / ours, note="torch's operations"),
+        Row.speed_up(f"{what}, kernels", ours, theirs, note="torch's operations"),
     ]
 
 
@@ -167,7 +167,7 @@ def rows_of_positives(device: torch.device, small: bool) -> list[Row]:
     what = f"rows at {entries:,} padded positions, backward"
     return [
         _verdict(what, error, "float32 sums"),
-        Row(f"{what}, kernels", ours=mine, theirs=plain, ratio=plain / mine, note="plain indexing"),
+        Row.speed_up(f"{what}, kernels", mine, plain, note="plain indexing"),
     ]
 
 
@@ -205,9 +205,7 @@ def huge_map(device: torch.device, small: bool) -> list[Row]:
 
 
 def _verdict(what: str, error: float, note: str) -> Row:
-    return Row(
-        f"{what}: error / allowed", ours=error, unit="", ratio=error, budget=1.0, at_most=True, note=note
-    )
+    return Row.limited(f"{what}: error / allowed", error, budget=1.0, note=note)
 
 
 def _error(loss: Tensor, gradient: Tensor, exact: Tensor, slope: Tensor) -> float:

@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,6 +48,21 @@ class Row:
     ours_memory: float | None = None
     theirs_memory: float | None = None
     note: str = ""
+
+    @classmethod
+    def speed_up(cls, what: str, ours: float, theirs: float, **more: Any) -> Row:
+        """How many times as fast as theirs."""
+        return cls(what, ours, theirs, ratio=theirs / ours, **more)
+
+    @classmethod
+    def share(cls, what: str, ours: float, theirs: float, **more: Any) -> Row:
+        """Ours as a share of theirs, with an upper limit as budget."""
+        return cls(what, ours, theirs, ratio=ours / theirs, at_most=True, **more)
+
+    @classmethod
+    def limited(cls, what: str, ours: float | None = None, **more: Any) -> Row:
+        """A figure with an upper limit as budget."""
+        return cls(what, ours, ratio=ours, at_most=True, **{"unit": ""} | more)
 
     @property
     def verdict(self) -> str:

@@ -48,11 +48,10 @@ def measure(quick: bool) -> list[Row]:
         torch.set_num_threads(threads)
     each = {name: value / len(index) for name, value in seconds.items()}
     return [
-        Row(
+        Row.speed_up(
             f"input, JPEG of 640 x 480 to sides of {SIDES[0]} to {SIDES[-1]}, seconds for an image",
-            ours=each["ours"],
-            theirs=each[backend],
-            ratio=each[backend] / each["ours"],
+            each["ours"],
+            each[backend],
             budget=3.0 if backend == "PIL" else None,
             note=f"torchvision reference transforms, {backend}; ours with the padded batch",
         )

@@ -51,9 +51,8 @@ def measure(quick: bool) -> list[Row]:
         for name, gated in (("FL", False), ("AFL", True)):
             code = compiled(dtype, gated=gated)
             rows.append(
-                Row(
-                    f"{name}, instructions of an element, {dtype}, sm_{ARCHITECTURE}", ours=code.instructions, unit="",
-                    ratio=code.instructions, budget=BUDGET[dtype], at_most=True,
+                Row.limited(
+                    f"{name}, instructions of an element, {dtype}, sm_{ARCHITECTURE}", code.instructions, budget=BUDGET[dtype],
                     note=f"compiled, not measured; {code.in_loop:.1f} in the loop, {code.registers} registers, "
                     f"{min(code.widths)}-bit access, {code.spilled} spills",
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -35,49 +36,26 @@ def measure(quick: bool) -> list[Row]:
             size += ", bf16"
         losses = {name: loss_of(name, classes, device) for name in ("fl", "afl", "afl_balanced")}
         sides = {name: step(loss, logits, target) for name, loss in losses.items()}
-        sides["torchvision"] = lambda z=logits, y=dense: _backward(
-            sigmoid_focal_loss(z, y, reduction="sum"), z
-        )
+        plain = partial(sigmoid_focal_loss, logits, dense, reduction="sum")
+        sides["torchvision"] = partial(lambda plain, z: _backward(plain(), z), plain, logits)
         seconds = take_turns(sides, repetitions)
-        one = torch.ones((), device=device)
-        kept = bytes_saved(lambda z=logits, t=target, n=one, loss=losses["fl"]: loss(z, t, n))
-        theirs = bytes_saved(lambda z=logits, y=dense: sigmoid_focal_loss(z, y, reduction="sum"))
+        kept = bytes_saved(partial(losses["fl"], logits, target, torch.ones((), device=device)))
+        theirs = bytes_saved(plain)
         rows += [
-            Row(
-                f"FL forward + backward, {size}",
-                ours=seconds["fl"],
-                theirs=seconds["torchvision"],
-                ratio=seconds["torchvision"] / seconds["fl"],
-                budget=budget,
-                ours_memory=kept,
-                theirs_memory=theirs,
-                note="torchvision sigmoid_focal_loss, sum; memory: saved for backward",
+            Row.speed_up(
+                f"FL forward + backward, {size}", seconds["fl"], seconds["torchvision"], budget=budget, ours_memory=kept,
+                theirs_memory=theirs, note="torchvision sigmoid_focal_loss, sum; memory: saved for backward",
             ),
-            Row(
-                f"FL saved for backward / logits, {size}",
-                ours=kept,
-                theirs=logits.numel() * logits.element_size(),
-                unit="B",
-                ratio=kept / (logits.numel() * logits.element_size()),
-                budget=1.0,
-                at_most=True,
+            Row.share(f"FL saved for backward / logits, {size}", kept, logits.nbytes, unit="B", budget=1.0),
+            Row.share(
+                f"AFL / FL, {size}", seconds["afl"], seconds["fl"], budget=AFL_BUDGET, note="same kernel without the gate"
             ),
-            _against_fl("AFL", seconds["afl"], seconds["fl"], size, AFL_BUDGET),
-            _against_fl("AFL balanced", seconds["afl_balanced"], seconds["fl"], size, None),
-        ]
+            Row.share(
+                f"AFL balanced / FL, {size}", seconds["afl_balanced"], seconds["fl"],
+                note="a second pass for the balance of negatives",
+            ),
+        ]  # fmt: skip
     return [*rows, *_linear(device, quick)]
-
-
-def _against_fl(name: str, seconds: float, fl: float, size: str, budget: float | None) -> Row:
-    return Row(
-        f"{name} / FL, {size}",
-        ours=seconds,
-        theirs=fl,
-        ratio=seconds / fl,
-        budget=budget,
-        at_most=True,
-        note="same kernel without the gate" if budget else "a second pass for the balance of negatives",
-    )
 
 
 def _linear(device: torch.device, quick: bool) -> list[Row]:

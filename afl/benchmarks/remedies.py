@@ -41,13 +41,11 @@ def _rows(detector: str, losses: list[str], quick: bool) -> list[Row]:
     seconds = take_turns(steps, 2 if quick else REPETITIONS, clock=time.process_time)
     memory = {name: peak_bytes(step) for name, step in steps.items()}
     return [
-        Row(
+        Row.share(
             f"{name} / {BASELINE}, step of {detector} ({DETECTORS[detector]}), CPU",
-            ours=seconds[name],
-            theirs=seconds[BASELINE],
-            ratio=seconds[name] / seconds[BASELINE],
+            seconds[name],
+            seconds[BASELINE],
             budget=None if name in REASONS else BUDGET,
-            at_most=True,
             ours_memory=memory[name],
             theirs_memory=memory[BASELINE],
             note=REASONS.get(name, "memory: most tensors alive at once"),

@@ -65,31 +65,16 @@ def measure(quick: bool) -> list[Row]:
             ("bf16", "bf16", EQUAL_BUDGET),
         ):
             mine, other = f"ours {ours}", f"theirs {theirs}"
+            defaults = ", both sides' defaults" if ours != theirs else ""
             rows.append(
-                Row(
-                    f"step, {name}, {ours} against {theirs}, {setting}",
-                    ours=seconds[mine],
-                    theirs=seconds[other],
-                    ratio=seconds[other] / seconds[mine],
-                    budget=budget,
-                    ours_memory=memory[mine],
-                    theirs_memory=memory[other],
-                    note="torchvision"
-                    + (", both sides' defaults" if ours != theirs else "")
-                    + "; memory: most tensors alive at once",
+                Row.speed_up(
+                    f"step, {name}, {ours} against {theirs}, {setting}", seconds[mine], seconds[other], budget=budget,
+                    ours_memory=memory[mine], theirs_memory=memory[other],
+                    note=f"torchvision{defaults}; memory: most tensors alive at once",
                 )
-            )
-        rows.append(
-            Row(
-                f"memory of the step / theirs, {name}, bf16 against fp32",
-                ours=memory["ours bf16"],
-                theirs=memory["theirs fp32"],
-                unit="B",
-                ratio=memory["ours bf16"] / memory["theirs fp32"],
-                budget=1.0,
-                at_most=True,
-            )
-        )
+            )  # fmt: skip
+        what = f"memory of the step / theirs, {name}, bf16 against fp32"
+        rows.append(Row.share(what, memory["ours bf16"], memory["theirs fp32"], unit="B", budget=1.0))
     return [*rows, many_classes(device, quick)]
 
 
@@ -106,19 +91,15 @@ def many_classes(device: torch.device, quick: bool) -> Row:
         for parameter in detector.parameters():
             parameter.grad = None
         peaks[count] = peak_bytes(work)
-        layer[count] = sum(p.numel() * p.element_size() for p in detector.class_layer.parameters())
+        layer[count] = sum(p.nbytes for p in detector.class_layer.parameters())
         with torch.no_grad():
             logits = detector(torch.zeros(1, 3, size, size, device=device))["logits"]
-    map_bytes = logits.numel() * logits.element_size()
-    above = peaks[classes] - peaks[1] - (layer[classes] - layer[1])
-    return Row(
+    return Row.share(
         f"RetinaNet step at {size} px, {classes:,} classes: peak above the rest / logits, fp32, {device.type}",
-        ours=above,
-        theirs=map_bytes,
+        peaks[classes] - peaks[1] - (layer[classes] - layer[1]),
+        logits.nbytes,
         unit="B",
-        ratio=above / map_bytes,
         budget=3.0,
-        at_most=True,
         note="above the same step with 1 class and the class layer's gradient",
     )
 

@@ -57,19 +57,29 @@ class Evaluator(ABC):
     """
 
     def __init__(
-        self, ground_truth: Mapping, groups: Sequence[str] | None = None, image_cap: int | None = None
+        self,
+        ground_truth: Mapping,
+        max_detections: int = 100,
+        backend: str = "fast",
+        groups: Sequence[str] | None = None,
+        image_cap: int | None = None,
     ) -> None:
         """
         Args:
             ground_truth: COCO-format dictionary; labels are positions in its ``categories``.
+            max_detections: largest number of detections that count, as the subclass states.
+            backend: ``official`` or ``fast``.
             groups: (C,) "r", "c" or "f" of each class, by its frequency in training; None to use the ``frequency`` of the
                 categories, or no group metrics if the categories have none.
             image_cap: number of best detections per image that are evaluated, except for AP_fixed; None to evaluate all, without
                 AP_fixed.
         """
-        if image_cap is not None and image_cap < 1:
-            raise ValueError(f"image_cap must be at least 1, it is {image_cap}")
-        self.image_cap = image_cap
+        for name, limit in (("max_detections", max_detections), ("image_cap", image_cap)):
+            if limit is not None and limit < 1:
+                raise ValueError(f"{name} must be at least 1, it is {limit}")
+        if backend not in BACKENDS:
+            raise ValueError(f"the evaluator has the backends {' and '.join(BACKENDS)}, not {backend!r}")
+        self.max_detections, self.backend, self.image_cap = max_detections, backend, image_cap
         self.per_class_fixed: dict[str, float | None] = {}
         self.truth = GroundTruth.from_coco(ground_truth)
         self.groups = self.truth.frequency_groups(groups)
@@ -79,10 +89,10 @@ class Evaluator(ABC):
 
     def reset(self) -> None:
         """Discard all detections."""
-        self._images: list[np.ndarray] = [np.empty(0, np.int32)]
-        self._labels: list[np.ndarray] = [np.empty(0, np.int32)]
-        self._boxes: list[np.ndarray] = [np.empty((0, 4), np.float32)]
-        self._scores: list[np.ndarray] = [np.empty(0, np.float32)]
+        nothing = np.empty(0, np.int32)
+        self._parts = [
+            DetectionArrays(nothing, nothing, np.empty((0, 4), np.float32), np.empty(0, np.float32))
+        ]
         self._processed: set[int] = set()
 
     def process(self, image_ids: Iterable[int], detections: Sequence[DetectionsLike]) -> None:
@@ -153,34 +163,24 @@ class Evaluator(ABC):
         if (size < 0).any():
             raise ValueError(f"{where}: box {boxes[(size < 0).any(1)][0].tolist()} is not (x1, y1, x2, y2)")
         self._processed.add(position)
-        self._images.append(np.full(len(scores), position, np.int32))
-        self._labels.append(labels.astype(np.int32))
-        self._boxes.append(
-            np.concatenate([boxes[:, :2], size], axis=1, dtype=np.result_type(boxes, np.float32))
-        )
-        self._scores.append(scores.astype(np.float32))
+        image = np.full(len(scores), position, np.int32)
+        boxes = np.concatenate([boxes[:, :2], size], axis=1, dtype=np.result_type(boxes, np.float32))
+        self._parts.append(DetectionArrays(image, labels.astype(np.int32), boxes, scores.astype(np.float32)))
 
     def detections(self) -> DetectionArrays:
         """All detections so far; the result does not depend on the order in which images were processed."""
-        if len(self._scores) > 1:
-            image = np.concatenate(self._images)
-            order = np.argsort(image, kind="stable")
-            self._images = [image[order]]
-            self._labels = [np.concatenate(self._labels)[order]]
-            self._boxes = [np.concatenate(self._boxes)[order]]
-            self._scores = [np.concatenate(self._scores)[order]]
-        return DetectionArrays(self._images[0], self._labels[0], self._boxes[0], self._scores[0])
+        if len(self._parts) > 1:
+            fields = ("image", "label", "boxes", "scores")
+            found = DetectionArrays(*(np.concatenate([getattr(p, f) for p in self._parts]) for f in fields))
+            self._parts = [found.take(np.argsort(found.image, kind="stable"))]
+        return self._parts[0]
 
     def state(self) -> dict[str, np.ndarray]:
         """This rank's detections as arrays, and the digest of the ground truth that they belong to."""
-        found = self.detections()
         return {
             "truth": np.array(self.truth.digest()),
             "processed": np.array(sorted(self._processed), np.int32),
-            "image": found.image,
-            "label": found.label,
-            "boxes": found.boxes,
-            "scores": found.scores,
+            **vars(self.detections()),
         }
 
     def save(self, path: str | Path) -> None:
@@ -209,10 +209,8 @@ class Evaluator(ABC):
             new = set(arrays["processed"].tolist()) - self._processed
             keep = np.isin(arrays["image"], sorted(new))
             self._processed |= new
-            self._images.append(arrays["image"][keep])
-            self._labels.append(arrays["label"][keep])
-            self._boxes.append(arrays["boxes"][keep])
-            self._scores.append(arrays["scores"][keep])
+            part = DetectionArrays(*(arrays[name] for name in ("image", "label", "boxes", "scores")))
+            self._parts.append(part.take(keep))
 
     def detections_json(self) -> bytes:
         """All detections in COCO's results format: a list of ``image_id``, ``category_id`` (both original), ``bbox`` (x, y, width,
@@ -301,13 +299,6 @@ def fixed_group_means(
     """AP_fixed_r, AP_fixed_c and AP_fixed_f: means of AP_fixed over the groups of classes."""
     means = group_means(per_class, groups)
     return {name.replace("AP_", "AP_fixed_"): value for name, value in means.items()}
-
-
-def check_backend(name: str) -> str:
-    """Return ``name`` if it is an evaluation backend; raise ValueError otherwise."""
-    if name not in BACKENDS:
-        raise ValueError(f"the evaluator has the backends {' and '.join(BACKENDS)}, not {name!r}")
-    return name
 
 
 def _array(values: Any) -> np.ndarray:

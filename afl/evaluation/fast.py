@@ -14,7 +14,7 @@ import numpy as np
 
 from afl.evaluation.curves import Curves
 from afl.evaluation.detections import DetectionArrays
-from afl.evaluation.ground_truth import GroundTruth
+from afl.evaluation.ground_truth import GroundTruth, lvis_images
 
 _THREADS: list[int] = []  # the process in which hotcoco has started its threads
 
@@ -36,13 +36,8 @@ def lvis_curves(
         negative: (n, 2) image positions and classes that are known to be absent.
         not_exhaustive: (n, 2) image positions and classes of which only some objects are annotated.
     """
-    images: list[dict] = [
-        {"id": i + 1, "neg_category_ids": [], "not_exhaustive_category_ids": []}
-        for i in range(len(truth.image_ids))
-    ]
-    for pairs, field in ((negative, "neg_category_ids"), (not_exhaustive, "not_exhaustive_category_ids")):
-        for image, label in pairs.tolist():
-            images[image][field].append(label + 1)
+    image_ids, category_ids = (range(1, n + 1) for n in (len(truth.image_ids), truth.num_classes))
+    images = lvis_images(image_ids, category_ids, negative, not_exhaustive)
     # The official loaders drop objects and detections whose area is zero.
     truth = truth.take(np.flatnonzero(truth.area > 0))
     found = found.take(np.flatnonzero(found.boxes[:, 2:].astype(np.float64).prod(axis=1) > 0))

@@ -142,3 +142,15 @@ def _refuse_repeats(values: Iterable[Hashable], what: str) -> None:
     repeated = [value for value, count in Counter(values).items() if count > 1]
     if repeated:
         raise ValueError(f"the ground truth has the {what} {repeated[0]!r} more than once")
+
+
+def lvis_images(
+    image_ids: Sequence[int], category_ids: Sequence[int], negative: np.ndarray, not_exhaustive: np.ndarray
+) -> list[dict]:
+    """The images of an LVIS file from (n, 2) pairs of a position of an image and a label."""
+    fields = {"neg_category_ids": negative, "not_exhaustive_category_ids": not_exhaustive}
+    images = [{"id": number, **{field: [] for field in fields}} for number in image_ids]
+    for field, pairs in fields.items():
+        for image, label in pairs.tolist():
+            images[image][field].append(category_ids[label])
+    return images

@@ -9,7 +9,7 @@ import numpy as np
 
 from afl.evaluation.curves import Curves
 from afl.evaluation.detections import DetectionArrays
-from afl.evaluation.evaluator import Evaluator, check_backend
+from afl.evaluation.evaluator import Evaluator
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +45,9 @@ class LvisEvaluator(Evaluator):
         Raises:
             ValueError: one of these fields is missing.
         """
-        super().__init__(ground_truth, groups, image_cap)
-        if max_detections < 1:
-            raise ValueError(f"max_detections must be at least 1, it is {max_detections}")
+        super().__init__(ground_truth, max_detections, backend, groups, image_cap)
         if self.groups is None:
             raise ValueError("LVIS evaluation needs a frequency ('r', 'c' or 'f') for every category")
-        self.max_detections = max_detections
-        self.backend = check_backend(backend)
         if self.backend == "fast" and self.truth.ignored.any():
             log.info(
                 "LVIS is evaluated by the package `lvis`, because the fast evaluator does not support ignored objects"

@@ -13,7 +13,7 @@ import numpy as np
 
 from afl.evaluation.curves import Curves
 from afl.evaluation.detections import DetectionArrays
-from afl.evaluation.ground_truth import GroundTruth
+from afl.evaluation.ground_truth import GroundTruth, lvis_images
 
 
 def coco_curves(truth: GroundTruth, found: DetectionArrays, max_detections: int) -> Curves:
@@ -52,13 +52,7 @@ def lvis_curves(
         not_exhaustive: (n, 2) image positions and classes of which only some objects are annotated.
     """
     with patched_lvis() as lvis, _no_garbage_collection():
-        images = [
-            {"id": number, "neg_category_ids": [], "not_exhaustive_category_ids": []}
-            for number in truth.image_ids
-        ]
-        for pairs, field in ((negative, "neg_category_ids"), (not_exhaustive, "not_exhaustive_category_ids")):
-            for image, label in pairs.tolist():
-                images[image][field].append(truth.category_ids[label])
+        images = lvis_images(truth.image_ids, truth.category_ids, negative, not_exhaustive)
         objects, results = lvis.LVIS.__new__(lvis.LVIS), lvis.LVISResults.__new__(lvis.LVISResults)
         for api, annotations in (
             (objects, _annotation_dicts(truth)),

@@ -104,17 +104,14 @@ def keep_hardest_elements(
 ) -> ElementWeights:
     """``weights`` without the negatives that are not among the ``quota`` hardest of their image.
 
-    On a GPU, where a kernel finds the hardest locations, only their elements get a weight each, and nothing has the size of
-    the map.
+    The k hardest elements are all at the k locations with the hardest worst element. Only the elements of those locations are
+    sorted and get a weight each, so nothing has the size of the map.
 
     Args:
         logits: (R, C) of a heat map.
         quota: (B,) how many to keep in each image.
         most: an upper bound of the sum of ``quota``, known without asking the device.
     """
-    if not uses_triton(logits):
-        losses = negative_losses(logits, target, weights)
-        return weights.times(negative_element=hardest_elements(losses, target, quota, most))
     locations, classes = logits.shape
     worst = largest_negative_losses(logits, target, weights)
     row = nonzero_padded(hardest(worst, target.image, quota), most)
@@ -170,31 +167,6 @@ def _locations_of_weights(weights: ElementWeights, row: Tensor) -> ElementWeight
         negative_element=rows(weights.negative_element),
         slot=rows(weights.slot),
     )
-
-
-def hardest_elements(losses: Tensor, target: ClassificationTarget, quota: Tensor, most: int) -> Tensor:
-    """Which elements are among the ``quota`` hardest of their image.
-
-    The k hardest elements are all at the k locations with the hardest worst element, so only the elements of those
-    locations are sorted.
-
-    Args:
-        losses: (R, C) from ``negative_losses``; an element without loss is never chosen.
-        quota: (B,) how many to choose in each image.
-        most: an upper bound of the sum of ``quota``, known without asking the device.
-
-    Returns:
-        (R, C) bool, an eighth to a half of the logits' memory.
-    """
-    locations, classes = losses.shape
-    row = nonzero_padded(hardest(losses.amax(1), target.image, quota), most)
-    worst = losses[row.clamp(min=0)]
-    worst = torch.where((worst > 0) & (row >= 0).unsqueeze(1), worst, -torch.inf)
-    image = target.image[row.clamp(min=0)].repeat_interleave(classes)
-    # One row more than the map, where padding is written.
-    mask = torch.zeros((locations + 1, classes), dtype=torch.bool, device=losses.device)
-    mask[torch.where(row >= 0, row, locations)] = hardest(worst.flatten(), image, quota).view(-1, classes)
-    return mask[:locations]
 
 
 def positive_locations(target: ClassificationTarget) -> Tensor:

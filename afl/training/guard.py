@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Suspects:
     """The data that is saved when a value is not finite.
 
     Attributes:
-        losses: the terms by name.
+        losses: the terms by name, detached, because their graph would keep the activations in memory.
         step: optimiser step, counted from 0.
         images: (B, 3, H, W), the input of the detector.
         image_ids: (B,) ids of the data set.
@@ -93,7 +93,7 @@ class FiniteGuard:
                 self._stop(what, suspects)
             return
         torch.maximum(self.tripped, (~finite).to(self.tripped.dtype), out=self.tripped)
-        self._under_way.append((*_fetched(finite), what, _detached(suspects)))
+        self._under_way.append((*_fetched(finite), what, suspects))
         while len(self._under_way) > _UNDER_WAY:
             self._check_oldest()
 
@@ -123,7 +123,7 @@ class FiniteGuard:
             "image_ids": suspects.image_ids,
             "targets": asdict(suspects.targets),
             "model": self._detector.state_dict(),
-            "losses": {name: term.detach() for name, term in suspects.losses.items()},
+            "losses": suspects.losses,
         }
         content = io.BytesIO()
         torch.save(saved, content)
@@ -134,7 +134,7 @@ class FiniteGuard:
             )
         except OSError as error:  # report the loss in any case
             where = f"could not be saved: {error}"
-        terms = ", ".join(f"{name} {float(term.detach()):g}" for name, term in suspects.losses.items())
+        terms = ", ".join(f"{name} {float(term):g}" for name, term in suspects.losses.items())
         raise NonFiniteLoss(
             f"the {what} is not finite at step {suspects.step} ({terms}) on images {suspects.image_ids.tolist()}; "
             f"the batch and the weights {where}. A lower learning rate, a longer warm-up or "
@@ -151,8 +151,3 @@ def _fetched(finite: Tensor) -> tuple[Tensor, Any]:
     arrival = torch.cuda.Event()
     arrival.record()
     return answer, arrival
-
-
-def _detached(suspects: Suspects) -> Suspects:
-    """Detach the losses, whose graph would keep the activations in memory."""
-    return replace(suspects, losses={name: term.detach() for name, term in suspects.losses.items()})

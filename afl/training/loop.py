@@ -150,7 +150,8 @@ def train(run: Training) -> None:
                 # The graph keeps the parts of the maps that the backward pass needs; with many classes this frees a gigabyte.
                 del outputs
                 total = weighted_sum(losses, detector.loss_weights)
-                suspects = Suspects(losses, step, images, batch.image_ids, targets)
+                terms = {name: term.detach() for name, term in losses.items()}
+                suspects = Suspects(terms, step, images, batch.image_ids, targets)
                 guard.check(total, "loss", suspects)
                 (total / options.accumulate).backward()
 

@@ -6,7 +6,6 @@ norms, running statistics, class weights: about a hundredth of the bytes) keep t
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from afl.config import CONF
+from afl.config import CONF, did_you_mean
 from afl.tracking import RECONSTRUCTION
 from afl.training.checkpoint import CheckpointError
 from datasets.files import write_bytes
@@ -73,8 +72,7 @@ def zoo_file(name: str) -> Path:
     known = names()
     if name in known:
         return ZOO / f"{name}{SUFFIX}"
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    meant = f" Did you mean {near[0]}?" if near else ""
+    meant = did_you_mean(name, known, cutoff=0.5)
     raise CheckpointError(f"the zoo has no detector {name!r}.{meant} It has: {', '.join(known) or 'none'}")
 
 

@@ -7,25 +7,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import box_iou
 
 from afl.evaluation.coco_evaluator import CocoEvaluator
-from afl.losses import ClassificationLoss
 from afl.losses.target import ClassificationTarget
 from datasets.index import AnnotationIndex
-from detectors.backbone import TinyBackbone
-from detectors.contract import ClassCounts, Targets
-
-
-def small_network(detector: type[nn.Module], num_classes: int, **options) -> nn.Module:
-    """A detector with focal loss on a backbone of few channels."""
-    return detector(
-        backbone=TinyBackbone(widths=(4, 4, 8, 8)),
-        classes=ClassCounts(torch.ones(num_classes), torch.ones(num_classes)),
-        loss=ClassificationLoss,
-        **{"channels": 8, "head_channels": 8, "pyramid_batch_norm": True} | options,
-    )
+from detectors.contract import Targets
 
 
 def random_targets(seed: int, batch: int, count: int, num_classes: int, size: int = 64) -> Targets:

@@ -1,23 +1,19 @@
 """CenterNet compared with the published losses written out, and encode-decode round trips."""
 
+from functools import partial
+
 import pytest
 import torch
 from torchvision.ops import box_iou
 
 from afl.losses import ClassificationLoss, QualityFocalLoss
-from detectors.backbone import TinyBackbone
 from detectors.centernet import CenterNet
 from detectors.contract import ClassCounts, weighted_sum
+from tests.detectors.cases import small_network
 from tests.detectors.round_trip import BlankBackbone, ground_truth
 from tests.detectors.test_heatmap import draw_slowly, random_scene
 
-
-def network(classes: int, **options) -> CenterNet:
-    return CenterNet(
-        backbone=TinyBackbone(widths=(4, 4, 8, 8)),
-        classes=ClassCounts(torch.ones(classes), torch.ones(classes)),
-        **{"channels": 8, "head_channels": 8, "loss": ClassificationLoss} | options,
-    )
+network = partial(small_network, CenterNet)
 
 
 def test_losses_equal_the_published_formulas():

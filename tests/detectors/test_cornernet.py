@@ -17,6 +17,7 @@ from detectors.contract import Targets, weighted_sum
 from detectors.corner_pooling import CORNERS
 from detectors.cornernet import CornerNet, corner_points, pull_and_push
 from detectors.heatmap import gaussian_radius
+from tests.detectors.cases import small_network
 from tests.detectors.keypoint_cases import (
     assert_all_found,
     assert_same_detections,
@@ -30,7 +31,6 @@ from tests.detectors.keypoint_cases import (
     perfect_logits,
     put_at_cells,
     random_targets,
-    small_network,
     soft_nms_by_hand,
 )
 
@@ -151,16 +151,6 @@ class TestLosses:
         for name in ("pull", "push"):
             assert both[name].item() == pytest.approx((alone[0][name] + alone[1][name]).item() / 2, rel=1e-5)
 
-    @pytest.mark.parametrize("count", [0, 3])
-    def test_images_without_objects_give_every_parameter_a_gradient(self, count):
-        network = small_network(CornerNet, 3)
-        targets = random_targets(0, batch=1, count=count, num_classes=3)
-        targets = replace(targets, labels=torch.full_like(targets.labels, -1))
-        losses = network.losses(network(torch.randn(1, 3, 64, 64)), targets)
-        assert losses["pull"] == losses["push"] == losses["offset"] == 0
-        weighted_sum(losses, network.loss_weights).backward()
-        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
-
     def test_more_than_128_objects_are_all_positives(self):
         targets = random_targets(6, batch=2, count=300, num_classes=4, size=128)
         network = small_network(CornerNet, 4)
@@ -190,22 +180,6 @@ class TestLosses:
         for corner in CORNERS:
             moved = outputs[corner].grad[0].abs().sum(0) > 0
             assert not moved[8:16, 8:12].any() and moved.sum() == 16 * 16 - 8 * 4
-
-    def test_bf16_outputs_give_float32_losses_and_detections(self):
-        targets = random_targets(10, batch=2, count=3, num_classes=3)
-        network = small_network(CornerNet, 3)
-        outputs = random_outputs(11, 2, 3, 16, 16, torch.bfloat16)
-        exact = {name: value.float() for name, value in outputs.items()}
-        for name, value in network.losses(outputs, targets).items():
-            assert value.dtype == torch.float32
-            torch.testing.assert_close(value, network.losses(exact, targets)[name], rtol=1e-5, atol=1e-6)
-        for found, same in zip(
-            network.decode(outputs, targets.image_sizes),
-            network.decode(exact, targets.image_sizes),
-            strict=True,
-        ):
-            assert found.scores.dtype == found.boxes.dtype == torch.float32
-            assert torch.equal(found.scores, same.scores) and torch.equal(found.boxes, same.boxes)
 
 
 def decoded_by_hand(

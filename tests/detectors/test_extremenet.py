@@ -19,6 +19,7 @@ from detectors.contract import Targets, weighted_sum
 from detectors.extreme_grouping import aggregate_edges, group_extremes, suppress_ghosts
 from detectors.extremenet import EXTREMES, MAPS, ExtremeNet
 from detectors.heatmap import gaussian_radius
+from tests.detectors.cases import small_network
 from tests.detectors.keypoint_cases import (
     assert_all_found,
     assert_same_detections,
@@ -33,7 +34,6 @@ from tests.detectors.keypoint_cases import (
     points_on_sides,
     put_at_cells,
     random_targets,
-    small_network,
     soft_nms_by_hand,
 )
 
@@ -272,16 +272,6 @@ class TestLosses:
         assert losses["offset"] == network.losses(outputs, only)["offset"]
         assert all(torch.isfinite(value.grad).all() for value in outputs.values())
 
-    @pytest.mark.parametrize("count", [0, 3])
-    def test_images_without_objects_give_every_parameter_a_gradient(self, count):
-        network = small_network(ExtremeNet, 3)
-        targets = random_targets(0, batch=1, count=count, num_classes=3)
-        targets = replace(targets, labels=torch.full_like(targets.labels, -1))
-        losses = network.losses(network(torch.randn(1, 3, 64, 64)), targets)
-        assert losses["offset"] == 0
-        weighted_sum(losses, network.loss_weights).backward()
-        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
-
     def test_more_than_128_objects_are_all_positives(self):
         targets = random_targets(6, batch=1, count=300, num_classes=4, size=128)
         network = small_network(ExtremeNet, 4)
@@ -299,22 +289,6 @@ class TestLosses:
         assert network.needs_extreme_points
         with pytest.raises(ValueError, match="extreme_source.*box_sides"):
             network.losses(random_outputs(0, 1, 2, 16, 16), targets)
-
-    def test_bf16_outputs_give_float32_losses_and_detections(self):
-        targets = random_targets(8, batch=2, count=3, num_classes=2)
-        network = small_network(ExtremeNet, 2)
-        outputs = random_outputs(9, 2, 2, 8, 8, torch.bfloat16)
-        exact = {name: value.float() for name, value in outputs.items()}
-        for name, value in network.losses(outputs, targets).items():
-            assert value.dtype == torch.float32
-            torch.testing.assert_close(value, network.losses(exact, targets)[name], rtol=1e-5, atol=1e-6)
-        for found, same in zip(
-            network.decode(outputs, targets.image_sizes),
-            network.decode(exact, targets.image_sizes),
-            strict=True,
-        ):
-            assert found.scores.dtype == found.boxes.dtype == torch.float32
-            assert torch.equal(found.scores, same.scores) and torch.equal(found.boxes, same.boxes)
 
 
 def aggregated_by_hand(heat: np.ndarray, rows: bool) -> np.ndarray:

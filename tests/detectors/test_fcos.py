@@ -9,51 +9,20 @@ import torch
 from torchvision.models.detection import FCOS as TorchvisionFCOS
 from torchvision.models.detection import FCOS_ResNet50_FPN_Weights
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import box_iou
 
 import detectors.dense
 from afl.losses import ClassificationLoss
-from afl.losses.target import PADDING
-from detectors.backbone import ResNetBackbone, TinyBackbone
-from detectors.contract import ClassCounts, Targets, weighted_sum
+from detectors.backbone import ResNetBackbone
+from detectors.contract import ClassCounts, weighted_sum
 from detectors.fcos import FCOS, box_centerness, boxes_from_distances
+from tests.detectors.cases import Curious, make_targets, small_network
 from tests.detectors.round_trip import BlankBackbone, ground_truth
 
 STRIDES = (8, 16, 32, 64, 128)
-FOCAL = partial(ClassificationLoss, gamma=2.0)
 
 
-def counts(num_classes):
-    return ClassCounts(instances=torch.ones(num_classes), images=torch.ones(num_classes))
-
-
-def small_fcos(num_classes=3, strides=(4, 8, 16), backbone=None, loss=FOCAL, **options):
-    return FCOS(
-        backbone=backbone or TinyBackbone(widths=(8, 8, 8, 8)),
-        classes=counts(num_classes),
-        loss=loss,
-        strides=strides,
-        channels=8,
-        tower_depth=1,
-        **options,
-    )
-
-
-def make_targets(boxes, labels, ignored=None, size=(96, 96)):
-    """Lists per image, padded."""
-    most = max(len(b) for b in boxes)
-    targets = Targets(
-        boxes=torch.zeros(len(boxes), most, 4),
-        labels=torch.full((len(boxes), most), PADDING),
-        ignored=torch.zeros(len(boxes), most, dtype=torch.bool),
-        image_sizes=torch.tensor([size] * len(boxes)),
-    )
-    for i, (b, c) in enumerate(zip(boxes, labels, strict=True)):
-        if len(b):
-            targets.boxes[i, : len(b)] = torch.as_tensor(b)
-            targets.labels[i, : len(b)] = torch.as_tensor(c)
-            if ignored:
-                targets.ignored[i, : len(b)] = torch.as_tensor(ignored[i])
-    return targets
+small_fcos = partial(small_network, FCOS)
 
 
 def random_boxes(generator, count, size, smallest=4.0):
@@ -107,7 +76,7 @@ def with_torchvision():
     }
     # Right and bottom extend beyond their cell, so that no box is empty; torchvision keeps empty boxes, and this project drops them.
     raw["distances"][..., 2:].clamp_(min=0.2)
-    ours = small_fcos(classes, STRIDES)
+    ours = small_fcos(classes, strides=STRIDES)
     outputs = raw | {
         "points": (anchors[:, :2] + anchors[:, 2:]) / 2,
         "strides": anchors[:, 2] - anchors[:, 0],
@@ -134,7 +103,11 @@ def test_parameter_counts_equal_the_published_ones():
     ):
         with torch.device("meta"):
             backbone = ResNetBackbone(name=name, pretrained=False, frozen_batch_norm=True)
-            model = FCOS(backbone=backbone, classes=counts(num_classes), loss=FOCAL)
+            model = FCOS(
+                backbone=backbone,
+                classes=ClassCounts(torch.ones(num_classes), torch.ones(num_classes)),
+                loss=ClassificationLoss,
+            )
         assert sum(p.numel() for p in model.parameters()) == parameters
 
 
@@ -170,7 +143,7 @@ def test_decode_equals_torchvision(with_torchvision):
 @pytest.mark.parametrize(("radius", "reach"), [(1.5, 8.0), (2.25, 4.0), (0.6, 2.0)])
 def test_assignment_equals_a_loop_over_locations_and_objects(radius, reach):
     generator = torch.Generator().manual_seed(int(10 * radius))
-    model = small_fcos(center_radius=radius, level_reach=reach)
+    model = small_fcos(3, center_radius=radius, level_reach=reach)
     boxes = [random_boxes(generator, n, 64, smallest=1.0) for n in (9, 3)]
     labels = [torch.randint(3, (len(b),), generator=generator) for b in boxes]
     ignored = [torch.rand(len(b), generator=generator) < 0.3 for b in boxes]
@@ -207,14 +180,14 @@ def test_assignment_equals_a_loop_over_locations_and_objects(radius, reach):
 
 
 def test_a_distance_on_the_border_of_two_ranges_belongs_to_one_level():
-    model = small_fcos()
+    model = small_fcos(3)
     outputs = model(torch.zeros(1, 3, 96, 96))
     # The location (30, 30) of the first level, with 32 pixels = 8 strides to the farthest side.
     targets = make_targets([[[20.0, 20.0, 62.0, 40.0]]], [[0]])
     location = model.assign(outputs, targets)[1].location
     at = (outputs["points"] == torch.tensor([30.0, 30.0])).all(1).nonzero().flatten().tolist()
     # The box is 42 pixels wide with its centre at (41, 30), so a larger centre radius includes the location.
-    wide = small_fcos(center_radius=3.0)
+    wide = small_fcos(3, center_radius=3.0)
     location = wide.assign(outputs, targets)[1].location
     farthest = (outputs["points"][location][:, 0] - 20).maximum(62 - outputs["points"][location][:, 0])
     assert at[0] in location.tolist()
@@ -225,7 +198,7 @@ def test_a_distance_on_the_border_of_two_ranges_belongs_to_one_level():
 def test_strides_that_do_not_double_are_rejected():
     """A level starts at the reach of the level below it only if strides double."""
     with pytest.raises(ValueError, match="twice the stride of the level before it"):
-        small_fcos(strides=(4, 16))
+        small_fcos(3, strides=(4, 16))
 
 
 def test_centerness_equals_the_papers_equation():
@@ -240,8 +213,8 @@ def test_decoding_encoded_ground_truth_gives_full_ap(name, shared_data, tmp_path
     truth = ground_truth(name, shared_data, tmp_path)
     model = small_fcos(
         truth.index.num_classes,
-        truth.strides,
-        BlankBackbone(*truth.strides[:3]),
+        strides=truth.strides,
+        backbone=BlankBackbone(*truth.strides[:3]),
         max_detections=300,
     )
     found, without, objects = {}, {}, 0
@@ -274,20 +247,9 @@ def encode(outputs, match, targets):
     outputs["centerness"][0, positive] = torch.logit(quality, eps=1e-6)
 
 
-@pytest.mark.parametrize("most", [0, 4])
-def test_images_without_objects_give_every_parameter_a_finite_gradient(most):
-    model = small_fcos(num_classes=1)
-    targets = make_targets([torch.zeros(most, 4)], [torch.full((most,), PADDING)])
-    outputs = model(torch.randn(1, 3, 96, 96))
-    losses = model.losses(outputs, targets)
-    assert losses["box"] == 0 and losses["centerness"] == 0 and losses["classification"] > 0
-    weighted_sum(losses, model.loss_weights).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-
-
 def test_padding_of_positives_does_not_change_the_losses(monkeypatch):
     generator = torch.Generator().manual_seed(3)
-    model = small_fcos()
+    model = small_fcos(3)
     boxes = [random_boxes(generator, n, 96) for n in (5, 0, 2)]
     targets = make_targets(boxes, [torch.randint(3, (len(b),), generator=generator) for b in boxes])
     images = torch.randn(3, 3, 96, 96, generator=generator)
@@ -310,42 +272,16 @@ def test_padding_of_positives_does_not_change_the_losses(monkeypatch):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_bfloat16_outputs_give_float32_losses_and_boxes():
-    model = small_fcos()
-    targets = make_targets([[[10.0, 10.0, 40.0, 50.0]]], [[2]])
-    with torch.autocast("cpu", torch.bfloat16):
-        outputs = model(torch.randn(1, 3, 96, 96))
-    assert outputs["logits"].dtype == torch.bfloat16
-    losses = model.losses(outputs, targets)
-    assert all(value.dtype == torch.float32 for value in losses.values())
-    outputs["distances"] = outputs["distances"] + 1
-    model.score_threshold = 0.0
-    found = model.decode(outputs, targets.image_sizes)[0]
-    assert found.boxes.dtype == found.scores.dtype == torch.float32 and len(found.scores)
-
-
 def test_overlap_of_positives_equals_torchvisions_box_iou():
-    from torchvision.ops import box_iou
-
-    class Curious(ClassificationLoss):
-        def forward(self, logits, target, normalizer, localization=None):
-            self.target, self.localization = target, localization
-            return super().forward(logits, target, normalizer)
-
-    def factory(info):
-        loss = Curious(info)
-        loss.uses_overlap = True
-        return loss
-
-    model = small_fcos(loss=factory)
+    model = small_fcos(3, loss=Curious)
     targets = make_targets([[[10.0, 10.0, 40.0, 50.0], [50.0, 20.0, 70.0, 44.0]]], [[2, 1]])
     outputs = model(torch.randn(1, 3, 96, 96))
     outputs["distances"] = outputs["distances"] + 2
     losses = model.losses(outputs, targets)
-    seen = model.classification["classification"]
-    at = seen.target.positive_location
+    _, target, _, localization = model.classification["classification"].call
+    at = target.positive_location
     boxes = boxes_from_distances(outputs["points"][at], outputs["strides"][at], outputs["distances"][0, at])
-    expected = box_iou(boxes, targets.boxes[0]).gather(1, seen.target.object.unsqueeze(1)).squeeze(1)
-    torch.testing.assert_close(seen.target.overlap, expected)
-    assert not seen.target.overlap.requires_grad
-    torch.testing.assert_close(seen.localization, (losses["box"] + losses["centerness"]).detach())
+    expected = box_iou(boxes, targets.boxes[0]).gather(1, target.object.unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(target.overlap, expected)
+    assert not target.overlap.requires_grad
+    torch.testing.assert_close(localization, (losses["box"] + losses["centerness"]).detach())

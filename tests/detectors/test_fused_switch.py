@@ -11,6 +11,7 @@ from afl.config import CONF
 from afl.losses.classification_loss import ClassificationLoss
 from afl.training.build import build_detector
 from afl.training.compose import compose_cell
+from detectors.boxes import middles_of_sides
 from detectors.contract import ClassCounts, Targets, weighted_sum
 
 kernels = pytest.importorskip("afl.losses.triton_kernel")
@@ -33,10 +34,6 @@ def a_batch() -> Targets:
             [[8.0, 8.0, 40.0, 36.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]],
         ]
     )
-    x, y = boxes[..., 0::2], boxes[..., 1::2]
-    middle = boxes[..., :2] / 2 + boxes[..., 2:] / 2
-    top, bottom = (torch.stack([middle[..., 0], y[..., i]], -1) for i in (0, 1))
-    left, right = (torch.stack([x[..., i], middle[..., 1]], -1) for i in (0, 1))
     verified = torch.ones(2, CLASSES, dtype=torch.bool)
     verified[1, 5] = False
     return Targets(
@@ -44,7 +41,7 @@ def a_batch() -> Targets:
         labels=torch.tensor([[0, 3, 3, 2], [6, -1, -1, -1]], device=DEVICE),
         ignored=torch.tensor([[False, False, False, True], [False] * 4], device=DEVICE),
         image_sizes=torch.full((2, 2), SIZE, device=DEVICE),
-        extreme_points=torch.stack([top, left, bottom, right], 2).to(DEVICE),
+        extreme_points=middles_of_sides(boxes).to(DEVICE),
         verified=verified.to(DEVICE),
     )
 

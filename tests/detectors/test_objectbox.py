@@ -16,43 +16,15 @@ from torchvision.ops import box_iou
 import detectors.objectbox
 from afl.losses import AdaptiveGradient, ClassificationLoss, ClassWeights
 from afl.losses.target import PADDING
-from detectors.backbone import TinyBackbone
-from detectors.contract import ClassCounts, Targets, weighted_sum
+from detectors.contract import ClassCounts, weighted_sum
 from detectors.objectbox import ObjectBox, boxes_from_distances, cells_of_objects, sdiou
+from tests.detectors.cases import Curious, make_targets, small_network
 from tests.detectors.round_trip import BlankBackbone, ground_truth
 
-FOCAL = partial(ClassificationLoss, gamma=2.0)
 
-
-def objectbox(num_classes=3, strides=(4, 8, 16), backbone=None, loss=FOCAL, **options):
+def objectbox(num_classes=3, **options):
     ramp = torch.arange(1.0, num_classes + 1)
-    return ObjectBox(
-        backbone=backbone or TinyBackbone(widths=(8, 8, 8, 8)),
-        classes=ClassCounts(instances=10 * ramp, images=5 * ramp),
-        loss=loss,
-        strides=strides,
-        channels=8,
-        tower_depth=1,
-        **options,
-    )
-
-
-def make_targets(boxes, labels, ignored=None, size=(96, 96)):
-    """Lists per image, padded."""
-    most = max(len(b) for b in boxes)
-    targets = Targets(
-        boxes=torch.zeros(len(boxes), most, 4),
-        labels=torch.full((len(boxes), most), PADDING),
-        ignored=torch.zeros(len(boxes), most, dtype=torch.bool),
-        image_sizes=torch.tensor([size] * len(boxes)),
-    )
-    for i, (b, c) in enumerate(zip(boxes, labels, strict=True)):
-        if len(b):
-            targets.boxes[i, : len(b)] = torch.as_tensor(b)
-            targets.labels[i, : len(b)] = torch.as_tensor(c)
-            if ignored:
-                targets.ignored[i, : len(b)] = torch.as_tensor(ignored[i])
-    return targets
+    return small_network(ObjectBox, num_classes, classes=ClassCounts(10 * ramp, 5 * ramp), **options)
 
 
 def random_targets(seed, *numbers, size=96, smallest=4.0):
@@ -76,20 +48,6 @@ def random_outputs(model, targets, seed=0):
         noise = torch.randn(outputs[name].shape, generator=generator)
         outputs[name] = (outputs[name].detach() + noise).requires_grad_()
     return outputs
-
-
-class Curious(ClassificationLoss):
-    """Records its inputs."""
-
-    def forward(self, logits, target, normalizer, localization=None):
-        self.call = logits.detach(), target, normalizer, localization
-        return super().forward(logits, target, normalizer)
-
-
-def curious(info):
-    loss = Curious(info)
-    loss.uses_overlap = True
-    return loss
 
 
 def test_sdiou_equals_the_papers_equation():
@@ -199,7 +157,7 @@ def test_distances_of_every_cell_restore_the_box(corner, sides):
 
 def test_losses_equal_a_loop_over_cells_and_claims():
     targets = random_targets(2, 9, 4, 0)
-    model = objectbox(loss=curious)
+    model = objectbox(loss=Curious)
     outputs = random_outputs(model, targets)
     losses = model.losses(outputs, targets)
     claims = model.assign(outputs, targets)
@@ -277,7 +235,7 @@ def test_class_weights_act_only_on_the_class_map():
 
 def test_only_objectness_receives_the_weighted_box_loss():
     targets = random_targets(4, 3)
-    model = objectbox(loss=curious, box_weight=3.0)
+    model = objectbox(loss=Curious, box_weight=3.0)
     losses = model.losses(random_outputs(model, targets), targets)
     torch.testing.assert_close(model.classification["objectness"].call[3], 3 * losses["box"].detach())
     assert model.classification["class"].call[3] is None
@@ -334,7 +292,9 @@ def test_every_loss_learns_both_maps_of_one_batch(arm, repository):
 def test_decoding_encoded_ground_truth_gives_full_ap(name, shared_data, tmp_path):
     truth = ground_truth(name, shared_data, tmp_path)
     strides = truth.strides[:3]
-    model = objectbox(truth.index.num_classes, strides, BlankBackbone(*strides), max_detections=300)
+    model = objectbox(
+        truth.index.num_classes, strides=strides, backbone=BlankBackbone(*strides), max_detections=300
+    )
     found, too_large, objects = {}, 0, 0
     for number, image in truth.images.items():
         with torch.no_grad():
@@ -377,19 +337,9 @@ def test_scores_are_objectness_times_class():
     assert found.labels.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("most", [0, 4])
-def test_images_without_objects_give_every_parameter_a_finite_gradient(most):
-    model = objectbox(num_classes=1)
-    targets = make_targets([torch.zeros(most, 4)], [torch.full((most,), PADDING)])
-    losses = model.losses(model(torch.randn(1, 3, 96, 96)), targets)
-    assert losses["box"] == 0 and losses["class"] == 0 and losses["objectness"] > 0
-    weighted_sum(losses, model.loss_weights).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-
-
 def test_padding_of_positives_does_not_change_the_losses(monkeypatch):
     targets = random_targets(5, 7, 0, 3, 0)
-    model = objectbox(loss=curious)
+    model = objectbox(loss=Curious)
     outputs = random_outputs(model, targets)
     leaves = [outputs[name] for name in ("objectness", "classes", "distances")]
 
@@ -409,15 +359,3 @@ def test_padding_of_positives_does_not_change_the_losses(monkeypatch):
         assert (loss.call[1].image.diff() >= 0).all()
     torch.testing.assert_close(padded, losses)
     torch.testing.assert_close(found, expected)
-
-
-def test_bfloat16_outputs_give_float32_losses_and_boxes():
-    model = objectbox()
-    targets = make_targets([[[10.0, 10.0, 40.0, 50.0]]], [[2]])
-    with torch.autocast("cpu", torch.bfloat16):
-        outputs = model(torch.randn(1, 3, 96, 96))
-    assert outputs["objectness"].dtype == torch.bfloat16
-    assert all(value.dtype == torch.float32 for value in model.losses(outputs, targets).values())
-    model.score_threshold = 0.0
-    found = model.decode(outputs, targets.image_sizes)[0]
-    assert found.boxes.dtype == found.scores.dtype == torch.float32 and len(found.scores)

@@ -1,5 +1,7 @@
 """RetinaNet compared with torchvision's matcher, coder, loss and post-processing, and with the published parameter counts."""
 
+from functools import partial
+
 import pytest
 import torch
 from torchvision.models.detection import retinanet_resnet50_fpn
@@ -18,19 +20,13 @@ from detectors.anchors import (
     grid_anchors,
     match_anchors,
 )
-from detectors.backbone import ResNetBackbone, TinyBackbone
+from detectors.backbone import ResNetBackbone
 from detectors.contract import ClassCounts, Targets, weighted_sum
 from detectors.retinanet import RetinaNet
+from tests.detectors.cases import small_network
 from tests.detectors.round_trip import BlankBackbone, ground_truth
 
-
-def network(classes: int, **options) -> RetinaNet:
-    return RetinaNet(
-        backbone=TinyBackbone(widths=(4, 4, 8, 8)),
-        classes=ClassCounts(torch.ones(classes), torch.ones(classes)),
-        loss=ClassificationLoss,
-        **{"strides": (4, 8, 16), "channels": 8, "tower_depth": 1, "norm": "batch_per_level"} | options,
-    )
+network = partial(small_network, RetinaNet)
 
 
 def random_targets(seed: int, batch: int, count: int, classes: int, size: int = 64) -> Targets:
@@ -203,11 +199,3 @@ def test_any_number_of_objects_and_a_batch_of_one_work(count):
     weighted_sum(losses, model.loss_weights).backward()
     assert all(torch.isfinite(value) for value in losses.values())
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
-
-
-def test_bf16_outputs_give_float32_losses():
-    model, targets = network(3).train(), random_targets(3, 2, 4, 3)
-    with torch.autocast("cpu", torch.bfloat16):
-        outputs = model(torch.randn(2, 3, 64, 64))
-    assert outputs["logits"].dtype == torch.bfloat16
-    assert all(value.dtype == torch.float32 for value in model.losses(outputs, targets).values())

@@ -35,7 +35,9 @@ def train(
             loss = model(torch.full((3, 4), 1.0 + step)).square().mean()
             if step == bad_step:
                 loss = loss * float("nan")
-            suspects = Suspects({"heat": loss}, step, torch.ones(1), torch.tensor([40 + step]), TARGETS)
+            suspects = Suspects(
+                {"heat": loss.detach()}, step, torch.ones(1), torch.tensor([40 + step]), TARGETS
+            )
             guard.check(loss, "loss", suspects)
             loss.backward()
             optimizer.step()
