@@ -9,13 +9,7 @@ import torch
 from torch import Tensor
 
 from afl.losses.fused import uses_triton
-from detectors.boxes import (
-    blocks_of_objects,
-    box_area,
-    cell_centres,
-    pairwise_intersection,
-    pairwise_iou,
-)
+from detectors.boxes import blocks_of_objects, box_area, cell_centres, pairwise_intersection, pairwise_iou
 
 MAX_LOG_SCALE = math.log(1000 / 16)  # a decoded side grows at most 62.5-fold: exp cannot overflow
 

@@ -23,14 +23,7 @@ from detectors.boxes import aligned_giou, aligned_iou, clip_boxes, masked_sum
 from detectors.contract import ClassCounts, Detections, LossFactory, Outputs, Targets
 from detectors.fpn import FeaturePyramid
 from detectors.heads import as_map, map_head
-from detectors.heatmap import (
-    gather_cells,
-    heatmap_targets,
-    keep_peaks,
-    owners,
-    point_cells,
-    top_peaks,
-)
+from detectors.heatmap import gather_cells, heatmap_targets, keep_peaks, owners, point_cells, top_peaks
 from detectors.normalizer import mean_over_ranks
 from detectors.postprocess import on_cpu
 

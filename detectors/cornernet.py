@@ -24,14 +24,7 @@ from afl.losses.target import ClassificationTarget
 from detectors.contract import ClassCounts, Detections, LossFactory, Outputs, Targets
 from detectors.corner_pooling import CORNERS, CornerPooling
 from detectors.fpn import FeaturePyramid
-from detectors.heatmap import (
-    gather_cells,
-    heatmap_targets,
-    keep_peaks,
-    offset_loss,
-    point_cells,
-    top_peaks,
-)
+from detectors.heatmap import gather_cells, heatmap_targets, keep_peaks, offset_loss, point_cells, top_peaks
 from detectors.normalizer import mean_over_ranks
 from detectors.point_head import heatmap_losses, losses_of_maps, point_heads
 from detectors.postprocess import rows_of_images

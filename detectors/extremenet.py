@@ -37,14 +37,7 @@ from detectors.extreme_grouping import (
     suppress_ghosts,
 )
 from detectors.fpn import FeaturePyramid
-from detectors.heatmap import (
-    gather_cells,
-    heatmap_targets,
-    keep_peaks,
-    offset_loss,
-    point_cells,
-    top_peaks,
-)
+from detectors.heatmap import gather_cells, heatmap_targets, keep_peaks, offset_loss, point_cells, top_peaks
 from detectors.normalizer import mean_over_ranks
 from detectors.point_head import heatmap_losses, losses_of_maps, point_heads
 from detectors.soft_nms import as_detections, soft_suppress

@@ -132,13 +132,7 @@ Lists = tuple[Tensor, Tensor, Tensor]
 
 
 def gaussian_lists(
-    cells: Tensor,
-    radius: Tensor,
-    labels: Tensor,
-    present: Tensor,
-    num_classes: int,
-    height: int,
-    width: int,
+    cells: Tensor, radius: Tensor, labels: Tensor, present: Tensor, num_classes: int, height: int, width: int
 ) -> list[Lists]:
     """Elements of the Gaussians of each map: flat indices of the peaks, and flat indices and (1 - Y)^4 of the other elements.
 

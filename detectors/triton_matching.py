@@ -20,12 +20,7 @@ _OPTIONS = {"enable_fp_fusion": False}
 
 
 def match_anchors(
-    anchors: Tensor,
-    boxes: Tensor,
-    valid: Tensor,
-    low: float,
-    high: float,
-    names: tuple[int, int],
+    anchors: Tensor, boxes: Tensor, valid: Tensor, low: float, high: float, names: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """The same as :func:`detectors.anchors.match_anchors`.
 

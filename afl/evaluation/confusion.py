@@ -43,9 +43,7 @@ def confusion_counts(
         ignored = truth.ignored[objects]
         if len(rows) and len(objects):
             overlap = pairwise_iou(
-                found.boxes[rows].astype(float),
-                truth.boxes[objects],
-                truth.crowd[objects],
+                found.boxes[rows].astype(float), truth.boxes[objects], truth.crowd[objects]
             )
         else:
             overlap = np.zeros((len(rows), len(objects)))

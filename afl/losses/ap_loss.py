@@ -65,11 +65,7 @@ class APLoss(MapLoss):
         self._last: Tensor | None = None
 
     def compute(
-        self,
-        logits: Tensor,
-        target: ClassificationTarget,
-        normalizer: Tensor,
-        localization: Tensor | None,
+        self, logits: Tensor, target: ClassificationTarget, normalizer: Tensor, localization: Tensor | None
     ) -> Tensor:
         compute = partial(
             _loss_and_gradient, target=target, normalizer=normalizer.detach().double(), delta=self.delta

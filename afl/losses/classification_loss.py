@@ -82,11 +82,7 @@ class ClassificationLoss(MapLoss):
             )
 
     def compute(
-        self,
-        logits: Tensor,
-        target: ClassificationTarget,
-        normalizer: Tensor,
-        localization: Tensor | None,
+        self, logits: Tensor, target: ClassificationTarget, normalizer: Tensor, localization: Tensor | None
     ) -> Tensor:
         weights = ElementWeights(alpha=self.alpha, gamma=self.gamma)
         with torch.no_grad():

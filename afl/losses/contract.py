@@ -99,11 +99,7 @@ class MapLoss(nn.Module, ABC):
 
     @abstractmethod
     def compute(
-        self,
-        logits: Tensor,
-        target: ClassificationTarget,
-        normalizer: Tensor,
-        localization: Tensor | None,
+        self, logits: Tensor, target: ClassificationTarget, normalizer: Tensor, localization: Tensor | None
     ) -> Tensor:
         """The loss; ``forward`` has checked the shapes."""
 

@@ -98,11 +98,7 @@ class DRLoss(MapLoss):
         return self.prior
 
     def compute(
-        self,
-        logits: Tensor,
-        target: ClassificationTarget,
-        normalizer: Tensor,
-        localization: Tensor | None,
+        self, logits: Tensor, target: ClassificationTarget, normalizer: Tensor, localization: Tensor | None
     ) -> Tensor:
         """The loss; the normaliser is not used."""
         return loss_with_gradient(logits, partial(_loss_and_gradient, target=target, **self.options))

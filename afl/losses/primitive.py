@@ -16,13 +16,7 @@ import torch
 from torch import Tensor
 
 from afl.losses import table
-from afl.losses.fused import (
-    gradient_of_logits,
-    gradient_type,
-    no_autocast,
-    save_gradient,
-    uses_triton,
-)
+from afl.losses.fused import gradient_of_logits, gradient_type, no_autocast, save_gradient, uses_triton
 from afl.losses.gradient import (
     alpha_balance,
     computing_type,

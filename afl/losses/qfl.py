@@ -50,11 +50,7 @@ class QualityFocalLoss(ClassificationLoss):
         self.uses_overlap = True
 
     def compute(
-        self,
-        logits: Tensor,
-        target: ClassificationTarget,
-        normalizer: Tensor,
-        localization: Tensor | None,
+        self, logits: Tensor, target: ClassificationTarget, normalizer: Tensor, localization: Tensor | None
     ) -> Tensor:
         """The loss with the IoU as the positives' target.
 

@@ -87,11 +87,7 @@ class SamplingFree(ClassificationLoss):
         return min(float(self.prior) * self.info.num_classes, 1.0)
 
     def compute(
-        self,
-        logits: Tensor,
-        target: ClassificationTarget,
-        normalizer: Tensor,
-        localization: Tensor | None,
+        self, logits: Tensor, target: ClassificationTarget, normalizer: Tensor, localization: Tensor | None
     ) -> Tensor:
         """The loss; while training in several processes, all of them must call it equally often."""
         loss = super().compute(logits, target, normalizer, localization)
@@ -124,20 +120,14 @@ class ElementCounter(MapLoss):
     counted: Tensor
 
     def __init__(
-        self,
-        info: MapInfo,
-        prepared: Callable[[ClassificationTarget], ClassificationTarget] | None = None,
+        self, info: MapInfo, prepared: Callable[[ClassificationTarget], ClassificationTarget] | None = None
     ) -> None:
         super().__init__(info)
         self._prepare = prepared or self.prepared
         self.register_buffer("counted", torch.zeros(3, dtype=torch.float64))
 
     def compute(
-        self,
-        logits: Tensor,
-        target: ClassificationTarget,
-        normalizer: Tensor,
-        localization: Tensor | None,
+        self, logits: Tensor, target: ClassificationTarget, normalizer: Tensor, localization: Tensor | None
     ) -> Tensor:
         self.counted += torch.stack(count_elements(logits.detach(), self._prepare(target)))
         return logits.new_zeros((), dtype=torch.float32)

@@ -48,14 +48,7 @@ class Seesaw(Weighting):
     count: Tensor
     pending: Tensor
 
-    def __init__(
-        self,
-        info: MapInfo,
-        *,
-        p: float = 0.8,
-        q: float = 2.0,
-        eps: float = 1e-2,
-    ) -> None:
+    def __init__(self, info: MapInfo, *, p: float = 0.8, q: float = 2.0, eps: float = 1e-2) -> None:
         super().__init__()
         if p < 0 or q < 0 or eps <= 0:
             raise ValueError(

@@ -50,11 +50,7 @@ class VarifocalLoss(MapLoss):
         self.alpha, self.gamma = float(alpha), float(gamma)
 
     def compute(
-        self,
-        logits: Tensor,
-        target: ClassificationTarget,
-        normalizer: Tensor,
-        localization: Tensor | None,
+        self, logits: Tensor, target: ClassificationTarget, normalizer: Tensor, localization: Tensor | None
     ) -> Tensor:
         """The loss.
 

@@ -201,9 +201,7 @@ def _block(cells: Mapping[CellName, Record | None], spec: TableSpec, dataset: st
             for loss in spec.losses
         }
     return Block(
-        dataset=dataset,
-        metric=metric,
-        rows={name: _row(values[name], counts[name], spec) for name in values},
+        dataset=dataset, metric=metric, rows={name: _row(values[name], counts[name], spec) for name in values}
     )
 
 

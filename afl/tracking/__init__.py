@@ -21,14 +21,7 @@ from afl.tracking.record_summary import RECORD, record_of_summary, summary_of_re
 from afl.tracking.run_key import RunKey, differing, run_key
 from afl.tracking.tracker import Chart, NullTracker, Picture, Tracker
 from afl.tracking.wandb import WandbTracker
-from datasets.files import (
-    files_below,
-    remove_leftovers,
-    sync_folder,
-    write_bytes,
-    write_json,
-    write_text,
-)
+from datasets.files import files_below, remove_leftovers, sync_folder, write_bytes, write_json, write_text
 
 __all__ = [
     "OBJECTNESS",

@@ -53,11 +53,7 @@ class FoldedMetrics:
 
 
 def evaluate_folds(
-    folds: Sequence[Fold],
-    *,
-    max_detections: int = 100,
-    backend: str = "fast",
-    image_cap: int | None = None,
+    folds: Sequence[Fold], *, max_detections: int = 100, backend: str = "fast", image_cap: int | None = None
 ) -> FoldedMetrics:
     """Compute COCO's metrics over the union of the folds' validation images.
 

@@ -26,11 +26,7 @@ from afl.training.checkpoint import (
     save_checkpoint,
     set_aside,
 )
-from afl.training.classifier_stage import (
-    first_stage,
-    keep_all_but_class_layers,
-    wants_second_stage,
-)
+from afl.training.classifier_stage import first_stage, keep_all_but_class_layers, wants_second_stage
 from afl.training.compiled import compiled_forward, wants_compiled
 from afl.training.data import about, training_batches
 from afl.training.distributed import barrier, from_main

@@ -65,10 +65,7 @@ def test_every_image_is_used_once_per_epoch_for_any_world_size(num_images, world
 )
 def test_grouped_epochs_have_the_same_images_and_few_mixed_batches(groups, world_size, share, repeated, seed):
     groups, batch_size = np.array(groups), world_size * share
-    options = {
-        "seed": seed,
-        "repeat_factors": 1 + np.arange(len(groups)) % 3 / 2 if repeated else None,
-    }
+    options = {"seed": seed, "repeat_factors": 1 + np.arange(len(groups)) % 3 / 2 if repeated else None}
     plan = EpochPlan(len(groups), batch_size, groups=groups, **options)
     plain = EpochPlan(len(groups), batch_size, **options)
     for epoch in range(3):

@@ -21,8 +21,7 @@ def cache(tmp_path_factory):
 def configuration(shared_data, cache, *overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(
-            "config",
-            [f"paths.data={shared_data}", f"paths.cache={cache}", "backbone=lite0", *overrides],
+            "config", [f"paths.data={shared_data}", f"paths.cache={cache}", "backbone=lite0", *overrides]
         )
 
 

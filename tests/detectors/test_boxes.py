@@ -4,14 +4,7 @@ import torch
 from torchvision.ops import box_iou, complete_box_iou, generalized_box_iou
 
 from afl.losses.sampling import nonzero_padded
-from detectors.boxes import (
-    aligned_giou,
-    aligned_iou,
-    cells_inside,
-    clip_boxes,
-    masked_sum,
-    pairwise_iou,
-)
+from detectors.boxes import aligned_giou, aligned_iou, cells_inside, clip_boxes, masked_sum, pairwise_iou
 
 
 def random_boxes(count: int, seed: int) -> torch.Tensor:

@@ -9,13 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.contract import Targets
-from detectors.heatmap import (
-    gaussian_radius,
-    heatmap_targets,
-    keep_peaks,
-    point_cells,
-    top_peaks,
-)
+from detectors.heatmap import gaussian_radius, heatmap_targets, keep_peaks, point_cells, top_peaks
 
 # height, width, overlap, corrected radius, legacy radius: computed from the three quadratic equations
 RADII = [

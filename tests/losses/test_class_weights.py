@@ -7,13 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afl.losses import (
-    ClassWeights,
-    ElementWeights,
-    FrequencyWeights,
-    PositiveScale,
-    class_balanced_weights,
-)
+from afl.losses import ClassWeights, ElementWeights, FrequencyWeights, PositiveScale, class_balanced_weights
 from tests.losses.cases import make_info, plain_target
 
 COUNTS = torch.tensor([1400.0, 567.0, 87.0, 12.0, 3.0, 2.0])

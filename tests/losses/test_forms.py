@@ -8,13 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from afl.losses import (
-    AnchoredGradient,
-    ClassificationLoss,
-    ClassWeights,
-    RelativeCap,
-    TemperedClassWeights,
-)
+from afl.losses import AnchoredGradient, ClassificationLoss, ClassWeights, RelativeCap, TemperedClassWeights
 from tests.losses.cases import loss_and_gradient, make_info, plain_target, random_logits, random_target
 
 COUNTS = [1400.0, 567.0, 87.0, 12.0, 2.0]

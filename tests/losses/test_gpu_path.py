@@ -11,14 +11,7 @@ import torch
 from afl.losses import ElementWeights, at_objects, fused, negatives, sampling
 from tests.losses.cases import loss_and_gradient, random_target
 from tests.losses.passes import Passes
-from tests.losses.test_every_method import (
-    ARMS,
-    BOX,
-    build,
-    distinct_logits,
-    make_target,
-    normalizer_of,
-)
+from tests.losses.test_every_method import ARMS, BOX, build, distinct_logits, make_target, normalizer_of
 
 pytest.importorskip("triton")
 KERNELS = [

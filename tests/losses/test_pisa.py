@@ -26,9 +26,7 @@ def with_boxes(target, seed=0, objects=6):
     count = len(target.positive)
     owner = target.positive_class * objects + torch.randint(objects, (count,), generator=random)
     return replace(
-        target,
-        overlap=torch.rand(count, generator=random),
-        object=torch.where(target.is_positive, owner, -1),
+        target, overlap=torch.rand(count, generator=random), object=torch.where(target.is_positive, owner, -1)
     )
 
 

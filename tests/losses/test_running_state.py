@@ -9,13 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from afl.losses import (
-    AdaptiveFocalLoss,
-    AdaptiveGradient,
-    ClassificationLoss,
-    ClassWeights,
-    GradientBalance,
-)
+from afl.losses import AdaptiveFocalLoss, AdaptiveGradient, ClassificationLoss, ClassWeights, GradientBalance
 from tests.losses.cases import make_info, plain_target, random_logits, random_target
 
 COUNTS = [1400.0, 567.0, 87.0, 12.0, 2.0]

@@ -20,13 +20,7 @@ from afl.losses import (
     class_balanced_weights,
     count_elements,
 )
-from tests.losses.cases import (
-    dense_losses,
-    loss_and_gradient,
-    make_info,
-    random_logits,
-    random_target,
-)
+from tests.losses.cases import dense_losses, loss_and_gradient, make_info, random_logits, random_target
 
 COUNTS = [1400.0, 567.0, 87.0, 12.0, 2.0]
 N = torch.tensor(7.0)

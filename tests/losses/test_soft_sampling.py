@@ -105,10 +105,7 @@ def test_ignored_locations_have_no_gradient_and_do_not_affect_others(method):
     place = kept.cumsum(0) - 1
     moved = place[target.positive_location] * target.num_classes + target.positive_class
     fewer = replace(
-        target,
-        image=target.image[kept],
-        positive=torch.where(target.is_positive, moved, -1),
-        ignored=None,
+        target, image=target.image[kept], positive=torch.where(target.is_positive, moved, -1), ignored=None
     )
     rest = logits.detach()[kept].requires_grad_()
     expected, slope = loss_and_gradient(build(method)(rest, fewer, ONE), rest)

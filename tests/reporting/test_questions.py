@@ -460,9 +460,7 @@ def test_a_form_without_runs_on_one_set_has_no_mean_and_is_not_chosen():
     assert np.isnan(answer.loc["one", ("mean", "score")]) and answer.loc["both", ("mean", "chosen")]
 
 
-def test_detectors_without_a_setting_are_used_with_their_defaults(
-    record,
-):
+def test_detectors_without_a_setting_are_used_with_their_defaults(record):
     def run(detector, seed, ap, rare, **changed):
         config = {
             "seed": seed,

@@ -67,10 +67,7 @@ def test_an_incomplete_table_is_ranked_over_its_most_complete_detectors(record, 
     made.append(record("centernet", "fl", 0, dataset="shapes_lvis", metrics=made[0].metrics))
     for one in made:
         write_record(tmp_path / "remedies" / "records" / f"{one.key}.json", one)
-    assert kept_table("remedies", tmp_path).most_complete().spec.detectors == [
-        "retinanet",
-        "fcos",
-    ]
+    assert kept_table("remedies", tmp_path).most_complete().spec.detectors == ["retinanet", "fcos"]
     rows = [
         {
             "what": f"{loss} / fl, step of {detector} ({kind}), CPU",

@@ -184,9 +184,7 @@ def test_statistics_of_a_link_by_class_are_averaged_by_group():
     assert figures["gradient/map/gate/ghat/r"] == pytest.approx((0.9 + 0.99) / 2)
 
 
-def test_sampled_quantiles_have_about_the_right_rank_and_do_not_change_random_numbers(
-    monkeypatch,
-):
+def test_sampled_quantiles_have_about_the_right_rank_and_do_not_change_random_numbers(monkeypatch):
     target = random_target(8, locations=2000, positives=40)
     logits, loss = random_logits(8, target), build("fl")
     sizes = {key: torch.tensor(elements)[:, 0] for key, elements in by_hand(loss, logits, target).items()}

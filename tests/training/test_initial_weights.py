@@ -49,10 +49,7 @@ def test_class_layers_are_loaded_for_the_same_classes_only(
 ):
     config = small_cell(detector, "fl")
     trained = build_detector(config, counts(3))
-    torch.save(
-        {"model": trained.state_dict(), "about": {"names": NAMES}},
-        tmp_path / "first.pt",
-    )
+    torch.save({"model": trained.state_dict(), "about": {"names": NAMES}}, tmp_path / "first.pt")
     with caplog.at_level(logging.INFO, "afl.training.initial_weights"):
         fresh, model, loaded = started(config, tmp_path / "first.pt", names)
     of_classes = {

@@ -51,19 +51,11 @@ def close_to(pixels: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
 
 
 def test_a_sheet_contains_every_picture():
-    assert contact_sheet([picture(96)] * 3, ["a", "b"]).shape == (
-        2 * SIDE + 2 * STRIP,
-        4 * SIDE,
-        3,
-    )
+    assert contact_sheet([picture(96)] * 3, ["a", "b"]).shape == (2 * SIDE + 2 * STRIP, 4 * SIDE, 3)
 
 
 def test_a_sheet_of_wide_pictures_has_the_height_of_the_tallest_one():
-    assert contact_sheet([picture(48), picture(32)], ["a", "b"]).shape == (
-        SIDE // 2 + 2 * STRIP,
-        4 * SIDE,
-        3,
-    )
+    assert contact_sheet([picture(48), picture(32)], ["a", "b"]).shape == (SIDE // 2 + 2 * STRIP, 4 * SIDE, 3)
 
 
 def test_labels_do_not_overlap_and_those_without_a_place_are_left_out():
