@@ -115,15 +115,15 @@ def read_image_file(path: Path) -> np.ndarray:
     return image
 
 
-def read_header(path: Path) -> tuple[int, int, int] | None:
-    """Width, height and EXIF orientation (1: not rotated) from the header of an image file.
+def read_header(file: Path | io.BytesIO) -> tuple[int, int, int] | None:
+    """Width, height and EXIF orientation (1: not rotated) from the header of an image.
 
-    None if the path is not a regular file or not an image.
+    None if the file is not a regular one or not an image.
     """
     try:
-        if not path.is_file():
+        if isinstance(file, Path) and not file.is_file():
             return None
-        with Image.open(path) as header:
+        with Image.open(file) as header:
             # In a PNG, EXIF data may follow the pixels; Pillow would decode the image to find it.
             known = header.format != "PNG" or "exif" in header.info
             return *header.size, int(header.getexif().get(_ORIENTATION, 1)) if known else 1
@@ -171,13 +171,8 @@ def _header_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _is_rotated_tiff(data: bytes) -> bool:
-    if not data.startswith(_TIFF):
-        return False
-    try:
-        with Image.open(io.BytesIO(data)) as header:
-            return header.getexif().get(_ORIENTATION, 1) in range(2, 9)
-    except Exception:  # Pillow's plugins raise almost anything for damaged headers
-        return False
+    header = read_header(io.BytesIO(data)) if data.startswith(_TIFF) else None
+    return header is not None and header[2] in range(2, 9)
 
 
 def _refuse_unsupported(data: bytes, named: str) -> None:

@@ -20,14 +20,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from afl.losses.contract import MapInfo
 from afl.losses.maturity import Maturity
 from afl.losses.primitive import positives
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, Weighting, positive_logits
+from afl.losses.weighting import ElementWeights, StepCounting, Weighting, positive_logits
 
 
 class AdaptiveGradient(Weighting):
@@ -91,12 +90,11 @@ class AdaptiveGradient(Weighting):
         return {"ghat": self.maturity.ghat.squeeze(), "kappa": self.kappa}
 
 
-class ScheduledGradient(Weighting):
+class ScheduledGradient(StepCounting):
     """The same gate, opened by a schedule: kappa = kappa_0 max(0, 1 - t / fade_steps)^2 after t optimiser
     steps."""
 
     sets_gate = True
-    steps: Tensor
 
     def __init__(self, info: MapInfo, *, fade_steps: int, kappa: float = 1.0, tau: float = 1.0) -> None:
         super().__init__()
@@ -104,7 +102,6 @@ class ScheduledGradient(Weighting):
         if fade_steps <= 0:
             raise ValueError(f"fade_steps is {fade_steps}, but the gate needs at least one step to open.")
         self.kappa_0, self.tau, self.fade_steps = float(kappa), float(tau), fade_steps
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     @property
     def kappa(self) -> Tensor:
@@ -115,9 +112,6 @@ class ScheduledGradient(Weighting):
         self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights
     ) -> ElementWeights:
         return replace(weights, gate=self.kappa / self.tau)
-
-    def update(self) -> None:
-        self.steps += 1
 
     def statistics(self) -> dict[str, float | Tensor]:
         return {"kappa": self.kappa}

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from afl.losses.contract import MapInfo
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, Weighting
+from afl.losses.weighting import ElementWeights, StepCounting
 
 Normalization = Literal["head", "instances", "classes"]
 
@@ -105,7 +105,7 @@ def weights_of_positives(class_weight: Tensor, target: ClassificationTarget) -> 
     return torch.lerp(torch.ones_like(weight), weight, target.value.to(weight.dtype))
 
 
-class ClassWeights(Weighting):
+class ClassWeights(StepCounting):
     """Class-balanced weights on the positives: w_c on a hard positive, 1 + (w_c - 1) y on a soft one.
 
     Args:
@@ -116,7 +116,6 @@ class ClassWeights(Weighting):
     """
 
     weight: Tensor
-    steps: Tensor
 
     def __init__(
         self,
@@ -132,15 +131,11 @@ class ClassWeights(Weighting):
             raise ValueError(f"fade_steps is {fade_steps}, but a number of steps must not be negative.")
         self.fade_steps = fade_steps
         self.register_buffer("weight", class_balanced_weights(info.instances_per_class, beta, normalize, cap))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(
         self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights
     ) -> ElementWeights:
         return weights.times(positive=weights_of_positives(self._current(), target))
-
-    def update(self) -> None:
-        self.steps += 1
 
     def statistics(self) -> dict[str, float | Tensor]:
         weight = self._current()

@@ -26,13 +26,13 @@ from torch import Tensor
 from afl.losses.contract import MapInfo
 from afl.losses.draws import uniform
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import Weighting
+from afl.losses.weighting import StepCounting
 
 # The paper's number of classes, and the part of a small data set's classes that replaces it.
 _PUBLISHED, _PART = 50, 3
 
 
-class FederatedSampling(Weighting):
+class FederatedSampling(StepCounting):
     """Leaves out the negatives of classes that are neither in the image nor drawn.
 
     Args:
@@ -41,7 +41,6 @@ class FederatedSampling(Weighting):
         power: exponent of the frequency.
     """
 
-    steps: Tensor
     chance: Tensor
 
     def __init__(self, info: MapInfo, *, size: int | None = None, power: float = 0.5) -> None:
@@ -52,7 +51,6 @@ class FederatedSampling(Weighting):
             raise ValueError(f"size is {size} and power {power}: at least 1 and not negative are needed.")
         self.size = size
         self.register_buffer("chance", info.images_per_class.double().clamp(min=1.0) ** power)
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def prepared(self, target: ClassificationTarget) -> ClassificationTarget:
         kept = self.classes(target)
@@ -68,9 +66,6 @@ class FederatedSampling(Weighting):
         rank = key.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         wanted = self.size - own.sum(1, keepdim=True)
         return own | (rank < wanted)
-
-    def update(self) -> None:
-        self.steps += 1
 
 
 def classes_of_images(target: ClassificationTarget) -> Tensor:

@@ -44,13 +44,13 @@ from afl.losses.sampling import (
     positive_locations,
 )
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, Weighting
+from afl.losses.weighting import ElementWeights, StepCounting
 
 # CornerNet's beta (eq. 1): a negative at height Y counts (1 - Y)^4.
 _PENALTY_POWER = 4
 
 
-class IouBalancedSampling(Weighting):
+class IouBalancedSampling(StepCounting):
     """Keeps all positives, and negatives drawn in equal parts from bins of their closeness to objects.
 
     Args:
@@ -60,8 +60,6 @@ class IouBalancedSampling(Weighting):
         bins: K.
         max_overlap: IoU at which negatives end; anchors above it fall into the last bin.
     """
-
-    steps: Tensor
 
     uses_overlap = True
 
@@ -82,7 +80,6 @@ class IouBalancedSampling(Weighting):
             )
         self.by_location, self.ratio, self.minimum = info.dense_positives, ratio, minimum
         self.bins, self.max_overlap = bins, max_overlap
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(
         self, logits: Tensor, target: ClassificationTarget, weights: ElementWeights
@@ -97,9 +94,6 @@ class IouBalancedSampling(Weighting):
         probability = selection_probability(available.view(-1, levels), wanted).flatten()
         drawn = uniform(_position_in_image(target), self.steps) < probability[group]
         return weights.times(negative_location=(drawn | positive).to(torch.float32))
-
-    def update(self) -> None:
-        self.steps += 1
 
     def _level(self, logits: Tensor, target: ClassificationTarget, candidate: Tensor) -> tuple[Tensor, int]:
         """(R,) int64 bin of each location, by its closeness to an object, and the number of bins."""

@@ -9,15 +9,14 @@ after some steps, unless the classification loss shares the network with other t
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from afl.losses.contract import MapInfo
 from afl.losses.target import ClassificationTarget
-from afl.losses.weighting import ElementWeights, Weighting
+from afl.losses.weighting import ElementWeights, StepCounting
 
 
-class LossWarmUp(Weighting):
+class LossWarmUp(StepCounting):
     """Weight lambda = start + (1 - start) min(1, t / steps) on every element after t optimiser steps.
 
     Args:
@@ -27,7 +26,6 @@ class LossWarmUp(Weighting):
     """
 
     fades = True
-    steps: Tensor
 
     def __init__(self, info: MapInfo, *, steps: int, start: float = 0.1) -> None:
         super().__init__()
@@ -36,7 +34,6 @@ class LossWarmUp(Weighting):
                 f"steps is {steps} and start {start}, but steps must be positive and start in [0, 1]."
             )
         self.length, self.start, self.num_classes = steps, start, info.num_classes
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     @property
     def factor(self) -> Tensor:
@@ -50,9 +47,6 @@ class LossWarmUp(Weighting):
             positive=self.factor.expand(target.positive.shape),
             negative_class=self.factor.expand(self.num_classes),
         )
-
-    def update(self) -> None:
-        self.steps += 1
 
     def statistics(self) -> dict[str, float | Tensor]:
         return {"factor": self.factor}

@@ -152,6 +152,19 @@ class Weighting(nn.Module):
         return {}
 
 
+class StepCounting(Weighting):
+    """A link whose weights depend on the number of optimiser steps so far, ``steps``."""
+
+    steps: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def update(self) -> None:
+        self.steps += 1
+
+
 def positive_logits(logits: Tensor, target: ClassificationTarget) -> Tensor:
     """(P,) logits of the target's positives in the computing type; at padding, some other element's."""
     if not logits.numel():

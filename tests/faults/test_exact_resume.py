@@ -22,6 +22,10 @@ CELLS = [("retinanet", loss) for loss in LOSSES if "/" not in loss or loss in PA
 CELLS += [
     (detector, loss) for detector in DETECTORS for loss in ("afl_per_class", "ghm") if detector != "retinanet"
 ]
+CELLS += [
+    ("retinanet", "efl", "dataset.repeat_threshold=0.5"),
+    ("retinanet", "sampling_free", "trainer.evaluate_every=3steps"),
+]
 # An epoch has six steps. The run stops in the second epoch, and its last checkpoint is from the first.
 OPTIONS = (
     "trainer.max_duration=11steps",
@@ -50,18 +54,18 @@ def stop(monkeypatch, config, in_step: int) -> None:
             run_cell(config)
 
 
-def stopped_and_resumed(monkeypatch, output, cache, detector: str, loss: str, *more: str) -> dict:
-    config = cell(output, cache, detector, loss, *OPTIONS, *more)
+def stopped_and_resumed(monkeypatch, output, cache, *of_cell: str) -> dict:
+    config = cell(output, cache, *of_cell, *OPTIONS)
     stop(monkeypatch, config, in_step=7)
     assert last_checkpoint(output)["step"] == 4
     assert run_cell(config).status == "finished"
     return last_checkpoint(output)
 
 
-@pytest.mark.parametrize(("detector", "loss"), CELLS)
-def test_resuming_is_exact(detector, loss, monkeypatch, tmp_path, cache, count):
-    run_cell(cell(tmp_path / "whole", cache, detector, loss, *OPTIONS))
-    found = stopped_and_resumed(monkeypatch, tmp_path / "stopped", cache, detector, loss)
+@pytest.mark.parametrize("of_cell", CELLS, ids="-".join)
+def test_resuming_is_exact(of_cell, monkeypatch, tmp_path, cache, count):
+    run_cell(cell(tmp_path / "whole", cache, *of_cell, *OPTIONS))
+    found = stopped_and_resumed(monkeypatch, tmp_path / "stopped", cache, *of_cell)
     assert_same(found, last_checkpoint(tmp_path / "whole"))
     count("cells resumed exactly, loss state and loader position included")
 
@@ -71,22 +75,6 @@ def test_the_number_of_loader_processes_may_change_when_resuming(monkeypatch, tm
     found = stopped_and_resumed(
         monkeypatch, tmp_path / "stopped", cache, "fcos", "afl", "trainer.num_workers=2"
     )
-    assert_same(found, last_checkpoint(tmp_path / "whole"))
-    count("cells resumed exactly, loss state and loader position included")
-
-
-def test_resuming_with_repeated_images_is_exact(monkeypatch, tmp_path, cache, count):
-    more = ("dataset.repeat_threshold=0.5",)
-    run_cell(cell(tmp_path / "whole", cache, "retinanet", "efl", *OPTIONS, *more))
-    found = stopped_and_resumed(monkeypatch, tmp_path / "stopped", cache, "retinanet", "efl", *more)
-    assert_same(found, last_checkpoint(tmp_path / "whole"))
-    count("cells resumed exactly, loss state and loader position included")
-
-
-def test_resuming_between_evaluations_is_exact(monkeypatch, tmp_path, cache, count):
-    more = ("trainer.evaluate_every=3steps",)
-    run_cell(cell(tmp_path / "whole", cache, "retinanet", "sampling_free", *OPTIONS, *more))
-    found = stopped_and_resumed(monkeypatch, tmp_path / "stopped", cache, "retinanet", "sampling_free", *more)
     assert_same(found, last_checkpoint(tmp_path / "whole"))
     count("cells resumed exactly, loss state and loader position included")
 

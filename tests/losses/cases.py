@@ -15,6 +15,7 @@ from afl.losses import PADDING, ClassificationTarget, ElementWeights, MapInfo
 from afl.losses.reference import alpha_t, dense_target, quality_focal_loss
 
 CONF = Path(__file__).parents[2] / "conf"
+UNWEIGHTED = ElementWeights(alpha=-1.0, gamma=0.0)
 SEEDS = st.integers(0, 2**31)
 # Strategies of the arguments of random_target and random_weights.
 TARGETS = {
@@ -167,6 +168,11 @@ def random_logits(seed: int, target: ClassificationTarget, spread: float = 3.0) 
 def loss_and_gradient(loss: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     (gradient,) = torch.autograd.grad(loss, logits)
     return loss.detach(), gradient
+
+
+def dense(logits: Tensor, target: ClassificationTarget) -> tuple[Tensor, Tensor]:
+    """(R, C) targets and (R, C) weights of all elements."""
+    return dense_target(target, UNWEIGHTED, logits)
 
 
 def dense_losses(

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from afl.losses import ClassificationTarget, ElementWeights, FederatedSampling, IouBalancedSampling, MapInfo
-from afl.losses.reference import alpha_t, cross_entropy, dense_target, quality_focal_loss
+from afl.losses import ClassificationTarget, FederatedSampling, IouBalancedSampling, MapInfo
+from afl.losses.reference import alpha_t, cross_entropy, quality_focal_loss
+from tests.losses.cases import UNWEIGHTED, dense, loss_and_gradient
 from tests.losses.test_ap_loss import by_pairs
 from tests.losses.test_dr_loss import by_image
 from tests.losses.test_ghm import Official
@@ -23,16 +24,6 @@ from tests.losses.test_seesaw import published_factors
 
 Step = Callable[[Tensor, ClassificationTarget, float, float], tuple[Tensor, Tensor]]
 """Maps logits (R, C) that require a gradient, target, normaliser and value of the box terms to the loss and its gradient."""
-
-
-def dense(logits: Tensor, target: ClassificationTarget) -> tuple[Tensor, Tensor]:
-    """(R, C) targets and (R, C) weights of all elements."""
-    return dense_target(target, ElementWeights(alpha=-1.0, gamma=0.0), logits)
-
-
-def differentiated(loss: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-    (gradient,) = torch.autograd.grad(loss, logits)
-    return loss.detach(), gradient
 
 
 def class_weights(counts: Tensor, beta: float, normalize: str, cap: float) -> Tensor:
@@ -170,7 +161,7 @@ class Family:
             if not self.gate_negatives:
                 gated = torch.where(positive, gated, 1.0)
         self.steps += 1
-        return differentiated((gated * weight * alpha_t(y, self.alpha) * each).sum() / normalizer, logits)
+        return loss_and_gradient((gated * weight * alpha_t(y, self.alpha) * each).sum() / normalizer, logits)
 
     def _factor(self, size: Tensor, g: Tensor, positive: Tensor) -> Tensor:
         decay, by_class, _ = self.balance
@@ -195,7 +186,7 @@ class Mined:
     def __call__(self, logits, target, normalizer, box):
         # The loops divide by 7.
         loss = self.mine(logits, target, by_location=self.by_location) * (7.0 / normalizer)
-        return differentiated(loss + 0.0 * logits.sum(), logits)
+        return loss_and_gradient(loss + 0.0 * logits.sum(), logits)
 
 
 class Drawn:
@@ -206,12 +197,10 @@ class Drawn:
 
     def __call__(self, logits, target, normalizer, box):
         y, weight = dense(logits, target)
-        drawn = self.sampling(
-            logits.detach(), target, ElementWeights(alpha=-1.0, gamma=0.0)
-        ).negative_location
+        drawn = self.sampling(logits.detach(), target, UNWEIGHTED).negative_location
         self.sampling.update()
         weight = torch.where(y == 1, weight, weight * drawn[:, None])
-        return differentiated((weight * cross_entropy(logits, y)).sum() / normalizer, logits)
+        return loss_and_gradient((weight * cross_entropy(logits, y)).sum() / normalizer, logits)
 
 
 class Harmonised:
@@ -223,7 +212,7 @@ class Harmonised:
     def __call__(self, logits, target, normalizer, box):
         y, mass = dense(logits, target)
         weight = self.official.weights(logits.detach(), y, mass) * mass
-        return differentiated((weight * cross_entropy(logits, y)).sum(), logits)
+        return loss_and_gradient((weight * cross_entropy(logits, y)).sum(), logits)
 
 
 class PrimeSamples:
@@ -239,7 +228,7 @@ class PrimeSamples:
         if len(index):
             ranked = official_weights(target, each.detach().view(-1)[index], 2.0, 0.0)
             weight.view(-1)[index] = ranked
-        return differentiated((weight * each).sum() / normalizer, logits)
+        return loss_and_gradient((weight * each).sum() / normalizer, logits)
 
 
 class ByGradients:
@@ -260,7 +249,7 @@ class ByGradients:
         else:
             negative = 1 / (1 + torch.exp(-12.0 * (ratio - 0.8)))
             each = torch.where(y == 1, 1 + 4 * (1 - negative), negative) * cross_entropy(logits, y)
-        value, gradient = differentiated((mass * each).sum() / normalizer, logits)
+        value, gradient = loss_and_gradient((mass * each).sum() / normalizer, logits)
         size = gradient.abs() * normalizer
         self.up, self.down = self.up + (size * y).sum(0), self.down + (size * (1 - y)).sum(0)
         return value, gradient
@@ -286,7 +275,7 @@ class AtObjects:
         for row in {row for row, _ in hits_of(target)}:
             weight[row] = torch.where(y[row] == 1, weight[row], weight[row] * at_object[row])
         each = alpha_t(y, self.alpha) * quality_focal_loss(logits, y, 2.0)
-        return differentiated((weight * each).sum() / normalizer, logits)
+        return loss_and_gradient((weight * each).sum() / normalizer, logits)
 
 
 def spare_rare(p: Tensor, label: int, counts: Tensor) -> Tensor:
@@ -368,7 +357,7 @@ class Grouped:
             if y[row, other] == 0:
                 weight[row, other] *= factor
         each = alpha_t(y, self.alpha) * quality_focal_loss(logits, y, 2.0)
-        return differentiated((weight * each).sum() / normalizer, logits)
+        return loss_and_gradient((weight * each).sum() / normalizer, logits)
 
 
 class Shifted:
@@ -390,7 +379,7 @@ class Shifted:
     def __call__(self, logits, target, normalizer, box):
         y, weight = dense(logits, target)
         each = alpha_t(y, self.alpha) * quality_focal_loss(logits + self.shift, y, 2.0)
-        return differentiated((weight * each).sum() / normalizer, logits)
+        return loss_and_gradient((weight * each).sum() / normalizer, logits)
 
 
 class Margin:
@@ -409,19 +398,14 @@ class Margin:
         self.steps += 1
         weight = torch.where(y == 1, self.weight**power, weight)
         each = alpha_t(y, self.alpha) * quality_focal_loss(logits - y * self.margin, y, 2.0)
-        return differentiated((weight * each).sum() / normalizer, logits)
+        return loss_and_gradient((weight * each).sum() / normalizer, logits)
 
 
-class Asymmetric:
+def asymmetric(logits, target, normalizer, box):
     """Cross-entropy on positives, p^4 (-ln(1 - p)) on negatives."""
-
-    def __init__(self, info: MapInfo) -> None:
-        pass
-
-    def __call__(self, logits, target, normalizer, box):
-        y, weight = dense(logits, target)
-        own = torch.where(y == 1, 1.0, torch.sigmoid(logits) ** 4)
-        return differentiated((weight * own * cross_entropy(logits, y)).sum() / normalizer, logits)
+    y, weight = dense(logits, target)
+    own = torch.where(y == 1, 1.0, torch.sigmoid(logits) ** 4)
+    return loss_and_gradient((weight * own * cross_entropy(logits, y)).sum() / normalizer, logits)
 
 
 class ByFrequency:
@@ -436,30 +420,20 @@ class ByFrequency:
         y, weight = dense(logits, target)
         weight = torch.where(y == 1, self.weight, weight)
         each = alpha_t(y, self.alpha) * quality_focal_loss(logits, y, 2.0)
-        return differentiated((weight * each).sum() / normalizer, logits)
+        return loss_and_gradient((weight * each).sum() / normalizer, logits)
 
 
-class Quality:
+def quality(logits, target, normalizer, box):
     """QFL: |y - p|^2 BCE with y the IoU of the box at a positive."""
-
-    def __init__(self, info: MapInfo) -> None:
-        pass
-
-    def __call__(self, logits, target, normalizer, box):
-        y, weight = dense(logits, replace(target, value=target.overlap))
-        return differentiated((weight * quality_focal_loss(logits, y, 2.0)).sum() / normalizer, logits)
+    y, weight = dense(logits, replace(target, value=target.overlap))
+    return loss_and_gradient((weight * quality_focal_loss(logits, y, 2.0)).sum() / normalizer, logits)
 
 
-class Varifocal:
+def varifocal(logits, target, normalizer, box):
     """q BCE(p, q) on positives, 3/4 p^2 BCE(p, 0) on negatives."""
-
-    def __init__(self, info: MapInfo) -> None:
-        pass
-
-    def __call__(self, logits, target, normalizer, box):
-        q, weight = dense(logits, replace(target, value=target.overlap))
-        own = torch.where(q > 0, q, 0.75 * torch.sigmoid(logits) ** 2)
-        return differentiated((weight * own * cross_entropy(logits, q)).sum() / normalizer, logits)
+    q, weight = dense(logits, replace(target, value=target.overlap))
+    own = torch.where(q > 0, q, 0.75 * torch.sigmoid(logits) ** 2)
+    return loss_and_gradient((weight * own * cross_entropy(logits, q)).sum() / normalizer, logits)
 
 
 class Federated:
@@ -475,34 +449,19 @@ class Federated:
         return self.inner(logits, replace(target, verified=verified), normalizer, box)
 
 
-class Guided:
+def guided(logits, target, normalizer, box):
     """Sampling-Free: cross-entropy, scaled to the value of the box terms."""
-
-    def __init__(self, info: MapInfo) -> None:
-        pass
-
-    def __call__(self, logits, target, normalizer, box):
-        y, weight = dense(logits, target)
-        loss = (weight * cross_entropy(logits, y)).sum() / normalizer
-        return differentiated(loss * (box / loss.detach().clamp(min=1e-12)), logits)
+    y, weight = dense(logits, target)
+    loss = (weight * cross_entropy(logits, y)).sum() / normalizer
+    return loss_and_gradient(loss * (box / loss.detach().clamp(min=1e-12)), logits)
 
 
-class AveragePrecision:
+def average_precision(logits, target, normalizer, box):
     """AP loss pair by pair."""
-
-    def __init__(self, info: MapInfo) -> None:
-        pass
-
-    def __call__(self, logits, target, normalizer, box):
-        value, gradient = by_pairs(logits, target, normalizer=normalizer)
-        return torch.tensor(value, dtype=torch.float64), gradient
+    value, gradient = by_pairs(logits, target, normalizer=normalizer)
+    return torch.tensor(value, dtype=torch.float64), gradient
 
 
-class Ranking:
+def ranking(logits, target, normalizer, box):
     """DR loss image by image."""
-
-    def __init__(self, info: MapInfo) -> None:
-        pass
-
-    def __call__(self, logits, target, normalizer, box):
-        return differentiated(by_image(logits, target), logits)
+    return loss_and_gradient(by_image(logits, target), logits)

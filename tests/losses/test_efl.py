@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from afl.losses import ClassificationLoss, ElementWeights, EqualizedFocus
-from afl.losses.reference import dense_target
-from tests.losses.cases import loss_and_gradient, make_info, plain_target, random_logits, random_target
+from tests.losses.cases import dense, loss_and_gradient, make_info, plain_target, random_logits, random_target
 
 COUNTS = [1400.0, 567.0, 87.0, 12.0, 2.0]
 
@@ -28,7 +27,7 @@ def test_steps_equal_the_published_formula(kind, alpha, base):
         logits = random_logits(seed, target, spread=1.5)
         actual = loss_and_gradient(loss(logits, target, normalizer), logits)
         loss.update()
-        y, mass = dense_target(target, ElementWeights(alpha=-1.0, gamma=0.0), logits)
+        y, mass = dense(logits, target)
         p = torch.sigmoid(logits)
         p_t = p * y + (1 - p) * (1 - y)
         gamma = base + 8.0 * (1 - ratio)

@@ -86,7 +86,7 @@ ARMS: dict[str, Callable[[MapInfo], Step]] = {
     "acsl": partial(oracles.AtObjects, factor=oracles.spare_unlikely),
     "bags": oracles.Grouped,
     "loce": oracles.Equilibrium,
-    "asymmetric": oracles.Asymmetric,
+    "asymmetric": lambda info: oracles.asymmetric,
     "sqrt_weights": partial(oracles.ByFrequency, power=0.5),
     "inverse_weights": partial(oracles.ByFrequency, power=1.0),
     # They train like focal loss; tests/training/test_posthoc.py tests their changes.
@@ -104,11 +104,11 @@ ARMS: dict[str, Callable[[MapInfo], Step]] = {
     "eqlv2": partial(oracles.ByGradients, focal=False),
     "efl": partial(oracles.ByGradients, focal=True),
     "seesaw": oracles.Seesaw,
-    "qfl": oracles.Quality,
-    "vfl": oracles.Varifocal,
-    "sampling_free": oracles.Guided,
-    "ap_loss": oracles.AveragePrecision,
-    "dr_loss": oracles.Ranking,
+    "qfl": lambda info: oracles.quality,
+    "vfl": lambda info: oracles.varifocal,
+    "sampling_free": lambda info: oracles.guided,
+    "ap_loss": lambda info: oracles.average_precision,
+    "dr_loss": lambda info: oracles.ranking,
 }
 # The maps of a test are too small for the usual numbers of samples.
 SMALLER = {

@@ -156,30 +156,6 @@ def test_wrong_classes_at_an_object_of_a_heat_map_are_negatives_without_a_gaussi
         sampling.update()
 
 
-@pytest.mark.parametrize("scaled", [0, 40])
-def test_loss_is_cross_entropy_of_positives_and_drawn_negatives(scaled):
-    target = random_target(3, ignored=True, scaled=scaled, positives=9)
-    logits = random_logits(3, target)
-    sampling = link(dense_positives=not scaled)
-    loss = ClassificationLoss(
-        make_info([9.0] * 5), chain={"libra": lambda info: sampling}, gamma=0.0, alpha=-1.0
-    )
-    value, gradient = loss_and_gradient(loss(logits, target, N), logits)
-    weights = sampling(logits.detach(), target, FREE)
-    mask = weights.negative_location[:, None].expand(60, 5)
-    scale = torch.ones(300, dtype=torch.float64)
-    if scaled:
-        present = target.negative_index >= 0
-        scale[target.negative_index[present]] = target.negative_scale[present].double()
-    weight = mask * scale.view(60, 5) * ~target.ignored[:, None]
-    y = torch.zeros(300, dtype=torch.float64)
-    y[target.positive[target.is_positive]] = 1
-    y = y.view(60, 5)
-    weight = torch.where(y == 1, 1.0, weight)
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, y, weight, reduction="sum") / 7
-    torch.testing.assert_close((value, gradient), loss_and_gradient(expected, logits))
-
-
 @pytest.mark.parametrize("dense_positives", [True, False])
 def test_each_half_of_a_batch_draws_what_the_whole_batch_draws(dense_positives):
     """Two processes therefore sample like one, without communication."""

@@ -8,9 +8,7 @@ import pytest
 import torch
 
 from afl.losses import AdaptiveGradient, ClassificationLoss, ClassWeights, QualityFocalLoss, UndefinedPair
-from afl.losses.reference import dense_target
-from afl.losses.weighting import ElementWeights
-from tests.losses.cases import loss_and_gradient, make_info, plain_target, random_logits, random_target
+from tests.losses.cases import dense, loss_and_gradient, make_info, plain_target, random_logits, random_target
 
 COUNTS = [50.0, 9.0, 4.0, 2.0, 1.0]
 
@@ -33,8 +31,7 @@ def test_loss_and_gradient_equal_the_published_formula(gamma, kind):
     logits = random_logits(1, target)
     loss = QualityFocalLoss(make_info(COUNTS), gamma=gamma)
     normalizer = torch.tensor(6.0, dtype=torch.float64)
-    plain = ElementWeights(alpha=-1.0, gamma=0.0)
-    y, mass = dense_target(replace(target, value=target.overlap), plain, logits)
+    y, mass = dense(logits, replace(target, value=target.overlap))
     expected = loss_and_gradient((mass * published(logits, y, gamma)).sum() / normalizer, logits)
     actual = loss_and_gradient(loss(logits, target, normalizer), logits)
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-14)

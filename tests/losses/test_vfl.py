@@ -9,9 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from afl.losses import UndefinedPair, VarifocalLoss
-from afl.losses.reference import dense_target
-from afl.losses.weighting import ElementWeights
-from tests.losses.cases import loss_and_gradient, make_info, plain_target, random_logits, random_target
+from tests.losses.cases import dense, loss_and_gradient, make_info, plain_target, random_logits, random_target
 
 COUNTS = [50.0, 9.0, 4.0, 2.0, 1.0]
 
@@ -37,9 +35,8 @@ def test_loss_and_gradient_equal_the_published_formula(alpha, gamma, kind):
     logits = random_logits(1, target)
     loss = VarifocalLoss(make_info(COUNTS), alpha=alpha, gamma=gamma)
     normalizer = torch.tensor(6.0, dtype=torch.float64)
-    plain = ElementWeights(alpha=-1.0, gamma=0.0)
     listed = replace(target, value=target.overlap.double())
-    q, mass = dense_target(listed, plain, logits)
+    q, mass = dense(logits, listed)
     if target.verified is not None:  # a negative of an unverified class, for any box
         missed = target.positive[target.is_positive & (target.overlap == 0)]
         location, label = missed // 5, missed % 5
