@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.autograd import gradcheck
 
 from detectors.corner_pooling import (
@@ -87,6 +88,30 @@ def test_a_corner_depends_only_on_cells_in_its_directions(corner):
     assert far_along_column and far_along_row
     assert not seen[10 - towards * 8, 14] and not seen[10, 14 - towards * 8]
     assert not seen[10 + towards * 8, 14 + towards * 8]
+
+
+@pytest.mark.parametrize(
+    ("corner", "pools"), [("top_left", (top_pool, left_pool)), ("bottom_right", (bottom_pool, right_pool))]
+)
+def test_the_block_equals_figure_7_with_a_convolution_for_each_direction(corner, pools):
+    generator = torch.Generator().manual_seed(3)
+    block = CornerPooling(channels=4, corner=corner).double().eval()
+    for value in block.state_dict().values():
+        if value.is_floating_point():
+            value.uniform_(0.2, 1.0, generator=generator)
+
+    def convolved(module, x, part=slice(None)):
+        convolution, norm = module
+        x = F.conv2d(x, convolution.weight[part], padding=convolution.padding)
+        statistics = (norm.running_mean[part], norm.running_var[part], norm.weight[part], norm.bias[part])
+        return F.batch_norm(x, *statistics, eps=norm.eps)
+
+    x = torch.randn(2, 4, 6, 7, generator=generator, dtype=torch.float64) - 0.5
+    first = pools[0](F.relu(convolved(block.directions[0], x, slice(0, 2))))
+    second = pools[1](F.relu(convolved(block.directions[0], x, slice(2, 4))))
+    merged = F.relu(convolved(block.merge, first + second) + convolved(block.shortcut, x))
+    assert torch.allclose(block(x), F.relu(convolved(block.output[0], merged)), rtol=1e-12)
+    assert (merged == 0).any() and (merged > 0).any()  # so the inner ReLU matters
 
 
 def test_unknown_corner_is_rejected():
