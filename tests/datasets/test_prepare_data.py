@@ -28,7 +28,7 @@ def test_a_clean_set_passes(custom, capsys):
     _, arguments = custom
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "2 images, 3 objects, 2 classes" in printed and "1 crowd regions" in printed
+    assert "2 images, 3 objects, 2 classes" in printed and "1 crowd region," in printed
     assert "1 class without an object: ant" in printed and "0 defects" in printed
     # Frequency groups follow from the training images.
     assert printed.count("2 classes (2 rare, 0 common, 0 frequent)") == 1
