@@ -34,8 +34,8 @@ lint: setup  ## style, common mistakes, types
 	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
 
 demo: setup  ## train two detectors with FL and AFL, compare them with the committed figures, draw a picture (a few minutes)
-	@$(RUN) scripts.table action=run table=scratch jobs=$(JOBS) $(ARGS)
-	@$(RUN) scripts.report gallery loss=afl output=outputs/tables/scratch/found.jpg
+	@$(RUN) scripts.table action=run table=shapes table.detectors=[retinanet,centernet] table.losses=[fl,afl] jobs=$(JOBS) $(ARGS)
+	@$(RUN) scripts.report gallery loss=afl output=outputs/tables/shapes/found.jpg
 
 reproduce-table: reproduce-table-shapes  ## train the missing runs of the embedded benchmark, then compare their table with the committed one (SEEDS=0,1,2)
 
