@@ -214,7 +214,7 @@ def _moved(
     limits = np.array([width, height, width, height], dtype=np.float32)
     boxes = np.clip(whole, 0, limits)
     sides = boxes[:, 2:] - boxes[:, :2]
-    kept = (sides >= smallest_side).all(axis=1)
+    kept = ((sides > 0) & (sides >= smallest_side)).all(axis=1)
     points, polygons = sample.extreme_points, sample.polygons
     if polygons is not None:
         polygons = _chosen(replace(polygons, points=transform_points(polygons.points, matrix)), kept)

@@ -329,6 +329,12 @@ def test_objects_thinner_than_a_pixel_are_dropped_in_training_and_kept_in_evalua
     assert EvalResize(30, 1000)(sample, RNG(0)).labels.tolist() == [2, 0, 1]
 
 
+def test_a_box_without_area_is_dropped_in_evaluation_too():
+    sample = replace(a_sample(), extreme_points=None)
+    sample.boxes = np.array([[5, 6, 25, 30], [5, 6, 5, 30], [10, 10, 11, 10]], dtype=np.float32)
+    assert EvalResize(30, 1000)(sample, RNG(0)).labels.tolist() == [2]
+
+
 def test_polygons_and_points_of_the_whole_set_survive_any_mirror(shapes_folder):
     index = read_shapes(shapes_folder, split="val", annotation_format="coco")
     dataset = DetectionDataset(index, FixedTransform(0.5, True, 0.5), extreme_source="masks")
