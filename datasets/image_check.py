@@ -103,22 +103,11 @@ def _check(
         _log.info("checking %d images of %s, once", len(numbers), ", ".join(index.sources))
     others = _OtherNames(index.image_root)
     found = []
-    for i in [i for i, stamp in enumerate(stamps) if stamp is None]:
-        problem, other = (
-            f"image {index.image_path(i)} (id {index.image_ids[i]}) does not exist",
-            others.of(index.file_names[i]),
-        )
-        if other:
-            found.append(
-                (
-                    i,
-                    "missing_image",
-                    f"{problem}, but {ascii(other)} does",
-                    "write this name in the annotations",
-                )
-            )
-        else:
-            found.append((i, "missing_image", problem, ""))
+    for i in (i for i, stamp in enumerate(stamps) if stamp is None):
+        problem, remedy = f"image {index.image_path(i)} (id {index.image_ids[i]}) does not exist", ""
+        if other := others.of(index.file_names[i]):
+            problem, remedy = f"{problem}, but {ascii(other)} does", "write this name in the annotations"
+        found.append((i, "missing_image", problem, remedy))
 
     def check(i: int) -> tuple[ImageError | None, bool]:
         """The reason why an image cannot be used, and whether its header asks viewers to rotate it."""

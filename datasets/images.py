@@ -115,7 +115,7 @@ def read_image_file(path: Path) -> np.ndarray:
     return image
 
 
-def read_header(file: Path | io.BytesIO) -> tuple[int, int, int] | None:
+def read_header(file: Path | BinaryIO) -> tuple[int, int, int] | None:
     """Width, height and EXIF orientation (1: not rotated) from the header of an image.
 
     None if the file is not a regular one or not an image.

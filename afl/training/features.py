@@ -57,7 +57,7 @@ def features_identity(detector: str, parts: Mapping[str, Any]) -> str:
 def _identity(detector: str, parts: str) -> str:
     config = compose_cell(detector=detector, loss="fl", overrides=["experiment=pretrain"])
     decisive: Any = OmegaConf.to_container(config, resolve=True)
-    for name in ("paths", "logger", "dataset", *json.loads(parts)):
+    for name in ("paths", "logger", "dataset", *NETWORK):
         del decisive[name]
     for name in ("device", *LOCAL):
         del decisive["trainer"][name]

@@ -50,7 +50,7 @@ def start_from(
             by one process first.
         CheckpointError: the pre-trained features are damaged.
     """
-    source = config.initial_weights
+    source, content = config.initial_weights, None
     second_stage = wants_second_stage(detector)
     if second_stage and source in (None, SHAPES):
         if world.size > 1:
@@ -71,11 +71,12 @@ def start_from(
                 )
             path = pretrain(pretraining_config(config), of_features=True)
             remove = path.parents[1]
-        _check(path, remove)
+        content = _checked(path, remove)
     else:
         path = _file(source)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content is None:
+            content = torch.load(path, map_location="cpu", weights_only=True)
         difference = difference_of_classes(trained_classes(content), names)
         without = _of_classes(detector, len(names)) if difference else ()
         fresh = load_features(detector, content, path, without)
@@ -134,14 +135,14 @@ def identity(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(_file(source).read_bytes()).hexdigest()[:12]
 
 
-def _check(path: Path, remove: Path) -> None:
-    """Verify the pre-trained features, because all losses start from them.
+def _checked(path: Path, remove: Path) -> dict[str, Any]:
+    """Read the pre-trained features and verify them, because all losses start from them.
 
     Raises:
-        CheckpointError: the checkpoint is damaged.
+        CheckpointError: the file is damaged.
     """
     try:
-        load_checkpoint(path)
+        return load_checkpoint(path)
     except CheckpointError as error:
         raise CheckpointError(
             f"the pre-trained features cannot be used: {error}; delete {remove} to train them again"

@@ -23,6 +23,12 @@ def small_network(detector: type[nn.Module], num_classes: int, **options) -> nn.
     return detector(**common | own | options)
 
 
+def class_parameters(detector: nn.Module) -> set[int]:
+    """Ids of the parameters of the class layers. Whether there is an object has nothing to do with its class."""
+    layers = [layer for name, own in detector.class_layers().items() for layer in own if name != "objectness"]
+    return {id(parameter) for layer in layers for parameter in layer.parameters()}
+
+
 def make_targets(boxes, labels, ignored=None, size=(96, 96)) -> Targets:
     """Lists per image, padded."""
     most = max(len(b) for b in boxes)

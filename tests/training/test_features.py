@@ -15,6 +15,7 @@ from afl.training.distributed import World
 from afl.training.features import features_file, write_features
 from afl.training.initial_weights import digest_of_weights, start_from
 from detectors.contract import ClassCounts
+from tests.detectors.cases import class_parameters
 
 WORLD = World(0, 2, torch.device("cpu"))  # two processes cannot train features, but read them
 TABLES = [
@@ -41,13 +42,7 @@ def test_every_table_of_the_short_regime_starts_from_a_file_of_the_repository(de
     model = build_detector(config, ClassCounts(torch.full((30,), 9.0), torch.full((30,), 9.0)))
     before = {name: value.clone() for name, value in model.named_parameters()}
     start_from(config, model, WORLD, lambda *_, **__: pytest.fail("trained"), [str(i) for i in range(30)])
-    of_classes = {
-        id(parameter)
-        for name, layers in model.class_layers().items()
-        for layer in layers
-        for parameter in layer.parameters()
-        if name != "objectness"
-    }
+    of_classes = class_parameters(model)
     for name, value in model.named_parameters():
         assert torch.equal(value, (before if id(value) in of_classes else kept["model"])[name]), name
 

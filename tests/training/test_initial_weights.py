@@ -15,6 +15,7 @@ from afl.training.data import read_data
 from afl.training.distributed import World
 from afl.training.initial_weights import digest_of_weights, start_from
 from detectors.contract import ClassCounts
+from tests.detectors.cases import class_parameters
 
 WORLD = World(0, 1, torch.device("cpu"))
 NAMES = ["cat", "dog", "fox"]
@@ -52,14 +53,7 @@ def test_class_layers_are_loaded_for_the_same_classes_only(
     torch.save({"model": trained.state_dict(), "about": {"names": NAMES}}, tmp_path / "first.pt")
     with caplog.at_level(logging.INFO, "afl.training.initial_weights"):
         fresh, model, loaded = started(config, tmp_path / "first.pt", names)
-    of_classes = {
-        id(parameter)
-        for name, layers in model.class_layers().items()
-        for layer in layers
-        for parameter in layer.parameters()
-        # Whether there is an object has nothing to do with its class.
-        if name != "objectness"
-    }
+    of_classes = class_parameters(model)
     source = {
         name: fresh if id(own) in of_classes and said else trained for name, own in model.named_parameters()
     }
