@@ -72,6 +72,11 @@ COMMITTED = [
     ),
     ("contrast", ["table=bccd"], "bccd/afl-contrasts.md"),
     *(
+        ("contrast", [f"table={table}", f"loss={loss}"], f"{table}/{loss}-contrasts.md")
+        for table in ("bccd",)
+        for loss in ("irfs", "afl_irfs", "afl_anchored_head_irfs")
+    ),
+    *(
         ("contrast", ["table=shapes", f"loss={loss}"], f"shapes/{loss}-contrasts.md")
         for loss in ("cbfl_instances", "cbl", "ohem", "ghm", "sampling_free")
     ),
