@@ -8,7 +8,7 @@ from datasets.batch import PAD_COLOR, Batch, Polygons, Sample, boxes_in_file, co
 from datasets.coco import read_coco
 from datasets.color import ColorJitter
 from datasets.dataset import DetectionDataset
-from datasets.epoch_plan import EpochPlan, aspect_groups, repeat_factors
+from datasets.epoch_plan import EpochPlan, aspect_groups, exposure, repeat_factors
 from datasets.errors import DataError, printable
 from datasets.frames import generate_frame_split
 from datasets.images import read_image, read_image_file
@@ -41,6 +41,7 @@ __all__ = [
     "aspect_groups",
     "boxes_in_file",
     "collate",
+    "exposure",
     "frequency_groups",
     "generate_frame_split",
     "generate_pretraining_shapes",

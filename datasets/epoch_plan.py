@@ -165,3 +165,23 @@ def repeat_factors(
     factors = np.ones(len(index))
     np.maximum.at(factors, pairs[0], factor_of_class[pairs[1]])
     return factors
+
+
+def exposure(index: AnnotationIndex, factors: np.ndarray) -> np.ndarray:
+    """How many times as often training shows the objects of each class when it repeats images, at the same number of steps.
+
+    The mean factor of the class's objects, divided by the mean factor of the images.
+
+    Args:
+        index: the training split; crowd regions and difficult objects do not count.
+        factors: repeat factor of each image, (N,).
+
+    Returns:
+        (C,) float64; NaN for a class without objects.
+    """
+    kept = ~(index.crowd | index.difficult)
+    of_object = np.repeat(factors, np.diff(index.offsets))[kept]
+    labels = index.labels[kept]
+    count = np.bincount(labels, minlength=index.num_classes)
+    total = np.bincount(labels, weights=of_object, minlength=index.num_classes)
+    return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0) / factors.mean()

@@ -7,17 +7,21 @@ from pathlib import Path
 
 import numpy as np
 
+from afl.reporting.names import GROUPS
 from afl.reporting.pages.dataset import Split, dataset_page
 from afl.tracking import Picture, write_text
 from afl.training.data import RunData, read_data
 from afl.training.pictures import picture_of
-from datasets import AnnotationIndex
+from datasets import AnnotationIndex, exposure, repeat_factors
 from scripts.entry import compose_config
 from scripts.reports.material import require_images
+
+REPEATED_BELOW = 100  # training images of a class, the setting of loss=irfs
 
 
 def dataset(*overrides: str, output: str = "", images: int = 12) -> Path:
     """A data set in one page: objects of each class, their sizes and shapes, some images, and the defects that were left out.
+    It also says how many times as often ``loss=irfs`` would show each class.
 
         python -m scripts.report dataset dataset=shapes [images=12] [output=FILE]
         python -m scripts.report dataset dataset=coco dataset.root=/data/coco
@@ -31,24 +35,36 @@ def dataset(*overrides: str, output: str = "", images: int = 12) -> Path:
     config = compose_config(list(overrides))
     data = read_data(config)
     name = config.dataset.name
+    shown = exposure(
+        data.train, repeat_factors(data.train, REPEATED_BELOW / len(data.train), count_instances=True)
+    )
     page = dataset_page(
         name,
         data.statistics.names,
         data.statistics.groups,
         data.statistics.instances,
         data.statistics.images,
+        shown,
         [split_of("train", data.train), split_of("val", data.val)],
         samples(data, images),
     )
     path = Path(output or Path(config.paths.output) / f"dataset-{name}.html")
     write_text(path, page)
     groups = list(data.statistics.groups)
-    counts = ", ".join(
-        f"{groups.count(g)} {word}" for g, word in (("r", "rare"), ("c", "common"), ("f", "frequent"))
-    )
+    counts = ", ".join(f"{groups.count(g)} {word}" for g, word in GROUPS.items())
     print(
         f"{name}: {len(data.train)} training and {len(data.val)} validation images, {int(data.statistics.instances.sum())} "
         f"training objects, {len(groups)} classes ({counts})"
+    )
+    means = {
+        word: np.nanmean(shown[np.array(groups) == g])
+        for g, word in GROUPS.items()
+        if np.isfinite(shown[np.array(groups) == g]).any()
+    }
+    print(
+        "loss=irfs would show objects of "
+        + ", ".join(f"{word} classes {mean:.1f}" for word, mean in means.items())
+        + " times as often (mean over classes)"
     )
     print(f"written: {path} (open it in any browser)")
     return path

@@ -24,6 +24,7 @@ from datasets import (
     PadOnly,
     ResizeTransform,
     aspect_groups,
+    exposure,
     make_eval_loader,
     make_train_loader,
     read_coco,
@@ -222,6 +223,26 @@ def test_images_are_repeated_according_to_their_factor():
             seen[i] += 1
     assert late == stream[120:123]
     assert [key for step in range(41) for key in fresh.batch(step)] == stream[:123]
+
+
+def test_exposure_equals_the_objects_that_the_epochs_show(shapes_folder):
+    index = read_shapes(shapes_folder, split="train", annotation_format="lvis")
+    kind = np.random.default_rng(1).integers(0, 8, len(index.labels))
+    index = replace(index, crowd=kind == 0, difficult=kind == 1)
+    factors = repeat_factors(index, 0.3, count_instances=True)
+    plan = EpochPlan(len(index), 4, seed=0, repeat_factors=factors)
+    objects = np.array(
+        [
+            np.bincount(index.labels[own][kind[own] > 1], minlength=index.num_classes)
+            for own in map(index.annotations, range(len(index)))
+        ]
+    )
+    times = sum(np.bincount(plan.order(epoch), minlength=len(index)) for epoch in range(400))
+    shown, images = times @ objects, times.sum()
+    without = np.bincount(index.labels[kind > 1], minlength=index.num_classes) / len(index)
+    expected = np.divide(shown / images, without, out=np.full(len(without), np.nan), where=without > 0)
+    np.testing.assert_allclose(exposure(index, factors), expected, rtol=0.03)
+    assert np.nanmax(expected) > 1.5 and np.nanmin(expected) < 0.95
 
 
 def test_every_repetition_of_an_image_is_augmented_differently(dataset):

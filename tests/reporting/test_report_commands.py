@@ -19,6 +19,7 @@ from afl.tracking import read_record, write_record
 from afl.training import run_cell
 from afl.training.compose import compose_cell
 from scripts.report import main
+from scripts.reports.dataset import REPEATED_BELOW
 from scripts.reports.material import data_of, finished_record, gallery_of, telling_images
 from tests.reporting.browser import visit
 
@@ -44,6 +45,14 @@ def test_the_page_of_a_data_set_has_the_counts_of_its_annotations(shared_data, t
     seen = visit(path, tmp_path)
     assert seen["errors"] == [] and seen["console"] == [] and seen["requests"] == []
     assert seen["pictures"] == [480, 480, 480] and seen["charts"] == 4 and seen["overflow"] <= 0
+
+
+def test_the_page_of_a_data_set_says_what_irfs_would_repeat(tmp_path, capsys):
+    link = compose_cell(detector="fcos", loss="irfs", overrides=SHAPES).loss.chain.rfs
+    assert (REPEATED_BELOW, True) == (link.images, link.count_instances)
+    main(["dataset", *SHAPES, f"output={tmp_path}/page.html", f"paths.cache={tmp_path}/cache"])
+    assert re.search(r"loss=irfs would show objects of rare classes \d\.\d", capsys.readouterr().out)
+    assert "shown by irfs, times as often" in (tmp_path / "page.html").read_text()
 
 
 def test_wrong_data_sets_give_one_line(tmp_path):

@@ -54,6 +54,7 @@ def dataset_page(
     groups: Sequence[str],
     instances: np.ndarray,
     images: np.ndarray,
+    shown: np.ndarray,
     splits: Sequence[Split],
     samples: Sequence[Picture],
 ) -> str:
@@ -63,6 +64,7 @@ def dataset_page(
         name: of the data set.
         names, groups: (C,) of its classes.
         instances, images: (C,) training objects, and training images with at least one.
+        shown: (C,) how many times as often ``loss=irfs`` shows the objects of a class; NaN for a class without objects.
         splits: training first.
         samples: images with their objects.
     """
@@ -83,7 +85,7 @@ def dataset_page(
         (photos.show(own.name, own.pixels, truth_boxes(own, names, groups)), own.name) for own in samples
     ]
     sections = [
-        Section("classes", "Classes", "Classes", "classes.html.j2", _classes(names, groups, instances, images)),
+        Section("classes", "Classes", "Classes", "classes.html.j2", _classes(names, groups, instances, images, shown)),
         Section("objects", "Objects", "Objects", "objects.html.j2", _objects(train, groups)),
         Section("samples", "Some images", "Images", "samples.html.j2", {"views": views, "photos": photos}),
         Section(
@@ -95,7 +97,11 @@ def dataset_page(
 
 
 def _classes(
-    names: Sequence[str], groups: Sequence[str], instances: np.ndarray, images: np.ndarray
+    names: Sequence[str],
+    groups: Sequence[str],
+    instances: np.ndarray,
+    images: np.ndarray,
+    shown: np.ndarray,
 ) -> dict[str, Any]:
     order = np.argsort(-instances, kind="stable")
     return {
@@ -107,7 +113,14 @@ def _classes(
         ),
         "absent": [names[c] for c in order if instances[c] == 0],
         "rows": [
-            [names[c], GROUPS[groups[c]], f"{instances[c]:,}", f"{images[c]:,}"] for c in order[:MOST_LISTED]
+            [
+                names[c],
+                GROUPS[groups[c]],
+                f"{instances[c]:,}",
+                f"{images[c]:,}",
+                "–" if np.isnan(shown[c]) else f"{shown[c]:.1f}",
+            ]
+            for c in order[:MOST_LISTED]
         ],
         "more": max(0, len(order) - MOST_LISTED),
     }
