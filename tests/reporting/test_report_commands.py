@@ -52,7 +52,7 @@ def test_the_page_of_a_data_set_says_what_irfs_would_repeat(tmp_path, capsys):
     assert (REPEATED_BELOW, True) == (link.images, link.count_instances)
     main(["dataset", *SHAPES, f"output={tmp_path}/page.html", f"paths.cache={tmp_path}/cache"])
     assert re.search(r"loss=irfs would show objects of rare classes \d\.\d", capsys.readouterr().out)
-    assert "shown by irfs, times as often" in (tmp_path / "page.html").read_text()
+    assert "× with irfs" in (tmp_path / "page.html").read_text()
 
 
 def test_wrong_data_sets_give_one_line(tmp_path):
