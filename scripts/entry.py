@@ -226,7 +226,7 @@ def options_of(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dict[st
         if not equals or argument.startswith("-"):
             raise ValueError(not_assigned(argument, arguments[i + 1 :]))
         if name not in defaults:
-            meant = did_you_mean(name, defaults, cutoff=0.4)
+            meant = did_you_mean(name, defaults)
             raise ValueError(f"there is no option {name!r}.{meant} There are: {', '.join(defaults)}")
         options[name] = _value(name, text, defaults[name])
     return options

@@ -36,7 +36,6 @@ describes the layouts for your own data.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import sys
 from pathlib import Path
@@ -45,6 +44,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from afl.config import did_you_mean
 from scripts.entry import asks_for_help, compose_config, own_options, printable
 
 if TYPE_CHECKING:
@@ -66,10 +66,8 @@ def main(arguments: list[str]) -> int:
     if asks_for_help(arguments, __doc__):
         return 0
     if not arguments or arguments[0] not in commands:
-        near = difflib.get_close_matches(arguments[0], commands, n=1) if arguments else []
-        message = (
-            f"error: unknown command {arguments[0]!r}; did you mean {near[0]}?" if near else __doc__.strip()
-        )
+        meant = did_you_mean(arguments[0], commands) if arguments else ""
+        message = f"error: there is no command {arguments[0]!r}.{meant}" if meant else __doc__.strip()
         print(message, file=sys.stderr)
         return UNREADABLE
     try:
@@ -193,9 +191,9 @@ def _options(arguments: list[str], defaults: dict[str, Any]) -> tuple[dict[str, 
     """
     options, overrides = own_options(arguments, defaults)
     for key in (argument.partition("=")[0] for argument in overrides):
-        near = difflib.get_close_matches(key, defaults, n=1)
-        if near and "." not in key:
-            raise ValueError(f"unknown option {key!r}; did you mean {near[0]}=...?")
+        meant = did_you_mean(key, defaults)
+        if meant and "." not in key:
+            raise ValueError(f"there is no option {key!r}.{meant}")
     return options, overrides
 
 

@@ -25,7 +25,7 @@ def unknown_choice(arguments: Sequence[str]) -> str | None:
                     return (
                         f"There is no {found[1]} {member!r}: there is no file conf/{found[1]}/{member}.yaml"
                     )
-                meant = did_you_mean(member, known, f"{found[1]}=", cutoff=0.4)
+                meant = did_you_mean(member, known, f"{found[1]}=")
                 return f"There is no {found[1]} {member!r}.{meant} There are: {', '.join(known)}"
     return None
 
@@ -35,9 +35,9 @@ def is_group(name: str) -> bool:
     return name == LOCAL or (CONF / name).is_dir()
 
 
-def did_you_mean(name: str, known: Iterable[str], before: str = "", cutoff: float = 0.6) -> str:
+def did_you_mean(name: str, known: Iterable[str], before: str = "") -> str:
     """`` Did you mean NEAREST?`` with the nearest of the known names after ``before``; empty if none is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    near = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {before}{near[0]}?" if near else ""
 
 

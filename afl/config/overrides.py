@@ -117,7 +117,7 @@ def apply_overrides(config: DictConfig, arguments: Sequence[str]) -> None:
 
 
 def unknown_setting(key: str, config: DictConfig) -> str | None:
-    """A one-line error with the nearest name if ``config`` has no setting ``key``, or None."""
+    """A one-line error with the nearest name, or else the names of the same group, if ``config`` has no setting ``key``; or None."""
     parent, _, name = key.rpartition(".")
     try:
         node = OmegaConf.select(config, parent) if parent else config
@@ -130,8 +130,16 @@ def unknown_setting(key: str, config: DictConfig) -> str | None:
     known = dotted_names(OmegaConf.to_container(config, resolve=False))
     # The right name in the wrong place, or a misspelled name.
     elsewhere = [one for one in known if one.rpartition(".")[2] == name]
-    near = difflib.get_close_matches(key, elsewhere or known, n=1, cutoff=0.0 if elsewhere else 0.5)
-    return f"There is no {key}." + (f" Did you mean {near[0]}?" if near else "")
+    inside = [one for one in known if one.rpartition(".")[0] == parent]
+    # A shared group name would make any two settings of the group near.
+    group = f"{parent}." if parent and inside and not elsewhere else ""
+    candidates = elsewhere or [one.removeprefix(group) for one in known if one.startswith(group)]
+    near = difflib.get_close_matches(
+        key.removeprefix(group), candidates, n=1, cutoff=0.0 if elsewhere else 0.6
+    )
+    if near:
+        return f"There is no {key}. Did you mean {group}{near[0]}?"
+    return f"There is no {key}. There are: {', '.join(inside or map(str, config))}"
 
 
 def without_effect(key: str, config: DictConfig, arguments: Sequence[str]) -> str | None:

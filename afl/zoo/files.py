@@ -72,7 +72,7 @@ def zoo_file(name: str) -> Path:
     known = names()
     if name in known:
         return ZOO / f"{name}{SUFFIX}"
-    meant = did_you_mean(name, known, cutoff=0.5)
+    meant = did_you_mean(name, known)
     raise CheckpointError(f"the zoo has no detector {name!r}.{meant} It has: {', '.join(known) or 'none'}")
 
 

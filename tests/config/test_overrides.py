@@ -157,6 +157,9 @@ def test_overrides_are_applied_in_order_and_an_unknown_one_is_named():
     for argument, words in (
         ("trainer.batch_sise=2", "Did you mean trainer.batch_size?"),
         ("batch_size=2", "Did you mean trainer.batch_size?"),
+        ("trainr.batch_sise=2", "Did you mean trainer.batch_size?"),
+        ("trainer.zebra=2", "There is no trainer.zebra. There are: trainer.batch_size"),
+        ("zebra.batch=2", "There is no zebra.batch. There are: root, file, trainer"),
         ("trainer", "'trainer' does not have the form NAME=VALUE"),
         ("trainer=cpu", "trainer is a group of settings"),
     ):

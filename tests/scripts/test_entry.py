@@ -55,6 +55,7 @@ def test_launchers_of_plugins_and_of_the_project_are_accepted():
         (["loss=fl", "--seed", "3"], "write seed=3"),
         (["-m", "detector"], "write detector=VALUE"),
         (["detector=fcoss"], "Did you mean detector=fcos?"),
+        (["dataset=birds"], "There is no dataset 'birds'. There are: bccd"),  # no name is near
         (["detector=fcos", "detector.fcos=1"], "There is no detector.fcos"),
         # A group is not a suggestion if a setting of the same name exists elsewhere.
         (["optimizer.lr=0.1"], "Did you mean optimizer.factory.lr?"),
