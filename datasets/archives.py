@@ -7,7 +7,6 @@ absolute name, ``..``, a drive letter, a link, a device or the same name twice i
 
 from __future__ import annotations
 
-import errno
 import re
 import shutil
 import stat
@@ -18,7 +17,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from datasets.errors import DataError
+from datasets.errors import DataError, explained
 
 
 class ArchiveError(DataError):
@@ -89,9 +88,7 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
         # RuntimeError: an encrypted member, or a compression that Python does not support.
         raise ArchiveError(f"{archive} is damaged ({error}); fetch it again") from error
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        reason = "the disk is full; make room and run again" if full else str(error)
-        raise DataError(f"{archive} cannot be unpacked: {reason}") from error
+        raise DataError(f"{archive} cannot be unpacked: {explained(error)}") from error
 
 
 def _wanted_members(

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets.errors import DataError
+from datasets.errors import DataError, reason
 from datasets.files import atomic_file, try_lock
 from datasets.releases import Part
 
@@ -69,7 +69,7 @@ class DataFolder:
             handle = os.open(path, os.O_RDONLY)
         except OSError as error:
             raise DataError(
-                f"{path} cannot be used as a folder for data: {error.strerror}; set dataset.root"
+                f"{path} cannot be used as a folder for data: {reason(error)}; set dataset.root"
             ) from error
         try:
             free = True

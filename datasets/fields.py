@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from datasets.defects import DefectLog
-from datasets.errors import DataError
+from datasets.errors import DataError, reason
 
 # Annotation tools round: a box may exceed its image by this many pixels.
 OVERHANG = 1.0
@@ -172,7 +172,9 @@ def load_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError, OSError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error}); fetch or export the file again") from error
+        raise DataError(
+            f"{path} cannot be read as JSON ({reason(error)}); fetch or export the file again"
+        ) from error
     if not isinstance(content, dict):
         raise DataError(
             f"{path} contains a {type(content).__name__}, not an object with images, annotations, categories"

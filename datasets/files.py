@@ -25,9 +25,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from datasets.errors import WriteError
+
 YOUNG_SECONDS = 10.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 # A checked file ends with this mark and the SHA-256 of everything before the mark.
 _MARK = b"AFL-SHA256-1\n\0\0\0"
 _TRAILER = len(_MARK) + hashlib.sha256().digest_size
@@ -45,14 +46,14 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     temporary file is removed.
 
     Raises:
-        OSError: the file cannot be written; ``filename`` is ``path``.
+        WriteError: the file cannot be written.
     """
     path = Path(path)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise WriteError(error.errno, error.strerror, str(path)) from error
     remove_abandoned(path)
     try:
         with open(temporary, "xb") as file:
@@ -65,15 +66,10 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
-            raise _unwritable(path, error) from error
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
+            raise WriteError(error.errno, error.strerror, str(path)) from error
         raise
     sync_folder(path.parent)
-
-
-def _unwritable(path: Path, error: OSError) -> OSError:
-    reason = "the disk is full: " if error.errno in _FULL else ""
-    return OSError(error.errno, f"could not be written ({reason}{error.strerror})", str(path))
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.defects import Defect, DefectLog, warn_of_defects
-from datasets.errors import printable
+from datasets.errors import explained, printable, reason
 from datasets.files import DamagedFile, read_checked, write_checked
 from datasets.images import ImageError, read_header, read_image
 from datasets.index import AnnotationIndex
@@ -91,7 +91,9 @@ def _problems(index: AnnotationIndex, cache: Path | str | None) -> list[tuple[in
                 write_checked(path, json.dumps(state).encode())
             except OSError as error:
                 _log.warning(
-                    "the result of the image check %s; images will be checked again next time", error
+                    "the result of the image check cannot be saved in %s (%s); the next run checks the images again",
+                    path,
+                    reason(error),
                 )
     return problems
 
@@ -101,7 +103,7 @@ def _check(
 ) -> list[tuple[int, str, str, str]]:
     if len(numbers) >= MANY_IMAGES:
         _log.info("checking %d images of %s, once", len(numbers), ", ".join(index.sources))
-    others = _OtherNames(index.image_root)
+    others = OtherNames(index.image_root)
     found = []
     for i in (i for i, stamp in enumerate(stamps) if stamp is None):
         problem, remedy = f"image {index.image_path(i)} (id {index.image_ids[i]}) does not exist", ""
@@ -135,7 +137,7 @@ def _check(
     return sorted(found)
 
 
-class _OtherNames:
+class OtherNames:
     """Finds the files that annotations probably mean by a missing name: another case, Unicode form or slash."""
 
     def __init__(self, root: Path) -> None:
@@ -150,12 +152,13 @@ class _OtherNames:
                 names = os.listdir(path.parent)
             except (OSError, ValueError):
                 names = []
-            self.listed[path.parent] = {_without_form(one): one for one in names}
-        found = self.listed[path.parent].get(_without_form(path.name))
+            self.listed[path.parent] = {without_form(one): one for one in names}
+        found = self.listed[path.parent].get(without_form(path.name))
         return None if found is None else str(path.with_name(found).relative_to(self.root))
 
 
-def _without_form(name: str) -> str:
+def without_form(name: str) -> str:
+    """A name without the differences of case and Unicode form."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
@@ -165,7 +168,7 @@ def _known_good(path: Path) -> dict[str, str]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (DamagedFile, OSError) as error:
-        _log.warning("%s; the images are checked again", error)
+        _log.warning("%s; the images are checked again", explained(error))
         return {}
 
 

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from datasets.errors import DataError
+from datasets.errors import DataError, reason
 from datasets.index import AnnotationIndex
 
 # Suffixes of the formats that OpenCV decodes; image lists without suffixes may refer to any of them.
@@ -155,9 +155,8 @@ def _bytes_of(path: Path, named: str) -> bytes:
     except (OSError, ValueError) as error:
         if isinstance(error, ImageError):
             raise
-        reason = error.strerror if isinstance(error, OSError) else error
         raise ImageError(
-            "missing_image", f"{named} cannot be read: {reason}", "fetch the image again"
+            "missing_image", f"{named} cannot be read: {reason(error)}", "fetch the image again"
         ) from error
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.defects import Defect
-from datasets.errors import DataError
+from datasets.errors import DataError, reason
 from datasets.files import DamagedFile, arrays_as_bytes, read_checked, write_checked
 from datasets.index import AnnotationIndex
 
@@ -59,7 +59,7 @@ def cached_index(
                 stamps.append(_stamp(os.fstat(file.fileno())))
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
-            raise DataError(f"{source} cannot be read: {error.strerror}; fetch it again") from error
+            raise DataError(f"{source} cannot be read: {reason(error)}; fetch it again") from error
     content_hash = digest.hexdigest()
     if cache is None:
         return _built(build, content_hash, sources, stamps)
@@ -77,7 +77,9 @@ def cached_index(
         save_index(path, index)
     except OSError as error:
         _log.warning(
-            "the annotation cache %s cannot be written (%s); the next run parses the file again", path, error
+            "the annotation cache %s cannot be written (%s); the next run parses the file again",
+            path,
+            reason(error),
         )
     return index
 
@@ -108,7 +110,7 @@ def load_index(path: Path) -> AnnotationIndex:
     try:
         data = read_checked(path)
     except OSError as error:
-        raise DamagedFile(f"{path} cannot be read ({error.strerror})") from error
+        raise DamagedFile(f"{path} cannot be read ({reason(error)})") from error
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
     meta = json.loads(arrays.pop("meta").tobytes())

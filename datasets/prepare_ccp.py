@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools import mask as run_length
 from scipy.io import loadmat
 
-from datasets.errors import DataError
+from datasets.errors import DataError, reason
 from datasets.prepared import numbered_files, open_photograph, save_photograph, write_split
 
 LONG_SIDE, QUALITY = 320, 88
@@ -124,5 +124,5 @@ def _matlab(path: Path, name: str) -> np.ndarray:
         return loadmat(path)[name]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path} cannot be read as a MATLAB file with {name!r}: {error}; fetch it again"
+            f"{path} cannot be read as a MATLAB file with {name!r}: {reason(error)}; fetch it again"
         ) from error

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from datasets.errors import DataError
+from datasets.errors import DataError, reason
 from datasets.prepared import numbered_files, open_photograph, save_photograph, write_split
 
 CLASSES = (
@@ -63,7 +63,7 @@ def read_points(path: Path) -> list[tuple[int, int, int]]:
         ]
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} cannot be read as lines of x, y, class: {error}; fetch the file again"
+            f"{path} cannot be read as lines of x, y, class: {reason(error)}; fetch the file again"
         ) from error
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets.errors import DataError
+from datasets.errors import DataError, reason
 from datasets.prepared import numbered_files, open_photograph, save_photograph, write_split
 
 SIDE, QUALITY = 192, 86
@@ -89,7 +89,9 @@ def read_frame(path: Path) -> FrameObjects:
             if x2 - x1 >= 2 and y2 - y1 >= 2:
                 objects.append((_text(entry, "name"), x1, y1, x2, y2))
     except (OSError, ElementTree.ParseError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as an annotation: {error}; fetch the file again") from error
+        raise DataError(
+            f"{path} cannot be read as an annotation: {reason(error)}; fetch the file again"
+        ) from error
     return FrameObjects(width, height, tuple(objects))
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from datasets.errors import DataError
+from datasets.errors import DataError, reason
 from datasets.files import write_bytes
 
 
@@ -34,8 +34,10 @@ def open_photograph(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"{path} cannot be read as an image: {error}; fetch the file again") from error
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read as an image: {reason(error)}; fetch the file again"
+        ) from error
 
 
 def save_photograph(image: Image.Image, size: tuple[int, int], path: Path, quality: int) -> None:

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from datasets.classes import all_unknown, given_classes
 from datasets.defects import DefectLog, Policy
-from datasets.errors import DataError
+from datasets.errors import DataError, reason
 from datasets.fields import BadRecord, checked_box, inner_path, number_from, shown
 from datasets.files import files_below
-from datasets.image_check import without_bad_images
+from datasets.image_check import OtherNames, without_bad_images
 from datasets.images import IMAGE_SUFFIXES
 from datasets.index import AnnotationIndex
 from datasets.index_builder import IndexBuilder
@@ -146,6 +146,7 @@ class _Reader:
         self.labels = {name: label for label, name in enumerate(names)}
         self.seen: set[Path] = set()
         self.any_known = False
+        self.others = OtherNames(root)
 
     def read(self, number: int, image: _Listed) -> None:
         where = str(image.xml)
@@ -154,13 +155,23 @@ class _Reader:
             if image.xml in self.seen:
                 raise BadRecord("duplicate_image_id", "is listed twice", "list each image once")
             self.seen.add(image.xml)
-            annotation = _parse(image.xml)
+            try:
+                annotation = _parse(image.xml)
+            except FileNotFoundError as error:
+                raise self._missing(image) from error
             width, height = (_number(annotation, f"size/{side}") for side in ("width", "height"))
             self.builder.add_image(number, self._file_name(image, annotation), int(width), int(height))
             for position, element in enumerate(annotation.findall("object"), start=1):
                 self._read_object(element, f"{where}: object {position}")
         except BadRecord as bad:
             self.log.report(bad.kind, f"{where} {bad.problem}", bad.remedy)
+
+    def _missing(self, image: _Listed) -> BadRecord:
+        if other := self.others.of(image.xml.relative_to(self.root).as_posix()):
+            problem, remedy = f"does not exist, but {ascii(other)} does", "rename it, or correct the list"
+        else:
+            problem, remedy = "does not exist", "add it, or remove the image from the list"
+        return BadRecord("missing_annotations", problem, remedy)
 
     def _file_name(self, image: _Listed, annotation: ElementTree.Element) -> str:
         """Path of an image below the root: the file with the name of the XML file, otherwise its ``filename``."""
@@ -247,7 +258,7 @@ def _lines(path: Path) -> list[str]:
         return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path} cannot be read as a list of image names ({error}); fetch it again or save it as UTF-8"
+            f"{path} cannot be read as a list of image names ({reason(error)}); fetch it again or save it as UTF-8"
         ) from error
 
 
@@ -273,13 +284,11 @@ def _is_file(path: Path) -> bool:
 def _parse(path: Path) -> ElementTree.Element:
     try:
         return ElementTree.fromstring(path.read_bytes())
-    except FileNotFoundError as error:
-        raise BadRecord(
-            "missing_annotations", "does not exist", "add it, or remove the image from the list"
-        ) from error
+    except FileNotFoundError:
+        raise
     except (ElementTree.ParseError, ValueError, LookupError, OSError) as error:
         raise BadRecord(
-            "broken_xml", f"cannot be read as XML ({error})", "fetch or export it again"
+            "broken_xml", f"cannot be read as XML ({reason(error)})", "fetch or export it again"
         ) from error
 
 
@@ -287,7 +296,7 @@ def _names(path: Path) -> list[str]:
     """Class names in one file; none if it is damaged, which is reported when the image is read."""
     try:
         return [name for element in _parse(path).findall("object") if (name := _class_of(element))]
-    except BadRecord:
+    except (BadRecord, FileNotFoundError):
         return []
 
 

@@ -16,10 +16,10 @@ import yaml
 
 from datasets.classes import given_classes
 from datasets.defects import DefectLog, Policy
-from datasets.errors import DataError
+from datasets.errors import DataError, reason
 from datasets.fields import BadRecord, checked_box, number_from, shown
 from datasets.files import files_below
-from datasets.image_check import without_bad_images
+from datasets.image_check import without_bad_images, without_form
 from datasets.images import (
     IMAGE_SUFFIXES,
     SMALLER_IMAGES,
@@ -143,8 +143,7 @@ def read_names(path: Path) -> list[str]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path} cannot be read as YAML ({reason}); correct it") from error
+        raise DataError(f"{path} cannot be read as YAML ({reason(error)}); correct it") from error
     if isinstance(content, dict) and "kpt_shape" in content:
         raise DataError(
             f"{path} has kpt_shape, but labels with key points cannot be read; export the boxes or the polygons"
@@ -205,10 +204,16 @@ class _Reader:
 
     def report_unused(self) -> None:
         """Report text files without an image."""
+        expected = {without_form(text): text for text in self.image_of if text not in self.texts}
         for text in sorted(self.texts):
             if text not in self.image_of and PurePosixPath(text).name != LIST_OF_CLASSES:
-                problem = f"{self.root / text} belongs to no image of the split"
-                self.log.report("unknown_image", problem, "add the image or remove the file")
+                problem, remedy = (
+                    f"{self.root / text} belongs to no image of the split",
+                    "add the image or remove the file",
+                )
+                if other := expected.get(without_form(text)):
+                    problem, remedy = f"{problem}, but {ascii(other)} would", "rename it"
+                self.log.report("unknown_image", problem, remedy)
 
     def refuse_if_all_unknown(self) -> None:
         if self.unknown and not self.builder.labels:
@@ -283,5 +288,5 @@ def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        problem = f"has the text file {path}, which cannot be read ({error})"
+        problem = f"has the text file {path}, which cannot be read ({reason(error)})"
         raise BadRecord("broken_text", problem, "export it again as UTF-8") from error

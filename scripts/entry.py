@@ -274,7 +274,9 @@ def run_command(main: Callable[[list[str]], Any]) -> None:
     except Exception as error:
         if not isinstance(error, OSError | ValueError) and not type(error).__module__.startswith("afl."):
             raise
-        sys.exit(str(error))
+        from datasets.errors import explained
+
+        sys.exit(explained(error))
     sys.exit(code if isinstance(code, int) else 0)
 
 

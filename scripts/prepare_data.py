@@ -72,12 +72,12 @@ def main(arguments: list[str]) -> int:
         return UNREADABLE
     try:
         return commands[arguments[0]](arguments[1:])
-    except ValueError as error:  # DataError and ConfigError among them
-        print(f"error: {printable(error)}", file=sys.stderr)
     except OmegaConfBaseException as error:
         print(f"error: {printable(str(error).splitlines()[0])}", file=sys.stderr)
-    except OSError as error:
-        print(f"error: {printable(error)}", file=sys.stderr)
+    except (ValueError, OSError) as error:  # DataError and ConfigError among them
+        from datasets.errors import explained
+
+        print(f"error: {printable(explained(error))}", file=sys.stderr)
     except KeyboardInterrupt:
         print("stopped; the same command resumes", file=sys.stderr)
         return INTERRUPTED

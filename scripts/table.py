@@ -32,12 +32,13 @@ def main(config: DictConfig) -> None:
     gc.disable()
     from afl.reporting import ServerError
     from afl.tables.actions import act
+    from datasets.errors import explained
 
     quiet_libraries()
     try:
         act(config)
     except (ValueError, OSError, ServerError) as problem:
-        sys.exit(str(problem))
+        sys.exit(explained(problem))
 
 
 if __name__ == "__main__":

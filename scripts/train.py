@@ -47,6 +47,7 @@ def main(config: DictConfig) -> None:
     from afl.training.distributed import ProcessLost, leave_world
     from afl.training.guard import NonFiniteLoss
     from afl.training.interruption import Interruption
+    from datasets.errors import explained
 
     quiet_libraries()
     try:
@@ -54,7 +55,7 @@ def main(config: DictConfig) -> None:
             run_cell(config, interruption=interruption)
     except (ValueError, OSError, CheckpointError, NonFiniteLoss, ProcessLost) as error:
         cell = config.cell
-        message = f"{cell.dataset}-{cell.detector}-{cell.loss}-s{config.seed} failed: {error}"
+        message = f"{cell.dataset}-{cell.detector}-{cell.loss}-s{config.seed} failed: {explained(error)}"
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             print(message, flush=True)
             # The other runs of the sweep continue. Hydra ends the sweep with this error, in one line.

@@ -90,6 +90,7 @@ def _make(arguments: list[str]) -> int:
     from afl.zoo.command import command_of
     from afl.zoo.make import make_entry
     from datasets import DataError
+    from datasets.errors import explained
 
     quiet_libraries()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
@@ -112,7 +113,7 @@ def _make(arguments: list[str]) -> int:
             )
         except (DataError, OSError, ValueError, RuntimeError) as error:
             failed.append(name)
-            print(f"{name} failed: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            print(f"{name} failed: {' '.join(explained(error).split())}", file=sys.stderr, flush=True)
             continue
         _tell(path)
         _write_page(zoo)  # after each entry: the page agrees with the files whenever the command ends

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from afl.tracking import files_below
+from afl.tracking import explained, files_below
 from afl.tracking.record import FINISHED, Record, read_record
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def load_records(source: str | Path | Iterable[str | Path]) -> list[Record]:
         try:
             records.append(read_record(path))
         except (ValueError, OSError) as error:
-            log.warning("left out of the table: %s", error)
+            log.warning("left out of the table: %s", explained(error))
     return records
 
 

@@ -21,6 +21,7 @@ from afl.tracking.record_summary import RECORD, record_of_summary, summary_of_re
 from afl.tracking.run_key import RunKey, differing, run_key
 from afl.tracking.tracker import Chart, NullTracker, Picture, Tracker
 from afl.tracking.wandb import WandbTracker
+from datasets.errors import explained
 from datasets.files import files_below, remove_leftovers, sync_folder, write_bytes, write_json, write_text
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "WandbTracker",
     "differing",
     "environment",
+    "explained",
     "files_below",
     "git_state",
     "mass_curves",

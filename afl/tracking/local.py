@@ -18,6 +18,7 @@ import numpy as np
 
 from afl.tracking.record import flat
 from afl.tracking.tracker import Chart, NullTracker, Picture
+from datasets.errors import explained
 from datasets.files import write_bytes
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def _safe(method: Callable) -> Callable:
             method(self, *arguments, **named)
         except Exception as error:
             self.failed = True
-            message = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            message = " ".join(f"{type(error).__name__}: {explained(error)}".split())[:200]
             log.warning(
                 "%s could not %s (%s); the run continues without it", self.title, method.__name__, message
             )

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from datasets.errors import WriteError
 from datasets.files import write_bytes
 from datasets.sealed import seal, unseal
 
@@ -42,13 +43,13 @@ class MetricsLog:
         """Append one line; numbers that are not finite become null.
 
         Raises:
-            OSError: with the path; the file may have an incomplete line, which ``read_metrics`` skips.
+            WriteError: the file may have an incomplete line, which ``read_metrics`` skips.
         """
         line = {"step": int(step)} | {name: _plain(value) for name, value in values.items()}
         try:
             self._file.write(_sealed(line))
         except OSError as error:
-            raise OSError(error.errno, f"could not be written ({error.strerror})", str(self.path)) from error
+            raise WriteError(error.errno, error.strerror, str(self.path)) from error
 
     def close(self) -> None:
         self._file.close()

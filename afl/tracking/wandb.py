@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from afl.tracking import wandb_values
 from afl.tracking.tracker import Chart, Picture, Tracker
 from afl.tracking.wandb_service import TimedCalls, kill_service
+from datasets.errors import explained
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ class WandbTracker(Tracker):
 
     def _give_up(self, action: str, error: Exception) -> None:
         self._run = None
-        message = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        message = " ".join(f"{type(error).__name__}: {explained(error)}".split())[:200]
         log.warning("W&B could not %s (%s); the run continues without it", action, message)
         if isinstance(error, TimeoutError):
             kill_service()

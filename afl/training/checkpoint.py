@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import torch
 
 from afl.tracking import sync_folder
+from datasets import errors
 
 LAST, PREVIOUS, DAMAGED = "last.pt", "previous.pt", "damaged.pt"
 FORMAT = "afl-checkpoint-1"
@@ -38,7 +39,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, pickle.UnpicklingError):
         # torch's own message advises loading the file as code.
         return "it contains objects other than tensors and plain values, or is damaged"
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return errors.reason(error)[:200] or type(error).__name__
 
 
 class _Target:
@@ -83,7 +84,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> Path:
         cause = target.error if target is not None and target.error is not None else error
         kept = last.exists() or (folder / PREVIOUS).exists()
         left = "the last good one is kept" if kept else "there is no earlier one, so the run starts again"
-        raise OSError(f"could not write the checkpoint {last}: {cause}; {left}") from error
+        raise OSError(f"could not write the checkpoint {last}: {reason(cause)}; {left}") from error
     if last.exists():
         os.replace(last, folder / PREVIOUS)
     os.replace(temporary, last)

@@ -15,6 +15,7 @@ from afl.evaluation.evaluator import fixed_group_means
 from afl.tracking.record import FINISHED, Record, read_record
 from afl.training.build import ConfigError
 from afl.training.data import read_data
+from datasets.errors import reason
 from datasets.statistics import frequency_groups
 
 CONFIG, RECORD, DETECTIONS = "config.yaml", "record.json", "detections.json"
@@ -206,4 +207,4 @@ def kept_detections(path: Path) -> list[dict]:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}; evaluate the run again") from error
+        raise ConfigError(f"{path} cannot be read: {reason(error)}; evaluate the run again") from error

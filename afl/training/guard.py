@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from afl.tracking import write_bytes
+from datasets.errors import reason
 from detectors.contract import Targets
 
 # Number of results that may be pending before the host waits for the oldest.
@@ -133,7 +134,7 @@ class FiniteGuard:
                 f"are in {path}, and `python -m scripts.replay file={path}` shows which value is the first"
             )
         except OSError as error:  # report the loss in any case
-            where = f"could not be saved: {error}"
+            where = f"could not be saved: {reason(error)}"
         terms = ", ".join(f"{name} {float(term):g}" for name, term in suspects.losses.items())
         raise NonFiniteLoss(
             f"the {what} is not finite at step {suspects.step} ({terms}) on images {suspects.image_ids.tolist()}; "

@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 
 from afl.training.distributed import World
+from datasets.errors import reason
 
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: a temporary failure; the same command continues the run
 # In increasing order of precedence when several signals are pending: the signals that requeue a job come last.
@@ -131,5 +132,5 @@ def _requeue() -> None:
         subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True, timeout=60)
         log.warning("Slurm job %s is back in the queue", job)
     except (OSError, subprocess.SubprocessError) as error:
-        reason = (getattr(error, "stderr", None) or str(error)).strip()
-        log.warning("Slurm job %s could not be requeued (%s); submit the same command again", job, reason)
+        why = (getattr(error, "stderr", None) or reason(error)).strip()
+        log.warning("Slurm job %s could not be requeued (%s); submit the same command again", job, why)

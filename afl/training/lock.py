@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+from datasets.errors import reason
 from datasets.files import NoLocks, try_lock
 
 LOCK = ".lock"
@@ -67,7 +68,7 @@ def run_lock(folder: Path, *, wait: bool, while_waiting: Callable[[], None] = la
 
 def _not_writable(folder: Path, error: OSError) -> OSError:
     return OSError(
-        f"the run directory {folder} cannot be written ({error.strerror}); set paths.output to a folder that you can write"
+        f"the run directory {folder} cannot be written ({reason(error)}); set paths.output to a folder that you can write"
     )
 
 
@@ -95,7 +96,7 @@ def _opened(folder: Path) -> tuple[TextIO, bool]:
             log.warning(
                 "the file system of %s does not support locks (%s): make sure that only one process works on a run",
                 folder,
-                error,
+                reason(error),
             )
             return file, True
         except FileNotFoundError:

@@ -54,6 +54,7 @@ from afl.training.preparation import prepare
 from afl.training.progress import ProgressReport
 from afl.training.protocol import protocol
 from afl.training.run_identity import CURVES, RECORD, Run, described_run
+from datasets.errors import explained
 from datasets.files import remove_leftovers, write_bytes, write_text
 
 PICTURES, DIAGNOSTICS = "predictions.png", "diagnostics.json"
@@ -220,7 +221,7 @@ def wandb_tags(cell: dict[str, str], seed: int) -> tuple[str, ...]:
 
 def _record_failure(run: Run, error: Exception, tracker: Tracker) -> None:
     """Write the reason of a failure to the record and the tracker; if one of them fails, the other is still written."""
-    record = run.unfinished_record(" ".join(f"{type(error).__name__}: {error}".split()))
+    record = run.unfinished_record(" ".join(f"{type(error).__name__}: {explained(error)}".split()))
     record = Record(**writable(asdict(record)))
     _only_log_errors(partial(write_record, run.folder / RECORD, record))  # fails on a full disk
     _only_log_errors(lambda: tracker.summary(summary_of_record(record)))
@@ -231,7 +232,7 @@ def _only_log_errors(call: Callable[[], None]) -> None:
     try:
         call()
     except Exception as error:
-        log.warning("%s", error)
+        log.warning("%s", explained(error))
 
 
 def _train_and_evaluate(run: Run, training: Training, evaluation: Evaluation, tracker: Tracker) -> Record:

@@ -21,6 +21,7 @@ from torch import Tensor
 from afl.config import CONF, did_you_mean
 from afl.tracking import RECONSTRUCTION
 from afl.training.checkpoint import CheckpointError
+from datasets.errors import reason
 from datasets.files import write_bytes
 
 FORMAT = "afl-zoo-1"
@@ -114,8 +115,7 @@ def read_entry(path: Path) -> tuple[Entry, dict[str, Tensor]]:
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
     except (SafetensorError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path} cannot be read as a detector of the zoo: {reason}") from error
+        raise CheckpointError(f"{path} cannot be read as a detector of the zoo: {reason(error)}") from error
     try:
         content = json.loads(sealed)
         text = content["entry"]

@@ -16,6 +16,7 @@ from afl.tables.committed import table_spec
 from afl.tracking import FINISHED, Record, read_metrics, write_text
 from afl.training.run_identity import CURVES, RECORD
 from datasets import DataError
+from datasets.errors import explained
 from scripts.entry import CONF
 from scripts.reports.material import data_of, gallery_of, run_folders, telling_images
 
@@ -151,7 +152,7 @@ def gather(tables: list[Table], runs: Path, images: int, notes: list[str]) -> Ma
             data = data_of(own[0])
         except (DataError, OSError) as error:
             missing.append(
-                f"{dataset} is not on this machine, so class frequencies and pictures are not shown: {error}"
+                f"{dataset} is not on this machine, so class frequencies and pictures are not shown: {explained(error)}"
             )
             continue
         counts = data.statistics.instances.tolist()

@@ -8,12 +8,14 @@ import multiprocessing
 import os
 import threading
 import time
+import urllib.error
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from datasets import files
+from datasets.errors import explained
 from datasets.files import DamagedFile, atomic_file, atomic_folder, read_checked, try_lock, write_checked
 
 
@@ -117,8 +119,39 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="the disk is full: No space left on device.*state.json"):
+    with pytest.raises(
+        OSError, match="state.json could not be written: No space left on device; free some space"
+    ):
         files.write_text(tmp_path / "state.json", "text")
+
+
+def test_errors_of_the_system_are_explained_without_numbers(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    blocked = "a file has the name of a folder: move it or choose another path"
+    for call, words in (
+        (lambda: (tmp_path / "file").mkdir(), f"{tmp_path}/file: File exists; {blocked}"),
+        (lambda: (tmp_path / "file" / "a").mkdir(), f"{tmp_path}/file/a: Not a directory; {blocked}"),
+        (lambda: (tmp_path / "a").read_text(), f"{tmp_path}/a: No such file or directory; correct the path"),
+        (lambda: (tmp_path / "folder").read_text(), f"{tmp_path}/folder: Is a directory; choose the path of a file"),
+        (lambda: (tmp_path / "folder").rmdir() or os.rmdir(tmp_path), f"{tmp_path}: Directory not empty"),
+        (lambda: os.close(10**6), "Bad file descriptor"),
+        (lambda: files.write_text(tmp_path / "file" / "a", ""), f"{tmp_path}/file/a could not be written: File exists; {blocked}"),
+    ):  # fmt: skip
+        with pytest.raises(OSError) as caught:
+            call()
+        assert explained(caught.value) == words
+
+
+def test_other_errors_keep_their_text(tmp_path):
+    for error in (
+        OSError("the disk is slow"),
+        ValueError("2 errors\n"),
+        urllib.error.HTTPError("u", 404, "gone", {}, None),
+    ):
+        assert explained(error) == str(error)
+    with pytest.raises(OSError, match=r"^unreadable$"), atomic_file(tmp_path / "target"):
+        raise OSError("unreadable")
 
 
 def test_errors_of_the_caller_keep_their_path(tmp_path):

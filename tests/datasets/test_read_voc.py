@@ -131,6 +131,36 @@ def test_missing_files_are_named_or_counted(voc):
     }
 
 
+@pytest.mark.parametrize("stored", ["2008_000001.XML", "2008_000001.Xml"])
+def test_a_missing_xml_file_with_almost_the_same_name_is_pointed_out(voc, stored):
+    path = voc / "VOC2012" / "Annotations" / "2008_000001.xml"
+    path.rename(path.with_name(stored))
+    message = (
+        f"{path} does not exist, but 'VOC2012/Annotations/{stored}' does; rename it, or correct the list"
+    )
+    for classes in (None, ["cat", "dog"]):
+        with pytest.raises(DataError, match=re.escape(message)):
+            read_voc(voc, BOTH, classes=classes)
+
+
+def test_a_missing_image_with_almost_the_same_name_is_pointed_out(voc):
+    path = voc / "VOC2012" / "JPEGImages" / "2008_000001.jpg"
+    path.rename(path.with_name("2008_000001.JPG"))
+    assert read_voc(voc, BOTH).file_names[1] == "VOC2012/JPEGImages/2008_000001.JPG"
+    for part, end in (("Annotations", ".xml"), ("ImageSets/Main", ".txt")):
+        file = voc / "VOC2007" / part / (f"000005{end}" if end == ".xml" else f"trainval{end}")
+        if end == ".xml":
+            file.rename(file.with_name("dog.xml"))
+        else:
+            file.write_text("dog\n")
+    image = voc / "VOC2007" / "JPEGImages" / "000005.jpg"
+    image.rename(image.with_name("Dog.JPG"))
+    with pytest.raises(
+        DataError, match=r"dog\.jpg \(id 1\) does not exist, but 'VOC2007/JPEGImages/Dog\.JPG' does"
+    ):
+        read_voc(voc, BOTH)
+
+
 def test_an_image_listed_twice_is_a_defect(voc):
     (voc / "VOC2007" / "ImageSets" / "Main" / "trainval.txt").write_text("000005\n000005\n")
     with pytest.raises(DataError, match=r"000005\.xml is listed twice"):

@@ -252,7 +252,10 @@ def test_copies_that_other_programs_hide_are_not_read(yolo):
 def test_a_text_file_with_an_upper_case_suffix_is_not_ignored(yolo):
     path = write_lines(yolo, "day 1/b", "2 0.5 0.5 0.2 0.1")
     path.rename(path.with_suffix(".TXT"))
-    with pytest.raises(DataError, match=r"b\.TXT belongs to no image"):
+    with pytest.raises(
+        DataError,
+        match=r"b\.TXT belongs to no image of the split, but 'labels/day 1/b\.txt' would; rename it",
+    ):
         read(yolo)
 
 

@@ -102,12 +102,12 @@ def stopped(folder: Path) -> str:
 
 def test_a_full_disk_does_not_hide_the_error(tmp_path, monkeypatch):
     def no_space(*_):
-        raise OSError(28, "could not be written (No space left on device)", str(tmp_path / "x.pt"))
+        raise OSError(28, "No space left on device", str(tmp_path / "x.pt"))
 
     monkeypatch.setattr("afl.training.guard.write_bytes", no_space)
     said = stopped(tmp_path)
     assert "loss is not finite at step 3 (heat 1) on images [7]" in said and "replay" not in said
-    assert "could not be saved: [Errno 28] could not be written (No space left on device)" in said
+    assert "could not be saved: No space left on device. A lower learning rate" in said
 
 
 def test_each_of_several_processes_saves_its_batch(tmp_path, monkeypatch):
