@@ -119,3 +119,19 @@ def test_null_lists_of_classes_are_empty(sample):
     path = root / "own.json"
     path.write_text(json.dumps(content))
     assert read_lvis(path, root).coco_dict()["images"][0]["neg_category_ids"] == []
+
+
+def test_selected_images_keep_their_verified_classes(sample, tmp_path):
+    """A file with only these images, in this order."""
+    path, root, content = sample
+    index = read_lvis(path, root)
+    incomplete = [i for i, image in enumerate(content["images"]) if image["not_exhaustive_category_ids"]]
+    numbers = [incomplete[1], 0, incomplete[0]]
+    content["images"] = [content["images"][i] for i in numbers]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [own for own in content["annotations"] if own["image_id"] in kept]
+    (tmp_path / "three.json").write_text(json.dumps(content))
+    chosen, expected = index.select(numbers), read_lvis(tmp_path / "three.json", root)
+    assert chosen.coco_dict() == expected.coco_dict()
+    for i in range(3):
+        np.testing.assert_array_equal(chosen.verified(i), expected.verified(i))

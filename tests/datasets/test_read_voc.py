@@ -53,6 +53,14 @@ def test_two_years_equal_the_files_written_by_hand(voc):
     assert ignored == [1, 0, 1, 0]
 
 
+def test_selected_images_equal_a_list_with_only_these_images(voc):
+    chosen = read_voc(voc, BOTH).select([1])
+    expected = read_voc(voc, BOTH[1:])
+    assert chosen.file_names == expected.file_names
+    for name in ("boxes", "areas", "difficult", "labels", "heights", "widths"):
+        assert getattr(chosen, name).tolist() == getattr(expected, name).tolist() != []
+
+
 def test_given_classes_keep_their_order(voc):
     index = read_voc(voc, BOTH, classes=["dog", "horse", "cat"])
     assert list(index.category_names) == ["dog", "horse", "cat"] and index.labels.tolist() == [0, 0, 0, 2]
