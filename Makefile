@@ -11,7 +11,7 @@ TABLE = $(RUN) scripts.table table=$(subst -,_,$*)
 .PHONY: help setup lock test test-faults lint demo reproduce-table report figures benchmark benchmark-gpu zoo site clean
 
 help:  ## this list
-	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-40s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 	@echo "The tables; plan-table-NAME and table-NAME take the same names:"
 	@awk '/^label:/ { name = FILENAME; gsub(/.*\/|\.yaml/, "", name); gsub(/_/, "-", name); gsub(/^label: *|"/, ""); \
 		printf "  make %-40s %s\n", "reproduce-table-" name, $$0 }' $$(grep -L '^trainable: false' conf/table/*.yaml)
@@ -27,22 +27,22 @@ lock: setup  ## resolve requirements.txt into requirements.lock
 test: setup  ## all tests (under 10 minutes on two cores)
 	@$(RUN) pytest -n $(JOBS) --dist loadfile
 
-test-faults: setup  ## kills, full disks, races, dead processes, damaged inputs (under 30 minutes on two cores)
+test-faults: setup  ## kills, full disks, races, damaged inputs (under 30 minutes on two cores)
 	@$(RUN) pytest -m faults
 
 lint: setup  ## style, common mistakes, types
 	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
 
-demo: setup  ## train two detectors with FL and AFL, compare them with the committed figures, draw a picture (a few minutes)
+demo: setup  ## train two detectors with FL and AFL, compare them, draw a picture (two minutes)
 	@$(RUN) scripts.table action=run table=shapes table.detectors=[retinanet,centernet] table.losses=[fl,afl] jobs=$(JOBS) $(ARGS)
 	@$(RUN) scripts.report gallery loss=afl output=outputs/tables/shapes/found.jpg
 
-reproduce-table: reproduce-table-shapes  ## train the missing runs of the embedded benchmark, then compare their table with the committed one (SEEDS=0,1,2)
+reproduce-table: reproduce-table-shapes  ## train the embedded benchmark, compare it with the committed one (SEEDS=0,1,2)
 
-reproduce-table-%: setup  ## the same for another table of the list below (ARGS="paths.data=FOLDER")
+reproduce-table-%: setup  ## the same for a table of the list below (ARGS="paths.data=FOLDER")
 	@$(TABLE) action=run seeds=[$(SEEDS)] jobs=$(JOBS) $(ARGS)
 
-plan-table-%: setup  ## print the runs, hours and disk space of a table, and the finished runs
+plan-table-%: setup  ## runs, hours and disk space of a table, and its finished runs
 	@$(TABLE) action=plan seeds=[$(SEEDS)] $(ARGS)
 
 table-%: setup  ## rebuild results/NAME from its records, without training
@@ -58,10 +58,10 @@ reproduce-table-coco reproduce-table-lvis% reproduce-table-voc: JOBS = 1
 report: setup  ## all tables and figures in one page, outputs/report.html
 	@$(RUN) scripts.report html
 
-benchmark-gpu: setup  ## checks and times of all kernels, losses and steps on this machine's GPU, under four minutes (ARGS=dry=true rehearses it on a CPU)
+benchmark-gpu: setup  ## checks and times on this machine's GPU, four minutes (ARGS=dry=true: on a CPU)
 	@$(RUN) scripts.benchmark gpu $(ARGS)
 
-benchmark: setup  ## compare losses, steps, evaluation, input and decoding with other packages on this machine (ARGS="loss" for one)
+benchmark: setup  ## compare the speed with other packages on this machine (ARGS="loss" for one part)
 	@$(RUN) scripts.benchmark $(ARGS)
 
 figures: setup  ## draw the figures of results/figures
@@ -70,10 +70,10 @@ figures: setup  ## draw the figures of results/figures
 data-%: setup  ## download, verify and unpack coco, lvis or voc (ARGS="dataset.root=/data/coco")
 	@$(RUN) scripts.prepare_data $* $(ARGS)
 
-zoo: setup  ## train and write the detectors that conf/zoo.yaml lists and zoo/ lacks (ARGS="paths.data=FOLDER")
+zoo: setup  ## train the missing detectors of conf/zoo.yaml (ARGS="paths.data=FOLDER")
 	@$(RUN) scripts.zoo make $(ARGS)
 
-site: setup  ## build the documents as a website, outputs/site, and check links (ARGS="serve" also shows it)
+site: setup  ## build the documents as a website, outputs/site (ARGS="serve" also shows it)
 	@$(VENV)/bin/uv pip install -q --python $(VENV)/bin/python -r docs/requirements.txt
 	@$(RUN) scripts.site $(ARGS)
 

@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 import re
+import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from afl.config import (
     CONF,
     IMAGE_SIZE,
+    SEVERAL,
     ConfigError,
     composed,
     did_you_mean,
@@ -41,7 +43,7 @@ FLAGS = {
 }  # fmt: skip
 # Ways to name other folders and files of configs. The commands check their arguments against this project's.
 ELSEWHERE = ("-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "hydra.searchpath")
-KINDS = {bool: "true or false", list: "a list such as [one,two]", int: "a whole number", float: "a number"}
+KINDS = {bool: "true or false", list: "a list", int: "a whole number", float: "a number"}
 
 
 def run_hydra(task: Callable[[DictConfig], None], config_name: str = "config") -> None:
@@ -52,7 +54,7 @@ def run_hydra(task: Callable[[DictConfig], None], config_name: str = "config") -
     """
     arguments = sys.argv[1:]
     if any(argument in HELP for argument in arguments):
-        print(f"{sys.modules[task.__module__].__doc__.strip()}\n\n{groups_help(config_name)}")
+        print(f"{help_text(sys.modules[task.__module__].__doc__)}\n\n{groups_help(config_name)}")
         return
     try:
         sys.argv[1:] = checked(arguments, config_name)
@@ -81,11 +83,15 @@ def checked(arguments: Sequence[str], config_name: str) -> list[str]:
         ConfigError: an argument does not have the form ``NAME=VALUE``, names a group member or a setting that does not exist, has a
             value of the wrong kind, or has no effect.
     """
-    problem = elsewhere(arguments) or misplaced(arguments) or unknown_choice(arguments)
+    sweep = "-m" in arguments or "--multirun" in arguments
+    problem = (
+        elsewhere(arguments) or misplaced(arguments) or unknown_choice(arguments) or without_slurm(arguments)
+    )
+    if not problem and not sweep:
+        problem = several_choices(arguments)
     if problem:
         raise ConfigError(problem)
     arguments = _without_empty_choices(arguments, config_name)
-    sweep = "-m" in arguments or "--multirun" in arguments
     choices = [argument for argument in arguments if _is_choice(argument)]
     base = _base(choices, config_name)
     if base is None:  # Hydra says why
@@ -169,6 +175,22 @@ def elsewhere(arguments: Sequence[str]) -> str | None:
     return None
 
 
+def without_slurm(arguments: Sequence[str]) -> str | None:
+    """One line if a sweep needs Slurm and this machine does not have it, or None."""
+    for argument in arguments:
+        if argument in ("hydra/launcher=slurm", "hydra/launcher=submitit_slurm") and not shutil.which("srun"):
+            return f"{argument}: this machine has no Slurm (there is no command srun); without it, write hydra/launcher=joblib"
+    return None
+
+
+def several_choices(arguments: Sequence[str]) -> str | None:
+    """One line about the first group with several members, or None. Only a sweep takes several."""
+    for argument in arguments:
+        if _is_choice(argument) and "," in argument and not argument.startswith("hydra"):
+            return f"{argument} {SEVERAL}"
+    return None
+
+
 def misplaced(arguments: Sequence[str]) -> str | None:
     """One line about the first argument that is neither ``NAME=VALUE`` nor a flag of Hydra, or None."""
     rest = list(arguments)
@@ -192,11 +214,11 @@ def not_assigned(argument: str, following: Sequence[str]) -> str:
 
 
 def groups_help(config_name: str) -> str:
-    """The groups of a config and their members, one group a line."""
+    """The groups of a config and their members, one group a line, as wide as the terminal."""
     lines = [
         textwrap.fill(
             f"{group}=" + " | ".join(members(group)),
-            width=112, initial_indent="    ", subsequent_indent=" " * 8, break_on_hyphens=False,
+            width=_width(), initial_indent="    ", subsequent_indent=" " * 8, break_on_hyphens=False,
         )
         for group in _group_defaults(config_name)
         if members(group)
@@ -204,8 +226,10 @@ def groups_help(config_name: str) -> str:
     return "\n".join(
         [
             "Groups:", *lines, "",
-            "Every value of the config can be set as NAME=VALUE; --cfg job prints all of them, -m runs a sweep over values",
-            "separated by commas.",
+            _filled(
+                "Every value of the config can be set as NAME=VALUE; --cfg job prints all of them, -m runs a sweep over values "
+                "separated by commas."
+            ),
         ]
     )  # fmt: skip
 
@@ -247,7 +271,8 @@ def _value(name: str, text: str, default: Any) -> Any:
     try:
         return {bool: _truth, list: _list, int: int, float: float}[kind](text)
     except ValueError:
-        raise ValueError(f"{name} is {text!r}; it must be {KINDS[kind]}") from None
+        needed = f"a list such as [{text.strip('[]') or 'one,two'}]" if kind is list else KINDS[kind]
+        raise ValueError(f"{name} is {text!r}; it must be {needed}") from None
 
 
 def _truth(text: str) -> bool:
@@ -284,8 +309,25 @@ def asks_for_help(arguments: Sequence[str], document: str) -> bool:
     """Whether ``arguments`` ask for help; ``document`` is then printed."""
     asked = any(argument in HELP for argument in arguments)
     if asked:
-        print(document.strip())
+        print(help_text(document))
     return asked
+
+
+def help_text(document: str) -> str:
+    """A docstring as help: its text is as wide as the terminal, and its section about exceptions is left out."""
+    lines = document.partition("\nRaises:")[0].strip().splitlines()
+    blocks = itertools.groupby(lines, key=lambda line: line[:1] not in ("", " "))
+    return "\n".join(_filled("\n".join(block)) if text else "\n".join(block) for text, block in blocks)
+
+
+def _filled(paragraph: str) -> str:
+    return textwrap.fill(
+        " ".join(paragraph.split()), _width(), break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size().columns, 120)
 
 
 def printable(text: object) -> str:

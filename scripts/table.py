@@ -12,7 +12,7 @@ table, and the records of ``run``.
 
 On a cluster every run is a separate job (this process must have access to the folder of the records):
 
-    python -m scripts.table table=coco action=run launch=[hydra/launcher=submitit_slurm,hydra.launcher.gpus_per_node=1]
+    python -m scripts.table table=coco action=run launch=[hydra/launcher=slurm,hydra.launcher.gpus_per_node=1]
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from afl.config.compose import composed
 from afl.config.overrides import (
     CONF,
     IMAGE_SIZE,
+    SEVERAL,
     ConfigError,
     apply_overrides,
     hydra_override,
@@ -22,6 +23,7 @@ __all__ = [
     "CONF",
     "CONFIG",
     "IMAGE_SIZE",
+    "SEVERAL",
     "UNRESOLVED",
     "ConfigError",
     "apply_overrides",

@@ -26,6 +26,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 # A setting with this default also accepts true and false.
 AUTO = "auto"
 IMAGE_SIZE = "dataset.image_size"
+SEVERAL = "names several values; only a sweep takes several: scripts.train -m"
 _ASSIGNMENT = re.compile(r"(\+{0,2})([A-Za-z_][\w./@:-]*)=(.*)", re.DOTALL)
 
 
@@ -78,6 +79,8 @@ def hydra_override(argument: str, config: DictConfig, *, sweep: bool = False) ->
             value = _with_home_folder(text, parsed)
         elif isinstance(parsed._value, ChoiceSweep) and default is None:
             value = quoted(os.path.expanduser(text))
+        elif isinstance(default, bool | int | float):
+            raise ConfigError(f"{key}={text} {SEVERAL}")
         else:
             raise ConfigError(_wrong_kind(key, text, default))
     elif default is None and not text.lstrip().startswith(("[", "{")):

@@ -6,7 +6,14 @@ import sys
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 class ProgressReport:
@@ -25,20 +32,35 @@ class ProgressReport:
         self.title, self.total, self.mode = title, total_steps, mode
         self._start_step, self._started = start_step, time.perf_counter()
         self._bar: Progress | None = None
+        self._speed = True
         if mode == "bar":
+            console = Console(stderr=True)
+            shown = self._fitting(console.width)
+            self._speed = "speed" in shown
+            columns: dict[str, list[ProgressColumn]] = {
+                "title": [TextColumn("{task.description}", markup=False)],
+                "bar": [BarColumn(bar_width=20)],
+                "steps": [TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[figures]}")],
+                "elapsed": [TimeElapsedColumn(), TextColumn("elapsed,")],
+                "left": [TimeRemainingColumn(), TextColumn("left")],
+            }
             self._bar = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=20),
-                TextColumn("{task.completed}/{task.total}"),
-                TextColumn("{task.fields[figures]}"),
-                TimeElapsedColumn(),
-                TextColumn("elapsed,"),
-                TimeRemainingColumn(),
-                TextColumn("left"),
-                console=Console(stderr=True),
+                *(one for part in columns if part in shown for one in columns[part]), console=console
             )
             self._task = self._bar.add_task(title, total=total_steps, completed=start_step, figures="")
             self._bar.start()
+
+    def _fitting(self, width: int) -> list[str]:
+        """The parts of the bar that fit into ``width`` columns. On a narrow terminal the first of these are left out: the bar,
+        the speed, the title, the elapsed time."""
+        widths = {
+            "bar": 20, "speed": len("  1234 images/s"), "title": len(self.title), "elapsed": len("0:00:00 elapsed,"),
+            "steps": len(f"{self.total}/{self.total} loss 0.123"), "left": len("0:00:00 left"),
+        }  # fmt: skip
+        parts = list(widths)
+        while parts[2:] and sum(widths[part] + 1 for part in parts) > width + 1:
+            parts.pop(0)
+        return parts
 
     def advance(self, step: int) -> None:
         """Move the bar to ``step``."""
@@ -49,7 +71,7 @@ class ProgressReport:
 
     def show(self, step: int, loss: float, images_per_second: float) -> None:
         """Show the figures after ``step`` steps."""
-        figures = f"loss {loss:.3f}  {images_per_second:.0f} images/s"
+        figures = f"loss {loss:.3f}" + (f"  {images_per_second:.0f} images/s" if self._speed else "")
         if self._bar is not None:
             self._bar.update(self._task, completed=step, figures=figures)
         elif self.mode == "lines":

@@ -98,7 +98,7 @@ def test_a_comma_is_a_sweep_only_with_the_sweep_option():
     assert hydra_override("root=a,b", BASE, sweep=True) == "root=a,b"
     assert as_hydra_reads(hydra_override("root=a,b", BASE)) == "a,b"
     assert as_hydra_reads(hydra_override("nothing=a,b", BASE)) == "a,b"
-    with pytest.raises(ConfigError, match="size is '1,2'; it needs a number such as 4"):
+    with pytest.raises(ConfigError, match="^size=1,2 names several values; only a sweep takes several"):
         hydra_override("size=1,2", BASE)
 
 

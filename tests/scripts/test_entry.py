@@ -50,6 +50,9 @@ def test_launchers_of_plugins_and_of_the_project_are_accepted():
         (["batch_size=3"], "Did you mean trainer.batch_size?"),
         (["trainer.batch_size=abc"], "trainer.batch_size is 'abc'; it needs a number"),
         (["-m", "seed=0,x"], "seed is '0,x'; it needs a number"),
+        (["loss=fl,afl"], "loss=fl,afl names several values; only a sweep takes several: scripts.train -m"),
+        (["seed=0,1"], "seed=0,1 names several values; only a sweep takes several: scripts.train -m"),
+        (["loss=fl,aflx"], "Did you mean loss=afl?"),
         (["--detector", "centernet"], "write detector=centernet"),
         (["--detector=centernet"], "write detector=centernet"),
         (["loss=fl", "--seed", "3"], "write seed=3"),
@@ -176,7 +179,7 @@ def test_a_value_has_the_kind_of_its_default(argument, value):
         ("--score", "does not have the form NAME=VALUE; write score=VALUE"),
         ("--score=0.5", "write score=0.5"),
         ("flip=maybe", "flip is 'maybe'; it must be true or false"),
-        ("scales=2", "scales is '2'; it must be a list"),
+        ("scales=2", "scales is '2'; it must be a list such as [2]"),
         ("image=1.5", "it must be a whole number"),
     ],
 )
@@ -194,3 +197,39 @@ def test_a_missing_file_of_replay_is_named():
 def test_help_is_the_module_docstring_of_the_command(capsys):
     assert asks_for_help(["run=x", "--help"], "\nWhat it does.\n") and not asks_for_help(["run=x"], "")
     assert capsys.readouterr().out == "What it does.\n"
+
+
+def test_help_fits_the_terminal_and_names_no_exceptions_of_python(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    document = """Draw the boxes of a run.
+
+    python -m scripts.draw run=outputs/NAME output=found
+
+Writes one picture for each image, and
+does not change the images.
+
+Raises:
+    ValueError: no run is named.
+"""
+    asks_for_help(["--help"], document)
+    assert capsys.readouterr().out.splitlines() == [
+        "Draw the boxes of a run.",
+        "",
+        "    python -m scripts.draw run=outputs/NAME output=found",
+        "",
+        "Writes one picture for each",
+        "image, and does not change the",
+        "images.",
+    ]
+    assert max(map(len, groups_help("config").splitlines())) <= 44  # the longest name with its indent
+
+
+def test_a_slurm_sweep_without_slurm_gives_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for launcher in ("slurm", "submitit_slurm"):
+        with pytest.raises(ConfigError, match=f"hydra/launcher={launcher}: this machine has no Slurm"):
+            checked(["-m", f"hydra/launcher={launcher}", "loss=fl,afl"], "config")
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    arguments = ["-m", "hydra/launcher=slurm", "loss=fl,afl"]
+    assert checked(arguments, "config") == arguments

@@ -40,6 +40,25 @@ def test_the_bar_moves_at_every_step_and_shows_elapsed_and_remaining_time(termin
     )
 
 
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120])
+def test_steps_loss_and_remaining_time_are_complete_on_a_narrow_terminal(monkeypatch, width):
+    text = io.StringIO()
+    monkeypatch.setattr(
+        progress,
+        "Console",
+        lambda **_: Console(file=text, force_terminal=True, width=width, color_system=None),
+    )
+    report = ProgressReport(title="shapes_lvis-retinanet-fl-s0", total_steps=90000, start_step=0, mode="bar")
+    report.advance(1200)
+    report.show(1200, 0.667, 29.0)
+    report.close()
+    line = shown(text).splitlines()[-1].rstrip()
+    assert len(line) <= width and "…" not in line
+    assert re.search(r"1200/90000 loss 0\.667.* [-\d]:[-\d]+:[-\d]+ left$", line), line
+    assert ("elapsed" in line) == (width > 40) and ("retinanet" in line) == (width > 60), line
+    assert ("images/s" in line) == (width > 80), line
+
+
 def test_a_message_after_a_pause_is_on_a_separate_line_and_the_bar_returns(terminal):
     report = ProgressReport(title="run", total_steps=10, start_step=0, mode="bar")
     report.advance(1)
