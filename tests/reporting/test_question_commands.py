@@ -73,7 +73,7 @@ COMMITTED = [
     ("contrast", ["table=bccd"], "bccd/afl-contrasts.md"),
     *(
         ("contrast", [f"table={table}", f"loss={loss}"], f"{table}/{loss}-contrasts.md")
-        for table in ("bccd",)
+        for table in ("bccd", "trashcan")
         for loss in ("irfs", "afl_irfs", "afl_anchored_head_irfs")
     ),
     *(
