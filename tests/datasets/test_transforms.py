@@ -23,10 +23,10 @@ from datasets import (
     Sample,
     read_shapes,
 )
-from datasets.color import color_matrix
+from datasets.color import _AXES, color_matrix
 from datasets.extreme_points import extreme_points_of_boxes, extreme_points_of_polygons
 from datasets.geometry import transform_boxes, transform_points
-from datasets.transforms import warp
+from datasets.transforms import resized_size, warp
 
 
 def smooth_image(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -97,6 +97,10 @@ def test_sizes_equal_torchvision_with_a_long_side_limit(short, long, expected):
     assert abs(theirs[0] - found[0]) <= 1 and abs(theirs[1] - found[1]) <= 1
 
 
+def test_the_sides_of_a_resized_image_have_at_least_a_pixel():
+    assert resized_size(1, 5000, 800, 1333) == (1, 1333) and resized_size(5000, 1, 800, 1333) == (1333, 1)
+
+
 def test_mirroring_both_ways_and_transposing_equal_torchvision():
     sample = a_sample()
     found = FixedTransform(flip=1.0, flip_both=True, transpose=1.0)(sample, RNG(0))
@@ -152,23 +156,36 @@ def test_a_crop_that_zooms_out_is_padded_with_the_mean_colour_despite_jitter():
     assert (found.image[outside] == PAD_COLOR).all()
 
 
-def test_crop_centres_keep_their_distance_from_the_border():
+@pytest.mark.parametrize(("border", "margins"), [(20, (20, 20)), (40, (20, 20)), (128, (32, 16))])
+def test_crop_centres_keep_their_distance_from_the_border(border, margins):
+    """``_get_border`` of CenterNet's code gives these margins for an image of 80 x 60."""
     sample = replace(a_sample(), extreme_points=None)
     centres = []
     for seed in range(60):
-        found = CropTransform(32, scales=(1.0,), border=20)(sample, RNG(seed))
+        found = CropTransform(32, scales=(1.0,), border=border)(sample, RNG(seed))
         inverse = cv2.invertAffineTransform(found.matrix)
         centres.append(inverse[:, :2] @ (16, 16) + inverse[:, 2])
     low, high = np.min(centres, axis=0), np.max(centres, axis=0)
-    assert (low >= (20, 20)).all() and (high <= (60, 40)).all()
-    assert (high - low > (30, 15)).all()
+    free = np.array([80, 60]) - 2 * np.array(margins)
+    assert (low >= margins).all() and (high <= margins + free).all()
+    assert (high - low > 0.8 * free).all()
 
 
-def test_strong_shrinking_averages_every_pixel():
+@pytest.mark.parametrize(("scale", "side"), [(0.125, 8), (0.4, 25)])
+def test_strong_shrinking_averages_every_pixel(scale, side):
     # A fine checkerboard is grey on average; sampling single pixels of it would give black or white.
     board = np.kron(np.indices((64, 64)).sum(axis=0) % 2, np.ones((1, 1))).astype(np.uint8)[..., None] * 255
-    small = warp(np.repeat(board, 3, axis=2), np.array([[0.125, 0, 0], [0, 0.125, 0]]), 8, 8)
+    small = warp(np.repeat(board, 3, axis=2), np.array([[scale, 0, 0], [0, scale, 0]]), side, side)
     assert np.abs(small.astype(int) - 127).max() <= 2
+
+
+def test_strong_shrinking_keeps_positions_if_the_factor_does_not_divide_the_size():
+    image = np.zeros((67, 101, 3), np.uint8)
+    image[50:60, 80:95] = 255
+    matrix = np.array([[0.3, 0, 0], [0, 0.3, 0]])
+    small = warp(image, matrix, 30, 20)[..., 0].astype(float)
+    centre = (small * np.indices(small.shape)).sum(axis=(1, 2)) / small.sum() + 0.5
+    np.testing.assert_allclose(centre[::-1], transform_points(np.array([87.5, 55.0]), matrix), atol=0.1)
 
 
 TRANSFORMS = [
@@ -316,6 +333,7 @@ def test_jitter_draws_from_its_ranges_and_lighting_moves_along_the_principal_axe
     colours = (
         np.array([ColorJitter(0, 0, 0, lighting=0.5)(image, RNG(seed))[0, 0] for seed in range(300)]) - 100.0
     )
+    np.testing.assert_allclose(_AXES.T @ _AXES, np.eye(3), atol=1e-3)  # four decimals are published
     # The first component is nearly grey and has most of the variance.
     _, vectors = np.linalg.eigh(np.cov(colours.T))
     assert abs(vectors[:, -1] @ (0.5675, 0.5808, 0.5836)) > 0.99

@@ -65,6 +65,11 @@ def test_one_value_has_no_interval_and_none_has_no_mean():
     assert estimate([]) is None
 
 
+def test_an_interval_that_contains_zero_has_no_sign():
+    assert not estimate([0.0, 0.0]).positive and not estimate([0.0, 0.0]).negative
+    assert estimate([0.1, 0.1]).positive and estimate([-0.1, -0.1]).negative
+
+
 def test_the_paired_difference_uses_common_seeds():
     difference = paired_difference({0: 0.5, 1: 0.7, 2: 9.0}, {0: 0.4, 1: 0.5, 3: 9.0})
     assert (difference.n, difference.mean) == (2, pytest.approx(0.15))
