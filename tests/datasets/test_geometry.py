@@ -55,6 +55,9 @@ def test_the_longest_chord_equals_a_manual_computation():
     assert longest_chord([comb], 0, 2.0, 20) == 5.5
     assert longest_chord([comb], 1, 4.0, 20) == 2.0
     assert longest_chord([comb], 0, 12.0, 20) is None
+    assert (
+        longest_chord([comb - np.float32([0, 9])], 0, 7.0, 20) == 1.0
+    )  # from -3 to 2: the part inside the window is 0 to 2
 
 
 def test_clipping_keeps_inner_polygons_and_empties_outer_ones():

@@ -93,6 +93,14 @@ def test_full_batches_of_a_large_epoch_have_one_group_and_a_random_order():
     assert 90 < sum(one != other for one, other in pairwise(kinds)) < 160
 
 
+def test_an_epoch_that_begins_in_a_batch_has_full_batches_of_one_group():
+    groups = np.arange(1001) % 2
+    plan = EpochPlan(1001, 4, seed=1, groups=groups)
+    mixed = [len({int(groups[i]) for _, i, _ in plan.batch(step)}) > 1 for step in range(4 * 1001 // 4)]
+    # Of each of four epochs: the batch that the epoch before it began, and at most two of the images that fill no batch.
+    assert sum(mixed) <= 12
+
+
 def coco_like_sizes(count: int) -> np.ndarray:
     """Heights and widths (count, 2), with about COCO's shares of 4 : 3, 3 : 2, upright and square images and panoramas."""
     rng = np.random.default_rng(0)
@@ -223,6 +231,12 @@ def test_images_are_repeated_according_to_their_factor():
             seen[i] += 1
     assert late == stream[120:123]
     assert [key for step in range(41) for key in fresh.batch(step)] == stream[:123]
+
+
+def test_each_image_draws_its_own_repetition():
+    plan = EpochPlan(400, 4, seed=0, repeat_factors=np.full(400, 1.5))
+    # Half of 400 images, with a standard deviation of 10.
+    assert all(150 < len(plan.order(epoch)) - 400 < 250 for epoch in range(20))
 
 
 def test_exposure_equals_the_objects_that_the_epochs_show(shapes_folder):

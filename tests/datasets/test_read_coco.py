@@ -163,6 +163,8 @@ DEFECTS = [
     ("annotations.2.segmentation", [[1, 2, 3]], "bad_segmentation", "annotation 13 has a 'segmentation'"),
     ("annotations.2.segmentation", [["1", 2, 3, 4, 5, 6]], "bad_segmentation", "annotation 13 has a 'segmentation'"),
     ("annotations.2.segmentation", [[5, 5, 15, 5, 10, 32]], "bad_segmentation", "annotation 13 has a 'segmentation'"),
+    ("annotations.2.segmentation", [[-2, 5, 15, 5, 10, 15]], "bad_segmentation", "annotation 13 has a 'segmentation'"),
+    ("annotations.2.segmentation", [[5, 5, 42, 5, 10, 15]], "bad_segmentation", "annotation 13 has a 'segmentation'"),
     ("annotations.2.segmentation", "x", "bad_segmentation", "annotation 13 has a 'segmentation'"),
     ("annotations.2.segmentation", {"size": [30, 40], "counts": [5, 3]}, "bad_segmentation", "annotation 13 has a 'segmentation' that cannot be used: its run lengths do not add up"),
     ("annotations.2.segmentation", {"size": [30, 40], "counts": "~~~~zz"}, "bad_segmentation", "annotation 13 has a 'segmentation'"),
@@ -231,17 +233,37 @@ def test_a_bad_category_or_image_is_one_finding_without_its_annotations(
     assert {name: defect.count for name, defect in index.defects.items()} == {kind: 1}
 
 
-def test_a_box_that_exceeds_the_image_is_clipped_when_skipping(write_coco, small_coco):
-    content = deepcopy(small_coco)
-    content["annotations"][0]["bbox"] = [15, 2, 9, 5]
-    index = read_coco(*write_coco(content), policy="skip")
-    assert index.boxes[2].tolist() == [15, 2, 20, 7]
+@pytest.mark.parametrize(
+    ("box", "inside"),
+    [
+        ([15, 2, 9, 5], [15, 2, 20, 7]),
+        ([-3, 2, 9, 5], [0, 2, 6, 7]),
+        ([1, -4, 9, 5], [1, 0, 10, 1]),
+        ([1, 18, 9, 5], [1, 18, 10, 20]),
+        ([-3, -4, 30, 40], [0, 0, 20, 20]),
+    ],
+)
+def test_a_box_that_exceeds_the_image_is_clipped_when_skipping(write_coco, small_coco, box, inside):
+    """The image has 20 x 20 pixels."""
+    small_coco["annotations"][0]["bbox"] = box
+    index = read_coco(*write_coco(small_coco), policy="skip")
+    assert index.boxes[2].tolist() == inside and index.defects["box_sticks_out"].count == 1
 
 
-def test_rounding_of_annotation_tools_is_not_a_defect(write_coco, small_coco):
-    content = deepcopy(small_coco)
-    content["annotations"][0]["bbox"] = [-0.5, 2, 21, 5]
-    assert read_coco(*write_coco(content)).defects == {}
+@pytest.mark.parametrize("box", [[-0.5, 2, 21, 5], [2, -1, 5, 22]])
+def test_rounding_of_annotation_tools_is_not_a_defect(write_coco, small_coco, box):
+    small_coco["annotations"][0]["bbox"] = box
+    index = read_coco(*write_coco(small_coco))
+    x, y, w, h = box
+    assert index.defects == {} and index.boxes[2].tolist() == [x, y, x + w, y + h]
+
+
+def test_the_mask_of_a_crowd_region_gives_no_extreme_points(write_coco, small_coco):
+    for mask in ([[5, 5, 15, 5, 10, 15]], {"size": [30, 40], "counts": [30, 60, 1110]}):
+        small_coco["annotations"][1]["segmentation"] = mask
+        index = read_coco(*write_coco(small_coco))
+        position = index.annotation_ids.tolist().index(12)
+        assert index.crowd[position] and np.isnan(index.extreme_points[position]).all()
 
 
 @pytest.mark.parametrize(

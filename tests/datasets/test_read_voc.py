@@ -98,6 +98,7 @@ def test_shapes_in_whole_pixels_are_within_half_a_pixel_of_the_exact_boxes(shape
 
 DEFECTS = [
     ("<xmin>11</xmin>", "<xmin>12</xmin>", "degenerate_box", "object 2 has a box without area"),
+    ("<ymin>21</ymin>", "<ymin>30</ymin>", "degenerate_box", "object 2 has a box without area"),
     ("<xmin>11</xmin>", "<xmin>many</xmin>", "bad_field", "object 2 has bndbox/xmin = 'many', not a number"),
     ("<xmin>11</xmin>", "", "missing_field", "object 2 has no 'bndbox/xmin'"),
     ("<xmax>12</xmax>", "<xmax>99</xmax>", "box_sticks_out", "object 2 has a box that sticks out"),
