@@ -37,6 +37,16 @@ def test_changed_settings_and_changes_of_ap_are_reported(pair):
     assert found.warnings == []
 
 
+def test_the_classes_that_moved_farthest_are_shown(record):
+    moves = {"a": -0.1, "b": 0.2, "c": 0.3, "d": -0.3, "e": 0.0, "f": 0.1, "g": -0.2}
+    first, second = (
+        record("fcos", loss, per_class={name: 0.5 + share * move for name, move in moves.items()})
+        for loss, share in (("fl", 0), ("afl", 1))
+    )
+    shown = [[row[0] for row in comparison(first, second).most_moved(count)] for count in (1, 2, 9)]
+    assert shown == [["d", "c"], ["d", "g", "b", "c"], ["d", "g", "a", "f", "b", "c"]]
+
+
 def test_other_data_and_other_code_are_reported(pair, record):
     other = record("fcos", "afl", source="bbbbbb", data_hash="2")
     assert len(comparison(pair[0], other).warnings) == 2

@@ -427,6 +427,11 @@ def test_recognition_takes_the_objects_of_common_units_together(record):
     own = {one.key: {"r": (10, 5, n)} for n, one in enumerate(both)}
     _, recognised = questions.recognition(frame(both), own, ["fl"])
     assert recognised.iloc[:, 0].to_dict() == {"ccp fcos": 20, f"{both[0].dataset} fcos": 0}
+    pair = [record("fcos", "fl", 0), record("centernet", "fl", 0)]
+    own = {one.key: {"r": numbers} for one, numbers in zip(pair, ((10, 5, 1), (100, 20, 8)), strict=True)}
+    localised, recognised = questions.recognition(frame(pair), own, ["fl"])
+    # The average is over detectors, not over objects.
+    assert (*localised.loc["average"], *recognised.loc["average"]) == pytest.approx((35, 30))
 
 
 def rows_of(figures: dict[str, tuple[float, float, float]]) -> pd.DataFrame:

@@ -46,9 +46,10 @@ def test_the_verdict_depends_on_the_figure_and_its_interval(table):
         line(to=mean - 9),
         line(row="centernet"),
         line(**{"from": mean + 1}),
+        line(**{"from": mean - 5, "to": mean - 1}),
     ]
     found = compared(built, wanted)
-    assert [one.verdict for one in found] == [MET, BELOW, ABOVE, NONE, MET]
+    assert [one.verdict for one in found] == [MET, BELOW, ABOVE, NONE, MET, MET]
     assert found[0].mean == pytest.approx(mean)
     assert str(found[0]).startswith(f"fcos fl, AP: expected at least 50 (someone), reached {mean:.1f} ± ")
     assert str(found[3]).endswith("(someone): not trained")
