@@ -80,12 +80,19 @@ def make_server(predictors: dict[str, Predictor], port: int) -> http.server.Thre
         port: 0 for any free one.
 
     Raises:
-        OSError: the port is taken.
+        ValueError: the port is taken or needs other rights.
     """
     samples = sample_images(predictors)
     page = rendered(predictors, samples)
     handler = partial(_Handler, predictors, samples, page, threading.Lock())
-    return http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+    try:
+        return http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+    except OSError as error:
+        from datasets.errors import reason
+
+        raise ValueError(
+            f"port={port} cannot be used: {reason(error)}; choose another one, or port=0 for any free one"
+        ) from error
 
 
 def sample_images(predictors: dict[str, Predictor]) -> dict[str, Path]:

@@ -73,6 +73,14 @@ def address(predictor, monkeypatch):
     server.server_close()
 
 
+def test_a_taken_port_gives_one_line(predictor, address):
+    port = int(address.rpartition(":")[2])
+    with pytest.raises(
+        ValueError, match=f"port={port} cannot be used: Address already in use; choose another"
+    ):
+        demo.make_server({NAME: predictor}, port)
+
+
 def post(address: str, data: bytes, **headers: str) -> tuple[int, dict]:
     request = urllib.request.Request(f"{address}/detect/{NAME}", data=data, headers=headers, method="POST")
     try:

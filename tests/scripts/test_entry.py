@@ -15,9 +15,18 @@ from scripts.entry import (
     options_of,
     own_options,
     printable,
+    run_command,
     unknown_choice,
 )
 from scripts.replay import main as replay
+
+
+def test_an_error_of_the_system_ends_a_command_with_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as stopped:
+        run_command(lambda _: (tmp_path / "file").mkdir())
+    remedy = "a file has the name of a folder: move it or choose another path"
+    assert stopped.value.code == f"{tmp_path}/file: File exists; {remedy}"
 
 
 def test_unknown_group_member_suggests_the_nearest():
