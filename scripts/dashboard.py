@@ -41,10 +41,10 @@ MISSING = "wandb-workspaces is not installed: .venv/bin/python -m pip install wa
 FILES = ("table", "cells")
 OUTPUT = Path("outputs")  # W&B's own folder goes here
 NOTE = "AFL here is a reconstruction: the paper's formula is not public."
-QUESTIONS = """What to look at, from top to bottom:
+QUESTIONS = """From top to bottom, the panels answer:
 
 1. Does the loss move the rare classes (AP_r), and what do the frequent classes lose (AP_f)? Lines are means over seeds.
-2. Does AFL's gate open? Kappa starts at 1; near 0 at the end it has done what it can do, near 1 training ended too early.
+2. Does AFL's gate open? Kappa starts at 1. If it ends near 0, the gate has opened; if it ends near 1, the gate has stayed closed.
 3. Why? A rare class whose negatives push harder than its positives (a ratio below 1) is suppressed."""
 
 
