@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from datasets.errors import WriteError
+from datasets.errors import WriteError, reason
 
 YOUNG_SECONDS = 10.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -78,10 +78,18 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     If another process finishes the same folder first, its result stays and this one is removed.  The content must
     therefore depend only on the name.
+
+    Raises:
+        OSError: the folder cannot be written; the message names the settings.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(path)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be generated ({reason(error)}); set paths.cache or dataset.root to a folder that you can write"
+        ) from error
     handle = os.open(temporary, os.O_RDONLY)
     try:
         _lock_if_possible(handle)

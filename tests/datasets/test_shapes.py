@@ -186,6 +186,14 @@ def test_an_interrupted_generation_leaves_no_files(tmp_path, monkeypatch):
     assert list((tmp_path / "x").iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_written_names_the_settings(tmp_path):
+    (tmp_path / "shapes").write_text("")  # also stops root, unlike the permissions of a folder
+    with pytest.raises(
+        OSError, match=r"shapes/.* cannot be generated \(.*\); set paths.cache or dataset.root"
+    ):
+        generate_shapes(tmp_path / "shapes")
+
+
 def test_pretraining_classes_are_different_and_balanced(tmp_path):
     assert not set(BENCHMARK_OUTLINES) & {*PRETRAINING_OUTLINES, *MORE_PRETRAINING_OUTLINES}
     assert not set(BENCHMARK_FILLS) & {*PRETRAINING_FILLS, *MORE_PRETRAINING_FILLS}
