@@ -261,8 +261,10 @@ def checkpoint_of(run: str | Path) -> Path:
         return zoo_file(str(run).removeprefix(PREFIX))
     path = Path(run)
     if not path.exists():
-        known = ", ".join(PREFIX + name for name in names()) or "none"
-        raise CheckpointError(f"{path} does not exist; detectors that need no training: {known}")
+        some = f"for example {PREFIX}{names()[0]}" if names() else "none on this machine"
+        raise CheckpointError(
+            f"{path} does not exist; detectors that need no training ({some}): python -m scripts.zoo"
+        )
     if not path.is_dir():
         return path
     for place in (path / "checkpoints" / LAST, path / LAST):

@@ -7,9 +7,10 @@ from typing import Any
 
 from afl.tracking import Record
 from afl.tracking.record import flat
+from afl.tracking.run_key import EXCLUDED
 
-# Entries that do not affect a result.
-IGNORED = ("paths", "logger", "cell", "dataset.root", "dataset.train", "dataset.val", "dataset.folder.root")
+# Entries that do not affect a result, or that only repeat others.
+IGNORED = ("cell", "dataset.folder.root", *(name for name in EXCLUDED if name != "dataset.folder"))
 SHOWN = 10
 
 
@@ -42,11 +43,11 @@ def comparison(first: Record, second: Record) -> Comparison:
     """Compare any two finished runs."""
     warnings = []
     if first.data_hash != second.data_hash:
-        warnings.append("They were trained or evaluated on different data.")
+        warnings.append("The two runs were trained or evaluated on different data.")
     if first.git.get("source") != second.git.get("source"):
-        warnings.append("They come from different states of the code.")
+        warnings.append("The two runs come from different states of the code.")
     if first.started_apart(second):
-        warnings.append("They started from different weights.")
+        warnings.append("The two runs started from different weights.")
     one, two = flat(first.config), flat(second.config)
     changed = [
         (name, one.get(name), two.get(name))

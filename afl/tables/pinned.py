@@ -15,7 +15,7 @@ def pinned(table: DictConfig) -> str:
     """
     commits = _commits(table)
     return (
-        f"The committed records were trained at commit {commits}; your run uses today's configuration"
+        f"The committed records were trained at commit {commits}; new runs use today's configuration"
         if commits
         else ""
     )

@@ -72,7 +72,7 @@ def run(config: DictConfig, seeds: Sequence[int], console: Console) -> list[Reco
         return records_of(cells)
     log_path = Path(config.paths.output) / "sweeps" / f"{config.table.name}.log"
     console.out(
-        f"{config.table.title}: {len(cells)} cells, {len(cells) - len(missing)} finished, {len(missing)} to train, "
+        f"{config.table.title}: {len(missing)} of {len(cells)} cells to train, "
         f"{config.jobs} at a time; their output: {log_path}",
         highlight=False,
     )

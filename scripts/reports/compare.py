@@ -42,7 +42,8 @@ def show(found: Comparison, console: Console) -> None:
         console.print(text)
     console.print(f"first:  {found.first.key}\nsecond: {found.second.key}")
     changes = Table(title="Config", title_justify="left")
-    for name in ("changed", "first", "second"):
+    changes.add_column("changed", no_wrap=True, overflow="fold")
+    for name in ("first", "second"):
         changes.add_column(name, overflow="fold")
     for name, one, two in found.changed:
         changes.add_row(name, *("–" if value is None else str(value) for value in (one, two)))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from afl.reporting.compare import comparison, flat
 from afl.tracking import write_record
 from scripts.report import main
+from scripts.reports.compare import show
 
 
 @pytest.fixture
@@ -45,6 +48,30 @@ def test_the_classes_that_moved_farthest_are_shown(record):
     )
     shown = [[row[0] for row in comparison(first, second).most_moved(count)] for count in (1, 2, 9)]
     assert shown == [["d", "c"], ["d", "g", "b", "c"], ["d", "g", "a", "f", "b", "c"]]
+
+
+def test_settings_that_do_not_affect_a_result_are_left_out(pair):
+    first, second = (replace(one, config=dict(one.config)) for one in pair)
+    first.config["dataset"] = {
+        "remedy": "set dataset.root",
+        "seed": 0,
+        "folder": {"num_train": 560, "root": "a"},
+    }
+    second.config["dataset"] = {"remedy": None, "seed": 100, "folder": {"num_train": 100, "root": "b"}}
+    second.config["per_detector"] = {"fcos": {"score_threshold": 0.1}}
+    second.config["trainer"] = {"num_workers": 2}
+    assert {row[0] for row in comparison(first, second).changed} == {
+        "loss.chain.gate.kappa", "dataset.seed", "dataset.folder.num_train",
+    }  # fmt: skip
+
+
+def test_names_of_settings_are_complete_on_eighty_columns(pair):
+    name = "train_transform.heatmap.color.brightness"
+    first = replace(pair[0], config={"dataset": {name: "a value that is long enough for two lines"}})
+    second = replace(pair[1], config={"dataset": {name: None}})
+    text = io.StringIO()
+    show(comparison(first, second), Console(file=text, width=80))
+    assert f"dataset.{name}" in text.getvalue() and max(map(len, text.getvalue().splitlines())) <= 80
 
 
 def test_other_data_and_other_code_are_reported(pair, record):

@@ -192,9 +192,7 @@ def test_a_run_does_not_change_the_committed_table_and_is_compared_with_it(finis
     assert lines and all("| retinanet |" in line and line.endswith("| equal |") for line in lines)
     shown = capsys.readouterr().out
     assert "all 2 cells are finished" in shown and "committed" in shown
-    pin = (
-        "The committed records were trained at commit c9f1f42, d765e99; your run uses today's configuration."
-    )
+    pin = "The committed records were trained at commit c9f1f42, d765e99; new runs use today's configuration."
     assert pin in " ".join(shown.split())
 
 
