@@ -13,7 +13,7 @@ from scipy.io import loadmat
 
 from datasets import DataError
 from datasets import prepare_foda as prepare_foda_module
-from datasets.prepare_ccp import balanced_halves, garments, prepare_ccp, small_size
+from datasets.prepare_ccp import _large_parts, balanced_halves, garments, prepare_ccp, small_size
 from datasets.prepare_chula import CLASSES, cell_records, halves_of_blocks, prepare_chula, read_points
 from datasets.prepare_foda import class_pools, drawn_counts, prepare_foda, read_frame, thin
 from scripts.prepare_data import main
@@ -51,6 +51,14 @@ def test_ccp_objects(shared_data, number):
     assert records == annotations(contents, number)
 
 
+def test_parts_of_a_garment_that_are_tiny_compared_with_the_largest_are_left_out():
+    mask = np.zeros((200, 120), bool)
+    mask[:100, :100] = mask[110:120, :12] = mask[130:140, :6] = True  # 10,000, 120 and 60 pixels; 1 % is 100
+    kept = mask.copy()
+    kept[130:140] = False
+    np.testing.assert_array_equal(_large_parts(mask), kept)
+
+
 @pytest.mark.parametrize("split", [0, 1])
 @pytest.mark.parametrize(("name", "divide"), [("ccp", balanced_halves), ("chula_rbc12", halves_of_blocks)])
 def test_halves(shared_data, name, divide, split):
@@ -86,9 +94,11 @@ def test_foda_boxes(shared_data, number):
 
 
 def test_foda_pools_and_draws():
-    train, val = class_pools(dict.fromkeys([*range(0, 20, 2), *range(100, 140)], "nut") | {30: "pen"})
-    assert train["nut"] == [0, 2, 4, 6, 8, 10, *range(100, 126)]
-    assert val["nut"] == [14, 16, 18, *range(130, 140)]
+    # Numbers that differ by three belong to one run, by four to two runs.
+    numbers = [*range(0, 30, 3), *range(31, 51), *range(100, 140)]
+    train, val = class_pools(dict.fromkeys(numbers, "nut") | {90: "pen"})
+    assert train["nut"] == [*range(0, 18, 3), *range(31, 44), *range(100, 126)]
+    assert val["nut"] == [21, 24, 27, *range(46, 51), *range(130, 140)]
     assert thin([0, 1, 2, 3, 4, 5, 6], 3) == [0, 2, 4]
     available = {f"c{n:02}": 1000 for n in range(31)} | {"c05": 20}
     for draw in (0, 1):

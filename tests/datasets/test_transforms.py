@@ -282,11 +282,22 @@ def test_cut_objects_without_outline_lose_points_outside_the_image():
 
 def test_points_inside_the_image_stay_if_the_border_only_cuts_the_box():
     sample = a_sample()
-    sample.boxes[0] = (-0.5, 6, 25, 30)
-    sample.extreme_points[0] = ((9, 6), (0.5, 11), (12, 30), (25, 14))
+    sample.boxes[0] = (-0.5, 6, 75, 30)
+    sample.extreme_points[0] = ((9, 6), (0.5, 11), (12, 30), (75, 14))
     found = FixedTransform(0.0)(sample, RNG(0))
-    assert found.boxes[0].tolist() == [0, 6, 25, 30]
+    assert found.boxes[0].tolist() == [0, 6, 75, 30]
     np.testing.assert_array_equal(found.extreme_points[0], sample.extreme_points[0])
+
+
+@pytest.mark.parametrize(("side", "outside"), enumerate([(30, -3), (-3, 30), (30, 63), (83, 30)]))
+def test_a_point_outside_the_image_makes_all_points_unknown(side, outside):
+    """The image has 80 x 60 pixels."""
+    sample = a_sample()
+    sample.boxes[0], sample.extreme_points[0] = (10, 10, 70, 50), ((30, 10), (10, 30), (30, 50), (70, 30))
+    axis = (1, 0)[side % 2]
+    sample.extreme_points[0, side] = outside
+    sample.boxes[0, [1, 0, 3, 2][side]] = outside[axis]
+    assert np.isnan(FixedTransform(0.0)(sample, RNG(0)).extreme_points[0]).all()
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
