@@ -96,20 +96,17 @@ def to_latex(table: Table) -> str:
 def to_rich(table: Table) -> Any:
     """Blocks and wall times as a ``rich`` group."""
     from rich.console import Group
-    from rich.table import Table as RichTable
     from rich.text import Text
 
     parts: list[Any] = [Text(table.caption)]
     parts += [Text(f"{note}.", style="yellow") for note in table.notes]
     for block in table.blocks:
         columns, rows = _oriented(table, block)
-        shown = _rich_frame(RichTable, _heading(block), columns)
-        for name, entries in rows.items():
-            shown.add_row(
-                Text(name),
-                *(Text(_plain_entry(entry, "\n"), style="bold" if entry.best else "") for entry in entries),
-            )
-        parts.append(shown)
+        texts = {
+            name: [Text(_plain_entry(entry, "\n"), style="bold" if entry.best else "") for entry in entries]
+            for name, entries in rows.items()
+        }
+        parts.append(_Frames(_heading(block), columns, texts))
     for dataset in table.spec.datasets:
         columns, rows = _turned(
             table.spec.losses,
@@ -118,10 +115,8 @@ def to_rich(table: Table) -> Any:
                 for detector in table.spec.detectors
             },
         )
-        shown = _rich_frame(RichTable, f"{dataset}: wall time per cell, seconds", columns)
-        for name, seconds in rows.items():
-            shown.add_row(Text(name), *map(Text, seconds))
-        parts.append(shown)
+        texts = {name: [Text(one) for one in seconds] for name, seconds in rows.items()}
+        parts.append(_Frames(f"{dataset}: wall time per cell, seconds", columns, texts))
     return Group(*parts)
 
 
@@ -137,14 +132,43 @@ def _turned(losses: Sequence[str], rows: dict[str, Sequence]) -> tuple[Sequence[
     return list(rows), dict(zip(losses, map(list, zip(*rows.values(), strict=True)), strict=True))
 
 
-def _rich_frame(kind: type, title: str, columns: Sequence[str]) -> Any:
-    from rich import box
+class _Frames:
+    """A table for a terminal. Columns that do not fit into its width follow in another frame below; no value is shortened."""
 
-    frame = kind(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    frame.add_column("")
-    for name in columns:
-        frame.add_column(name, justify="right")
-    return frame
+    def __init__(self, title: str, columns: Sequence[str], rows: dict[str, Sequence[Any]]) -> None:
+        self.title, self.columns, self.rows = title, columns, rows
+
+    def __rich_console__(self, console: Any, options: Any) -> Any:
+        from rich import box
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        for start, stop in self._parts(options.max_width):
+            title = self.title if start == 0 else f"{self.title} (continued)"
+            frame = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+            frame.add_column("", no_wrap=True)
+            for name in self.columns[start:stop]:
+                frame.add_column(name, justify="right", no_wrap=True)
+            for name, texts in self.rows.items():
+                frame.add_row(Text(name), *texts[start:stop])
+            yield frame
+
+    def _parts(self, width: int) -> list[tuple[int, int]]:
+        """The columns of each frame, as (start, stop); each has at least one."""
+        between = 3  # characters next to each column
+        names = max(map(len, self.rows), default=0) + between + 1
+        needed = [
+            between
+            + max(len(name), *(len(line) for row in self.rows.values() for line in row[i].plain.split("\n")))
+            for i, name in enumerate(self.columns)
+        ]
+        starts, used = [0], names
+        for i, one in enumerate(needed):
+            if used + one > width and i > starts[-1]:
+                starts.append(i)
+                used = names
+            used += one
+        return list(zip(starts, [*starts[1:], len(needed)], strict=True))
 
 
 def _wall_time(table: Table, dataset: str, detector: str, loss: str) -> str:

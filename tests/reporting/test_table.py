@@ -344,6 +344,17 @@ def test_terminal_shows_values_and_wall_times(small_records):
     assert line.split() == ["fcos", "72", "73", "72", "73", "—"]
 
 
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_a_narrow_terminal_shows_every_value_in_full(small_records, width):
+    def words(columns: int) -> tuple[set[str], int]:
+        text = shown(build_table(small_records, SPEC), columns)
+        return {word for word in text.split() if "─" not in word}, max(map(len, text.splitlines()))
+
+    narrow, widest = words(width)
+    assert widest <= width and words(300)[0] <= narrow
+    assert not any("…" in word for word in narrow)
+
+
 def test_records_are_found_in_run_folders_and_damaged_ones_are_named(tmp_path, record, caplog):
     for seed in (0, 1):
         write_record(tmp_path / "runs" / f"s{seed}" / "record.json", record(seed=seed))
