@@ -324,7 +324,9 @@ def recognition(
 def documents() -> None:
     """Update the tables of results/ inside README.md and the pages of results/, between their marks.
 
-    python -m scripts.report documents
+        python -m scripts.report documents
+
+    Names the files that it has written.
     """
     for name in DOCUMENTS:
         text = (ROOT / name).read_text(encoding="utf-8")
