@@ -126,6 +126,12 @@ COMMITTED = [
         "afl_repeats/afl_irfs-against-irfs.md",
     ),
     ("contrast", ["table=remedies"], "remedies/afl-contrasts.md"),
+    ("contrast", ["table=remedies", "loss=irfs"], "remedies/irfs-contrasts.md"),
+    (
+        "contrast",
+        ["table=remedies", "loss=irfs", "against=afl", "other=remedies"],
+        "remedies/irfs-against-afl-of-remedies.md",
+    ),
     ("recognition", ["table=confirmation", "shifts=[0.3,0.6]"], "confirmation/recognition.md"),
 ]
 

@@ -38,8 +38,8 @@ def test_points_are_mean_differences_over_detectors_and_seeds(record):
     assert (tail, head) == ("AP_r", "AP_f") and list(found) == ["rfs"]  # eql has no run
     of_tail, of_head = found["rfs"]
     assert of_tail.mean == pytest.approx(0.05) and of_head.mean == pytest.approx(-0.02)
-    # Differences by seed: 0.06 and 0.04; t(0.975, 1) = 12.706, divided by the square root of 2.
-    assert of_tail.half == pytest.approx(12.7062 * 0.0141421 / 2**0.5, rel=1e-4)
+    # Differences by seed 0.06 and 0.04 on both detectors: deviation 0.0141421, two degrees of freedom, four differences.
+    assert of_tail.half == pytest.approx(4.30265 * 0.0141421 / 4**0.5, rel=1e-4)
 
 
 def test_every_loss_is_a_labelled_point_and_a_table_without_points_is_rejected(record):

@@ -86,7 +86,7 @@ def _draw_ratios(panels: Sequence[Axes], losses: Sequence[str], pushed: pd.DataF
 
 
 def _draw_gains(axis: Axes, table: Table, losses: Sequence[str]) -> None:
-    """The gains of the groups with their 95 % intervals, the first loss on top."""
+    """The gains of the groups with their pooled 95 % intervals, the first loss on top."""
     found = gains(table)
     axis.axvline(0.0, color=GREY, linewidth=0.6)
     for place, loss in enumerate(losses):

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.transforms import Bbox
+from matplotlib.transforms import Bbox, BboxBase
 
 from afl.reporting.figures.style import BLUE, GREY, RED, styled, with_reconstruction
 from afl.reporting.intervals import Estimate
@@ -44,7 +44,7 @@ def trades(table: Table) -> tuple[str, str, dict[str, tuple[Estimate, Estimate]]
 
 
 def draw_trade(table: Table) -> Figure:
-    """A point for each loss with its 95 % intervals: the head to the right, the tail up, the baseline where the lines cross.
+    """A point for each loss with its pooled 95 % intervals: the head to the right, the tail up, the baseline where the lines cross.
 
     Raises:
         ValueError: as ``trades``.
@@ -122,10 +122,11 @@ def _label(axis: Axes, points: Mapping[str, tuple[Estimate, Estimate]]) -> None:
         boxes = [
             Bbox.from_bounds(u - own.width / 2, v - own.height / 2, own.width, own.height) for u, v in middles
         ]
-        covered = [
-            box.count_overlaps(taken) + len(taken) * (not axis.bbox.x0 <= box.x0 <= box.x1 <= axis.bbox.x1)
-            for box in boxes
-        ]
+        covered = [box.count_overlaps(taken) + len(taken) * (not _contains(axis.bbox, box)) for box in boxes]
         best = int(np.argmin(covered))
         text.set_position(((middles[best][0] - x) / scale, (middles[best][1] - y) / scale))
         taken.append(boxes[best])
+
+
+def _contains(outer: BboxBase, inner: BboxBase) -> bool:
+    return outer.x0 <= inner.x0 <= inner.x1 <= outer.x1 and outer.y0 <= inner.y0 <= inner.y1 <= outer.y1

@@ -9,7 +9,7 @@ import pandas as pd
 
 from afl.reporting.frame import AVERAGE
 from afl.reporting.inference import Difference, difference, holm
-from afl.reporting.intervals import Estimate, estimate, paired_difference, t_quantile
+from afl.reporting.intervals import Estimate, paired_difference, t_quantile
 from afl.reporting.records import variant_of
 from afl.reporting.table import Table
 from afl.tracking import names_afl
@@ -141,8 +141,7 @@ def adjusted(
 
 
 def gains(table: Table) -> dict[str, dict[str, Estimate]]:
-    """The gain of each loss over the baseline, by loss and metric, in [0, 1]: differences of means over detectors, paired by data
-    set and unit. Units for which a detector has no run of one of the two losses are left out, and so are losses without a unit.
+    """The gain of each loss over the baseline, by loss and metric, in [0, 1], as in ``contrasts``, with the pooled interval.
 
     Raises:
         ValueError: the table has no baseline.
@@ -150,18 +149,12 @@ def gains(table: Table) -> dict[str, dict[str, Estimate]]:
     baseline = table.spec.baseline
     if baseline is None:
         raise ValueError(f"table {table.spec.name} has no baseline to compare with")
-    row = AVERAGE if len(table.spec.detectors) > 1 else table.spec.detectors[0]
-    own = _by_loss(table).xs(row, level="detector")
-    moved = own.drop(columns=baseline).sub(own[baseline], axis=0)
-    return {
-        loss: {
-            metric: gain
-            for metric, values in moved[loss].dropna().groupby(level="metric", sort=False)
-            if (gain := estimate(values.tolist())) is not None
-        }
-        for loss in moved
-        if moved[loss].notna().any()
-    }
+    found: dict[str, dict[str, Estimate]] = {}
+    pairs = [(loss, baseline) for loss in table.spec.losses if loss != baseline]
+    for (loss, _, metric), own in contrasts(table, pairs).items():
+        half = own.pooled.half if own.pooled else None
+        found.setdefault(loss, {})[metric] = Estimate(own.mean, half, own.units)
+    return found
 
 
 def _by_loss(table: Table) -> pd.DataFrame:
