@@ -299,10 +299,17 @@ def run_command(main: Callable[[list[str]], Any]) -> None:
     except Exception as error:
         if not isinstance(error, OSError | ValueError) and not type(error).__module__.startswith("afl."):
             raise
-        from datasets.errors import explained
-
-        sys.exit(explained(error))
+        sys.exit(message_of(error))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def message_of(error: Exception) -> str:
+    """The text of an error; an error of the system becomes a sentence. Only that imports the package that loads torch."""
+    if not isinstance(error, OSError):
+        return str(error)
+    from datasets.errors import explained
+
+    return explained(error)
 
 
 def asks_for_help(arguments: Sequence[str], document: str) -> bool:

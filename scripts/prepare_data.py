@@ -45,7 +45,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from afl.config import did_you_mean
-from scripts.entry import asks_for_help, compose_config, own_options, printable
+from scripts.entry import asks_for_help, compose_config, message_of, own_options, printable
 
 if TYPE_CHECKING:
     from datasets import AnnotationIndex, ClassStatistics
@@ -75,9 +75,7 @@ def main(arguments: list[str]) -> int:
     except OmegaConfBaseException as error:
         print(f"error: {printable(str(error).splitlines()[0])}", file=sys.stderr)
     except (ValueError, OSError) as error:  # DataError and ConfigError among them
-        from datasets.errors import explained
-
-        print(f"error: {printable(explained(error))}", file=sys.stderr)
+        print(f"error: {printable(message_of(error))}", file=sys.stderr)
     except KeyboardInterrupt:
         print("stopped; the same command resumes", file=sys.stderr)
         return INTERRUPTED
