@@ -56,16 +56,13 @@ def dataset(*overrides: str, output: str = "", images: int = 12) -> Path:
         f"{name}: {len(data.train)} training and {len(data.val)} validation images, {int(data.statistics.instances.sum())} "
         f"training objects, {len(groups)} classes ({counts})"
     )
-    means = {
-        word: np.nanmean(shown[np.array(groups) == g])
+    present = ~np.isnan(shown)
+    means = [
+        f"{word} classes {shown[own].mean():.1f}"
         for g, word in GROUPS.items()
-        if np.isfinite(shown[np.array(groups) == g]).any()
-    }
-    print(
-        "loss=irfs would show objects of "
-        + ", ".join(f"{word} classes {mean:.1f}" for word, mean in means.items())
-        + " times as often (mean over classes)"
-    )
+        if (own := present & (np.array(groups) == g)).any()
+    ]
+    print(f"loss=irfs would show objects of {', '.join(means)} times as often (mean over classes)")
     print(f"written: {path} (open it in any browser)")
     return path
 

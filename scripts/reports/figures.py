@@ -60,8 +60,9 @@ def trade(table: str = "remedies", results: str = "results", output: str = "") -
 
         python -m scripts.report trade [table=remedies] [output=FOLDER]
 
-    Differences to the table's baseline, averaged over detectors, with 95 % intervals that pool the noise of the detectors. A table that is still being filled
-    is drawn over the detectors that have the most losses. Writes trade-TABLE.png and trade-TABLE.pdf into RESULTS/figures.
+    Differences to the table's baseline, averaged over detectors, with 95 % intervals that pool the noise of the detectors. A table
+    that is still being filled is drawn over the detectors that have the most losses. Writes trade-TABLE.png and trade-TABLE.pdf
+    into RESULTS/figures.
     """
     kept = kept_table(table, results)
     paths = save(
@@ -99,8 +100,7 @@ def push(
     The push is the sum of |dL/dz| as a multiple of the table's baseline on the same seeds, averaged over detectors. It is measured
     only in logged batches, one in every trainer.log_every steps. A point is the mean over a tenth of them, which may be one batch,
     and is missing if these have no positive of the group. The intervals of the gains pool the noise of the
-    detectors. Each table is a row of one figure; losses=[] draws every loss of the
-    tables. Writes push.png and push.pdf into RESULTS/figures.
+    detectors. Each table is a row of one figure; losses=[] draws every loss of the tables. Writes push.png and push.pdf into RESULTS/figures.
     """
     material = {}
     for name in tables:
