@@ -79,12 +79,19 @@ def take_turns(
     sides: Mapping[str, Callable[[], object]],
     repetitions: int,
     clock: Callable[[], float] = time.perf_counter,
+    *,
+    warm: bool = False,
 ) -> dict[str, float]:
-    """Median seconds of each side; every repetition runs all sides once in shuffled order, after one warm-up repetition."""
+    """Median seconds of each side; every repetition runs all sides once in shuffled order, after one warm-up repetition.
+
+    With ``warm`` each side runs once, untimed, directly before it is timed.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     shuffled = random.Random(0)
     for repetition in range(repetitions + 1):
         for name, work in shuffled.sample(list(sides.items()), len(sides)):
+            if warm:
+                work()
             synchronise()
             started = clock()
             work()

@@ -39,7 +39,7 @@ def page_of(folder: Path, subjects: Iterable[str]) -> str:
         "Written by `make benchmark` from the JSON files next to it. Times are medians of repetitions that alternate in one run on one",
         "machine; the other side is called from its package. The ratio is theirs divided by ours, unless the line names another one.",
         "The last column says how memory was counted. Both sides allocate as they come, so times contain the page faults of their",
-        "temporaries.",
+        "temporaries. Losses run once, untimed, directly before they are timed.",
         "",
         f"Budgets: {verdicts.count('met')} met, {verdicts.count('missed')} missed, {verdicts.count('not measured')} not measured here.",
     ]

@@ -35,6 +35,17 @@ def test_each_round_runs_both_sides_in_shuffled_order():
     assert 5 <= rounds.count(("a", "b")) <= 26
 
 
+def test_a_warm_side_runs_once_untimed_directly_before_it_is_timed():
+    calls = []
+
+    def clock() -> float:
+        calls.append("clock")
+        return float(len(calls))
+
+    take_turns({"side": lambda: calls.append("side")}, 2, clock, warm=True)
+    assert calls == ["side", "clock", "side"] + 2 * ["side", "clock", "side", "clock"]
+
+
 def test_saved_bytes_count_each_memory_once():
     x = torch.ones(1000, requires_grad=True)
     assert bytes_saved(lambda: x * x) == 4000
