@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from datasets.index import AnnotationIndex
+from datasets.statistics import ClassStatistics
 
 ORDER_STREAM = 2  # see dataset.py
 
@@ -153,17 +154,14 @@ def repeat_factors(
             If True, f_c is the geometric mean of that share and the share of all instances that belong to class c
             (instance-aware repeat factor sampling, Yaman et al. 2023).
     """
-    kept = ~(index.crowd | index.difficult)
-    image_numbers = np.repeat(np.arange(len(index)), np.diff(index.offsets))[kept]
-    labels = index.labels[kept]
-    pairs = np.unique(np.stack([image_numbers, labels]), axis=1)
-    share = np.bincount(pairs[1], minlength=index.num_classes) / len(index)
+    images, labels = index.image_numbers[index.counted], index.labels[index.counted]
+    statistics = ClassStatistics.from_index(index)
+    share = statistics.images / len(index)
     if count_instances:
-        instances = np.bincount(labels, minlength=index.num_classes)
-        share = np.sqrt(share * instances / max(len(labels), 1))
+        share = np.sqrt(share * statistics.instances / max(len(labels), 1))
     factor_of_class = np.sqrt(np.maximum(1.0, threshold / np.maximum(share, 1e-12)))
     factors = np.ones(len(index))
-    np.maximum.at(factors, pairs[0], factor_of_class[pairs[1]])
+    np.maximum.at(factors, images, factor_of_class[labels])
     return factors
 
 
@@ -179,9 +177,7 @@ def exposure(index: AnnotationIndex, factors: np.ndarray) -> np.ndarray:
     Returns:
         (C,) float64; NaN for a class without objects.
     """
-    kept = ~(index.crowd | index.difficult)
-    of_object = np.repeat(factors, np.diff(index.offsets))[kept]
-    labels = index.labels[kept]
+    images, labels = index.image_numbers[index.counted], index.labels[index.counted]
     count = np.bincount(labels, minlength=index.num_classes)
-    total = np.bincount(labels, weights=of_object, minlength=index.num_classes)
+    total = np.bincount(labels, weights=factors[images], minlength=index.num_classes)
     return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0) / factors.mean()

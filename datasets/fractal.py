@@ -21,10 +21,8 @@ def fractal_dimensions(index: AnnotationIndex) -> np.ndarray:
     As in the official code, a class takes part with the grids that have at most as many cells as the class has objects, up to 64 x 64.
     Crowd regions and difficult objects do not count.
     """
-    kept = ~(index.crowd | index.difficult)
-    labels = index.labels[kept].astype(np.int64)
-    image = np.repeat(np.arange(len(index)), np.diff(index.offsets))[kept]
-    boxes = index.boxes[kept].astype(np.float64)
+    kept = index.counted
+    image, labels, boxes = index.image_numbers[kept], index.labels[kept].astype(np.int64), index.boxes[kept]
     x = (boxes[:, 0] + boxes[:, 2]) / 2 / index.widths[image]
     y = (boxes[:, 1] + boxes[:, 3]) / 2 / index.heights[image]
     objects = np.bincount(labels, minlength=index.num_classes)

@@ -89,6 +89,16 @@ class AnnotationIndex:
         """Whether any annotation has a mask and therefore extreme points."""
         return bool(np.isfinite(self.extreme_points).any())
 
+    @property
+    def counted(self) -> np.ndarray:
+        """(A,) bool, the annotations that are neither crowd regions nor difficult objects."""
+        return ~(self.crowd | self.difficult)
+
+    @property
+    def image_numbers(self) -> np.ndarray:
+        """(A,) int64, the image of each annotation."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
     def image_path(self, i: int) -> Path:
         return self.image_root / self.file_names[i]
 

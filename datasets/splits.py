@@ -19,7 +19,7 @@ def require_usable_splits(train: AnnotationIndex, val: AnnotationIndex) -> None:
                 f"{_named(index)} has no images that can be used{_left_out(index)}; correct dataset.{name}"
             )
     require_same_classes(train, val)
-    if not (~(train.crowd | train.difficult)).any():
+    if not train.counted.any():
         raise DataError(
             f"{_named(train)} has no objects to train on{_left_out(train)}; correct dataset.train or the annotations"
         )

@@ -40,11 +40,9 @@ class ClassStatistics:
     @classmethod
     def from_index(cls, index: AnnotationIndex) -> ClassStatistics:
         """Count the objects of a split."""
-        kept = ~(index.crowd | index.difficult)
-        labels = index.labels[kept]
-        image_numbers = np.repeat(np.arange(len(index)), np.diff(index.offsets))[kept]
+        image_numbers, labels = index.image_numbers[index.counted], index.labels[index.counted]
         instances = np.bincount(labels, minlength=index.num_classes)
-        pairs = np.unique(image_numbers.astype(np.int64) * index.num_classes + labels)
+        pairs = np.unique(image_numbers * index.num_classes + labels)
         images = np.bincount(pairs % index.num_classes, minlength=index.num_classes)
         groups = list(index.frequency) if index.frequency is not None else frequency_groups(images)
         return cls(tuple(index.category_names), instances, images, groups)

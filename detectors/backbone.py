@@ -40,6 +40,9 @@ class ResNetBackbone(nn.Module):
         frozen_batch_norm: use fixed statistics, as is usual for detectors with ImageNet weights; only useful with
             ``pretrained``. Published parameter counts refer to this setting.
         frozen_stages: number of frozen stages of (stem + layer1, layer2, layer3, layer4); 1 is usual with ImageNet weights.
+
+    Raises:
+        ValueError: the name is unknown, or the weights cannot be downloaded.
     """
 
     def __init__(

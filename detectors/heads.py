@@ -69,7 +69,7 @@ def normal_init(conv: nn.Conv2d, std: float = 0.01, bias: float = 0.0) -> nn.Con
 
 
 def prior_bias(prior: float) -> float:
-    """The bias whose sigmoid is ``prior``: -log((1 - prior) / prior) (Lin et al. 2017, 3.3)."""
+    """The bias whose sigmoid is ``prior``, strictly between 0 and 1: -log((1 - prior) / prior) (Lin et al. 2017, 3.3)."""
     if not 0 < prior < 1:
         raise ValueError(f"prior is {prior}; a probability strictly between 0 and 1 is needed")
     return -math.log((1 - prior) / prior)

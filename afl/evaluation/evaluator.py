@@ -73,6 +73,9 @@ class Evaluator(ABC):
                 categories, or no group metrics if the categories have none.
             image_cap: number of best detections per image that are evaluated, except for AP_fixed; None to evaluate all, without
                 AP_fixed.
+
+        Raises:
+            ValueError: an option is outside its range, or the ground truth or ``groups`` is not as described.
         """
         for name, limit in (("max_detections", max_detections), ("image_cap", image_cap)):
             if limit is not None and limit < 1:

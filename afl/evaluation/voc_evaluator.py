@@ -43,7 +43,7 @@ class VocEvaluator(CocoEvaluator):
         Args:
             ground_truth: COCO-format dictionary; annotations may have ``difficult``, ``ignore`` or ``iscrowd``.
             metric: ``area`` or ``11point``.
-            iou: smallest overlap of a true positive; the name of the metric is mAP followed by 100 times this number.
+            iou: smallest overlap of a true positive, in (0, 1]; the name of the metric is mAP followed by 100 times this number.
             groups: (C,) "r", "c" or "f" of each class.
             backend: package that computes COCO's metrics: pycocotools (``official``) or hotcoco (``fast``).
             image_cap: see ``Evaluator``; AP_fixed is COCO's AP.

@@ -34,8 +34,8 @@ class AdaptiveGradient(Weighting):
 
     Args:
         info: the map; its ``prior`` is where the running mean starts.
-        kappa: kappa_0, strength of the gate for a fresh head; 0 switches it off.
-        tau: with kappa_0 = 1, the bound on the gradient of a fresh head. Only kappa_0 / tau has an effect on the loss; both
+        kappa: kappa_0, strength of the gate for a fresh head, not negative; 0 switches it off.
+        tau: positive; with kappa_0 = 1, the bound on the gradient of a fresh head. Only kappa_0 / tau has an effect on the loss; both
             exist because the equations name both.
         momentum: of the running mean of g, per optimiser step.
         threshold: h, the mean g at which the gate is fully open.
@@ -91,8 +91,13 @@ class AdaptiveGradient(Weighting):
 
 
 class ScheduledGradient(StepCounting):
-    """The same gate, opened by a schedule: kappa = kappa_0 max(0, 1 - t / fade_steps)^2 after t optimiser
-    steps."""
+    """The same gate, opened by a schedule: kappa = kappa_0 max(0, 1 - t / fade_steps)^2 after t optimiser steps.
+
+    Args:
+        info: the map.
+        fade_steps: number of optimiser steps after which the gate is fully open, positive.
+        kappa, tau: see ``AdaptiveGradient``.
+    """
 
     sets_gate = True
 

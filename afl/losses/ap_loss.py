@@ -54,7 +54,7 @@ class APLoss(MapLoss):
 
     Args:
         info: the map.
-        delta: half width of the step H, in logits.
+        delta: half width of the step H, in logits, positive.
     """
 
     def __init__(self, info: MapInfo, *, delta: float = 1.0) -> None:

@@ -43,7 +43,11 @@ def dense_loss(
     reduction: str,
 ) -> Tensor:
     """w^y A alpha_t (1 - p_t)^gamma BCE(z, y), reduced; ``strength`` is kappa / tau of the gate A or None.
-    See docs/losses.md."""
+    See docs/losses.md.
+
+    Raises:
+        ValueError: a shape does not fit the logits, ``reduction`` is unknown, gamma is negative, or alpha is above 1.
+    """
     if logits.shape != targets.shape:
         raise ValueError(
             f"Targets of shape {tuple(targets.shape)} do not fit logits of shape {tuple(logits.shape)}."

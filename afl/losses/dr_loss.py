@@ -56,11 +56,11 @@ class DRLoss(MapLoss):
 
     Args:
         info: the map.
-        positive_lambda, negative_lambda: temperatures of the distributions; towards 0 only the worst counts.
-        sharpness: L of the logistic loss.
-        tau: factor of the loss.
+        positive_lambda, negative_lambda: temperatures of the distributions, positive; towards 0 only the worst counts.
+        sharpness: L of the logistic loss, positive.
+        tau: factor of the loss, positive.
         margin: by how much P_+ should exceed P_-.
-        prior: probability at which the head should start.
+        prior: probability at which the head should start, strictly between 0 and 1.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ class Equalization(Weighting):
 
     Args:
         info: the map; its ``images_per_class`` are compared.
-        images: classes in fewer training images are rare.
+        images: classes in fewer training images are rare; positive.
     """
 
     spared: Tensor

@@ -50,7 +50,7 @@ class EqualizationV2(Weighting):
         gamma: steepness of f, positive.
         mu: ratio at which f is 1/2.
         alpha: largest increase of a positive's weight, not negative.
-        prior: probability that a fresh head must give to every element; None keeps the detector's own.
+        prior: probability that a fresh head must give to every element, strictly between 0 and 1; None keeps the detector's own.
     """
 
     def __init__(

@@ -37,8 +37,8 @@ class FederatedSampling(StepCounting):
 
     Args:
         info: the map; its ``images_per_class`` are the frequencies.
-        size: number of classes for each image, its own included; None: 50, at most a third of all.
-        power: exponent of the frequency.
+        size: number of classes for each image, its own included, at least 1; None: 50, at most a third of all.
+        power: exponent of the frequency, not negative.
     """
 
     chance: Tensor

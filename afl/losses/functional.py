@@ -60,6 +60,9 @@ def class_balanced_focal_loss(
 
     Returns:
         See ``sigmoid_focal_loss``.
+
+    Raises:
+        ValueError, RuntimeError: as ``sigmoid_focal_loss``; ValueError also if there is not one class weight for each class.
     """
     return dense_loss(logits, targets, class_weights, None, alpha, gamma, reduction)
 
@@ -89,6 +92,10 @@ def adaptive_focal_loss(
 
     Returns:
         See ``sigmoid_focal_loss``.
+
+    Raises:
+        ValueError, RuntimeError: as ``class_balanced_focal_loss``; ValueError also if tau is not positive, or kappa is a negative
+            number or has neither one value nor one for each class.
     """
     if isinstance(kappa, Tensor):
         check_gate(0.0, tau)

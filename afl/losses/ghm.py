@@ -59,7 +59,7 @@ class GradientHarmonizing(Weighting):
 
     Args:
         info: the map.
-        bins: M, at most 256.
+        bins: M, from 1 to 256.
         momentum: m in [0, 1) of the running histogram, per optimiser step.
     """
 

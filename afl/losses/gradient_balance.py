@@ -36,10 +36,10 @@ class GradientBalance(Weighting):
 
     Args:
         info: the map.
-        ratio: allowed mass of negatives for each unit of positives' mass.
-        power: 1 balances in full, less in part.
-        minimum: smallest factor.
-        decay: of the running sums, per optimiser step; 1 never forgets, which rare classes need.
+        ratio: allowed mass of negatives for each unit of positives' mass, positive.
+        power: not negative; 1 balances in full, less in part.
+        minimum: smallest factor, in (0, 1].
+        decay: of the running sums, in [0, 1], per optimiser step; 1 never forgets, which rare classes need.
         per_class: one balance for every class instead of one for the map.
         threshold: mean g over positives below which nothing is balanced; None keeps the balance for the whole training.
         momentum: of that mean, per optimiser step.

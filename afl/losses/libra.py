@@ -55,10 +55,10 @@ class IouBalancedSampling(StepCounting):
 
     Args:
         info: the map; ``dense_positives`` tells anchors and grids from heat maps.
-        ratio: negatives for each positive of the image.
-        minimum: least number of negatives in an image.
-        bins: K.
-        max_overlap: IoU at which negatives end; anchors above it fall into the last bin.
+        ratio: negatives for each positive of the image, not negative.
+        minimum: least number of negatives in an image, not negative.
+        bins: K, at least 1.
+        max_overlap: IoU at which negatives end, in (0, 1]; anchors above it fall into the last bin.
     """
 
     uses_overlap = True

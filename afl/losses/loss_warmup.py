@@ -21,8 +21,8 @@ class LossWarmUp(StepCounting):
 
     Args:
         info: the map.
-        steps: length of the rise.
-        start: weight at the first step.
+        steps: length of the rise in optimiser steps, positive.
+        start: weight at the first step, in [0, 1].
     """
 
     fades = True

@@ -20,8 +20,8 @@ class Maturity(nn.Module):
 
     Args:
         prior: probability that a fresh head gives to every element; ghat starts at ghat_0 = 1 - prior.
-        threshold: ghat below which a model counts as mature.
-        momentum: of the running mean, per ``update``.
+        threshold: ghat below which a model counts as mature, below 1 - prior.
+        momentum: of the running mean, in [0, 1), per ``update``.
         groups: 1, or the number of classes for one mean per class; only its own positives update a group.
     """
 

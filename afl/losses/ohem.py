@@ -29,7 +29,7 @@ class OnlineHardExampleMining(Weighting):
 
     Args:
         info: the map; ``dense_positives`` tells anchors and grids from heat maps.
-        size: B, samples per image.
+        size: B, samples per image, at least 1.
     """
 
     def __init__(self, info: MapInfo, *, size: int = 128) -> None:

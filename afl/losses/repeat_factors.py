@@ -26,7 +26,7 @@ class RepeatFactorSampling(Weighting):
 
     Args:
         info: the map.
-        images: t times the number of training images; classes in fewer images are repeated.
+        images: t times the number of training images, positive; classes in fewer images are repeated.
         count_instances: whether the frequency also counts instances.
     """
 

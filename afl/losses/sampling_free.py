@@ -43,7 +43,7 @@ class SamplingFree(ClassificationLoss):
 
     Args:
         info: the map; its prior serves until data were counted.
-        chain: see ``ClassificationLoss``; the method has none.
+        chain: see ``ClassificationLoss``, without a link that fades the loss in; the method has none.
     """
 
     prior: Tensor
@@ -71,6 +71,9 @@ class SamplingFree(ClassificationLoss):
             positives_per_image: N_+, mean over images; no positives count as a thousandth of one, so that the bias is
                 finite.
             elements_per_image: N_+ + N_-.
+
+        Raises:
+            ValueError: there are no elements, or more positives than elements.
         """
         if not 0 <= positives_per_image <= elements_per_image or elements_per_image <= 0:
             raise ValueError(

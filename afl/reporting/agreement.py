@@ -3,18 +3,22 @@
 The noise of one run is the standard deviation s over the committed seeds, pooled over the losses of a detector. With m seeds of the
 user and n committed ones, a difference of the means is within noise if its size is at most t(0.975) s sqrt(1/m + 1/n). About one
 entry in twenty is outside by chance.
+
+Variants of a data set, such as splits, differ by more than seeds. So seeds are compared within each of the V variants that both tables
+have, and the means over these variants may differ by t(0.975) s / V times the root of the sum of 1/m + 1/n over them.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from afl.reporting.intervals import t_quantile
 from afl.reporting.markdown import markdown
+from afl.reporting.records import Unit, variant_of
 from afl.reporting.table import Table
 
 EQUAL, WITHIN, OUTSIDE, UNKNOWN = "equal", "within noise", "outside noise", "noise unknown"
@@ -25,7 +29,7 @@ class Agreement:
     """One metric of one loss on one row, in [0, 1].
 
     Attributes:
-        own, kept: means over the seeds that each table has.
+        own, kept: means over the seeds that each table has, averaged over the variants that both have.
         allowed: largest difference within noise; None if no committed cell of the detector has two seeds.
         equal: both tables have the same seeds and the same values.
     """
@@ -62,17 +66,31 @@ def agreements(own: Table, kept: Table) -> list[Agreement]:
                 for metric, (ours, theirs) in values.items():
                     mine = ours.get(detector, {}).get(loss, {})
                     committed = theirs.get(detector, {}).get(loss, {})
-                    if mine and committed:
+                    pairs = _by_variant(mine, committed)
+                    if pairs:
                         noise = _noise(theirs[detector])
-                        both = math.sqrt(1 / len(mine) + 1 / len(committed))
+                        variance = (
+                            sum(1 / len(one) + 1 / len(other) for one, other in pairs) / len(pairs) ** 2
+                        )
                         found.append(
                             Agreement(
                                 dataset, detector, loss, metric,
-                                own=statistics.fmean(mine.values()), kept=statistics.fmean(committed.values()),
-                                allowed=None if noise is None else noise * both, equal=mine == committed,
+                                own=fmean(fmean(one) for one, _ in pairs), kept=fmean(fmean(other) for _, other in pairs),
+                                allowed=None if noise is None else noise * math.sqrt(variance), equal=mine == committed,
                             )
                         )  # fmt: skip
     return found
+
+
+def _by_variant(
+    own: Mapping[Unit, float], kept: Mapping[Unit, float]
+) -> list[tuple[list[float], list[float]]]:
+    """The values over seeds of each variant of the data set that both have."""
+    both: dict[str, tuple[list[float], list[float]]] = {}
+    for side, values in enumerate((own, kept)):
+        for unit, value in values.items():
+            both.setdefault(variant_of(unit), ([], []))[side].append(value)
+    return [pair for pair in both.values() if all(pair)]
 
 
 def _noise(losses: Mapping[str, Mapping[Any, float]]) -> float | None:

@@ -40,9 +40,9 @@ def noise_text(found: pd.DataFrame, seeds: int) -> str:
 
     def cell(place: Row, metric: str) -> str:
         own = found.loc[(*place, metric)]
-        if math.isnan(own.spread) or math.isnan(own.paired):
+        if math.isnan(own.spread):
             return "one seed"
-        return f"{100 * own.spread:.1f} / {100 * half_width(own.paired, seeds):.1f}"
+        return f"{_shown(100 * own.spread)} / {_shown(100 * half_width(own.paired, seeds))}"
 
     rows = [[_label(place, places), *(cell(place, metric) for metric in metrics)] for place in places]
     return (

@@ -181,7 +181,7 @@ def _heading(block: Block) -> str:
     return f"{block.dataset}: {block.metric}"
 
 
-def _hole(entry: Entry) -> str:
+def hole(entry: Entry) -> str:
     """The text for an entry without a number."""
     if entry.finished:
         return UNDEFINED
@@ -190,14 +190,14 @@ def _hole(entry: Entry) -> str:
 
 def _plain_entry(entry: Entry, separator: str = " ") -> str:
     if entry.value is None:
-        return _hole(entry)
+        return hole(entry)
     difference = f"{separator}({entry.difference.percent('+')})" if entry.difference else ""
     return entry.value.percent() + difference + entry.coverage
 
 
 def _markdown_entry(entry: Entry) -> str:
     if entry.value is None:
-        return _hole(entry)
+        return hole(entry)
     value = entry.value.percent()
     return _plain_entry(entry).replace(value, f"**{value}**", 1) if entry.best else _plain_entry(entry)
 
@@ -209,7 +209,7 @@ def _escaped(text: str) -> str:
 
 def _latex_entry(entry: Entry) -> str:
     if entry.value is None:
-        return {ABSENT: "---", FAILED: "failed", UNDEFINED: "n/a"}[_hole(entry)]
+        return {ABSENT: "---", FAILED: "failed", UNDEFINED: "n/a"}[hole(entry)]
     value = _latex_number(entry.value.percent())
     value = rf"\textbf{{{value}}}" if entry.best else value
     if entry.difference:

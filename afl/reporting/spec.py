@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from afl.reporting.records import Unit, unit_name
+from afl.reporting.records import CellName, Unit, unit_name
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,16 @@ class TableSpec:
             dict(zip(settings, values, strict=True)) for values in itertools.product(*settings.values())
         ]
         return [unit_name(variant, seed) for seed in self.seeds for variant in variants]
+
+    def cells(self) -> list[CellName]:
+        """All cells: data set by data set, detector by detector, loss by loss."""
+        return [
+            (dataset, detector, loss, unit)
+            for dataset in self.datasets
+            for detector in self.detectors
+            for loss in self.losses
+            for unit in self.units(dataset)
+        ]
 
     def __post_init__(self) -> None:
         for what in ("detectors", "losses", "datasets", "seeds", "metrics"):

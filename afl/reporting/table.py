@@ -125,16 +125,7 @@ def build_table(records: Iterable[Record], spec: TableSpec) -> Table:
         ValueError: a cell has finished runs of several configurations, or a record lacks a metric.
     """
     found = one_per_cell(records, spec.variants)
-    cells: dict[CellName, Record | None] = {
-        cell: found.get(cell)
-        for cell in (
-            (dataset, detector, loss, unit)
-            for dataset in spec.datasets
-            for detector in spec.detectors
-            for loss in spec.losses
-            for unit in spec.units(dataset)
-        )
-    }
+    cells = {cell: found.get(cell) for cell in spec.cells()}
     used = {cell: record for cell, record in cells.items() if record is not None}
     finished = {cell: record for cell, record in used.items() if record.status == FINISHED}
     spec = _with_ap_fixed(spec, finished.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from afl.config import ConfigError
 from afl.reporting import Table, agreement, build_table, connect, load_records, server_records
-from afl.reporting.records import unit_name
+from afl.reporting.records import cell_of, unit_name
 from afl.tables.cells import cells_of
 from afl.tables.committed import portable, table_spec
 from afl.tables.expected import compared
@@ -115,12 +116,12 @@ def _show_comparison(table: Table, kept: list[Record], config: DictConfig) -> No
     console.print(agreement.to_rich(found, headline(config.table.metrics)))
     for line in agreement.other_protocol(table, committed):
         console.out(f"The protocols differ: {line}", highlight=False)
-    outside = sum(one.verdict == agreement.OUTSIDE for one in found)
-    console.out(
-        f"{len(found)} figures compared with {_kept_folder(config).parent} (seeds {', '.join(map(str, seeds))}): {outside} outside the "
-        f"noise over seeds; chance alone puts about {len(found) * 0.05:.0f} outside",
-        highlight=False,
-    )
+    verdicts = Counter(one.verdict for one in found)
+    line = f"{len(found)} figures compared with {_kept_folder(config).parent} (seeds {', '.join(map(str, seeds))}): "
+    line += ", ".join(f"{number} {verdict}" for verdict, number in verdicts.items())
+    if tested := verdicts[agreement.WITHIN] + verdicts[agreement.OUTSIDE]:
+        line += f"; chance alone puts about {0.05 * tested:.0f} outside the noise over seeds"
+    console.out(line, highlight=False)
     write_text(folder / "committed.md", agreement.to_markdown(found))
     console.print(f"written: {folder}/committed.md, all figures of both tables")
 
@@ -188,14 +189,12 @@ def _refuse_smaller(config: DictConfig, seeds: list[int], kept: list[Record]) ->
     Raises:
         ValueError: a committed record does not belong to the table.
     """
-    table = config.table
+    table, spec = config.table, table_spec(config.table, seeds)
+    cells = set(spec.cells())
     dropped = [
         _file_name(record, table)
         for record in kept
-        if record.detector not in table.detectors
-        or record.loss not in table.losses
-        or record.dataset not in table.datasets
-        or record.seed not in seeds
+        if cell_of(record, spec.variants.get(record.dataset, ())) not in cells
     ]
     if dropped:
         raise ValueError(

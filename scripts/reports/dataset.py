@@ -69,17 +69,15 @@ def dataset(*overrides: str, output: str = "", images: int = 12) -> Path:
 
 def split_of(name: str, index: AnnotationIndex) -> Split:
     """The facts of a split that the page shows."""
-    learnt = ~(index.crowd | index.difficult)
-    image = np.repeat(np.arange(len(index)), np.diff(index.offsets))
     return Split(
         name=name,
         source=", ".join(index.sources),
         images=len(index),
         sides=np.stack([index.heights, index.widths], 1),
-        boxes=index.boxes[learnt],
-        labels=index.labels[learnt],
-        left_out=int((~learnt).sum()),
-        per_image=np.bincount(image[learnt], minlength=len(index)),
+        boxes=index.boxes[index.counted],
+        labels=index.labels[index.counted],
+        left_out=int((~index.counted).sum()),
+        per_image=np.bincount(index.image_numbers[index.counted], minlength=len(index)),
         defects={kind: defect.count for kind, defect in index.defects.items()},
     )
 

@@ -81,6 +81,20 @@ def test_simulated_noise_is_recovered(record):
     assert f"| fcos | {100 * fcos.spread:.1f} / {100 * T4 * fcos.paired / math.sqrt(5):.1f} |" in text
 
 
+@pytest.mark.parametrize(("losses", "baseline"), [(["fl"], "fl"), (["fl"], None), (["fl", "afl"], None)])
+def test_noise_without_a_difference_is_the_spread_alone(record, losses, baseline):
+    """An instrument is chosen with focal loss alone, so its noise is known before there is a difference."""
+    aps = (0.40, 0.41, 0.45)
+    records = [
+        record("fcos", loss, seed, metrics={"AP": ap}) for loss in losses for seed, ap in enumerate(aps)
+    ]
+    wanted = dataclasses.replace(spec(["fcos"], losses, [0, 1, 2]), baseline=baseline)
+    found = questions.noise(build_table(records, wanted))
+    (own,) = found.itertuples()
+    assert own.spread == pytest.approx(np.std(aps, ddof=1)) and math.isnan(own.paired)
+    assert "| fcos | 2.6 / — |" in answers.noise_text(found, 3)
+
+
 @pytest.fixture
 def table(record):
     values = {
@@ -486,6 +500,12 @@ def test_detectors_without_a_setting_are_used_with_their_defaults(record):
     ]  # fmt: skip
     with pytest.raises(ValueError, match=r"centernet have no most frequent value of loss.gamma"):
         questions.tuning([records[3], records[7]])
+    apart = [
+        run("centernet", seed, 0.4, 0.2, **{name: 0.0})
+        for seed, name in enumerate(("loss_a", "loss_b", "loss_c"))
+    ]
+    with pytest.raises(ValueError, match="no run of centernet has the defaults"):
+        questions.tuning([*records[:3], *apart])
     answer = questions.tuning(records)
     assert list(answer.index) == ["detector.alpha=0.5", "defaults", "loss.gamma=1.0"]
     # Manual computation: FCOS (0.7, 0.4) with alpha, CenterNet with defaults (0.4, 0.2); defaults (0.55, 0.35) and (0.4, 0.2).

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from afl.reporting.pages.results import results_section
 from afl.reporting.records import load_records
 from afl.reporting.render import _escaped, _latex
 from afl.reporting.table import TableSpec, build_table
@@ -156,6 +157,12 @@ def test_missing_values_are_words_instead_of_numbers(record):
     lines = [line for line in table.to_markdown().splitlines() if line.startswith("| fcos")]
     assert lines == ["| fcos | 30.0 | failed | — |", "| fcos | n/a | failed | — |"]
     assert r"fcos & n/a & failed & --- \\" in table.to_latex()
+    blocks = results_section(table).content["blocks"].values()
+    words = [[cell["word"] for cell in row["cells"]] for rows in blocks for row in rows]
+    assert words == [["", "failed", "not run"], ["undefined", "failed", "not run"]]
+    # One finished run shows that the metric is undefined; the missing one is in the notes.
+    partly = results_section(build_table(records[:1], replace(spec, seeds=(0, 1)))).content["blocks"]
+    assert list(partly.values())[1][0]["cells"][0]["word"] == "undefined"
     assert "Failed: shapes/fcos/cbl/s0 (out of memory)" in table.notes
     assert "Not run yet (1 of 3): shapes/fcos/afl/s0" in table.notes
 

@@ -89,6 +89,29 @@ def test_noise_over_seeds_leaves_out_the_differences_between_variants():
     assert agreement.allowed is None and noise(single).freedom.tolist() == [0]
 
 
+def test_a_partly_trained_table_is_compared_over_the_variants_that_it_has():
+    """Draws differ by 0.4, seeds by 0.02: the difference between the draws is not noise over seeds."""
+    figures = {(0, 0): 0.20, (0, 1): 0.22, (1, 0): 0.60, (1, 1): 0.62}
+    kept = build_table(
+        [record("ccp", "fl", seed, ap, split=split) for (split, seed), ap in figures.items()], CCP
+    )
+
+    def compared(figures: dict[tuple[int, int], float]):
+        own = [record("ccp", "fl", seed, ap, split=split) for (split, seed), ap in figures.items()]
+        (found,) = agreements(build_table(own, CCP), kept)
+        return found
+
+    # Two degrees of freedom; each pair of seeds has the squares 2 x 0.01^2.
+    t = 4.302653 * 0.02 / math.sqrt(2)
+    one = compared({(0, 0): 0.23})
+    assert (one.own, one.kept) == (pytest.approx(0.23), pytest.approx(0.21))
+    assert one.allowed == pytest.approx(t * math.sqrt(1 + 1 / 2)) and one.verdict == "within noise"
+    # Means of draws 0.24 and 0.61 against 0.21 and 0.61; their noise is half the root of the sum of both variances.
+    both = compared({(0, 0): 0.23, (0, 1): 0.25, (1, 0): 0.61})
+    assert (both.own, both.kept) == (pytest.approx(0.425), pytest.approx(0.41))
+    assert both.allowed == pytest.approx(t * math.sqrt((1 / 2 + 1 / 2) + (1 + 1 / 2)) / 2)
+
+
 def test_the_page_has_the_runs_of_all_variants():
     pairs = {(0, 0): (0.10, 0.13), (1, 0): (0.30, None)}
     records = [

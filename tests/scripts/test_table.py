@@ -1,6 +1,7 @@
 """The table command: its runs have the keys of the training command, and building twice gives the same bytes."""
 
 import dataclasses
+import re
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -13,7 +14,7 @@ from afl.tables import sweep as sweeping
 from afl.tables.cells import cells_of, compose_cells
 from afl.tables.committed import portable
 from afl.tables.plan import FEATURES, Plan, Row
-from afl.tracking import FAILED, FINISHED, Record, write_record
+from afl.tracking import FAILED, FINISHED, Record, read_record, write_record
 from afl.training import run_cell
 from afl.training.compose import compose_cell
 from afl.training.initial_weights import identity
@@ -194,6 +195,49 @@ def test_a_run_does_not_change_the_committed_table_and_is_compared_with_it(finis
     assert "all 2 cells are finished" in shown and "committed" in shown
     pin = "The committed records were trained at commit c9f1f42, d765e99; new runs use today's configuration."
     assert pin in " ".join(shown.split())
+
+
+def test_only_figures_with_a_verdict_can_be_outside_the_noise(finished, tmp_path, capsys):
+    """One committed seed gives no noise, and equal runs cannot differ: chance puts none of them outside."""
+
+    def shown() -> str:
+        main(OmegaConf.merge(finished, {"action": "run", "table": {"expected": []}}))
+        lines = " ".join(capsys.readouterr().out.split())
+        return lines[lines.index("figures compared") - 4 :][:200]
+
+    text = shown()
+    number = re.search(r"(\d+) figures compared", text)[1]
+    assert f"(seeds 0): {number} equal" in text and "chance" not in text
+    paths = list((tmp_path / "results" / "shapes" / "records").iterdir())
+    for path in paths:
+        record = read_record(path)
+        write_record(path, dataclasses.replace(record, metrics=dict.fromkeys(record.metrics, 0.1)))
+    text = shown()
+    assert f"(seeds 0): {number} noise unknown" in text and "chance" not in text
+    for path in paths:
+        record = read_record(path)
+        key, metrics = record.key.replace("-s0-", "-s1-"), dict.fromkeys(record.metrics, 0.2)
+        record = dataclasses.replace(record, key=key, seed=1, metrics=metrics)
+        write_record(path.with_stem(f"{path.stem}-s1"), record)
+    # Both losses have the squares 2 x 0.05^2, so 0.15 may differ from figures near 0 by 4.3 x 0.07 x sqrt(1 + 1 / 2) = 0.37.
+    assert f"(seeds 0, 1): {number} within noise; chance alone puts about 1 outside" in shown()
+
+
+def test_a_published_table_keeps_every_variant_of_the_committed_one(tmp_path):
+    """Without a draw, the table would be written from half of the committed records."""
+    smaller = tables(
+        tmp_path, "table=foda", "table.variants.foda.draw=[0]", "table.detectors=[fcos]", "table.losses=[fl]"
+    )
+    for draw in (0, 1):
+        config = {"dataset": {"name": "foda", "draw": draw, "root": "data/foda"}}
+        metrics = dict.fromkeys(smaller.table.metrics, 0.5)
+        record = Record(
+            f"foda-fcos-fl-s0-draw{draw}", FINISHED, "foda", "fcos", "fl", 0, config, metrics=metrics
+        )
+        write_record(f"{smaller.results}/foda/records/{record.key}.json", record)
+    with pytest.raises(SystemExit, match="would drop 1 of the records .*foda-fcos-fl-draw1-s0"):
+        main(published(smaller))
+    assert not (tmp_path / "results" / "foda" / "table.md").exists()
 
 
 def test_a_published_table_keeps_every_run_of_the_committed_one(finished, tmp_path):

@@ -9,8 +9,10 @@ from afl.reporting.names import METRICS, detector_name, percent
 from afl.reporting.pages.chart import Chart, dot_rows, extent
 from afl.reporting.pages.material import styles
 from afl.reporting.pages.page import Section
+from afl.reporting.render import ABSENT, FAILED, UNDEFINED, hole
 from afl.reporting.table import Block, Entry, Table
 
+WORDS = {UNDEFINED: "undefined", FAILED: "failed", ABSENT: "not run"}
 STRONGEST = 10.0  # differences of this size, in points of AP, have the strongest tint
 
 
@@ -85,7 +87,7 @@ def _rows(block: Block, found: Table) -> list[dict[str, Any]]:
 def _cell(entry: Entry) -> dict[str, Any]:
     """The parts of an entry that the template writes."""
     if entry.value is None:
-        return {"word": "failed" if entry.failed else "not run" if entry.missing else "undefined"}
+        return {"word": WORDS[hole(entry)]}
     cell = {
         "word": "",
         "value": percent(entry.value.mean),

@@ -27,14 +27,13 @@ def noise(table: Table) -> pd.DataFrame:
     A single loss has three to five seeds, which are too few to estimate its standard deviation alone.
 
     Returns:
-        By row (data set, detector) and metric: ``spread`` and ``paired``, NaN if no loss has two seeds, and ``freedom``, the
-        degrees of freedom of ``spread``.
+        By row (data set, detector) and metric: ``spread`` and ``paired``, NaN if no loss has two seeds or, for ``paired``, if no
+        other loss has two seeds with the baseline, and ``freedom``, the degrees of freedom of ``spread``.
     """
-    wide = _by_loss(table)
-    base = wide[table.spec.baseline]
+    baseline = table.spec.baseline
     found = {}
-    for place, own in wide.groupby(level=["dataset", "detector", "metric"], sort=False):
-        moved = own.drop(columns=table.spec.baseline).sub(base.loc[own.index], axis=0)
+    for place, own in _by_loss(table).groupby(level=["dataset", "detector", "metric"], sort=False):
+        moved = own.sub(own[baseline], axis=0).drop(columns=baseline) if baseline else own[[]]
         spread, freedom = pooled_deviation(variants_apart(own))
         paired, _ = pooled_deviation(variants_apart(moved))
         found[place] = {"spread": spread, "paired": paired, "freedom": freedom}

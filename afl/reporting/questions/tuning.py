@@ -25,7 +25,7 @@ def tuning(records: Sequence[Record]) -> pd.DataFrame:
         ``("mean", "score")``, the mean of all of them; the best first.
 
     Raises:
-        ValueError: two values of a setting are equally frequent.
+        ValueError: two values of a setting are equally frequent, or a detector has no run with the defaults.
     """
     rows = []
     for detector in dict.fromkeys(record.detector for record in records):
@@ -44,10 +44,20 @@ def tuning(records: Sequence[Record]) -> pd.DataFrame:
                 f"the runs of {detector} have no most frequent value of {tied[0]}, so its default is unknown; add runs with the default"
             )
         changed = configs.columns[configs.ne(usual).any()]
-        for (_, config), record in zip(configs[changed].iterrows(), own, strict=True):
+        labels = []
+        for _, config in configs[changed].iterrows():
             names = [n for n in changed if config[n] != usual[n] and not n.startswith(_OF_A_RUN)]
-            label = ", ".join(f"{name}={config[name]}" for name in names) or DEFAULTS
-            rows += [(label, detector, metric, record.metrics[metric]) for metric in CHOICE_METRICS]
+            labels.append(", ".join(f"{name}={config[name]}" for name in names) or DEFAULTS)
+        if DEFAULTS not in labels:
+            raise ValueError(
+                f"no run of {detector} has the defaults, the most frequent value of every setting, so there is nothing to compare with; "
+                "add runs with the defaults"
+            )
+        rows += [
+            (label, detector, metric, record.metrics[metric])
+            for label, record in zip(labels, own, strict=True)
+            for metric in CHOICE_METRICS
+        ]
     long = pd.DataFrame(rows, columns=["setting", "detector", "metric", "value"])
     answer = long.pivot_table(index="setting", columns=["detector", "metric"], values="value", sort=False)
     answer = answer.fillna(answer.loc[DEFAULTS])
