@@ -7,6 +7,7 @@ import json
 import math
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -103,8 +104,67 @@ def test_every_network_is_measured_once(tmp_path, monkeypatch):
     assert (calls, row.device) == (["fl"], "X")
 
 
+def test_every_view_of_an_image_and_every_variant_of_a_data_set_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        speeds,
+        "measure_throughput",
+        lambda *_, batch_size, steps: Throughput(10.0, batch_size, steps, (96, 96), "X"),
+    )
+    config = tables(tmp_path, "+table.variants={shapes_lvis:{seed:[0,1,2]}}")
+    config.overrides += ["trainer.test_time.scales=[1.0,1.5,2.0]", "trainer.test_time.flip=true"]
+    (row,) = plan(config, [0, 1]).rows
+    # 8 images, then 10 of the validation split in six views, for two losses, two seeds and three variants
+    hours = (8 / 10 + 6 * 10 / 30) / 3600
+    assert row.hours_each == pytest.approx(hours)
+    assert (row.runs, row.hours_left) == (12, pytest.approx(12 * hours))
+
+
+@pytest.mark.parametrize(("largest", "used"), [(16, 16), (5, 4), (1, 1), (0, None)])
+def test_a_network_that_does_not_fit_is_measured_with_smaller_batches(monkeypatch, largest, used):
+    def measured(*_, batch_size, steps):
+        if batch_size > largest:
+            raise torch.cuda.OutOfMemoryError
+        return Throughput(10.0, batch_size, steps, (96, 96), "X")
+
+    monkeypatch.setattr(speeds, "measure_throughput", measured)
+    options = ["dataset=shapes", "trainer.batch_size=16"]
+    cell = compose_cell(detector="centernet", loss="fl", overrides=options)
+    known = speeds.Speeds([], "true", {})
+    if used:
+        assert f"of {used} random images" in known.of(cell, ["fl"], 30, 1)[0].source
+    else:
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            known.of(cell, ["fl"], 30, 1)
+
+
+def test_the_speed_of_several_runs_is_their_median_on_one_device():
+    cell = compose_cell(detector="centernet", loss="fl", overrides=["dataset=shapes"])
+    plain = OmegaConf.to_container(cell, resolve=True)
+
+    def run(loss: str, speed: float, seconds: float, device: str = "new") -> Record:
+        return Record(
+            "", "finished", "shapes_lvis", "centernet", loss, 0, plain, environment={"device": device},
+            images_per_second=speed, eval_seconds=seconds, steps=840,
+        )  # fmt: skip
+
+    records = [run("fl", 900.0, 9.0, "old"), run("afl", 70.0, 7.0)]
+    records += [run("fl", speed, seconds) for speed, seconds in ((10.0, 3.0), (60.0, 1.0), (20.0, 2.0))]
+    found = speeds.Speeds(records, "false", {}).of(cell, ["fl", "cbl"], 30, 1)
+    assert [(one.images_per_second, one.eval_seconds, one.device) for one in found] == [
+        (20.0, 2.0, "new"),
+        (40.0, 2.5, "new"),
+    ]
+    assert [one.source for one in found] == [
+        "measured: 3 finished runs",
+        "measured: 4 finished runs with other losses",
+    ]
+
+
 def test_without_data_records_and_gpu_a_published_speed_is_scaled(tmp_path, monkeypatch, capsys):
-    config = tables(tmp_path, "table=coco", "table.detectors=[retinanet,fcos]", "measure=false", small=False)
+    """A CPU would take hours to measure these networks, so it does so only if it is asked."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(speeds, "measure_throughput", lambda *_, **__: pytest.fail("measured"))
+    config = tables(tmp_path, "table=coco", "table.detectors=[retinanet,fcos]", small=False)
     found = plan(config, [0])
     retinanet, fcos = found.rows
     # 90,000 steps of 0.205 s on 8 GPUs, and 5,000 images at three times the training speed

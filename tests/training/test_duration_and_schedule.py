@@ -83,3 +83,14 @@ def test_warm_up_rises_linearly():
     schedule = warmed_up(lambda step: 2.0, warmup_steps=10, start=0.1)
     assert [schedule(t) for t in (0, 5, 10, 11)] == pytest.approx([0.2, 1.1, 2.0, 2.0])
     assert math.isclose(warmed_up(lambda step: 1.0, 0, 0.0)(0), 1.0)
+
+
+def test_schedules_keep_their_last_value_after_the_end_and_a_rise_takes_at_least_one_step():
+    assert [cosine_schedule(total_steps=10)(t) for t in (10, 14)] == pytest.approx([0.0, 0.0])
+    assert [one_cycle_schedule(total_steps=10, final=0.01)(t) for t in (10, 14)] == pytest.approx(
+        [0.01, 0.01]
+    )
+    # A quarter of two steps rounds to 0; the second step has the base learning rate.
+    assert [one_cycle_schedule(total_steps=2, final=0.01)(t) for t in (0, 1, 2)] == pytest.approx(
+        [0.04, 1.0, 0.01]
+    )
