@@ -10,6 +10,7 @@ from pathlib import Path
 
 from afl.tracking import explained, files_below
 from afl.tracking.record import FINISHED, Record, read_record
+from afl.tracking.run_key import VARIANT
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,21 @@ def unit_name(variant: Mapping[str, object], seed: int) -> Unit:
 def variant_of(unit: Unit) -> str:
     """The part of a unit's name that describes the variant, such as ``split0``; empty if a unit is a seed."""
     return str(unit).rpartition("-s")[0]
+
+
+def variants_of(records: Iterable[Record]) -> dict[str, dict[str, list]]:
+    """By data set, the settings that choose one of its variants (``draw``, ``split``, ``fold``) with their values, if all records of
+    the data set have them."""
+    settings: dict[str, list[Mapping]] = defaultdict(list)
+    for record in records:
+        settings[record.dataset].append(record.config.get("dataset", {}))
+    found = {
+        dataset: {
+            name: sorted({one[name] for one in own}) for name in VARIANT if all(name in one for one in own)
+        }
+        for dataset, own in settings.items()
+    }
+    return {dataset: own for dataset, own in found.items() if own}
 
 
 def cell_of(record: Record, variants: Iterable[str] = ()) -> CellName:

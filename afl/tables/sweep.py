@@ -157,24 +157,22 @@ def headline(metrics: Sequence[str]) -> tuple[str, ...]:
 
 
 class FeatureRuns:
-    """Finds new pre-training runs below a folder."""
+    """Finds pre-training runs below a folder that have finished since."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._known = set(self._paths())
-
-    def _paths(self) -> list[Path]:
-        return sorted(self._folder.glob("shapes_pretraining-*/record.json"))
+        self._known: set[Path] = set()
+        self.new()
 
     def new(self) -> list[Record]:
         """The records of the runs that have finished since the last call."""
         found = []
-        for path in self._paths():
-            if path not in self._known:
-                with contextlib.suppress(DamagedRecord, FileNotFoundError):
-                    found.append(read_record(path))
+        for path in sorted(self._folder.glob("shapes_pretraining-*/record.json")):
+            with contextlib.suppress(DamagedRecord, FileNotFoundError):
+                if path not in self._known and (record := read_record(path)).status == FINISHED:
+                    found.append(record)
                     self._known.add(path)
-        return [record for record in found if record.status == FINISHED]
+        return found
 
 
 class Clock:

@@ -11,7 +11,7 @@ from afl.reporting import Table, TableSpec, build_table, load_records
 from afl.reporting.names import in_order
 from afl.reporting.pages.material import Gallery, Material
 from afl.reporting.pages.report import report
-from afl.reporting.records import cell_of
+from afl.reporting.records import CellName, cell_of, variants_of
 from afl.tables.committed import table_spec
 from afl.tracking import FINISHED, Record, read_metrics, write_text
 from afl.training.run_identity import CURVES, RECORD
@@ -83,23 +83,23 @@ def tables_of_runs(runs: Path, without: Collection[str] = ()) -> tuple[list[Tabl
     Args:
         without: keys of runs that are shown elsewhere.
     """
-    newest: dict[tuple, tuple[float, Record]] = {}
+    found = [
+        (path.stat().st_mtime, record)
+        for path in sorted(runs.glob(f"*/{RECORD}"))
+        for record in load_records([path])
+        if record.status == FINISHED
+        and record.key not in without
+        and "pretraining" not in record.dataset
+        and record.config.get("subset") is None
+    ]
+    variants = variants_of(record for _, record in found)
+    newest: dict[CellName, Record] = {}
     left_out = []
-    for path in sorted(runs.glob(f"*/{RECORD}")):
-        for record in load_records([path]):
-            if (
-                record.status != FINISHED
-                or record.key in without
-                or "pretraining" in record.dataset
-                or record.config.get("subset") is not None
-            ):
-                continue
-            found = (path.stat().st_mtime, record)
-            known = newest.setdefault(cell_of(record), found)
-            if known is not found:
-                older, newest[cell_of(record)] = sorted((known, found), key=lambda pair: pair[0])
-                left_out.append(older[1].key)
-    records = [record for _, record in newest.values()]
+    for _, record in sorted(found, key=lambda pair: -pair[0]):
+        cell = cell_of(record, variants.get(record.dataset, ()))
+        if newest.setdefault(cell, record) is not record:
+            left_out.append(record.key)
+    records = list(newest.values())
     if not records:
         return [], []
     notes = []
@@ -129,6 +129,7 @@ def _spec(name: str, records: list[Record], title: str = "") -> TableSpec:
         baseline=BASELINE if BASELINE in losses and len(losses) > 1 else None,
         title=title or name,
         label="Your runs" if title else name,
+        variants=variants_of(records),
     )
 
 

@@ -160,6 +160,19 @@ def test_gradient_mass_is_the_sum_over_maps_and_the_mean_over_seeds(record):
     assert draw_gradient_mass(records[-2:]) == {}
 
 
+def test_gradient_mass_is_the_mean_over_the_variants_of_a_data_set(record):
+    runs = [
+        record(
+            "fcos", "fl", dataset="foda", key=f"foda-fcos-fl-s0-draw{draw}-0123abcd",
+            config={"dataset": {"name": "foda", "draw": draw}}, gradient_dynamics=dynamics(factor),
+        )
+        for draw, factor in enumerate((1.0, 3.0))
+    ]  # fmt: skip
+    (figure,) = draw_gradient_mass(runs).values()
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), [4, 8, np.nan])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["FL, 2 units"]
+
+
 def test_the_command_writes_every_figure_as_png_and_pdf_without_a_date(tmp_path, record, capsys):
     kept = record("fcos", "afl", gradient_dynamics=dynamics(1.0))
     write_record(tmp_path / "shapes" / "records" / "fcos.json", kept)

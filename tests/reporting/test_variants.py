@@ -19,6 +19,7 @@ from afl.reporting.records import unit_name, variant_of
 from afl.tables import sweep as sweeping
 from afl.tables.cells import Cell, settings_of
 from afl.tracking import FAILED, FINISHED, Record, write_record
+from scripts.reports.html import tables_of_runs
 
 
 def record(dataset: str, loss: str, seed: int, ap: float, status: str = FINISHED, **settings) -> Record:
@@ -127,6 +128,25 @@ def test_the_page_has_the_runs_of_all_variants():
     base, other = material.pairs(table, "ccp", "fcos", "afl")
     assert [one.metrics["AP"] for one in (*base, *other)] == [0.10, 0.13]
     assert results_section(table).content["units"] == 2
+
+
+def test_the_table_of_all_runs_has_every_variant(tmp_path):
+    """Runs of two draws are repetitions and not one run with other settings."""
+
+    def save(run: Record) -> None:
+        metrics = dict.fromkeys(("AP", "AP_r", "AP_c", "AP_f"), run.metrics["AP"])
+        write_record(tmp_path / run.key / "record.json", dataclasses.replace(run, metrics=metrics))
+
+    for loss, aps in {"fl": (0.1, 0.3), "afl": (0.2, 0.5)}.items():
+        for draw, ap in enumerate(aps):
+            save(record("foda", loss, 0, ap, draw=draw))
+    (table,), notes = tables_of_runs(tmp_path)
+    assert notes == [] and table.spec.variants == {"foda": {"draw": [0, 1]}}
+    assert table.values("foda", "AP")["fcos"]["afl"] == {"draw0-s0": 0.2, "draw1-s0": 0.5}
+    assert table.blocks[0].rows["fcos"]["afl"].difference.mean == pytest.approx(0.15)
+    save(record("bccd", "fl", 0, 0.5))
+    (table,), _ = tables_of_runs(tmp_path)
+    assert table.spec.units("bccd") == [0]
 
 
 def test_a_record_without_the_variant_is_rejected():

@@ -335,6 +335,24 @@ def test_a_line_shows_the_result_of_a_run_and_the_remaining_time(finished, monke
     assert sweeping.result(failed, ["AP"]) == "failed: no room"
 
 
+def test_a_pretraining_that_failed_before_is_noticed_when_it_finishes(tmp_path):
+    def write(detector: str, status: str) -> None:
+        key = f"shapes_pretraining-{detector}-fl-s0-0a1b2c3d"
+        metrics = {"AP": 0.5} if status == FINISHED else {}
+        record = Record(key, status, "shapes_pretraining", detector, "fl", 0, {}, metrics=metrics)
+        write_record(tmp_path / key / "record.json", record)
+
+    write("fcos", FINISHED)
+    write("retinanet", FAILED)
+    runs = sweeping.FeatureRuns(tmp_path)
+    assert runs.new() == []
+    write("centernet", FAILED)
+    assert runs.new() == []
+    for detector in ("centernet", "retinanet"):
+        write(detector, FINISHED)
+    assert {record.detector for record in runs.new()} == {"centernet", "retinanet"} and runs.new() == []
+
+
 def test_the_outlook_names_another_machine_whose_speed_it_takes(monkeypatch):
     rows = [Row("fcos", 3, 1, 0.5, 1.0, 0.0, "GPU", "")]
     clock = sweeping.Clock(Plan("", rows, []), 1)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from afl.evaluation import GROUP_NAMES
 from afl.reporting.figures.style import BLUE, GREEN, ORANGE, RECONSTRUCTION, WIDTH, styled
-from afl.reporting.records import one_per_cell
+from afl.reporting.records import one_per_cell, variants_of
 from afl.tracking import FINISHED, Record, mass_curves, names_afl
 
 MASS_LOSSES = {"fl": ("FL", BLUE, "-"), "cbl": ("CBL", ORANGE, "--"), "afl": ("AFL", GREEN, "-.")}
@@ -17,23 +17,29 @@ MASS_LOSSES = {"fl": ("FL", BLUE, "-"), "cbl": ("CBL", ORANGE, "--"), "afl": ("A
 
 def draw_gradient_mass(records: Sequence[Record]) -> dict[str, Figure]:
     """Sum of |dL/dz| over the training by frequency group, of positives and of negatives: one figure for each data set and
-    detector, one line for each of FL, CBL and AFL, mean over seeds.
+    detector, one line for each of FL, CBL and AFL, mean over seeds and variants of the data set.
 
     Returns:
         Figures by ``DATASET-DETECTOR``; empty if no finished record of these losses has gradient dynamics.
     """
+    variants = variants_of(records)
     cells: dict[str, dict[str, list[dict[str, list[float]]]]] = {}
-    for record in one_per_cell(records).values():
+    for record in one_per_cell(records, variants).values():
         # Pre-training runs give the starting weights of all losses.
         if record.dataset.endswith("_pretraining"):
             continue
         if record.status == FINISHED and record.loss in MASS_LOSSES and record.gradient_dynamics:
             place = cells.setdefault(f"{record.dataset}-{record.detector}", {})
             place.setdefault(record.loss, []).append(mass_curves(record.gradient_dynamics))
-    return {place: _mass_figure(place, losses) for place, losses in cells.items()}
+    return {
+        place: _mass_figure(place, losses, "unit" if place.rpartition("-")[0] in variants else "seed")
+        for place, losses in cells.items()
+    }
 
 
-def _mass_figure(place: str, losses: Mapping[str, Sequence[Mapping[str, list[float]]]]) -> Figure:
+def _mass_figure(
+    place: str, losses: Mapping[str, Sequence[Mapping[str, list[float]]]], repetition: str
+) -> Figure:
     keys = {key for runs in losses.values() for run in runs for key in run}
     groups = [group for group in GROUP_NAMES if any(key.endswith(f"/{group}") for key in keys)]
     dataset, detector = place.rsplit("-", 1)
@@ -72,8 +78,8 @@ def _mass_figure(place: str, losses: Mapping[str, Sequence[Mapping[str, list[flo
             for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
         }
         note = "gap: no such object in the steps recorded" if gaps else None
-        seeds = {MASS_LOSSES[loss][0]: len(runs) for loss, runs in losses.items()}
-        names = [f"{name}, {seeds[name]} seed{'s' * (seeds[name] > 1)}" for name in handles]
+        numbers = {MASS_LOSSES[loss][0]: len(runs) for loss, runs in losses.items()}
+        names = [f"{name}, {numbers[name]} {repetition}{'s' * (numbers[name] > 1)}" for name in handles]
         figure.legend(handles.values(), names, loc="outside lower center", ncols=3, title=note)
     return figure
 
