@@ -127,6 +127,8 @@ COMMITTED = [
     ),
     ("contrast", ["table=remedies"], "remedies/afl-contrasts.md"),
     ("contrast", ["table=remedies", "loss=irfs"], "remedies/irfs-contrasts.md"),
+    ("contrast", ["table=remedies", "loss=afl_irfs"], "remedies/afl_irfs-contrasts.md"),
+    ("contrast", ["table=remedies", "loss=afl_anchored_head_irfs"], "remedies/afl_anchored_head_irfs-contrasts.md"),
     (
         "contrast",
         ["table=remedies", "loss=irfs", "against=afl", "other=remedies"],
