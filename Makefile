@@ -50,7 +50,7 @@ table-%: setup  ## rebuild results/NAME from its records, without training
 
 # Each seed of these tables is another data set.
 reproduce-table-data-seeds plan-table-data-seeds: SEEDS = 1,2,3
-CONFIRMED := confirmation confirmation-lr confirmation-repeats confirmation-repeats-lr extremenet-threshold
+CONFIRMED := confirmation confirmation-lr confirmation-repeats confirmation-repeats-lr extremenet-threshold extremenet-threshold-repeats
 $(CONFIRMED:%=reproduce-table-%) $(CONFIRMED:%=plan-table-%): SEEDS = 4,5,6
 # One detector of these tables fills a machine (JOBS=2 trains two side by side).
 reproduce-table-coco reproduce-table-lvis% reproduce-table-voc: JOBS = 1
