@@ -11,6 +11,7 @@ import torch
 
 from afl import losses
 from afl.losses import ElementCounter, MapLoss
+from afl.losses.logit_shift import logit_shift
 from tests.losses.cases import make_info, plain_target
 
 COUNTS = [5.0, 3.0, 1.0]
@@ -78,6 +79,13 @@ def test_every_loss_rejects_wrong_shapes(kind, shape, locations, classes):
     loss = kind(make_info(COUNTS, name="heat"))
     with pytest.raises(ValueError, match=r"Map 'heat': .* a loss built for 3 classes do not fit"):
         loss(torch.zeros(shape), plain_target(locations, classes, [0]), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("form", ["adjustment", "balanced", "effective_margin"])
+def test_a_map_of_one_class_such_as_objectness_has_no_shift(form):
+    """It has no other classes; the balanced form would divide by their number."""
+    assert logit_shift(torch.tensor([7.0]), form).tolist() == [0.0]
+    assert losses.LogitShift(make_info([7.0]), form=form).shift.tolist() == [0.0]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from afl.reporting import TableSpec, build_table
@@ -53,6 +55,17 @@ def test_the_same_runs_are_equal_and_single_seeds_leave_the_noise_unknown():
     single = table(KEPT[:1], seeds=[0])
     (one,) = agreements(table([record("fl", 0, 0.51)], seeds=[0]), single)
     assert one.verdict == "noise unknown"
+
+
+def test_data_sets_and_metrics_of_one_table_alone_are_left_out():
+    kept = table(KEPT, seeds=[0, 1, 2])
+    runs = [
+        replace(KEPT[0], dataset=name, metrics={"AP": 0.5, "AP50": 0.7}, key=f"{name}-fcos-fl-s0")
+        for name in ("other", "shapes")
+    ]
+    wider = replace(kept.spec, datasets=["other", "shapes"], metrics=["AP50", "AP"], seeds=[0])
+    (found,) = agreements(build_table(runs, wider), kept)
+    assert (found.dataset, found.metric, found.own) == ("shapes", "AP", 0.5)
 
 
 def test_a_different_protocol_is_named():
