@@ -201,12 +201,18 @@ def choice_text(levels: pd.DataFrame) -> str:
     def ahead(level) -> str:
         if level.ahead == level.error == 0:
             return "(start)"
-        return f"{100 * level.ahead:+.1f}" + (
+        return rounded(100 * level.ahead, "+") + (
             "" if math.isinf(level.error) else f" ± {100 * level.error:.1f}"
         )
 
     rows = [
-        [level.factor, level.arm, f"{100 * level.score:+.1f}", ahead(level), "yes" if level.chosen else ""]
+        [
+            level.factor,
+            level.arm,
+            rounded(100 * level.score, "+"),
+            ahead(level),
+            "yes" if level.chosen else "",
+        ]
         for level in levels.itertuples()
     ]
     return markdown(
@@ -218,7 +224,7 @@ def forms_text(answer: pd.DataFrame, sets: Mapping[str, str]) -> str:
     """The arms with their scores; ``sets`` are the titles of the development sets by name."""
 
     def points(value: float) -> str:
-        return "–" if math.isnan(value) else f"{100 * value:+.2f}"
+        return "–" if math.isnan(value) else rounded(100 * value, "+", 2)
 
     head = ["loss"]
     for title in sets.values():

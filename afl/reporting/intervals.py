@@ -33,9 +33,9 @@ class Estimate:
         return rounded(100 * self.mean, sign) + half
 
 
-def rounded(value: float, sign: Literal["", "+"] = "") -> str:
-    """One decimal, and 0.0 instead of -0.0."""
-    return f"{round(value, 1) + 0.0:{sign}.1f}"
+def rounded(value: float, sign: Literal["", "+"] = "", decimals: int = 1) -> str:
+    """``value`` with that many decimals, and 0.0 instead of -0.0."""
+    return f"{round(value, decimals) + 0.0:{sign}.{decimals}f}"
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:

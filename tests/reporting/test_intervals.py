@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afl.reporting.intervals import estimate, paired_difference, t_quantile
+from afl.reporting.intervals import estimate, paired_difference, rounded, t_quantile
 
 # Student's distribution, two-sided 95 % and 99 %, from printed tables (Abramowitz and Stegun 26.10)
 TABLE = [
@@ -63,6 +63,20 @@ def test_interval_of_three_values_equals_its_closed_form():
 def test_one_value_has_no_interval_and_none_has_no_mean():
     assert (estimate([0.5]).half, estimate([0.5]).positive, estimate([0.5]).negative) == (None, False, False)
     assert estimate([]) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "sign", "decimals", "shown"),
+    [
+        (-0.04, "", 1, "0.0"),
+        (-0.04, "+", 1, "+0.0"),
+        (-0.004, "+", 2, "+0.00"),
+        (-0.06, "", 1, "-0.1"),
+        (0.25, "+", 2, "+0.25"),
+    ],
+)
+def test_a_rounded_value_is_never_negative_zero(value, sign, decimals, shown):
+    assert rounded(value, sign, decimals) == shown
 
 
 def test_an_interval_that_contains_zero_has_no_sign():

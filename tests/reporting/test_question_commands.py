@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -128,7 +129,11 @@ COMMITTED = [
     ("contrast", ["table=remedies"], "remedies/afl-contrasts.md"),
     ("contrast", ["table=remedies", "loss=irfs"], "remedies/irfs-contrasts.md"),
     ("contrast", ["table=remedies", "loss=afl_irfs"], "remedies/afl_irfs-contrasts.md"),
-    ("contrast", ["table=remedies", "loss=afl_anchored_head_irfs"], "remedies/afl_anchored_head_irfs-contrasts.md"),
+    (
+        "contrast",
+        ["table=remedies", "loss=afl_anchored_head_irfs"],
+        "remedies/afl_anchored_head_irfs-contrasts.md",
+    ),
     (
         "contrast",
         ["table=remedies", "loss=irfs", "against=afl", "other=remedies"],
@@ -312,3 +317,8 @@ def test_the_figure_of_the_push_has_a_row_for_each_table(results, tmp_path):
     assert path.stat().st_size > 10_000 and path.with_suffix(".pdf").exists()
     with pytest.raises(ValueError, match="no table has gradient dynamics of mine"):
         main(["push", "tables=[short]", "losses=[mine]", f"results={results}"])
+
+
+def test_no_committed_page_shows_a_negative_zero():
+    pages = {path: path.read_text(encoding="utf-8") for path in (ROOT / "results").rglob("*.md")}
+    assert pages and not [path for path, text in pages.items() if re.search(r"(?<![\d.])-0\.0+(?!\d)", text)]
