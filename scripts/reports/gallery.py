@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from afl.reporting import load_records
 from afl.reporting.figures.gallery import draw_gallery
 from afl.reporting.figures.style import save_as
 from afl.reporting.names import in_order
-from afl.tracking import FINISHED
+from afl.reporting.records import Unit, cell_of, variants_of
+from afl.tracking import FINISHED, Record
 from scripts.reports.material import data_of, gallery_of, telling_images
 
 
@@ -24,7 +27,8 @@ def gallery(
 
         python -m scripts.report gallery [runs=outputs] [dataset=shapes_lvis] [loss=afl] [seed=0] [images=4] [output=FILE]
 
-    A column for each detector that has a finished run. Writes RUNS/gallery-DATASET-LOSS.jpg.
+    A column for each detector that has a finished run. If a data set has draws, splits or folds, all columns show the one with the
+    most detectors. Writes RUNS/gallery-DATASET-LOSS.jpg.
 
     Raises:
         ValueError: no finished run has this data set, loss and seed.
@@ -32,14 +36,15 @@ def gallery(
     """
     folder = Path(runs)
     wanted = (dataset, loss, seed)
-    chosen = {
-        record.detector: record
+    finished = [
+        record
         for record in (load_records(folder) if folder.is_dir() else [])
         if record.status == FINISHED
         and (record.dataset, record.loss, record.seed) == wanted
         and (folder / record.key).is_dir()
         and record.config.get("subset") is None
-    }
+    ]
+    chosen = with_common_images(finished)
     if not chosen:
         raise ValueError(f"{runs} has no finished run of {wanted[0]} with {wanted[1]} and seed {wanted[2]}")
     records = [chosen[name] for name in in_order(chosen)]
@@ -50,3 +55,16 @@ def gallery(
     save_as(draw_gallery(columns), path)
     print(f"written: {path} ({', '.join(record.detector for record in records)})")
     return path
+
+
+def with_common_images(records: Sequence[Record]) -> dict[str, Record]:
+    """By detector, the records of the variant (draw, split, fold) that the most detectors have, all of one data set.
+
+    Detectors of another variant were evaluated on other images.
+    """
+    variants = variants_of(records)
+    by_unit: dict[Unit, dict[str, Record]] = defaultdict(dict)
+    for record in records:
+        unit = cell_of(record, variants.get(record.dataset, ()))[-1]
+        by_unit[unit][record.detector] = record
+    return max(by_unit.values(), key=len, default={})

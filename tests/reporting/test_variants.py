@@ -19,6 +19,7 @@ from afl.reporting.records import unit_name, variant_of
 from afl.tables import sweep as sweeping
 from afl.tables.cells import Cell, settings_of
 from afl.tracking import FAILED, FINISHED, Record, write_record
+from scripts.reports.gallery import with_common_images
 from scripts.reports.html import tables_of_runs
 
 
@@ -192,3 +193,20 @@ def test_two_finished_folds_become_one_record(tmp_path, monkeypatch):
     found = sweeping.records_of([*half, *whole, *failed, *plain])
     assert [one.key if one is joined else one.status for one in found] == ["both", FAILED, FINISHED]
     assert calls == [[run.folder for run in whole]]
+
+
+def test_a_gallery_shows_detectors_of_one_variant():
+    def run(detector: str, draw: int) -> Record:
+        return dataclasses.replace(record("foda", "fl", 0, 0.5, draw=draw), detector=detector)
+
+    # Records by name: FCOS of draw 1 would follow that of draw 0.
+    shown = with_common_images(
+        [run("fcos", 0), run("fcos", 1), run("objectbox", 0), run("retinanet", 1), run("cornernet", 0)]
+    )
+    assert {name: one.config["dataset"]["draw"] for name, one in shown.items()} == {
+        "fcos": 0,
+        "objectbox": 0,
+        "cornernet": 0,
+    }
+    assert with_common_images([]) == {}
+    assert set(with_common_images([record("bccd", "fl", 0, 0.5)])) == {"fcos"}
