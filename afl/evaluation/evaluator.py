@@ -250,11 +250,15 @@ class Evaluator(ABC):
                 missing,
                 len(self.truth.image_ids),
             )
-        found = self.detections()
+        metrics = self._measure(self._counted())
         if self.image_cap is None:
-            return self._measure(found)
-        metrics = self._measure(found.best_per_image(self.image_cap))
-        return metrics | self._fixed(found.best_per_class(FIXED_DETECTIONS))
+            return metrics
+        return metrics | self._fixed(self.detections().best_per_class(FIXED_DETECTIONS))
+
+    def _counted(self) -> DetectionArrays:
+        """The detections within the limit of an image, which everything but AP_fixed counts."""
+        found = self.detections()
+        return found if self.image_cap is None else found.best_per_image(self.image_cap)
 
     def _fixed(self, found: DetectionArrays) -> dict[str, float | None]:
         figures = summarize(self._uncapped(found), self.truth.names, self.groups)
@@ -263,14 +267,12 @@ class Evaluator(ABC):
 
     def confusion(self) -> dict[tuple[int, int], int]:
         """Count how often an object of one class is detected as another; see ``confusion_counts``."""
-        found = self.detections()
-        if self.image_cap is not None:
-            found = found.best_per_image(self.image_cap)
+        found = self._counted()
         return confusion_counts(self.truth, found, self._may_be_wrong(found))
 
     def recognition(self) -> dict[str, tuple[int, int, int]]:
         """Numbers of objects, of localised ones and of recognised ones by frequency group; see ``recognition_counts``."""
-        localised, recognised = recognition_counts(self.truth, self.detections())
+        localised, recognised = recognition_counts(self.truth, self._counted())
         group = np.array(self.groups or ["all"] * self.truth.num_classes)[self.truth.label]
         counts = {}
         for name in dict.fromkeys(self.groups or ["all"]):

@@ -117,7 +117,7 @@ def test_the_other_figures_equal_those_of_limited_detections(random_set, feed, k
     metrics = measured.evaluate()
     assert "AP_fixed" not in plain.evaluate()
     assert {name: value for name, value in metrics.items() if "fixed" not in name} == plain.evaluate()
-    assert measured.confusion() == plain.confusion()
+    assert measured.confusion() == plain.confusion() and measured.recognition() == plain.recognition()
     assert metrics["AP_fixed"] != metrics["AP"]
 
 
