@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
+from afl.config import missing_run
 from afl.training.build import PRECISIONS, build_detector, check_targets, instantiate
 from afl.training.checkpoint import LAST, CheckpointError, load_checkpoint, reason
 from afl.training.detect import TestTime, detect
@@ -263,7 +264,7 @@ def checkpoint_of(run: str | Path) -> Path:
     if not path.exists():
         some = f"for example {PREFIX}{names()[0]}" if names() else "none on this machine"
         raise CheckpointError(
-            f"{path} does not exist; detectors that need no training ({some}): python -m scripts.zoo"
+            f"{missing_run(path)} Detectors that need no training ({some}): python -m scripts.zoo"
         )
     if not path.is_dir():
         return path

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 import hydra
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import CompactHydraException, HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -43,6 +44,12 @@ FLAGS = {
 }  # fmt: skip
 # Ways to name other folders and files of configs. The commands check their arguments against this project's.
 ELSEWHERE = ("-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "hydra.searchpath")
+SLURM = {"hydra/launcher=slurm", "hydra/launcher=submitit_slurm"}
+FULL_ERROR = "HYDRA_FULL_ERROR"
+# Hydra accepts one of them.
+MODES = (
+    "-m", "--multirun", "-r", "--run", "-c", "--cfg", "-i", "--info", "-sc", "--shell-completion", "--hydra-help", "--version",
+)  # fmt: skip
 KINDS = {bool: "true or false", list: "a list", int: "a whole number", float: "a number"}
 
 
@@ -60,7 +67,16 @@ def run_hydra(task: Callable[[DictConfig], None], config_name: str = "config") -
         sys.argv[1:] = checked(arguments, config_name)
     except ConfigError as error:
         sys.exit(str(error))
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
+    command = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)
+    if SLURM.isdisjoint(arguments) or FULL_ERROR in os.environ:
+        command()
+        return
+    # With this variable Hydra passes an error of the launcher on; without it, Hydra prints a trace and ends the program.
+    os.environ[FULL_ERROR] = "1"
+    try:
+        command()
+    except Exception as error:
+        sys.exit(message_of_slurm(error))
 
 
 def compose_config(arguments: Sequence[str], config_name: str = "config") -> DictConfig:
@@ -85,7 +101,11 @@ def checked(arguments: Sequence[str], config_name: str) -> list[str]:
     """
     sweep = "-m" in arguments or "--multirun" in arguments
     problem = (
-        elsewhere(arguments) or misplaced(arguments) or unknown_choice(arguments) or without_slurm(arguments)
+        elsewhere(arguments)
+        or misplaced(arguments)
+        or several_modes(arguments)
+        or unknown_choice(arguments)
+        or without_slurm(arguments)
     )
     if not problem and not sweep:
         problem = several_choices(arguments)
@@ -96,6 +116,8 @@ def checked(arguments: Sequence[str], config_name: str) -> list[str]:
     base = _base(choices, config_name)
     if base is None:  # Hydra says why
         return list(arguments)
+    if problem := _unknown_to_hydra(arguments, config_name):
+        raise ConfigError(problem)
     found = []
     for argument in arguments:
         key = _key(argument)
@@ -154,6 +176,24 @@ def _base(choices: Sequence[str], config_name: str) -> DictConfig | None:
         return None
 
 
+def _unknown_to_hydra(arguments: Sequence[str], config_name: str) -> str | None:
+    """One line about the first launcher, sweeper or other setting of Hydra that does not exist, or None."""
+    choices = [argument for argument in arguments if argument.startswith("hydra/") and "," not in argument]
+    keys = [argument.partition("=")[0] for argument in arguments if argument.startswith("hydra.")]
+    if not choices and not keys:
+        return None
+    try:
+        config = composed(choices, config_name, with_hydra=True)
+    except MissingConfigException as error:
+        group, _, member = str(error.missing_cfg_file).rpartition("/")
+        options = error.options or ()
+        meant = did_you_mean(member, options)
+        return f"There is no {group} {member!r}.{meant} There are: {', '.join(options)}"
+    except HydraException as error:
+        return str(error).splitlines()[0]
+    return next((problem for key in keys if (problem := unknown_setting(key, config))), None)
+
+
 def _key(argument: str) -> str | None:
     found = re.match(r"\+{0,2}([A-Za-z_][\w./@:-]*)=", argument)
     return found[1] if found else None
@@ -175,10 +215,31 @@ def elsewhere(arguments: Sequence[str]) -> str | None:
     return None
 
 
+def message_of_slurm(error: Exception) -> str:
+    """The text of an error of a sweep with Slurm: the reason of ``sbatch``, Hydra's sentence, or submitit's report on a job.
+
+    Raises:
+        Exception: ``error`` is not expected.
+    """
+    from submitit.core.utils import FailedSubmissionError, UncompletedJobError
+
+    if isinstance(error.__cause__, subprocess.CalledProcessError):
+        reasons = "; ".join(line.removeprefix("sbatch: error: ") for line in str(error).split("\n") if line)
+        return (
+            f"sbatch refuses the jobs: {reasons}. Change hydra.launcher.partition, account, timeout_min, ... on the command line or in "
+            "conf/hydra/launcher/slurm.yaml; sinfo lists the partitions"
+        )
+    if not isinstance(error, CompactHydraException | FailedSubmissionError | UncompletedJobError):
+        raise error
+    return (
+        f"{error}\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else str(error)
+    )
+
+
 def without_slurm(arguments: Sequence[str]) -> str | None:
     """One line if a sweep needs Slurm and this machine does not have it, or None."""
     for argument in arguments:
-        if argument in ("hydra/launcher=slurm", "hydra/launcher=submitit_slurm") and not shutil.which("srun"):
+        if argument in SLURM and not shutil.which("srun"):
             return f"{argument}: this machine has no Slurm (there is no command srun); without it, write hydra/launcher=joblib"
     return None
 
@@ -203,6 +264,12 @@ def misplaced(arguments: Sequence[str]) -> str | None:
         elif argument.startswith("-") or "=" not in argument and not argument.startswith("~"):
             return not_assigned(argument, rest)
     return None
+
+
+def several_modes(arguments: Sequence[str]) -> str | None:
+    """One line about flags of Hydra of which only one is accepted, or None."""
+    given = [argument for argument in arguments if argument.split("=")[0] in MODES]
+    return f"{' and '.join(given)} cannot be used together; leave out one of them" if len(given) > 1 else None
 
 
 def not_assigned(argument: str, following: Sequence[str]) -> str:

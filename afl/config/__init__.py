@@ -16,7 +16,7 @@ from afl.config.overrides import (
     unknown_setting,
     without_effect,
 )
-from afl.config.saved import CONFIG, UNRESOLVED, read_config, save_config
+from afl.config.saved import CONFIG, UNRESOLVED, missing_run, read_config, save_config
 from afl.config.values import check_values
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "hydra_override",
     "is_group",
     "members",
+    "missing_run",
     "quoted",
     "read_config",
     "save_config",

@@ -7,6 +7,7 @@ in training.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from afl.config.choices import did_you_mean
 from afl.config.overrides import ConfigError, apply_overrides
 
 CONFIG, UNRESOLVED = "config.yaml", "config.unresolved.yaml"
@@ -53,6 +55,8 @@ def read_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
         ConfigError: ``folder`` is not a run directory, a setting does not exist, a value is of the wrong kind, or there are
             overrides, but no ``config.unresolved.yaml``.
     """
+    if not folder.exists():
+        raise ConfigError(missing_run(folder))
     if not (folder / CONFIG).is_file():
         raise ConfigError(f"{folder} has no {CONFIG}: it is not a run directory of scripts.train")
     resolved = _load(folder / CONFIG)
@@ -72,6 +76,13 @@ def read_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
         config = resolved
     apply_overrides(config, overrides)
     return _resolved(config, folder / CONFIG)
+
+
+def missing_run(folder: Path) -> str:
+    """A one-line error about a run that does not exist, with the nearest run directory next to it."""
+    runs = (path.parent.name for path in folder.parent.glob(f"*/{CONFIG}"))
+    meant = did_you_mean(folder.name, runs, f"{folder.parent}{os.sep}")
+    return f"{folder} does not exist.{meant or ' Name the directory of a run, such as outputs/NAME.'}"
 
 
 def _load(path: Path) -> DictConfig:

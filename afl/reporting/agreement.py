@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from afl.reporting.frames import Frames
 from afl.reporting.intervals import t_quantile
 from afl.reporting.markdown import markdown
 from afl.reporting.records import Unit, variant_of
@@ -141,23 +142,15 @@ def to_markdown(found: list[Agreement]) -> str:
     return markdown(head, rows, align="--- --- --- --- ---: ---: ---") + "\n"
 
 
-def to_rich(found: list[Agreement], metrics: tuple[str, ...]) -> Any:
-    """A ``rich`` table with a row for each cell: for each of ``metrics`` your value, the committed one and the verdict."""
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    shown = RichTable(title="Your table and the committed one, x 100", title_justify="left")
-    for name in ("detector", "loss"):
-        shown.add_column(name)
-    for metric in metrics:
-        for name in (f"{metric} yours", "committed", ""):
-            shown.add_column(name, justify="right" if name else "left")
+def to_rich(found: list[Agreement], metrics: tuple[str, ...]) -> Frames:
+    """A table for the terminal with a row for each cell: for each of ``metrics`` your value, the committed one and the verdict."""
     rows: dict[tuple[str, str, str], dict[str, Agreement]] = {}
     for one in found:
         rows.setdefault((one.dataset, one.detector, one.loss), {})[one.metric] = one
     several = len({dataset for dataset, _, _ in rows}) > 1
-    for (dataset, detector, loss), entries in rows.items():
-        cells: list[str] = []
+    texts: dict[str, list[str]] = {}
+    for names, entries in rows.items():
+        cells = texts[" ".join(names if several else names[1:])] = []
         for metric in metrics:
             entry = entries.get(metric)
             cells += (
@@ -165,5 +158,7 @@ def to_rich(found: list[Agreement], metrics: tuple[str, ...]) -> Any:
                 if entry
                 else ["", "", ""]
             )
-        shown.add_row(f"{dataset} {detector}" if several else detector, loss, *map(Text, cells))
-    return shown
+    kinds = ("yours", "committed", "difference")
+    columns = [f"{metric} {kind}" for metric in metrics for kind in kinds]
+    verdicts = [f"{metric} {kinds[-1]}" for metric in metrics]
+    return Frames("Your table and the committed one, x 100", columns, texts, left=verdicts)

@@ -119,7 +119,7 @@ def notes(
     ]
     if failed:
         causes = [f"{cell_name(cell)} ({_one_line(record.error)})" for cell, record in failed]
-        found.append(f"Failed: {_shortened(causes)}")
+        found.append(f"Failed: {shortened(causes)}")
     missing = [cell for cell, record in cells.items() if record is None]
     if missing:
         found.append(f"Not run yet ({len(missing)} of {len(cells)}): {_named(missing)}")
@@ -147,13 +147,14 @@ def _terms(record: Record) -> tuple:
 
 
 def _named(cells: Sequence[CellName]) -> str:
-    return _shortened([cell_name(cell) for cell in cells])
+    return shortened([cell_name(cell) for cell in cells])
 
 
 def _one_line(error: str | None) -> str:
     return " ".join(error.split())[:LONGEST] if error else "no reason given"
 
 
-def _shortened(names: Sequence[str]) -> str:
+def shortened(names: Sequence[str]) -> str:
+    """The first names, and the number of the others."""
     more = len(names) - SHOWN
     return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

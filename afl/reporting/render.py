@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from afl.reporting.frames import Frames
 from afl.reporting.intervals import Estimate
 from afl.reporting.markdown import markdown
 
@@ -106,7 +107,7 @@ def to_rich(table: Table) -> Any:
             name: [Text(_plain_entry(entry, "\n"), style="bold" if entry.best else "") for entry in entries]
             for name, entries in rows.items()
         }
-        parts.append(_Frames(_heading(block), columns, texts))
+        parts.append(Frames(_heading(block), columns, texts))
     for dataset in table.spec.datasets:
         columns, rows = _turned(
             table.spec.losses,
@@ -115,8 +116,7 @@ def to_rich(table: Table) -> Any:
                 for detector in table.spec.detectors
             },
         )
-        texts = {name: [Text(one) for one in seconds] for name, seconds in rows.items()}
-        parts.append(_Frames(f"{dataset}: wall time per cell, seconds", columns, texts))
+        parts.append(Frames(f"{dataset}: wall time per cell, seconds", columns, rows))
     return Group(*parts)
 
 
@@ -130,45 +130,6 @@ def _turned(losses: Sequence[str], rows: dict[str, Sequence]) -> tuple[Sequence[
     if len(losses) <= MOST_COLUMNS:
         return losses, rows
     return list(rows), dict(zip(losses, map(list, zip(*rows.values(), strict=True)), strict=True))
-
-
-class _Frames:
-    """A table for a terminal. Columns that do not fit into its width follow in another frame below; no value is shortened."""
-
-    def __init__(self, title: str, columns: Sequence[str], rows: dict[str, Sequence[Any]]) -> None:
-        self.title, self.columns, self.rows = title, columns, rows
-
-    def __rich_console__(self, console: Any, options: Any) -> Any:
-        from rich import box
-        from rich.table import Table as RichTable
-        from rich.text import Text
-
-        for start, stop in self._parts(options.max_width):
-            title = self.title if start == 0 else f"{self.title} (continued)"
-            frame = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-            frame.add_column("", no_wrap=True)
-            for name in self.columns[start:stop]:
-                frame.add_column(name, justify="right", no_wrap=True)
-            for name, texts in self.rows.items():
-                frame.add_row(Text(name), *texts[start:stop])
-            yield frame
-
-    def _parts(self, width: int) -> list[tuple[int, int]]:
-        """The columns of each frame, as (start, stop); each has at least one."""
-        between = 3  # characters next to each column
-        names = max(map(len, self.rows), default=0) + between + 1
-        needed = [
-            between
-            + max(len(name), *(len(line) for row in self.rows.values() for line in row[i].plain.split("\n")))
-            for i, name in enumerate(self.columns)
-        ]
-        starts, used = [0], names
-        for i, one in enumerate(needed):
-            if used + one > width and i > starts[-1]:
-                starts.append(i)
-                used = names
-            used += one
-        return list(zip(starts, [*starts[1:], len(needed)], strict=True))
 
 
 def _wall_time(table: Table, dataset: str, detector: str, loss: str) -> str:

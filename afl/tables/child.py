@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import IO
 
@@ -46,9 +46,14 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def stop(process: subprocess.Popen) -> None:
-    """End a process of ``start`` and its children. SIGTERM lets runs save a checkpoint; Ctrl-C meanwhile ends them without saving."""
+def stop(process: subprocess.Popen, announce: Callable[[], None] = lambda: None) -> None:
+    """End a process of ``start`` and its children. SIGTERM lets runs save a checkpoint; Ctrl-C meanwhile ends them without saving.
+
+    Args:
+        announce: tells the user about it. Ctrl-C may also arrive here.
+    """
     try:
+        announce()
         _end_group(process, signal.SIGTERM)
     except KeyboardInterrupt:
         _end_group(process, signal.SIGKILL)

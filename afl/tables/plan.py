@@ -14,10 +14,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Group
-from rich.table import Table as RichTable
 from rich.text import Text
 
 from afl.reporting import load_records
+from afl.reporting.frames import Frames
 from afl.tables.cells import Cell, DataSets, Name, by_row, compose_cells, compose_rows, runs_of, settings_of
 from afl.tables.pinned import pinned, require_trainable
 from afl.tables.speed import Speeds, gpu_steps, sources
@@ -84,16 +84,15 @@ class Plan:
 
     def to_rich(self) -> Group:
         """The plan as an object for ``rich.print``."""
-        table = RichTable(title=self.title, title_justify="left")
-        for name in ("", "runs", "done", "hours each", "hours left", "GB each", "on", "known from"):
-            table.add_column(
-                name, justify="left" if name in ("", "on", "known from") else "right", overflow="fold"
-            )
-        for row in self.rows:
-            table.add_row(
-                row.name, str(row.runs), str(row.done), _hours(row.hours_each), _hours(row.hours_left),
+        columns = ("runs", "done", "hours each", "hours left", "GB each", "on", "known from")
+        rows = {
+            row.name: (
+                str(row.runs), str(row.done), _hours(row.hours_each), _hours(row.hours_left),
                 f"{row.bytes_each / 1e9:.2g}", row.device, row.source,
-            )  # fmt: skip
+            )
+            for row in self.rows
+        }  # fmt: skip
+        table = Frames(self.title, columns, rows, left=("on", "known from"))
         runs, done = sum(row.runs for row in self.rows), sum(row.done for row in self.rows)
         hours = ", ".join(
             f"{_hours(value)} h on one {device}" for device, value in self.hours_by_device().items()

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from afl.config import quoted
+from afl.reporting.caption import shortened
 from afl.tables.cells import Cell, cells_of
 from afl.tables.child import interrupted_by_signals, start, stop
 from afl.tables.plan import FEATURES, Plan, Row, plan
@@ -62,9 +63,17 @@ def sweeps_of(table: DictConfig) -> list[list[str]]:
     return [[name] for name in together] if table.get("variants") or table.get("folds") else [together]
 
 
+class SweepError(ValueError):
+    """A sweep ended before the first run of a table."""
+
+
 @interrupted_by_signals()
 def run(config: DictConfig, seeds: Sequence[int], console: Console) -> list[Record]:
-    """Train the missing runs and print one line for each run that ends; returns all existing records of the table."""
+    """Train the missing runs and print one line for each run that ends; returns all existing records of the table.
+
+    Raises:
+        SweepError: the table has no record after the sweep.
+    """
     cells = cells_of(config, seeds)
     missing = [cell for cell in cells if not cell.is_finished]
     if not missing:
@@ -105,16 +114,18 @@ def run(config: DictConfig, seeds: Sequence[int], console: Console) -> list[Reco
             time.sleep(POLL_SECONDS)
         process.wait()
     except KeyboardInterrupt:
-        _say(console, "\nstopping; the runs save a checkpoint, Ctrl-C again to stop without it")
-        stop(process)
+        stopping = "\nstopping; the runs save a checkpoint, Ctrl-C again to stop without it"
+        stop(process, lambda: _say(console, stopping))
         _say(console, "stopped; the same command continues from here")
         raise SystemExit(130) from None
+    records = records_of(cells)
     if waiting:
-        names = ", ".join(cell.name for cell in waiting)
         last = "\n".join(log_path.read_text(encoding="utf-8").rstrip().splitlines()[-LINES_OF_LOG:])
-        text = f"no record of {names}. The end of {log_path}:\n{last}"
-        console.out(text, highlight=False)
-    return records_of(cells)
+        if not records:
+            raise SweepError(f"no run of the table was trained; the end of {log_path}:\n{last}")
+        names = shortened([cell.name for cell in waiting])
+        console.out(f"no record of {names}. The end of {log_path}:\n{last}", highlight=False)
+    return records
 
 
 def _say(console: Console, text: str) -> None:

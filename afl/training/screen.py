@@ -6,6 +6,7 @@ the gradient of every loss is taken at the same logits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
@@ -19,7 +20,8 @@ from afl.training.inputs import normalise, targets_of
 from afl.training.load import LoadedRun
 from detectors.contract import weighted_sum
 
-SETTLING_ROUNDS = 10
+# After so many updates a running mean with momentum 0.99 has kept 0.7 % of its start, and class weights have faded in.
+SETTLING_UPDATES = 500
 
 
 def positive_gradients(
@@ -27,7 +29,8 @@ def positive_gradients(
 ) -> dict[str, dict[str, float]]:
     """Sum of |dL/dz| over the positives of each frequency group and over all classification maps.
 
-    Running statistics of a loss, such as AFL's mean of g, are initialised first with ``SETTLING_ROUNDS`` passes over all batches.
+    Running statistics of a loss, such as AFL's mean of g, settle first: the batches are repeated for at least ``SETTLING_UPDATES``
+    updates.
 
     Args:
         run: a trained run, whose outputs are used.
@@ -49,7 +52,7 @@ def positive_gradients(
 def _sums(detector: nn.Module, data: RunData, seen: Sequence) -> dict[str, float]:
     detector.train()
     with torch.no_grad():
-        for outputs, targets in list(seen) * SETTLING_ROUNDS:
+        for outputs, targets in list(seen) * math.ceil(SETTLING_UPDATES / max(1, len(seen))):
             detector.losses(outputs, targets)
             for loss in detector.classification.values():
                 loss.update()

@@ -21,7 +21,8 @@ def screen(
         python -m scripts.report screen run=outputs/NAME [losses=[fl,cbfl,afl]] [batches=20] [OVERRIDE ...]
 
     Prints the size of the gradient of positives by frequency group over that of the run's own loss, and the ratio of rare
-    to frequent classes. The outputs are those of the run's last checkpoint on its training images.
+    to frequent classes. The outputs are those of the run's last checkpoint on its training images. Running statistics, such as
+    those of AFL's gate, first settle on the same batches, in at least 500 updates.
 
     Raises:
         ValueError: no run is named, a loss does not exist, or the batches have no positive.

@@ -112,3 +112,17 @@ def test_an_edited_or_damaged_file_gives_one_line(folder):
     (folder / CONFIG).unlink()
     with pytest.raises(ConfigError, match="not a run directory"):
         read_config(folder)
+
+
+def test_a_misspelt_run_directory_gets_the_nearest_name(tmp_path):
+    for name in ("birds-fcos-fl-s0-1a2b3c4d", "birds-centernet-afl-s1-5e6f7a8b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / CONFIG).write_text("seed: 0\n")
+    wrong = tmp_path / "birds-fcos-fl-s0-1a2b3c4"
+    message = f"{wrong} does not exist. Did you mean {tmp_path}/birds-fcos-fl-s0-1a2b3c4d?"
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        read_config(wrong)
+    with pytest.raises(
+        ConfigError, match=r"nothing does not exist\. Name the directory of a run, such as outputs/NAME\.$"
+    ):
+        read_config(tmp_path / "nothing")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from afl.losses import class_balanced_weights
+from afl.losses.maturity import Maturity
 from afl.training.build import build_detector
 from afl.training.compose import compose_cell
 from afl.training.load import load_run
@@ -58,3 +59,22 @@ def test_the_command_prints_a_ratio_of_one_for_the_loss_of_the_run(folder, capsy
     for wrong, words in (("losses=[fl,af]", "Did you mean loss=afl"), ("batches=0", "at least 1")):
         with pytest.raises(ValueError, match=words):
             main(["screen", f"run={folder}", wrong])
+
+
+def test_the_mean_of_afls_gate_settles_with_one_batch(folder, monkeypatch):
+    """With momentum 0 a single update gives the mean of the batch; with 0.99 the repeated batch must lead to the same mean."""
+    loaded = load_run(folder)
+    settled, direct = with_loss(loaded, "afl"), with_loss(loaded, "afl")
+    positive_gradients(loaded, {"": settled}, batches=1)
+    monkeypatch.setattr("afl.training.screen.SETTLING_UPDATES", 1)
+    for maturity in maturities(direct):
+        maturity.momentum = 0.0
+    positive_gradients(loaded, {"": direct}, batches=1)
+    assert maturities(settled)
+    for found, expected in zip(maturities(settled), maturities(direct), strict=True):
+        way = expected.ghat.item() - expected.ghat_0
+        assert way != 0 and abs(found.ghat.item() - expected.ghat.item()) < 0.01 * abs(way)
+
+
+def maturities(detector) -> list[Maturity]:
+    return [module for module in detector.modules() if isinstance(module, Maturity)]

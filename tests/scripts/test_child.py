@@ -66,6 +66,16 @@ def test_ctrl_c_ends_a_child_that_does_not_obey(tmp_path, monkeypatch):
     assert members(process.pid) == [] and process.returncode == -signal.SIGKILL
 
 
+def test_ctrl_c_while_the_user_is_told_leaves_no_child(tmp_path):
+    process = started(FAMILY, tmp_path / "log")
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    stop(process, interrupted)
+    assert members(process.pid) == [] and process.returncode == -signal.SIGKILL
+
+
 def test_a_child_that_has_ended_is_no_error(tmp_path):
     process = started(SLEEPER.replace("300", "0"), tmp_path / "log")
     process.wait()

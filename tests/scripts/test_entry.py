@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -242,3 +244,68 @@ def test_a_slurm_sweep_without_slurm_gives_one_line(monkeypatch, tmp_path):
     (tmp_path / "srun").chmod(0o755)
     arguments = ["-m", "hydra/launcher=slurm", "loss=fl,afl"]
     assert checked(arguments, "config") == arguments
+
+
+@pytest.fixture
+def refusing_slurm(monkeypatch, tmp_path):
+    """Commands of a Slurm whose ``sbatch`` refuses every job, as Slurm 24 does for an unknown partition."""
+    for name, text in {"srun": "", "sbatch": REFUSAL}.items():
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{text}")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+
+
+REFUSAL = """echo 'sbatch: error: invalid partition specified: gpu' >&2
+echo 'sbatch: error: Batch job submission failed: Invalid partition name specified' >&2
+exit 1
+"""
+REASON = "invalid partition specified: gpu; Batch job submission failed: Invalid partition name specified"
+
+
+@pytest.mark.parametrize("launcher", ["slurm", "submitit_slurm"])
+def test_jobs_that_slurm_refuses_give_one_line(launcher, refusing_slurm, tmp_path):
+    words = ["-m", f"hydra/launcher={launcher}", "hydra.launcher.partition=gpu", "loss=fl,afl"]
+    words += ["detector=fcos", f"paths.output={tmp_path / 'out'}"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "scripts.train", *words], capture_output=True, text=True, cwd=CONF.parent
+    )
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith(f"sbatch refuses the jobs: {REASON}. Change hydra.launcher.partition,")
+
+
+def test_a_table_whose_jobs_slurm_refuses_ends_with_the_reason(refusing_slurm, tmp_path):
+    words = ["table=shapes", "action=run", "launch=[hydra/launcher=slurm,hydra.launcher.partition=gpu]"]
+    words += [f"paths.output={tmp_path / 'out'}", f"tables={tmp_path / 'tables'}"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "scripts.table", *words], capture_output=True, text=True, cwd=CONF.parent
+    )
+    assert ended.returncode == 1 and "Traceback" not in ended.stdout + ended.stderr
+    first, *log = ended.stderr.splitlines()
+    path = tmp_path / "out" / "sweeps" / "shapes.log"
+    assert first == f"no run of the table was trained; the end of {path}:"
+    assert log[-1].startswith(f"sbatch refuses the jobs: {REASON}.")
+    assert not (tmp_path / "tables").exists()  # no table without a figure
+
+
+def test_an_unknown_setting_of_hydra_gives_one_line():
+    for argument, message in {
+        "hydra.sweeper.max_batch=2": "There is no hydra.sweeper.max_batch. Did you mean hydra.sweeper.max_batch_size?",
+        "hydra.launcher.njobs=2": "There is no hydra.launcher.njobs. Did you mean hydra.launcher.n_jobs?",
+        "hydra/launcher=jobli": "There is no hydra/launcher 'jobli'. Did you mean joblib?",
+        "hydra/lancher=joblib": "Could not override 'hydra/lancher'.",
+    }.items():
+        launcher = [] if "lancher" in argument or "jobli" in argument else ["hydra/launcher=joblib"]
+        with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+            checked(["-m", *launcher, argument, "loss=fl,afl"], "config")
+    good = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "loss=fl,afl"]
+    assert checked(good, "config") == good
+
+
+def test_flags_of_hydra_that_exclude_one_another_give_one_line():
+    message = "-m and --cfg cannot be used together; leave out one of them"
+    with pytest.raises(ConfigError, match=message):
+        checked(["-m", "loss=fl,afl", "--cfg", "job"], "config")
+    assert checked(["--cfg", "job", "--resolve"], "config") == ["--cfg", "job", "--resolve"]

@@ -286,6 +286,21 @@ def test_a_plan_prints_its_rows_and_notes(done, tmp_path):
     assert "4 runs, 1 done, 3 to train" in text and "centernet" in text and "Free in" in text
 
 
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_a_plan_in_a_narrow_terminal_shows_every_value_in_full(done, tmp_path, width):
+    def words(columns: int) -> tuple[set[str], int]:
+        console = Console(width=columns, record=True, file=open("/dev/null", "w"))
+        console.print(found.to_rich())
+        text = console.export_text()
+        return set(text.split()), max(map(len, text.splitlines()))
+
+    found = plan(tables(tmp_path), [0, 1])
+    narrow, widest = words(width)
+    values = {word for row in found.rows for word in (row.name, *row.device.split(), *row.source.split())}
+    assert widest <= width and values <= narrow
+    assert {word for word in words(300)[0] if word[0].isalnum() and len(word) < width} <= narrow
+
+
 def test_an_unknown_value_of_measure_is_rejected(tmp_path):
     with pytest.raises(ConfigError, match="auto, true, false"):
         plan(tables(tmp_path, "measure=maybe"), [0])

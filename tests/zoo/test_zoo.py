@@ -148,7 +148,7 @@ def test_the_demo_draws_a_picture_and_photos_get_a_warning_from_a_shapes_model(t
     said = capsys.readouterr()
     assert "knows generated shapes of 96 pixels only" in said.err and "reconstruction" not in said.err
     with pytest.raises(
-        CheckpointError, match="outputs/NAME does not exist; .*zoo:centernet.*: python -m scripts.zoo$"
+        CheckpointError, match="outputs/NAME does not exist. .*zoo:centernet.*: python -m scripts.zoo$"
     ):
         predict(["run=outputs/NAME", f"images={image}"])
     with pytest.raises(ValueError, match=re.escape(f"write images={image}")):
