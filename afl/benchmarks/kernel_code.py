@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ ARCHITECTURE = 90
 # Instructions per element that leave FL and AFL within reach of their budget against a copy; by type of the logits.
 BUDGET = {"bf16": 33.0, "fp32": 36.0}
 STEPS, BLOCK, CLASSES = 8, 2048, 1203
+_VECTOR = re.compile(r"\b(?:LDG|STG)\.E\.128\b")
 
 
 @dataclass(frozen=True)
@@ -128,24 +130,38 @@ def _output(*command: object) -> str:
 def _walk(listing: str) -> tuple[list[str], set[str]]:
     """The instructions of a program that is full, each once, and those of its loop.
 
-    Such a program falls through every forward branch: the compiler puts the masked path behind it.
+    Such a program needs no mask, so of all ways through the code it is the one whose loop has the most accesses of whole vectors.
     """
-    lines, labels = [], {}
+    lines: list[str] = []
+    labels: dict[str, int] = {}
     for line in listing.splitlines():
         if label := re.match(r"(\.L_x_\d+):", line):
             labels[label[1]] = len(lines)
         elif re.match(r"\s+/\*[0-9a-f]{4,}\*/", line):
             lines.append(line)
-    path: list[str] = []
-    loop: set[str] = set()
-    at = 0
+    return max(_ways(lines, labels), key=lambda way: sum(bool(_VECTOR.search(line)) for line in way[1]))
+
+
+def _ways(
+    lines: list[str],
+    labels: dict[str, int],
+    at: int = 0,
+    before: Sequence[str] = (),
+    loop: Collection[str] = (),
+) -> Iterator[tuple[list[str], set[str]]]:
+    """All ways from ``at`` to the end, with the last loop of each; a loop runs once, and a branch that is not taken comes first."""
+    path = list(before)
     while True:
         line = lines[at]
         path.append(line)
-        target = re.search(r"\bBRA `\((\.L_x_\d+)\)", line)
         conditional = "@" in line
-        if target and labels[target[1]] <= at:
-            loop = set(lines[labels[target[1]] : at + 1])
         if re.search(r"\bEXIT\b", line) and not conditional:
-            return path, loop
-        at = labels[target[1]] if target and not conditional else at + 1
+            yield path, set(loop)
+            return
+        branch = re.search(r"\bBRA `\((\.L_x_\d+)\)", line)
+        target = labels[branch[1]] if branch else at + 1
+        if target <= at:
+            loop, target = lines[target : at + 1], at + 1
+        elif branch and conditional:
+            yield from _ways(lines, labels, at + 1, path, loop)
+        at = target
