@@ -159,6 +159,7 @@ def to_rich(found: list[Agreement], metrics: tuple[str, ...]) -> Frames:
                 else ["", "", ""]
             )
     kinds = ("yours", "committed", "difference")
-    columns = [f"{metric} {kind}" for metric in metrics for kind in kinds]
-    verdicts = [f"{metric} {kinds[-1]}" for metric in metrics]
-    return Frames("Your table and the committed one, x 100", columns, texts, left=verdicts)
+    columns = [f"{metric}\n{kind}" for metric in metrics for kind in kinds]
+    verdicts = [f"{metric}\n{kinds[-1]}" for metric in metrics]
+    title = "Your table and the committed one, x 100"
+    return Frames(title, columns, texts, left=verdicts, group=len(kinds))

@@ -10,9 +10,10 @@ class Frames:
     """A table for a terminal. Columns that do not fit into its width follow in another frame below; no value is shortened.
 
     Args:
-        columns: their names, without the column of the names of rows.
+        columns: their names, of one or more lines, without the column of the names of rows.
         rows: a text, or a ``rich`` text, for each column.
         left: columns that are aligned to the left.
+        group: number of consecutive columns that stay in one frame if the terminal is wide enough for them.
     """
 
     def __init__(
@@ -21,10 +22,11 @@ class Frames:
         columns: Sequence[str],
         rows: Mapping[str, Sequence[Any]],
         left: Collection[str] = (),
+        group: int = 1,
     ) -> None:
         from rich.text import Text
 
-        self.title, self.columns, self.left = title, columns, left
+        self.title, self.columns, self.left, self.group = title, columns, left, group
         self.rows = {
             name: [Text(text) if isinstance(text, str) else text for text in texts]
             for name, texts in rows.items()
@@ -56,13 +58,14 @@ class Frames:
         between = 3  # characters next to each column
         names = max(map(len, self.rows), default=0) + between + 1
         needed = [
-            between
-            + max(len(name), *(len(line) for row in self.rows.values() for line in row[i].plain.split("\n")))
+            between + max(len(line) for text in (name, *(row[i].plain for row in self.rows.values())) for line in text.split("\n"))
             for i, name in enumerate(self.columns)
-        ]
+        ]  # fmt: skip
         starts, used = [0], names
         for i, one in enumerate(needed):
-            if used + one > width and i > starts[-1]:
+            group = sum(needed[i : i + self.group])
+            keeps = i % self.group == 0 and names + group <= width
+            if used + (group if keeps else one) > width and i > starts[-1]:
                 starts.append(i)
                 used = names
             used += one

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from afl.reporting import TableSpec, build_table
-from afl.reporting.agreement import agreements, other_protocol, to_markdown
+from afl.reporting.agreement import Agreement, agreements, other_protocol, to_markdown, to_rich
 from afl.tracking import FINISHED, Record
 
 
@@ -72,3 +74,37 @@ def test_a_different_protocol_is_named():
     own = table([record("fl", 0, 0.3, schedule="2epochs")], seeds=[0])
     assert other_protocol(own, table(KEPT, seeds=[0, 1, 2])) == ["schedule: 2epochs, committed 24epochs"]
     assert other_protocol(table(KEPT[:1], seeds=[0]), table(KEPT, seeds=[0, 1, 2])) == []
+
+
+@pytest.mark.parametrize(
+    ("width", "frames"),
+    [
+        (200, [["AP", "AP_r"]]),  # both metrics need 3 + 9 and twice 8 + 12 + 15 characters
+        (82, [["AP", "AP_r"]]),
+        (81, [["AP"], ["AP_r"]]),
+        (47, [["AP"], ["AP_r"]]),  # the two values of a metric and its verdict in one frame
+    ],
+)
+def test_both_values_and_the_verdict_of_a_metric_are_in_one_frame(width, frames):
+    found = [
+        Agreement("shapes", "fcos", "afl", metric, own=0.31, kept=0.32, allowed=0.02, equal=False)
+        for metric in ("AP", "AP_r")
+    ]
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    console.print(to_rich(found, ("AP", "AP_r")))
+    lines = console.file.getvalue().splitlines()
+    heads = [line.split() for line in lines if line.strip().startswith("AP")]
+    assert heads == [[metric for metric in frame for _ in range(3)] for frame in frames]
+    rows = [line.split() for line in lines if line.strip().startswith("fcos afl")]
+    assert rows == [["fcos", "afl", *(["31.0", "32.0", "within", "noise"] * len(frame))] for frame in frames]
+    assert max(map(len, lines)) <= width
+
+
+def test_a_terminal_too_narrow_for_a_metric_shows_its_columns_one_by_one():
+    found = [Agreement("shapes", "fcos", "afl", "AP", own=0.31, kept=0.32, allowed=0.02, equal=False)]
+    console = Console(width=30, file=io.StringIO(), force_terminal=False)
+    console.print(to_rich(found, ("AP",)))
+    lines = console.file.getvalue().splitlines()
+    rows = [" ".join(line.split()[2:]) for line in lines if line.strip().startswith("fcos afl")]
+    assert rows == ["31.0", "32.0", "within noise"]
+    assert max(map(len, lines)) <= 30
