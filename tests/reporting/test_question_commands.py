@@ -71,6 +71,14 @@ COMMITTED = [
         )
         for loss in ("afl", "afl_irfs", "afl_anchored_head_irfs")
     ),
+    *(
+        (
+            "contrast",
+            ["table=confirmation_repeats_lr", f"loss={loss}"],
+            f"confirmation_repeats_lr/{loss}-contrasts.md",
+        )
+        for loss in ("irfs", "afl_irfs", "afl_anchored_head_irfs")
+    ),
     ("contrast", ["table=bccd"], "bccd/afl-contrasts.md"),
     *(
         ("contrast", [f"table={table}", f"loss={loss}"], f"{table}/{loss}-contrasts.md")
