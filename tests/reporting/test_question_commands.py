@@ -79,6 +79,12 @@ COMMITTED = [
         )
         for loss in ("irfs", "afl_irfs", "afl_anchored_head_irfs")
     ),
+    ("contrast", ["table=ccp", "loss=irfs"], "ccp/irfs-contrasts.md"),
+    (
+        "contrast",
+        ["table=ccp", "loss=afl_anchored_head_irfs", "against=irfs", "other=ccp"],
+        "ccp/afl_anchored_head_irfs-against-irfs-of-ccp.md",
+    ),
     ("contrast", ["table=bccd"], "bccd/afl-contrasts.md"),
     *(
         ("contrast", [f"table={table}", f"loss={loss}"], f"{table}/{loss}-contrasts.md")
