@@ -153,9 +153,15 @@ PUBLISHED: Mapping[str, Mapping[str, tuple[Part, ...]]] = {
     "lvis": {"root": LVIS_ANNOTATIONS, "images": COCO_IMAGES},
     "voc": {"root": VOC},
 }
-# VOC's 07+12 trainval has 5,011 + 11,540 images.
+# VOC's 07+12 trainval has 5,011 + 11,540 images. The photographs are those of docs/photographs.md; of two folds, the first.
 SIZES: Mapping[str, Size] = {
     "coco": Size(train_images=118_287, val_images=5_000, classes=80),
     "lvis": Size(train_images=100_170, val_images=19_809, classes=1_203),
     "voc": Size(train_images=16_551, val_images=4_952, classes=20),
+    "bccd": Size(train_images=205, val_images=87, classes=3),
+    "ccp": Size(train_images=502, val_images=502, classes=54),
+    "chula": Size(train_images=325, val_images=296, classes=13),
+    "foda": Size(train_images=2_089, val_images=1_112, classes=31),
+    "trashcan": Size(train_images=1_091, val_images=397, classes=22),
+    "trashcan_frames": Size(train_images=1_187, val_images=301, classes=22),
 }

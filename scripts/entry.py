@@ -17,7 +17,7 @@ import hydra
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException, HydraException, MissingConfigException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from afl.config import (
@@ -44,6 +44,7 @@ FLAGS = {
 }  # fmt: skip
 # Ways to name other folders and files of configs. The commands check their arguments against this project's.
 ELSEWHERE = ("-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "hydra.searchpath")
+LAUNCHERS = ("joblib", "slurm")
 SLURM = {"hydra/launcher=slurm", "hydra/launcher=submitit_slurm"}
 FULL_ERROR = "HYDRA_FULL_ERROR"
 # Hydra accepts one of them.
@@ -116,7 +117,7 @@ def checked(arguments: Sequence[str], config_name: str) -> list[str]:
     base = _base(choices, config_name)
     if base is None:  # Hydra says why
         return list(arguments)
-    if problem := _unknown_to_hydra(arguments, config_name):
+    if problem := _refused_by_hydra(arguments, config_name):
         raise ConfigError(problem)
     found = []
     for argument in arguments:
@@ -176,11 +177,11 @@ def _base(choices: Sequence[str], config_name: str) -> DictConfig | None:
         return None
 
 
-def _unknown_to_hydra(arguments: Sequence[str], config_name: str) -> str | None:
-    """One line about the first launcher, sweeper or other setting of Hydra that does not exist, or None."""
+def _refused_by_hydra(arguments: Sequence[str], config_name: str) -> str | None:
+    """One line about the first setting of Hydra, such as a launcher, that does not exist or has a value of the wrong kind, or None."""
     choices = [argument for argument in arguments if argument.startswith("hydra/") and "," not in argument]
-    keys = [argument.partition("=")[0] for argument in arguments if argument.startswith("hydra.")]
-    if not choices and not keys:
+    settings = [argument for argument in arguments if argument.startswith("hydra.") and "=" in argument]
+    if not choices and not settings:
         return None
     try:
         config = composed(choices, config_name, with_hydra=True)
@@ -191,7 +192,26 @@ def _unknown_to_hydra(arguments: Sequence[str], config_name: str) -> str | None:
         return f"There is no {group} {member!r}.{meant} There are: {', '.join(options)}"
     except HydraException as error:
         return str(error).splitlines()[0]
-    return next((problem for key in keys if (problem := unknown_setting(key, config))), None)
+    for argument in settings:
+        key = argument.partition("=")[0]
+        if problem := unknown_setting(key, config):
+            return problem if choices else _missing_launcher(key, config_name) or problem
+        (parsed,) = OverridesParser.create().parse_overrides([hydra_override(argument, config, sweep=True)])
+        if not parsed.is_sweep_override():  # Hydra refuses a sweep over its own settings
+            try:
+                OmegaConf.update(config, key, parsed.value())
+            except OmegaConfBaseException as error:
+                return f"{key} cannot be set: {str(error).splitlines()[0]}"
+    return None
+
+
+def _missing_launcher(key: str, config_name: str) -> str | None:
+    """One line if ``key`` is a setting of a launcher that the command does not choose, or None."""
+    for name in LAUNCHERS:
+        config = composed([f"hydra/launcher={name}"], config_name, with_hydra=True)
+        if unknown_setting(key, config) is None:
+            return f"{key} needs a launcher: add hydra/launcher={name}"
+    return None
 
 
 def _key(argument: str) -> str | None:

@@ -8,7 +8,7 @@
 Options:
     run=FOLDER|FILE|zoo:NAME   a run directory, a checkpoint, or a detector of the zoo
     images=FOLDER|FILE         the images
-    output=predictions         the folder for the results
+    output=outputs/predictions the folder for the results
     score=0.3                  smallest score of a box, in pictures and JSON; 0 keeps all boxes
     flip=true                  also use a mirrored view of every image
     scales=[0.75,1.0,1.25]     use every image in these sizes and merge the boxes of all views
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 DEFAULTS = {
     "run": None,
     "images": None,
-    "output": "predictions",
+    "output": "outputs/predictions",
     "score": 0.3,
     "flip": bool,
     "scales": list,

@@ -17,7 +17,7 @@ from afl.tables.committed import portable, table_spec
 from afl.tables.expected import compared
 from afl.tables.pinned import pinned, require_trainable
 from afl.tables.plan import plan
-from afl.tables.sweep import headline, run
+from afl.tables.sweep import READING, headline, run
 from afl.tracking import FINISHED, Record, write_record, write_text
 from datasets import DataError
 
@@ -54,7 +54,9 @@ def _check_numbers(config: DictConfig) -> None:
 
 
 def _plan(config: DictConfig) -> None:
-    console.print(plan(config, list(config.seeds or [0])).to_rich())
+    with console.status(READING):
+        found = plan(config, list(config.seeds or [0]))
+    console.print(found.to_rich())
 
 
 def _run(config: DictConfig) -> None:

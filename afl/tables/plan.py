@@ -36,6 +36,7 @@ CHECKPOINTS = 2  # kept by a run: last and previous
 # Upper limit of one detection in detections.json: a mean of 94 to 109 in runs on Shapes and FOD-A, whose image ids have few digits.
 DETECTION_BYTES = 110
 FEATURES = "pre-training"  # name of its row
+WITHOUT_DATA = "Without the data, finished runs are not counted, and the images and classes are those of the published data set"
 MEASURE = ("auto", "true", "false")
 
 
@@ -125,7 +126,7 @@ def plan(config: DictConfig, seeds: Sequence[int]) -> Plan:
         datasets = None
         # Without the data a run's key is unknown. The cost of a run hardly depends on its loss, so the first loss represents all.
         composed = {(loss, *row): cell for loss in config.table.losses for row, cell in first.items()}
-        notes += [f"Data: {error}", *_disk_of_data(composed)]
+        notes += [f"Data: {error}", WITHOUT_DATA, *_disk_of_data(composed)]
     kept = Path(config.results) / config.table.name / "records"
     known = [path for path in (Path(config.paths.output), Path(config.results)) if path.exists()]
     known += sorted(Path(config.results).glob("*/records/*.json"))
@@ -206,7 +207,7 @@ def _counts(cell: DictConfig, datasets: DataSets | None) -> Size:
     """Number of images and classes: of the data if it is available, otherwise as published."""
     if datasets is None and cell.dataset.name in SIZES:
         return SIZES[cell.dataset.name]
-    # Data without published numbers is needed; if it is missing, the message names its folder.
+    # The user's own data is needed; if it is missing, the message names its folder.
     data = (datasets or DataSets()).of(cell)
     return Size(len(data.train), len(data.val), len(data.classes))
 

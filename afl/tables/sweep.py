@@ -24,6 +24,7 @@ from afl.tracking.record import DamagedRecord, read_record
 from afl.training.folds import fold_record
 
 POLL_SECONDS = 1.0
+READING = "Reading the data of the runs (generated data sets are made on first use)"  # shown on a terminal, until it is done
 LINES_OF_LOG = 8
 
 
@@ -74,7 +75,8 @@ def run(config: DictConfig, seeds: Sequence[int], console: Console) -> list[Reco
     Raises:
         SweepError: the table has no record after the sweep.
     """
-    cells = cells_of(config, seeds)
+    with console.status(READING):
+        cells = cells_of(config, seeds)
     missing = [cell for cell in cells if not cell.is_finished]
     if not missing:
         console.print(f"{config.table.title}: all {len(cells)} cells are finished")

@@ -29,7 +29,7 @@ These detectors come with the repository, in `zoo/`. A name is enough to use one
 ```
 python -m scripts.zoo             # their names
 python -m scripts.predict demo    # a picture in a few seconds
-python -m scripts.predict run=zoo:{example} images=photos output=found
+python -m scripts.predict run=zoo:{example} images=photos
 ```
 
 ```python

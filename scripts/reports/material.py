@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from afl.config import read_config
+from afl.config import missing_run, read_config
 from afl.reporting import load_records
 from afl.reporting.pages.material import Gallery
 from afl.tracking import FINISHED, Record, read_record
@@ -37,8 +37,10 @@ def finished_record(folder: Path) -> Record:
     """The record of a run directory.
 
     Raises:
-        ValueError: the run failed, or has no record yet.
+        ValueError: there is no such directory, the run failed, or it has no record yet.
     """
+    if not folder.exists():
+        raise ValueError(missing_run(folder))
     if not (folder / RECORD).is_file():
         raise ValueError(f"{folder} has no {RECORD}: it is not a run directory, or the run has not finished")
     record = read_record(folder / RECORD)

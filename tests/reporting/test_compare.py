@@ -97,8 +97,12 @@ def test_wrong_runs_give_one_line(pair, record, tmp_path):
     write_record(tmp_path / "bad" / "record.json", record(status="failed", error="nan"))
     with pytest.raises(ValueError, match="which two runs"):
         main(["compare", f"{tmp_path}/one"])
+    (tmp_path / "one" / "config.yaml").write_text("seed: 0\n")
+    with pytest.raises(ValueError, match=f"^{tmp_path}/on does not exist. Did you mean {tmp_path}/one?"):
+        main(["compare", f"{tmp_path}/on", f"{tmp_path}/bad"])
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="not a run directory"):
-        main(["compare", f"{tmp_path}/one", f"{tmp_path}/gone"])
+        main(["compare", f"{tmp_path}/one", f"{tmp_path}/empty"])
     with pytest.raises(ValueError, match="the run failed"):
         main(["compare", f"{tmp_path}/one", f"{tmp_path}/bad"])
 

@@ -304,6 +304,29 @@ def test_an_unknown_setting_of_hydra_gives_one_line():
     assert checked(good, "config") == good
 
 
+def test_a_setting_of_a_launcher_names_the_launcher_it_needs():
+    for setting, launcher in {"n_jobs=3": "joblib", "timeout_min=60": "slurm"}.items():
+        key = f"hydra.launcher.{setting.partition('=')[0]}"
+        message = f"{key} needs a launcher: add hydra/launcher={launcher}"
+        with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+            checked(["-m", f"hydra.launcher.{setting}", "loss=fl,afl"], "config")
+
+
+def test_a_setting_of_hydra_of_the_wrong_kind_gives_one_line():
+    for launcher, setting, message in (
+        ("submitit_slurm", "timeout_min=soon", "hydra.launcher.timeout_min is 'soon'; it needs a number"),
+        ("submitit_slurm", "timeout_min=1.5", "hydra.launcher.timeout_min cannot be set: Value '1.5'"),
+        ("submitit_slurm", "mem_gb=much", "hydra.launcher.mem_gb cannot be set: Value 'much'"),
+        ("joblib", "n_jobs=two", "hydra.launcher.n_jobs is 'two'; it needs a number"),
+    ):
+        with pytest.raises(ConfigError, match=f"^{re.escape(message)}[^\n]*$"):
+            _refused(launcher, setting)
+
+
+def _refused(launcher: str, setting: str) -> list[str]:
+    return checked(["-m", f"hydra/launcher={launcher}", f"hydra.launcher.{setting}", "loss=fl,afl"], "config")
+
+
 def test_flags_of_hydra_that_exclude_one_another_give_one_line():
     message = "-m and --cfg cannot be used together; leave out one of them"
     with pytest.raises(ConfigError, match=message):

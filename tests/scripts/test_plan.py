@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
+import re
+import time
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from afl.config import CONF
+from afl.tables import actions
 from afl.tables import speed as speeds
 from afl.tables.cells import compose_rows
 from afl.tables.plan import DETECTION_BYTES, FEATURES, plan
@@ -22,6 +26,7 @@ from afl.training.compose import compose_cell
 from afl.training.cost import Throughput, network_cost, training_size
 from afl.training.features import pretraining_config
 from datasets import DataError
+from datasets.releases import PUBLISHED, SIZES
 from scripts.table import main
 
 SMALL = [
@@ -178,6 +183,46 @@ def test_without_data_records_and_gpu_a_published_speed_is_scaled(tmp_path, monk
     assert "make data-coco" in text and "41 GB" in text
     main(config)
     assert "0 done" in capsys.readouterr().out
+
+
+def test_a_table_on_photographs_is_planned_without_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = plan(tables(tmp_path, "table=ccp", small=False), [0, 1])
+    (row,) = found.rows
+    # two losses, two seeds, two splits and two folds
+    assert (row.runs, row.done) == (16, 0) and row.hours_each > 0
+    assert row.bytes_each > 502 * 100 * DETECTION_BYTES  # detections of one half
+    error, unknown = [note for note in found.notes if note.startswith(("Data: ", "Without the data"))]
+    assert f"{tmp_path}/data/ccp" in error and "prepare_data ccp" in error
+    assert "finished runs are not counted" in unknown
+
+
+def test_the_sizes_of_photographs_are_those_of_their_page():
+    page = (CONF.parent / "docs" / "photographs.md").read_text()
+    stated = {}
+    for row in re.findall(r"^\| `(\w+)` \|(.*)\|$", page, re.M):
+        images, classes = row[1].split("|")[1:3]
+        numbers = [int(text.replace(",", "")) for text in re.findall(r"[\d,]+", images)]
+        stated[row[0]] = (sum(numbers), int(classes))
+    own = {name: size for name, size in SIZES.items() if name not in PUBLISHED}
+    assert own.keys() == stated.keys() - {"coco_sample"}  # it is in no table
+    for name, size in own.items():
+        assert (size.train_images + size.val_images, size.classes) == stated[name], name
+
+
+def test_a_terminal_shows_that_a_plan_reads_data(tmp_path, monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(actions, "console", Console(file=screen, force_terminal=True, width=150))
+
+    def planned(*_):
+        for _ in range(100):  # another thread draws
+            time.sleep(0 if "Reading the data of the runs" in screen.getvalue() else 0.1)
+        assert "Reading the data of the runs" in screen.getvalue()
+        raise ConfigError("seen")
+
+    monkeypatch.setattr(actions, "plan", planned)
+    with pytest.raises(ConfigError, match="seen"):
+        actions.act(tables(tmp_path))
 
 
 def test_steps_measured_on_a_gpu_are_scaled_before_a_published_speed_is(tmp_path):
