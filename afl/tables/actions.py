@@ -65,7 +65,8 @@ def _run(config: DictConfig) -> None:
     require_trainable(config.table)
     _print_pin(config)
     seeds = list(config.seeds or [0])
-    table_spec(config.table, seeds)  # a table that cannot be built is refused before its runs are trained
+    # A table that cannot be built is refused before its runs are trained.
+    wanted = table_spec(config.table, seeds).cells()
     records = run(config, seeds, console)
     kept = _kept_records(config)
     if config.publish:
@@ -87,7 +88,7 @@ def _run(config: DictConfig) -> None:
         table = build_table(records, table_spec(config.table, seeds))
         _show_comparison(table, kept, config)
     _print_expected(table, config)
-    if any(record.status != FINISHED for record in records) or len(records) < len(table.cells):
+    if any(record.status != FINISHED for record in records) or len(records) < len(wanted):
         sys.exit(1)
 
 

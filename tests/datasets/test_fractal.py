@@ -58,6 +58,13 @@ def test_points_lines_and_areas_have_the_dimensions_one_and_two():
     assert found[2] == pytest.approx(2.0)
 
 
+def test_four_objects_are_enough_and_a_centre_past_the_border_is_in_the_last_cell():
+    """Boxes may stick out of their image by up to a pixel."""
+    corners = [(0.25, 0.25), (1.002, 0.25), (0.25, 1.004), (1.002, 1.004)]
+    found = fractal_dimensions(index_of({0: corners, 1: corners[:3], 3: corners[1:]}))
+    assert found == pytest.approx([2.0, 1.0, 1.0, 1.0])
+
+
 def test_random_places_equal_counts_in_loops():
     random = np.random.default_rng(0)
     places = {

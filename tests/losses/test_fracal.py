@@ -33,6 +33,14 @@ def test_logits_are_those_of_the_product_up_to_80(dtype, tolerance):
         )
 
 
+def test_a_power_of_zero_leaves_the_frequencies_alone():
+    z = torch.tensor([0.5, -1.0, 2.0, -3.0], dtype=torch.float64).view(1, 4, 1, 1)
+    share = torch.tensor([900.0, 90.0, 9.0, 1.0], dtype=torch.float64) / 1000
+    expected = z.sigmoid() * (z - (4 * share).log10().view(1, 4, 1, 1)).sigmoid()
+    found = FractalCalibration(INFO, power=0.0).rescoring(z).sigmoid()
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
 def test_one_class_is_not_changed_and_a_negative_power_is_rejected():
     assert FractalCalibration(make_info([5.0])).rescoring is None
     with pytest.raises(ValueError, match="power is -1"):

@@ -74,6 +74,19 @@ def test_random_detectors_of_small_layouts_equal_the_sums_by_hand():
     found = difference((effect[:, None] + effect + 0.44 * np.outer(curved, curved)) / 100).random_detectors
     assert found.freedom == 1 and found.half == pytest.approx(T[1] * math.sqrt(4.2576 / 9) / 100, rel=1e-5)
 
+    # Effects of rows 2, of columns 1.1 and of interaction 1: MS_A 16, MS_B 4.84, MS_E 4; 16.84^2 / (16^2 + 4.84^2 + 4^2) = 0.96.
+    found = difference(np.array([[4.1, -0.1], [-1.9, -2.1]]) / 100).random_detectors
+    assert found.freedom == 1 and found.half == pytest.approx(T[1] * math.sqrt(16.84 / 4) / 100, rel=1e-5)
+    # Four rows by three columns: MS_A 20, MS_B 16, MS_E 0; 36^2 / (20^2 / 3 + 16^2 / 2) = 4.96.
+    layout = np.array([3.0, 1.0, -1.0, -3.0])[:, None] + np.array([2.0, 0.0, -2.0])
+    found = difference(layout / 100).random_detectors
+    assert found.freedom == 4 and found.half == pytest.approx(T[4] * math.sqrt(36 / 12) / 100, rel=1e-5)
+
+
+def test_equal_differences_have_intervals_without_width():
+    found = difference(np.full((2, 2), 0.5))
+    assert (found.unpooled.half, found.pooled.half, found.random_detectors.half) == (0.0, 0.0, 0.0)
+
 
 def test_random_detectors_keep_the_residual_if_it_exceeds_both_mean_squares():
     # A Latin square: rows and columns have the mean 1, so MS_A and MS_B are 0; MS_E is 6 / 4.

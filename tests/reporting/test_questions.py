@@ -11,6 +11,7 @@ import pytest
 
 from afl.reporting import TableSpec, answers, build_table, questions
 from afl.reporting.frame import CLASS_AP, frame
+from afl.reporting.inference import difference
 
 T1, T4 = 12.7062, 2.776445  # printed 0.975 quantiles of Student's t with one and four degrees of freedom
 GROUPS = {"rov": "f", "eel": "c", "net": "c", "cup": "r"}
@@ -143,12 +144,24 @@ def test_contrasts_use_common_units_of_all_detectors_and_join_data_sets(record):
         for seed, ap in enumerate(runs)
     ]
     wanted = TableSpec("t", ["fcos", "centernet"], ["fl", "afl"], ["one", "two"], [0, 1], metrics=["AP"])
-    (found,) = questions.contrasts(build_table(records, wanted), [("afl", "fl")]).values()
+    ((place, found),) = questions.contrasts(build_table(records, wanted), [("afl", "fl")]).items()
     # Units: (one, 0) with 0.1 and 0.3, (two, 0) with 0.3 and 0.5; seed 1 of the first set lacks a run.
     assert (found.detectors, found.units, found.mean) == (2, 2, pytest.approx(0.3))
     assert found.unpooled.half == pytest.approx(T1 * 0.2 / 2) and found.unpooled.freedom == 1
     # Both detectors change by 0.2 between the units: the sum of squares within detectors is 2 x 0.02, with 2 degrees of freedom.
     assert found.pooled.half == pytest.approx(4.302653 * math.sqrt(0.02 / 4)) and found.pooled.freedom == 2
+    # 2 of 4 assignments of signs to units are as far from zero, and 2 of 16 to the four differences.
+    text = answers.contrasts_text({place: found})
+    assert text.splitlines()[2].endswith("| 0.50 (0.50) | 0.12 (0.12) |")
+
+
+@pytest.mark.parametrize(
+    ("units", "shown"), [(16, "< 0.0001 (< 0.0001)"), (9, "0.0039 (0.0039)"), (6, "0.03 (0.03)")]
+)
+def test_small_p_values_are_shown_in_full(units, shown):
+    """Equal gains in n units have p = 2 / 2^n."""
+    text = answers.contrasts_text({("afl", "fl", "AP"): difference(np.full((1, units), 0.01))})
+    assert text.splitlines()[2].endswith(f"| {shown} | {shown} |")
 
 
 def test_a_loss_is_compared_with_that_of_another_table_unit_by_unit(record):
@@ -176,23 +189,37 @@ def test_a_loss_is_compared_with_that_of_another_table_unit_by_unit(record):
 
 
 def test_the_family_of_a_loss_includes_the_best_other_loss(record):
+    """The best one has the highest first metric, averaged over detectors. It is not best in AP_r, nor on FCOS alone."""
     aps = {
         "fl": 0.3,
         "cbfl": 0.31,
+        "cbfl_instances": 0.33,
         "cbfl_deferred": 0.32,
         "baflo": 0.4,  # not a form of AFL
         "ohem": 0.2,
         "ablation/afl_head": 0.6,
         "afl": 0.5,
     }
-    records = [record("fcos", loss, seed, metrics={"AP": ap}) for loss, ap in aps.items() for seed in (0, 1)]
-    # Only seeds that all losses have choose the best one.
-    records.append(record("fcos", "ohem", 2, metrics={"AP": 0.9}))
-    whole = build_table(records, spec(["fcos"], list(aps), [0, 1, 2]))
+
+    def run(detector: str, loss: str, seed: int, ap: float):
+        return record(detector, loss, seed, metrics={"AP": ap, "AP_r": 1 - ap})
+
+    records = [
+        run(detector, loss, seed, ap)
+        for detector, eql in (("fcos", 0.45), ("centernet", 0.3))
+        for loss, ap in {**aps, "eql": eql}.items()
+        for seed in (0, 1)
+    ]
+    # Only seeds that all losses have choose the best one, apart from losses without any run.
+    records += [run(detector, "ohem", 2, 0.9) for detector in ("fcos", "centernet")]
+    wanted = spec(["fcos", "centernet"], [*aps, "eql", "acsl"], [0, 1, 2], ["AP", "AP_r"])
+    whole = build_table(records, wanted)
     pairs, best = questions.family(whole, "afl")
-    assert best == "baflo" and [other for _, other in pairs] == ["fl", "cbfl", "cbfl_deferred", "baflo"]
+    standard = ["fl", "cbfl", "cbfl_instances", "cbfl_deferred"]
+    assert best == "baflo" and [other for _, other in pairs] == [*standard, "baflo"]
     text = answers.contrasts_text(questions.contrasts(whole, pairs), best)
-    assert "| afl - baflo (best other) | AP | +10.0 | 1 x 2 | **± 0.0** (1) |" in text
+    assert "| afl - baflo (best other) | AP | +10.0 | 2 x 2 | **± 0.0** (1) |" in text
+    assert "| afl - baflo (best other) | AP_r | -10.0 | 2 x 2 | **± 0.0** (1) |" in text
     with pytest.raises(ValueError, match="no loss mine"):
         questions.family(whole, "mine")
 
@@ -245,6 +272,9 @@ def test_the_classes_with_the_largest_changes_are_first_and_the_others_are_avera
     assert "| rov | f | 35.0 ± 63.5 | 15.0 ± 63.5 (**-20.0 ± 0.0**) |" in text  # sd 7.07, t 12.706, two seeds
     assert "| cup | r | 0.0 | 7.5 ± 31.8 (+10.0) |" in text
     assert len(questions.most_moved(found, "fl", shown=9)) == 4
+    # The others then have the class that lacks an AP at seed 1 of FL, so this seed has no mean of them.
+    others = questions.most_moved(found, "fl", shown=1).iloc[-1]
+    assert others["fl"].isna().tolist() == [False, True] and others["afl"].notna().all()
 
 
 def test_a_class_whose_frequency_changes_with_the_data_has_no_group(record):

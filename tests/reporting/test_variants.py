@@ -91,6 +91,18 @@ def test_noise_over_seeds_leaves_out_the_differences_between_variants():
     assert agreement.allowed is None and noise(single).freedom.tolist() == [0]
 
 
+def test_noise_of_a_difference_leaves_out_the_differences_between_variants():
+    gains = {(0, 0): 0.03, (0, 1): 0.05, (1, 0): 0.20, (1, 1): 0.22}
+    records = [
+        record("ccp", loss, seed, 0.3 + gain * (loss == "afl"), split=split)
+        for (split, seed), gain in gains.items()
+        for loss in ("fl", "afl")
+    ]
+    (own,) = noise(build_table(records, dataclasses.replace(CCP, losses=["fl", "afl"]))).itertuples()
+    # Two pairs of seeds, each with squares 2 x 0.01^2.
+    assert own.paired == pytest.approx(math.sqrt(4e-4 / 2))
+
+
 def test_a_partly_trained_table_is_compared_over_the_variants_that_it_has():
     """Draws differ by 0.4, seeds by 0.02: the difference between the draws is not noise over seeds."""
     figures = {(0, 0): 0.20, (0, 1): 0.22, (1, 0): 0.60, (1, 1): 0.62}

@@ -272,6 +272,24 @@ def test_a_failed_run_does_not_replace_a_finished_record(finished, tmp_path, cap
     assert "failed; its committed record is kept" in capsys.readouterr().out
 
 
+def test_a_seed_can_be_added_to_a_published_table(finished, tmp_path, monkeypatch):
+    """The table then has the committed seeds, which this command does not train, and the new one."""
+    for path in (tmp_path / "results" / "shapes" / "records").iterdir():
+        path.unlink()
+    main(published(OmegaConf.merge(finished, {"action": "run"})))
+    second = [
+        dataclasses.replace(record, seed=1, key=record.key.replace("-s0-", "-s1-"))
+        for record in finished_records(finished)
+    ]
+    monkeypatch.setattr(actions, "run", lambda *_: second)
+    more = published(OmegaConf.merge(finished, {"action": "run", "seeds": [1]}))
+    main(more)
+    assert len(list((tmp_path / "results" / "shapes" / "records").iterdir())) == 8
+    monkeypatch.setattr(actions, "run", lambda *_: second[1:])
+    with pytest.raises(SystemExit):
+        main(more)
+
+
 def finished_records(config: DictConfig) -> list[Record]:
     return [cell.record() for cell in cells_of(config, [0])]
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from afl.losses import PostHocAdjustment, TauNormalization
 from afl.predict import load_predictor
 from afl.training import run_cell
 from afl.training.build import build_detector
@@ -17,6 +18,7 @@ from afl.training.compose import compose_cell
 from afl.training.data import read_data
 from afl.training.evaluation import evaluated
 from detectors.contract import ClassCounts
+from tests.losses.cases import make_info
 
 COUNTS, IMAGES = torch.tensor([[900.0, 300.0, 30.0, 3.0], [400.0, 250.0, 20.0, 3.0]])
 DIMENSIONS = torch.tensor([2.0, 1.7, 1.2, 1.0])
@@ -107,6 +109,24 @@ def test_fractal_calibration_multiplies_scores_by_a_second_sigmoid_and_is_undone
     if detector in OTHERS:
         assert torch.equal(found[OTHERS[detector]], before[OTHERS[detector]])
     assert all(torch.equal(value, before[name]) for name, value in outputs(model).items())
+
+
+def test_a_strength_of_zero_keeps_the_class_layer_and_of_one_makes_its_vectors_equally_long():
+    info = make_info([900.0, 30.0, 3.0])
+    weight, bias = torch.randn(6, 4, 1, 1) * torch.arange(1.0, 7.0).view(-1, 1, 1, 1), torch.randn(6)
+    for link in (PostHocAdjustment(info, tau=0.0), TauNormalization(info, tau=0.0)):
+        same_weight, same_bias = link.calibrated(weight, bias)
+        assert torch.equal(same_weight, weight) and torch.equal(same_bias, bias)
+    lengths = TauNormalization(info, tau=1.0).calibrated(weight, bias)[0].flatten(1).norm(dim=1)
+    torch.testing.assert_close(lengths, lengths[0].expand(6))
+
+
+@pytest.mark.parametrize("link", [PostHocAdjustment, TauNormalization])
+def test_a_map_of_one_class_does_not_change(link):
+    """A detector with anchors has several vectors for its one class."""
+    weight, bias = torch.randn(9, 4, 1, 1), torch.randn(9)
+    found = link(make_info([5.0])).calibrated(weight, bias)
+    assert torch.equal(found[0], weight) and torch.equal(found[1], bias)
 
 
 def test_fractal_calibration_without_a_data_set_gives_one_line():
