@@ -103,6 +103,24 @@ def test_two_links_that_shift_logits_add_their_shifts_and_one_class_has_none(lin
     assert not getattr(alone.prepared(plain_target(2, 1, [1])), field).any()
 
 
+@pytest.mark.parametrize(
+    ("form", "frequent", "rare"),
+    [
+        ("adjustment", 0.0, math.log(1 / 4)),
+        ("balanced", math.log(4), math.log(1 / 4)),
+        ("effective_margin", math.log(40 / (7.3313 * 50 - 40)) / 4, math.log(10 / (7.3313 * 50 - 10)) / 4),
+    ],
+)
+def test_tau_is_a_factor_of_the_shift_of_every_form(form, frequent, rare):
+    found = losses.LogitShift(make_info([40.0, 10.0]), form=form, tau=0.5).shift
+    assert found.tolist() == pytest.approx([frequent / 2, rare / 2])
+
+
+def test_the_rarest_class_has_the_whole_margin_whatever_its_count():
+    """16 times as many instances give half of it."""
+    assert losses.ClassMargin(make_info([320.0, 20.0])).margin.tolist() == pytest.approx([1.0, 2.0])
+
+
 # Numbers from the papers or their official code, as the docstring of each class says.
 PUBLISHED = {
     "AdaptiveClassSuppression": {"threshold": 0.7},

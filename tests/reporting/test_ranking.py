@@ -7,9 +7,10 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from afl.reporting import TableSpec, answers, build_table, questions
-from afl.tables.committed import kept_table
+from afl.tables.committed import KeptTable, kept_table
 from afl.tracking import write_record
 from scripts.report import main
 
@@ -60,6 +61,33 @@ def test_losses_are_sorted_by_gain_with_corrected_p_values_and_costs(record):
 def test_a_table_without_a_comparison_is_rejected(record):
     with pytest.raises(ValueError, match="has no loss with a run on every detector"):
         questions.ranking(build_table(records(record)[:1], SPEC), {})
+
+
+def test_the_most_complete_part_of_a_table_has_the_same_detectors_in_all_its_data_sets(record):
+    """Of three data sets the first is complete, one detector has all losses in the second, and none has them in the third."""
+    runs = {
+        "one": {"fcos": ("fl", "afl"), "retinanet": ("fl", "afl")},
+        "two": {"fcos": ("fl", "afl"), "retinanet": ("fl",)},
+        "three": {"fcos": ("fl",), "retinanet": ("fl",)},
+    }
+    made = [
+        record(detector, loss, dataset=dataset)
+        for dataset, rows in runs.items()
+        for detector, losses in rows.items()
+        for loss in losses
+    ]
+    made.append(record("fcos", "afl", status="failed", dataset="three"))
+    spec = OmegaConf.create(
+        {
+            "name": "own", "detectors": ["retinanet", "fcos"], "losses": ["fl", "afl"], "datasets": [*runs], "metrics": ["AP"],
+            "baseline": "fl", "title": "",
+        }
+    )  # fmt: skip
+    found = KeptTable(Path(), spec, made).most_complete().spec
+    assert (found.datasets, found.detectors) == (["one", "two"], ["fcos"])
+    complete = [one for one in made if one.dataset == "one"]
+    spec.datasets = ["one"]
+    assert KeptTable(Path(), spec, complete).most_complete().spec.detectors == ["retinanet", "fcos"]
 
 
 def test_an_incomplete_table_is_ranked_over_its_most_complete_detectors(record, tmp_path, capsys):

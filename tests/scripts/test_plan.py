@@ -19,7 +19,7 @@ from afl.config import CONF
 from afl.tables import actions
 from afl.tables import speed as speeds
 from afl.tables.cells import compose_rows
-from afl.tables.plan import DETECTION_BYTES, FEATURES, plan
+from afl.tables.plan import DETECTION_BYTES, FEATURES, Plan, Row, plan
 from afl.tracking import Record, environment, write_record
 from afl.training import ConfigError, run_cell
 from afl.training.compose import compose_cell
@@ -329,6 +329,18 @@ def test_a_plan_prints_its_rows_and_notes(done, tmp_path):
     console.print(plan(tables(tmp_path), [0, 1]).to_rich())
     text = console.export_text()
     assert "4 runs, 1 done, 3 to train" in text and "centernet" in text and "Free in" in text
+
+
+def test_the_last_line_of_a_plan_has_the_hours_and_the_disk_of_the_runs_that_are_left():
+    rows = [
+        Row("fcos", 6, 1, 1.0, 5.0, 2e9, "A", ""),
+        Row("retinanet", 3, 3, 9.0, 0.0, 7e9, "A", ""),
+        Row("centernet", 4, 0, 30.0, 120.0, 0.5e9, "B", ""),
+    ]
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))
+    console.print(Plan("", rows, []).to_rich())
+    line = console.export_text().splitlines()[-1].strip()
+    assert line == "13 runs, 4 done, 9 to train: 5.0 h on one A, 120 h on one B; 12.0 GB of disk"
 
 
 @pytest.mark.parametrize("width", [40, 60, 80])
