@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from afl.config import ConfigError, quoted
+from afl.config import ConfigError, quoted, unknown_choice
 from afl.tracking import FINISHED, DamagedRecord, Record, read_record
 from afl.tracking.run_key import VARIANT
 from afl.training.build import check_preset
@@ -68,8 +68,15 @@ def preset(config: DictConfig, detector: str) -> list[str]:
 
 
 def compose_rows(config: DictConfig) -> dict[tuple[str, str], DictConfig]:
-    """The config of the table's first loss at seed 0, by (data set, detector). Reads no data."""
+    """The config of the table's first loss at seed 0, by (data set, detector). Reads no data.
+
+    Raises:
+        ConfigError: a detector, loss or data set of the table does not exist.
+    """
     table = config.table
+    named = {"detector": table.detectors, "loss": table.losses, "dataset": table.datasets}
+    if problem := unknown_choice([f"{group}={','.join(names)}" for group, names in named.items()]):
+        raise ConfigError(f"table={table.name}: {problem}")
     return {
         (dataset, detector): _compose(config, table.losses[0], dataset, detector)
         for dataset, detector in itertools.product(table.datasets, table.detectors)

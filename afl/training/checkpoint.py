@@ -119,7 +119,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except CheckpointError:
         raise
     except UNREADABLE as error:
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason(error)}") from error
+        previous = path.with_name(PREVIOUS)
+        remedy = f"; {previous} is the one before it" if path.name == LAST and previous.exists() else ""
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason(error)}{remedy}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} was not written by this project (it has no format {FORMAT!r})")
     return state

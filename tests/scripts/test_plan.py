@@ -406,6 +406,19 @@ def test_a_data_set_with_another_name_than_its_entry_is_refused_before_training(
         plan(config, [0])
 
 
+@pytest.mark.parametrize(
+    ("lists", "problem"),
+    [
+        ("detectors=[centernet,fcoss]", "There is no detector 'fcoss'. Did you mean detector=fcos?"),
+        ("losses=[fl,cbf]", "There is no loss 'cbf'. Did you mean loss=cbfl?"),
+        ("datasets=[shape]", "There is no dataset 'shape'. Did you mean dataset=shapes?"),
+    ],
+)
+def test_a_misspelt_name_in_a_table_gives_one_line(tmp_path, lists, problem):
+    with pytest.raises(ConfigError, match=rf"^table=shapes: {re.escape(problem)}[^\n]*$"):
+        plan(tables(tmp_path, f"table.{lists}"), [0])
+
+
 def test_missing_data_of_a_users_own_is_named(tmp_path):
     options = [
         "table=short",

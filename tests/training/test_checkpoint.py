@@ -72,6 +72,17 @@ def test_code_in_a_checkpoint_does_not_run_and_gives_a_one_line_error(zipped, tm
     assert "\n" not in str(refused.value) and "weights_only" not in str(refused.value)
 
 
+def test_a_cut_off_checkpoint_names_the_one_before_it(tmp_path):
+    save_checkpoint(tmp_path, state(1))
+    save_checkpoint(tmp_path, state(2))
+    path = tmp_path / "last.pt"
+    path.write_bytes(path.read_bytes()[:100])
+    message = f"{path} cannot be read as a checkpoint: .*; {tmp_path}/previous.pt is the one before it"
+    with pytest.raises(CheckpointError, match=f"^{message}$"):
+        load_checkpoint(path)
+    assert load_checkpoint(tmp_path / "previous.pt")["step"] == 1
+
+
 def test_the_checkpoint_of_another_run_is_not_continued(tmp_path):
     save_checkpoint(tmp_path, state(1, run="other"))
     with pytest.raises(CheckpointError, match="another run.*delete that folder"):
