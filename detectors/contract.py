@@ -92,10 +92,14 @@ LossFactory = Callable[[MapInfo], MapLoss]
 
 
 class Detector(Protocol):
-    """The three methods of a detector, and the attributes that the training loop reads."""
+    """The three methods of a detector, and the attributes that the training loop and the evaluation read.
+
+    ``max_detections`` is the largest number of detections of an image; an evaluation of AP_fixed increases it for a while.
+    """
 
     loss_weights: dict[str, float]
     classification: nn.ModuleDict
+    max_detections: int
 
     def class_layers(self) -> dict[str, list[nn.Conv2d]]:
         """The last layers of each classification map, by its name. Their bias holds the prior."""

@@ -3,9 +3,22 @@
     python -m examples.new_detector
 
 A detector has three methods: ``forward`` and ``decode`` do not receive targets, and ``losses`` does not decode. The argument ``loss``
-creates its classification loss, so FL, AFL and OHEM need no code here. To use the detector on the command line, put the file
-into detectors/, export the class in detectors/__init__.py, write conf/detector/mine.yaml on the model of conf/detector/fcos.yaml, and
-add an entry to each regime in conf/regime that should train it.
+creates its classification loss, so FL, AFL and OHEM need no code here.
+
+To use the detector on the command line, copy this file to detectors/mine.py, add the line ``from detectors.mine import CentreCell`` to
+the end of detectors/__init__.py, and write conf/detector/mine.yaml:
+
+    # @package _global_
+    family: dense   # the transforms of the data set: dense or heatmap
+    detector:
+      _target_: detectors.CentreCell
+      channels: ${pyramid.channels}
+      max_detections: ${dataset.max_detections}
+
+    python -m scripts.train detector=mine loss=afl dataset=shapes initial_weights=null
+
+Without ``initial_weights=null`` the features of the detector are pre-trained first, which takes minutes. Settings that differ between
+regimes are entries of ``per_detector`` in conf/regime; conf/detector/fcos.yaml reads one.
 """
 
 from __future__ import annotations
@@ -37,6 +50,7 @@ class CentreCell(nn.Module):
         loss: creates the classification loss from the map's description.
         stride: of the one level.
         channels: of the pyramid and the head.
+        max_detections: boxes kept per image.
     """
 
     def __init__(
@@ -47,9 +61,10 @@ class CentreCell(nn.Module):
         loss: LossFactory,
         stride: int = 8,
         channels: int = 32,
+        max_detections: int = 100,
     ) -> None:
         super().__init__()
-        self.num_classes, self.stride = len(classes), stride
+        self.num_classes, self.stride, self.max_detections = len(classes), stride, max_detections
         self.backbone = backbone
         self.pyramid = FeaturePyramid(
             in_channels=backbone.channels, strides=(stride,), channels=channels, batch_norm=True
@@ -116,7 +131,7 @@ class CentreCell(nn.Module):
             threshold=0.05,
             candidates=1000,
             iou=0.6,
-            limit=100,
+            limit=self.max_detections,
         )
 
     def _boxes(self, points: Tensor, distances: Tensor) -> Tensor:

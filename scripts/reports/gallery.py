@@ -46,7 +46,10 @@ def gallery(
     ]
     chosen = with_common_images(finished)
     if not chosen:
-        raise ValueError(f"{runs} has no finished run of {wanted[0]} with {wanted[1]} and seed {wanted[2]}")
+        raise ValueError(
+            f"{runs} has no finished run of {wanted[0]} with {wanted[1]} and seed {wanted[2]}; name others with dataset=, loss= and seed=, "
+            "or train one"
+        )
     records = [chosen[name] for name in in_order(chosen)]
     data = data_of(records[0])
     shown = telling_images(data, images)

@@ -1,12 +1,15 @@
-"""A remedy added with the lines of docs/losses.md is in the help, in a table, and in the tables and figures of the page, without other changes."""
+"""A remedy added with the lines of docs/losses.md is in the help, in a table, and in the tables and figures of the page, without other
+changes. A detector added with the lines of examples/new_detector.py trains and is evaluated."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -46,6 +49,22 @@ def started(folder: Path, *arguments: str) -> str:
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
+
+
+def test_the_example_of_a_detector_trains_on_the_command_line(tmp_path):
+    for part in (*PARTS, "examples", "zoo/images/shapes_lvis"):
+        shutil.copytree(ROOT / part, tmp_path / part)
+    example = (ROOT / "examples/new_detector.py").read_text(encoding="utf-8")
+    (config,) = re.findall(r"\n\n((?:    .*\n)+)\n    python -m scripts.train (.*)\n", example)
+    (tmp_path / "detectors/mine.py").write_text(example)
+    with open(tmp_path / "detectors/__init__.py", "a", encoding="utf-8") as file:
+        file.write("from detectors.mine import CentreCell\n")
+    (tmp_path / "conf/detector/mine.yaml").write_text(textwrap.dedent(config[0]))
+    short = ("trainer.fixed_detections=1000", f"paths.cache={tmp_path}/cache", *SMALL)
+    run(tmp_path, "scripts.train", *config[1].split(), *short)
+    (record,) = tmp_path.glob("outputs/shapes_lvis-mine-afl-s0-*/record.json")
+    metrics = json.loads(record.read_text())["metrics"]
+    assert 0 <= metrics["AP"] <= 1 and "AP_fixed" in metrics
 
 
 def test_help_lists_it(clone):
