@@ -3,6 +3,7 @@ Predictions and score maps of such a run are those of its evaluation."""
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -70,12 +71,13 @@ def test_tau_normalisation_shrinks_differences_of_length_and_keeps_direction_bia
     for layers in model.class_layers().values():
         for layer in layers:
             layer.weight.data *= 1 + torch.arange(len(layer.weight)).view(-1, 1, 1, 1)
-    own = {name: [layer.weight.clone() for layer in layers] for name, layers in model.class_layers().items()}
+    own = {name: [copy.deepcopy(layer) for layer in layers] for name, layers in model.class_layers().items()}
     with evaluated(model, 500):
         assert model.max_detections == 500
         for name, layers in model.class_layers().items():
             for layer, before in zip(layers, own[name], strict=True):
-                one, other = before.flatten(1).double(), layer.weight.flatten(1).double()
+                assert torch.equal(layer.bias, before.bias)
+                one, other = (each.weight.flatten(1).double() for each in (before, layer))
                 if name == OTHERS.get(detector):
                     assert torch.equal(one, other)
                     continue
@@ -88,7 +90,9 @@ def test_tau_normalisation_shrinks_differences_of_length_and_keeps_direction_bia
                 )
     assert model.max_detections == 100
     for name, layers in model.class_layers().items():
-        assert all(torch.equal(layer.weight, before) for layer, before in zip(layers, own[name], strict=True))
+        assert all(
+            torch.equal(layer.weight, before.weight) for layer, before in zip(layers, own[name], strict=True)
+        )
 
 
 @pytest.mark.parametrize("detector", LOGITS)
