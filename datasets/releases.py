@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 _COCO = "http://images.cocodataset.org"
 _LVIS = "https://dl.fbaipublicfiles.com/LVIS"
-_VOC = "http://host.robots.ox.ac.uk/pascal/VOC"
+_VOC = "https://thor.robots.ox.ac.uk/pascal/VOC"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Reader of PASCAL VOC annotations: one XML file per image, image lists under ImageSets/Main.
 
-Everingham et al. 2010, http://host.robots.ox.ac.uk/pascal/VOC/.  Box coordinates are whole pixels counted from 1, both ends
+Everingham et al. 2010, https://thor.robots.ox.ac.uk/pascal/VOC/.  Box coordinates are whole pixels counted from 1, both ends
 included: pixel columns xmin to xmax cover [xmin - 1, xmax] here.  Objects marked ``difficult`` are kept and flagged.  The
 format has no ids of images and objects; the reader numbers them from 1 in the order of the lists.
 """
