@@ -94,7 +94,8 @@ LossFactory = Callable[[MapInfo], MapLoss]
 class Detector(Protocol):
     """The three methods of a detector, and the attributes that the training loop and the evaluation read.
 
-    ``max_detections`` is the largest number of detections of an image; an evaluation of AP_fixed increases it for a while.
+    ``max_detections`` is the largest number of detections of an image; an evaluation of AP_fixed increases it for a while. A
+    detector without heat maps also has ``strides``, one for each level, from which its score maps are drawn.
     """
 
     loss_weights: dict[str, float]

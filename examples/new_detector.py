@@ -64,7 +64,8 @@ class CentreCell(nn.Module):
         max_detections: int = 100,
     ) -> None:
         super().__init__()
-        self.num_classes, self.stride, self.max_detections = len(classes), stride, max_detections
+        self.num_classes, self.max_detections = len(classes), max_detections
+        self.stride, self.strides = stride, (stride,)
         self.backbone = backbone
         self.pyramid = FeaturePyramid(
             in_channels=backbone.channels, strides=(stride,), channels=channels, batch_norm=True

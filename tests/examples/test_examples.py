@@ -14,6 +14,7 @@ import torch
 from nbclient import NotebookClient
 
 from afl.losses import ClassificationLoss
+from detectors.views import score_maps
 from examples import new_detector, new_loss, torchvision_retinanet_afl
 from examples.scenes import SCENES, scenes, train
 
@@ -94,6 +95,17 @@ def test_the_new_detector_decodes_its_targets():
         torch.testing.assert_close(torch.tensor(sorted(one.boxes.tolist())), wanted, atol=1e-3, rtol=0)
     loss = detector.losses({**outputs, "logits": logits, "distances": distances}, targets)
     assert loss["box"].item() < 0.2  # of two objects that share a cell, only one can be right
+
+
+def test_score_maps_of_the_new_detector_have_its_grid():
+    images, _, classes = scenes(2)
+    detector = new_detector.CentreCell(
+        backbone=new_detector.TinyBackbone(), classes=classes, loss=ClassificationLoss
+    ).eval()
+    outputs = detector(images)
+    (drawn,) = score_maps(detector, outputs, *images.shape[-2:]).values()
+    best = outputs["logits"][0].sigmoid().amax(-1)
+    assert drawn.shape == (12, 12) and torch.equal(drawn.flatten(), best)
 
 
 def test_the_new_detector_learns_with_every_kind_of_loss():
