@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from afl.config import ConfigError, quoted, unknown_choice
+from afl.config import ConfigError, did_you_mean, quoted, unknown_choice
+from afl.evaluation.evaluator import METRICS
 from afl.tracking import FINISHED, DamagedRecord, Record, read_record
 from afl.tracking.run_key import VARIANT
 from afl.training.build import check_preset
@@ -21,6 +23,9 @@ from afl.training.run_identity import cell_key
 
 Name = tuple[str, str, str]
 """(loss, data set, detector)"""
+
+# VOC's metric has the overlap in its name.
+_METRICS = (*METRICS, "AP_fixed", "AP_fixed_r", "AP_fixed_c", "AP_fixed_f", "mAP50")
 
 
 @dataclass(frozen=True)
@@ -71,12 +76,18 @@ def compose_rows(config: DictConfig) -> dict[tuple[str, str], DictConfig]:
     """The config of the table's first loss at seed 0, by (data set, detector). Reads no data.
 
     Raises:
-        ConfigError: a detector, loss or data set of the table does not exist.
+        ConfigError: a detector, loss, data set or metric of the table does not exist.
     """
     table = config.table
     named = {"detector": table.detectors, "loss": table.losses, "dataset": table.datasets}
     if problem := unknown_choice([f"{group}={','.join(names)}" for group, names in named.items()]):
         raise ConfigError(f"table={table.name}: {problem}")
+    for metric in table.metrics:
+        if metric not in _METRICS and not re.fullmatch(r"mAP\d+", metric):
+            meant = did_you_mean(metric, _METRICS)
+            raise ConfigError(
+                f"table={table.name}: There is no metric {metric!r}.{meant} There are: {', '.join(_METRICS)}"
+            )
     return {
         (dataset, detector): _compose(config, table.losses[0], dataset, detector)
         for dataset, detector in itertools.product(table.datasets, table.detectors)

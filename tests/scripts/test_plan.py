@@ -412,6 +412,7 @@ def test_a_data_set_with_another_name_than_its_entry_is_refused_before_training(
         ("detectors=[centernet,fcoss]", "There is no detector 'fcoss'. Did you mean detector=fcos?"),
         ("losses=[fl,cbf]", "There is no loss 'cbf'. Did you mean loss=cbfl?"),
         ("datasets=[shape]", "There is no dataset 'shape'. Did you mean dataset=shapes?"),
+        ("metrics=[AP,AP_rr]", "There is no metric 'AP_rr'. Did you mean AP_r?"),
     ],
 )
 def test_a_misspelt_name_in_a_table_gives_one_line(tmp_path, lists, problem):
