@@ -92,6 +92,10 @@ COMMITTED = [
         for loss in ("irfs", "afl_irfs", "afl_anchored_head_irfs")
     ),
     *(
+        ("contrast", ["table=trashcan_frames", f"loss={loss}"], f"trashcan_frames/{loss}-contrasts.md")
+        for loss in ("irfs", "afl_anchored_head_irfs")
+    ),
+    *(
         ("contrast", ["table=shapes", f"loss={loss}"], f"shapes/{loss}-contrasts.md")
         for loss in ("cbfl_instances", "cbl", "ohem", "ghm", "sampling_free")
     ),
