@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 BACKENDS = ("official", "fast")
 METRICS = ("AP", "AP50", "AP75", "AP_s", "AP_m", "AP_l", "AP_r", "AP_c", "AP_f", "AR")
+FIXED_METRICS = ("AP_fixed", "AP_fixed_r", "AP_fixed_c", "AP_fixed_f")
 FIXED_DETECTIONS = 10_000
 """Detections of each class over the whole set that count for AP_fixed (Dave et al. 2021, section 4)."""
 

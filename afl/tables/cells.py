@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from afl.config import ConfigError, did_you_mean, quoted, unknown_choice
-from afl.evaluation.evaluator import METRICS
+from afl.evaluation.evaluator import FIXED_METRICS, METRICS
 from afl.tracking import FINISHED, DamagedRecord, Record, read_record
 from afl.tracking.run_key import VARIANT
 from afl.training.build import check_preset
@@ -25,7 +25,7 @@ Name = tuple[str, str, str]
 """(loss, data set, detector)"""
 
 # VOC's metric has the overlap in its name.
-_METRICS = (*METRICS, "AP_fixed", "AP_fixed_r", "AP_fixed_c", "AP_fixed_f", "mAP50")
+_METRICS = (*METRICS, *FIXED_METRICS, "mAP50")
 
 
 @dataclass(frozen=True)

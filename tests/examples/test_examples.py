@@ -33,6 +33,10 @@ def two_scenes(tmp_path_factory) -> Path:
     return path
 
 
+def detector_of(classes, loss):
+    return new_detector.CentreCell(backbone=new_detector.TinyBackbone(), classes=classes, loss=loss)
+
+
 def test_retinanet_of_torchvision_trains_with_adaptive_focal_loss(two_scenes, capsys):
     losses = torchvision_retinanet_afl.main(two_scenes, SCENES, steps=14, batch=2, image_size=64)
     assert len(losses) == 14 and losses[-1] < 0.9 * losses[0]
@@ -45,7 +49,7 @@ def test_the_new_loss_only_weights_positives():
     assert losses[-1] < 0.8 * losses[0]
     images, targets, classes = scenes(4)
     plain, weighted = (
-        new_detector.CentreCell(backbone=new_detector.TinyBackbone(), classes=classes, loss=loss)
+        detector_of(classes, loss)
         for loss in (
             ClassificationLoss,
             partial(ClassificationLoss, chain={"sqrt_frequency": new_loss.SquareRootFrequency}),
@@ -68,9 +72,7 @@ def test_the_new_loss_only_weights_positives():
 def test_the_new_detector_decodes_its_targets():
     """Outputs that are derived from the ground truth are decoded to the ground truth."""
     images, targets, classes = scenes(4)
-    detector = new_detector.CentreCell(
-        backbone=new_detector.TinyBackbone(), classes=classes, loss=ClassificationLoss
-    ).eval()
+    detector = detector_of(classes, ClassificationLoss).eval()
     outputs = detector(images)
     logits, distances = torch.full_like(outputs["logits"], -9.0), torch.zeros_like(outputs["distances"])
     side = images.shape[-1] // detector.stride
@@ -99,9 +101,7 @@ def test_the_new_detector_decodes_its_targets():
 
 def test_score_maps_of_the_new_detector_have_its_grid():
     images, _, classes = scenes(2)
-    detector = new_detector.CentreCell(
-        backbone=new_detector.TinyBackbone(), classes=classes, loss=ClassificationLoss
-    ).eval()
+    detector = detector_of(classes, ClassificationLoss).eval()
     outputs = detector(images)
     (drawn,) = score_maps(detector, outputs, *images.shape[-2:]).values()
     best = outputs["logits"][0].sigmoid().amax(-1)
@@ -114,11 +114,7 @@ def test_the_new_detector_learns_with_every_kind_of_loss():
 
     for chain in ({}, {"ohem": OnlineHardExampleMining}):
         torch.manual_seed(0)
-        detector = new_detector.CentreCell(
-            backbone=new_detector.TinyBackbone(),
-            classes=classes,
-            loss=partial(ClassificationLoss, chain=chain),
-        )
+        detector = detector_of(classes, partial(ClassificationLoss, chain=chain))
         losses = train(detector, images, targets, 12)
         assert losses[-1] < 0.8 * losses[0]
 
